@@ -1,0 +1,1 @@
+"""What Cartwheel's jobs share: settings, tables, the lake, runs, engines, formats, metrics."""

@@ -1,0 +1,70 @@
+"""Bronze: records as they were received, append-only, restricted (they hold the source's user ids)."""
+
+from dataclasses import replace
+
+from lib.tables.contract import BYTES, COUNT, INT, TEXT, TIME, Column, Table, required, volatile
+
+ARRIVAL = (
+    volatile("batch_id", TEXT, "the ingest run that read it"),
+    volatile("arrived_at", TIME, "when that run began"),
+)
+
+SOURCE = Table(
+    name="bronze/source",
+    comment="One record of one source of the mapping, as received; the table is named after the source.",
+    version=1,
+    columns=(
+        required("source_file", TEXT, "the file's path below the log folder"),
+        required("source_file_sha256", TEXT, "SHA-256 of the file's content, by which a file is known"),
+        required("record_number", COUNT, "place in the file, counted from 1, header not counted"),
+        Column("malformed", TEXT, "the line or record that did not fit, whole; null where it fitted"),
+        *ARRIVAL,
+    ),
+    key=("source_file_sha256", "record_number"),
+    open=True,
+)
+
+IMAGES = Table(
+    name="bronze/images",
+    comment="One product picture as received.",
+    version=1,
+    columns=(
+        required("item_id", TEXT, "the source's item id, unchanged"),
+        Column("bytes", BYTES, "the encoded picture (JPEG or PNG)"),
+        Column("uri", TEXT, "where the picture lies when its bytes are not kept here"),
+        Column("width", INT, "pixels"),
+        Column("height", INT, "pixels"),
+        required("source_file", TEXT, "the file's path below the log folder"),
+        required("source_file_sha256", TEXT, "SHA-256 of the file's content"),
+        *ARRIVAL,
+    ),
+    key=("item_id", "source_file_sha256"),
+    checks={"has_picture": "bytes IS NOT NULL OR uri IS NOT NULL"},
+)
+
+REJECTS = Table(
+    name="bronze/rejects",
+    comment="One refused record, or one file set aside whole; restricted, for it holds ids.",
+    version=1,
+    columns=(
+        required("stage", TEXT, "who refused it: ingest (a whole file) or clean (a record)"),
+        required("source", TEXT, "the mapping's source"),
+        required("source_file", TEXT, "the file's path below the log folder"),
+        Column("source_record", TEXT, "file:record number; null for a whole file"),
+        required(
+            "reason",
+            TEXT,
+            "malformed, bad_value:<column>, duplicate, not_a_product, double_click or file:<what is wrong>",
+        ),
+        Column("raw", TEXT, "the record as received, as JSON"),
+        *ARRIVAL,
+    ),
+    partition_by=("stage",),
+)
+
+TABLES = (SOURCE, IMAGES, REJECTS)
+
+
+def source_table(name: str) -> Table:
+    """The open contract of the table of one source, `bronze/<source>`."""
+    return replace(SOURCE, name=name)

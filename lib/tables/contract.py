@@ -1,0 +1,97 @@
+"""What a table contract is made of. The contracts themselves stand a file a layer: bronze, silver, gold, ops."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+TEXT = pa.string()
+FLAG = pa.bool_()
+COUNT = pa.int64()
+INT = pa.int32()
+REAL = pa.float64()
+DATE = pa.date32()
+TIME = pa.timestamp("us", tz="UTC")
+MONEY = pa.decimal128(18, 4)
+BYTES = pa.binary()
+TEXTS = pa.list_(pa.string())
+VECTOR = pa.list_(pa.float32())
+VECTORS = pa.list_(pa.list_(pa.float32()))
+TEXT_MAP = pa.map_(pa.string(), pa.string())
+TAGS = pa.list_(pa.struct([pa.field("tag", pa.string()), pa.field("weight", pa.float64())]))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Arrow type, what it means and in which unit, and whether it may be null or is volatile.
+
+    A volatile column (batch, run, arrival) says how a row came to be, not what it says: it is no part of a table's content.
+    """
+
+    name: str
+    type: pa.DataType
+    comment: str
+    nullable: bool = True
+    volatile: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """The contract of one table: everything a reader may rely on and a writer must keep.
+
+    `name` is `<layer>/<table>`. `key` columns identify a row (empty: a log without one). `checks` are SQL conditions that
+    every row satisfies, enforced by Delta. `partition_by` are the partition columns. `open` tables (bronze sources) take
+    further text columns, the source's own, before the declared ones.
+    """
+
+    name: str
+    comment: str
+    version: int
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    checks: Mapping[str, str] = field(default_factory=dict)
+    partition_by: tuple[str, ...] = ()
+    cluster_by: tuple[str, ...] = ()
+    open: bool = False
+
+    @property
+    def layer(self) -> str:
+        return self.name.split("/")[0]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's Arrow schema, with each column's comment as field metadata."""
+        return pa.schema(
+            pa.field(c.name, c.type, nullable=c.nullable, metadata={"comment": c.comment}) for c in self.columns
+        )
+
+    @property
+    def content_columns(self) -> tuple[str, ...]:
+        """The columns that make up the table's content: all but the volatile ones."""
+        return tuple(c.name for c in self.columns if not c.volatile)
+
+    def with_source_columns(self, names: tuple[str, ...]) -> "Table":
+        """The contract of an open table for one source, whose own columns (all text) come first."""
+        assert self.open, f"{self.name} takes no further columns"
+        own = tuple(Column(name, TEXT, "as received") for name in names)
+        return Table(
+            self.name,
+            self.comment,
+            self.version,
+            own + self.columns,
+            self.key,
+            self.checks,
+            self.partition_by,
+            (),
+            False,
+        )
+
+
+def required(name: str, type: pa.DataType, comment: str) -> Column:
+    """A column that is never null."""
+    return Column(name, type, comment, nullable=False)
+
+
+def volatile(name: str, type: pa.DataType, comment: str, *, nullable: bool = False) -> Column:
+    """A column that says how the row came to be."""
+    return Column(name, type, comment, nullable=nullable, volatile=True)

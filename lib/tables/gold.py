@@ -1,0 +1,320 @@
+"""Gold: what models and analysts read."""
+
+from lib.tables.contract import (
+    COUNT,
+    FLAG,
+    INT,
+    MONEY,
+    REAL,
+    TAGS,
+    TEXT,
+    TEXT_MAP,
+    TEXTS,
+    TIME,
+    VECTOR,
+    VECTORS,
+    Column,
+    Table,
+    required,
+)  # fmt: skip
+
+SPLITS = ("train", "valid", "test")
+QUESTIONS = ("all", "new")
+AS_OF = required("as_of", TIME, "what was known before this moment (UTC)")
+
+USER_PROFILES = Table(
+    name="gold/user_profiles",
+    comment="One user at one time: recency, frequency, spend, rates, active hours, interest tags. Bots are left out.",
+    version=1,
+    columns=(
+        required("user_key", TEXT, "keyed pseudonym"),
+        AS_OF,
+        required("first_event_at", TIME, "the user's first event"),
+        required("last_event_at", TIME, "the user's last event before as_of"),
+        required("recency_days", REAL, "days from the last event to as_of"),
+        required("tenure_days", REAL, "days from the first event to as_of"),
+        required("num_events", COUNT, "events other than impressions"),
+        required("num_sessions", COUNT, "sessions"),
+        required("num_active_days", COUNT, "days with an event"),
+        required("num_views", COUNT, "views"),
+        required("num_carts", COUNT, "carts"),
+        required("num_purchases", COUNT, "purchase events (order lines)"),
+        required("num_returns", COUNT, "returns"),
+        required("num_items", COUNT, "distinct items"),
+        required("spend", MONEY, "sum of quantity x price of purchases, in the shop's currency"),
+        Column("mean_price", REAL, "mean price of the items bought, else viewed"),
+        Column("cart_rate", REAL, "carts per view; null without views"),
+        Column("purchase_rate", REAL, "purchases per view; null without views"),
+        Column("click_rate", REAL, "clicked share of impressions; null without impressions"),
+        Column("favourite_hour", INT, "hour of day (UTC) with most events, 0..23"),
+        Column("active_hours", VECTOR, "share of events in each hour of day, 24 numbers"),
+        Column("favourite_category", TEXT, "the interest tag with most weight"),
+        Column("interest_tags", TAGS, "category and brand tags with weights that sum to 1, heaviest first"),
+    ),
+    key=("user_key", "as_of"),
+)
+
+ITEM_PROFILES = Table(
+    name="gold/item_profiles",
+    comment="One item at one time: exposure, rates smoothed towards the shop's, price position, novelty.",
+    version=1,
+    columns=(
+        required("item_id", TEXT, "the source's item id"),
+        AS_OF,
+        required("num_impressions", COUNT, "impressions"),
+        required("num_views", COUNT, "views"),
+        required("num_carts", COUNT, "carts"),
+        required("num_purchases", COUNT, "purchase events"),
+        required("num_returns", COUNT, "returns"),
+        required("num_buyers", COUNT, "distinct known users who bought"),
+        required("num_users", COUNT, "distinct known users who touched it"),
+        Column("click_rate", REAL, "clicks per impression, smoothed; null where the log has no impressions"),
+        Column("purchase_rate", REAL, "purchases per view, smoothed; null where the log has no views"),
+        Column("price", MONEY, "last known price"),
+        Column("price_position", REAL, "share of the items in its category that cost less, 0..1"),
+        required("first_seen_at", TIME, "its first event"),
+        required("age_days", REAL, "days from the first event to as_of"),
+        required("novelty", REAL, "-log2 of the share of users who touched it"),
+        required("popularity_rank", COUNT, "1 for the item with most buyers (else users); ties by item_id"),
+    ),
+    key=("item_id", "as_of"),
+)
+
+INTERACTIONS = Table(
+    name="gold/interactions",
+    comment="One user-item pair in one split: train before valid_from, valid up to test_from, test from there on.",
+    version=1,
+    columns=(
+        required("user_key", TEXT, "keyed pseudonym"),
+        required("item_id", TEXT, "the source's item id"),
+        required("split", TEXT, "train, valid or test, by event_time"),
+        required("weight", REAL, "sum over events of the settings' weight of each type"),
+        required("count", COUNT, "events other than impressions"),
+        required("num_relevant", COUNT, "events of the relevant type (purchases, or what the mapping names)"),
+        required("first_time", TIME, "first event of the pair in the split"),
+        required("last_time", TIME, "last event of the pair in the split"),
+    ),
+    key=("user_key", "item_id", "split"),
+    checks={"known_split": "split IN ('train', 'valid', 'test')"},
+    partition_by=("split",),
+)
+
+EXAMPLES = Table(
+    name="gold/examples",
+    comment="One user at one time: features known before as_of, label from the window after it.",
+    version=1,
+    columns=(
+        required("user_key", TEXT, "keyed pseudonym"),
+        AS_OF,
+        required("split", TEXT, "train, valid or test; each has an as_of of its own"),
+        required("features", VECTOR, "scaled to 0..1 with the bounds of gold/scaling, in its order of position"),
+        required("label", INT, "1 if the user purchased (or did what the mapping names) in the label window, else 0"),
+    ),
+    key=("user_key", "as_of"),
+    checks={"label_is_binary": "label IN (0, 1)", "known_split": "split IN ('train', 'valid', 'test')"},
+    partition_by=("split",),
+)
+
+SCALING = Table(
+    name="gold/scaling",
+    comment="Bounds of each feature of gold/examples, fitted on the train split alone.",
+    version=1,
+    columns=(
+        required("feature", TEXT, "the feature's name"),
+        AS_OF,
+        required("position", INT, "index in gold/examples.features, from 0"),
+        required("min", REAL, "scaled to 0"),
+        required("max", REAL, "scaled to 1"),
+        required("num_clipped", COUNT, "values of valid and test that lay outside and were clipped"),
+    ),
+    key=("feature", "as_of"),
+)
+
+VECTORS_TABLE = Table(
+    name="gold/vectors",
+    comment="One vector of one model version; the score of a user and an item is their dot product.",
+    version=1,
+    columns=(
+        required("model", TEXT, "als, two_tower, encoder"),
+        required("version", TEXT, "the model's version: its run's id"),
+        required("kind", TEXT, "user or item"),
+        required("id", TEXT, "user_key or item_id"),
+        required("values", VECTOR, "the vector"),
+        AS_OF,
+    ),
+    key=("model", "version", "kind", "id"),
+    checks={"known_kind": "kind IN ('user', 'item')"},
+    partition_by=("model", "kind"),
+)
+
+RECOMMENDATIONS = Table(
+    name="gold/recommendations",
+    comment="One ranked item for one user, by one strategy alone: no strategy falls back to another.",
+    version=1,
+    columns=(
+        AS_OF,
+        required("strategy", TEXT, "popularity, rebuy, item_to_item, als, two_tower"),
+        required("question", TEXT, "all: every item; new: items the user had not interacted with before as_of"),
+        required("user_key", TEXT, "keyed pseudonym"),
+        required("rank", INT, "from 1"),
+        required("item_id", TEXT, "the source's item id"),
+        required("score", REAL, "the strategy's own score; comparable within a strategy only"),
+        required("reason", TEXT, "why this item, in words for people"),
+        Column("model", TEXT, "the model behind it; null for counting strategies"),
+        Column("version", TEXT, "that model's version"),
+    ),
+    key=("as_of", "strategy", "question", "user_key", "rank"),
+    checks={"rank_from_one": "rank >= 1", "known_question": "question IN ('all', 'new')"},
+    partition_by=("strategy",),
+)
+
+RANKING_METRICS = Table(
+    name="gold/ranking_metrics",
+    comment="One metric of one strategy: mean over users with a bootstrap interval; users without a list count as zero.",
+    version=1,
+    columns=(
+        AS_OF,
+        required("split", TEXT, "valid or test"),
+        required("question", TEXT, "all or new"),
+        required(
+            "strategy", TEXT, "the strategy; for a paired difference the strategy that is compared with popularity"
+        ),
+        required("metric", TEXT, "ndcg, recall, precision, map, hit_rate, coverage, or <metric>_minus_popularity"),
+        required("k", INT, "length of the list"),
+        required("segment", TEXT, "all, returning (had interacted before as_of) or unseen users"),
+        Column("value", REAL, "the metric, 0..1; null where the segment is empty"),
+        Column("low", REAL, "lower end of the 95 % bootstrap interval over users; null for coverage"),
+        Column("high", REAL, "upper end"),
+        required("num_users", COUNT, "users with a relevant item in the window"),
+        required("num_without_list", COUNT, "those among them for whom the strategy had no list; they score 0"),
+        required("seed", COUNT, "of the bootstrap"),
+    ),
+    key=("as_of", "split", "question", "strategy", "metric", "k", "segment"),
+)
+
+MODEL_METRICS = Table(
+    name="gold/model_metrics",
+    comment="One metric of one model version on one split.",
+    version=1,
+    columns=(
+        required("model", TEXT, "the model"),
+        required("version", TEXT, "its version: its run's id"),
+        required("split", TEXT, "train, valid or test"),
+        required("metric", TEXT, "auc, pr_auc, log_loss, ...; <metric>_minus_<model> for a paired difference"),
+        Column("value", REAL, "the metric"),
+        Column("low", REAL, "lower end of the 95 % bootstrap interval"),
+        Column("high", REAL, "upper end"),
+        required("n", COUNT, "examples"),
+    ),
+    key=("model", "version", "split", "metric"),
+    partition_by=("model",),
+)
+
+DECISIONS = Table(
+    name="gold/decisions",
+    comment="One logged decision of an episode: what was known, what could be shown, what was, and what came of it.",
+    version=1,
+    columns=(
+        required("episode_id", TEXT, "the session, or the impression where each stands alone"),
+        required("step", INT, "from 0"),
+        Column("user_key", TEXT, "keyed pseudonym; null where the log names no user"),
+        required("event_time", TIME, "when the decision was made"),
+        required("split", TEXT, "train, valid or test, by the episode's first decision"),
+        required("state", VECTOR, "features of the user and the session so far"),
+        required("candidates", TEXTS, "item ids that could be shown"),
+        required("candidate_features", VECTORS, "one vector a candidate, in the same order"),
+        required("action", INT, "index of the shown candidate"),
+        required("propensity", REAL, "probability of that candidate under the logging policy, given the candidates"),
+        required("propensity_source", TEXT, "logged, or estimated"),
+        required("policy", TEXT, "the logging policy"),
+        required("reward", REAL, "what came of it, as the settings weigh click, cart and purchase"),
+        Column("next_state", VECTOR, "state of the next decision; null at the last"),
+        required("is_last", FLAG, "the episode ends here"),
+        Column("context", TEXT_MAP, "further features the log holds of the moment"),
+    ),
+    key=("episode_id", "step"),
+    checks={"propensity_in_range": "propensity > 0 AND propensity <= 1", "step_from_zero": "step >= 0"},
+    partition_by=("split",),
+)
+
+POLICY_VALUES = Table(
+    name="gold/policy_values",
+    comment="One estimate of the value of one policy on one set of logged decisions.",
+    version=1,
+    columns=(
+        required("policy", TEXT, "logging, dqn, tabular, ..."),
+        required("dataset", TEXT, "which decisions: valid or test, with the logging policy where only one is meant"),
+        required("version", TEXT, "the policy's version: its run's id"),
+        required("estimator", TEXT, "mean_return, pdis (per-decision self-normalised), dr (doubly robust), true"),
+        required("value", REAL, "mean discounted return of an episode"),
+        Column("low", REAL, "lower end of the 95 % interval, bootstrap over users"),
+        Column("high", REAL, "upper end"),
+        Column("effective_sample_size", REAL, "of the importance weights, in episodes"),
+        required("num_episodes", COUNT, "episodes in the set"),
+        Column("num_rewarded", COUNT, "decisions with a reward above zero"),
+        required("verdict", TEXT, "promote, keep_logging, or reference"),
+        required("reason", TEXT, "why, with the numbers"),
+    ),
+    key=("policy", "dataset", "version", "estimator"),
+)
+
+CREATIVES = Table(
+    name="gold/creatives",
+    comment="One generated image, or an advert composed of one; always labelled as AI-generated.",
+    version=1,
+    columns=(
+        required("creative_id", TEXT, "hash of item, kind, generator version and seed"),
+        required("item_id", TEXT, "the product it stands for"),
+        required("kind", TEXT, "image, or advert_<width>x<height>"),
+        required("uri", TEXT, "path of the file below the lake"),
+        required("sha256", TEXT, "of the file"),
+        required("generator_version", TEXT, "run id of the generator"),
+        required("seed", COUNT, "of its noise"),
+        Column("quality", REAL, "0..1, the discriminator-free score of gan/quality; null where none applies"),
+        required("provenance", TEXT_MAP, "how it was made: model, training data, date, synthetic = true"),
+        required("status", TEXT, "accepted or refused"),
+        Column("reason", TEXT, "why refused"),
+    ),
+    key=("creative_id",),
+    checks={"known_status": "status IN ('accepted', 'refused')"},
+)
+
+EXPERIMENTS = Table(
+    name="gold/experiments",
+    comment="One metric of one pair of arms, by user, with interval and verdict.",
+    version=1,
+    columns=(
+        required("experiment", TEXT, "the experiment"),
+        required("arm", TEXT, "the arm"),
+        required("control", TEXT, "the arm it is compared with"),
+        required("metric", TEXT, "ctr, conversion, revenue_per_user, satisfaction"),
+        Column("arm_value", REAL, "the metric in the arm"),
+        Column("control_value", REAL, "the metric in the control"),
+        Column("effect", REAL, "arm minus control"),
+        Column("low", REAL, "lower end of the effect's 95 % interval"),
+        Column("high", REAL, "upper end"),
+        Column("p", REAL, "two-sided p value"),
+        required("num_arm", COUNT, "users (or impressions, where the log names no user) in the arm"),
+        required("num_control", COUNT, "the same in the control"),
+        Column("sample_ratio_p", REAL, "p value of the sample-ratio check"),
+        required("verdict", TEXT, "better, worse, undecided, or invalid (sample-ratio mismatch)"),
+        required("reason", TEXT, "why, with the numbers"),
+    ),
+    key=("experiment", "arm", "control", "metric"),
+)
+
+TABLES = (
+    USER_PROFILES,
+    ITEM_PROFILES,
+    INTERACTIONS,
+    EXAMPLES,
+    SCALING,
+    VECTORS_TABLE,
+    RECOMMENDATIONS,
+    RANKING_METRICS,
+    MODEL_METRICS,
+    DECISIONS,
+    POLICY_VALUES,
+    CREATIVES,
+    EXPERIMENTS,
+)

@@ -1,0 +1,81 @@
+"""Silver: one row is one true event, or one product as last known."""
+
+from lib.tables.contract import (
+    COUNT,
+    DATE,
+    FLAG,
+    INT,
+    MONEY,
+    REAL,
+    TEXT,
+    TEXT_MAP,
+    TEXTS,
+    TIME,
+    Column,
+    Table,
+    required,
+)  # fmt: skip
+
+EVENT_TYPES = ("impression", "view", "cart", "favourite", "purchase", "return", "rating")
+
+EVENTS = Table(
+    name="silver/events",
+    comment="One true event: cleaned, in UTC, with a pseudonym for its user.",
+    version=1,
+    columns=(
+        required(
+            "event_id", TEXT, "SHA-256 over the format's name, the source's fields as received and the event type"
+        ),
+        Column("user_key", TEXT, "keyed pseudonym, 32 hex digits; null where the log names no user"),
+        required("item_id", TEXT, "the source's item id, unchanged"),
+        required("event_type", TEXT, "one of " + ", ".join(EVENT_TYPES)),
+        required("event_time", TIME, "when it happened, UTC"),
+        required("event_date", DATE, "the UTC date of event_time"),
+        Column("session_id", TEXT, "hash of the user and the session's first event; null without a user"),
+        Column("quantity", COUNT, "pieces, above zero; null where the log names none"),
+        Column("price", MONEY, "of one piece, in `currency`"),
+        Column("currency", TEXT, "ISO 4217"),
+        Column("rating", REAL, "in the source's scale"),
+        Column("order_id", TEXT, "the source's order"),
+        Column("request_id", TEXT, "joins a click to its impression"),
+        Column("position", INT, "place of the impression in its session or page, from 1"),
+        Column("propensity", REAL, "logged probability of showing this item, above 0, at most 1"),
+        Column("policy", TEXT, "the logging policy"),
+        Column("candidates", TEXTS, "item ids that could have been shown; impressions only"),
+        Column("experiment", TEXT, "the experiment that the event belongs to"),
+        Column("arm", TEXT, "the user's arm in it"),
+        Column("context", TEXT_MAP, "further features the log holds of the moment"),
+        required("is_bot", FLAG, "the user's day looked like a machine's"),
+        Column("bot_reason", TEXT, "which threshold said so"),
+        required("source_record", TEXT, "source, file and record number it came from"),
+    ),
+    key=("event_id",),
+    checks={
+        "known_type": "event_type IN ('" + "', '".join(EVENT_TYPES) + "')",
+        "positive_quantity": "quantity IS NULL OR quantity > 0",
+        "price_not_negative": "price IS NULL OR price >= 0",
+        "propensity_in_range": "propensity IS NULL OR (propensity > 0 AND propensity <= 1)",
+        "session_has_user": "session_id IS NULL OR user_key IS NOT NULL",
+    },
+    cluster_by=("event_time",),
+)
+
+ITEMS = Table(
+    name="silver/items",
+    comment="One product, as last known.",
+    version=1,
+    columns=(
+        required("item_id", TEXT, "the source's item id, unchanged"),
+        Column("title", TEXT, "as shown to shoppers"),
+        Column("category", TEXTS, "coarse to fine"),
+        Column("brand", TEXT, "the maker"),
+        Column("price", MONEY, "last known, in `currency`"),
+        Column("currency", TEXT, "ISO 4217"),
+        Column("attributes", TEXT_MAP, "further properties"),
+        Column("image_uri", TEXT, "the product's picture; bronze/images#<item_id> where the lake holds it"),
+    ),
+    key=("item_id",),
+    checks={"price_not_negative": "price IS NULL OR price >= 0"},
+)
+
+TABLES = (EVENTS, ITEMS)
