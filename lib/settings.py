@@ -1,0 +1,257 @@
+"""Settings: one typed class a job, the only place of a default; file, environment and flags override it in this order.
+
+A job's own settings stand in its section (`clean: {session_gap_minutes: 30}`, `CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=30`,
+`--clean.session-gap-minutes 30`); what all jobs share stands in the sections `lake`, `log`, `time`, `privacy` and `cluster`.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from lib.wheel import JOBS
+
+ENVIRONMENT_PREFIX = "CARTWHEEL_"
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LakeSettings(Section):
+    """Where the tables and files lie."""
+
+    path: str = Field(
+        "lake", min_length=1, description="folder or object-store URI of the lake; one lake holds one shop"
+    )
+
+
+class LogSettings(Section):
+    """Where the raw log lies and how to read it."""
+
+    path: str | None = Field(
+        None, description="file or folder of raw logs; unset: the simulator's, `<lake>/raw/market`"
+    )
+    format: str = Field("market", description="name of a shipped mapping, or the path of one's own mapping file")
+
+
+class TimeSettings(Section):
+    """As of when derived rows are known."""
+
+    as_of: str = Field(
+        "test_from", description="`test_from` (for scoring), `end` (for production) or an ISO time with its zone"
+    )
+
+    @field_validator("as_of")
+    @classmethod
+    def is_a_moment(cls, value: str) -> str:
+        if value in ("test_from", "valid_from", "end"):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            raise ValueError(
+                "should be test_from, valid_from, end or an ISO time with its zone, such as 2011-11-09T00:00:00Z"
+            )
+        return moment.astimezone(UTC).isoformat()
+
+
+class PrivacySettings(Section):
+    """The key of the pseudonyms. Its value is never a setting: it comes from a file or an environment variable."""
+
+    key_file: str | None = Field(
+        None, description="file with the pseudonym key; unset on one machine: `<lake>.key`, made once with mode 0600"
+    )
+    key_variable: str | None = Field(None, description="name of the environment variable that holds the key instead")
+    create_key: bool = Field(
+        True, description="make the key file when it is absent; false on a cluster, where one key is shared"
+    )
+
+
+class ClusterSettings(Section):
+    """How wide the Ray jobs run."""
+
+    num_workers: int = Field(2, ge=1, le=4096, description="training workers")
+    cpus_per_worker: float = Field(0.5, gt=0, le=256, description="logical CPUs that a training worker asks for")
+    use_gpu: bool = Field(False, description="one GPU a training worker; NCCL and bf16 instead of gloo and fp32")
+    ray_address: str | None = Field(
+        None, description="the job server, such as http://head:8265; unset: a local cluster"
+    )
+    spark_master: str = Field("local[2]", description="Spark's master when a job is not started by spark-submit")
+    driver_memory: str = Field("6g", pattern=r"^\d+[mg]$", description="heap of the Spark driver on one machine")
+
+
+SHARED_SECTIONS: dict[str, type[Section]] = {
+    "lake": LakeSettings,
+    "log": LogSettings,
+    "time": TimeSettings,
+    "privacy": PrivacySettings,
+    "cluster": ClusterSettings,
+}
+# What says where a run happens, not what it computes: moving a lake or widening a cluster makes nothing stale.
+NOT_HASHED = ("lake", "log", "privacy", "cluster")
+
+
+class JobSettings(BaseModel):
+    """Base of every job's settings: the shared sections; a job's class adds its own fields beside them.
+
+    The class of the job `train_gan` is `TrainGanSettings`; its section is `train_gan`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    job: ClassVar[str] = ""
+
+    lake: LakeSettings = LakeSettings()
+    log: LogSettings = LogSettings()
+    time: TimeSettings = TimeSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.job = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Settings")).lower()
+
+    @classmethod
+    def own_fields(cls) -> dict[str, Any]:
+        """The job's own fields, without the shared sections: name -> pydantic FieldInfo."""
+        return {name: field for name, field in cls.model_fields.items() if name not in SHARED_SECTIONS}
+
+    @classmethod
+    def from_command_line(cls, arguments: list[str] | None = None) -> Self:
+        """Read `--config FILE`, the environment and flags; on a wrong setting say so in one line and exit with code 2."""
+        arguments = sys.argv[1:] if arguments is None else arguments
+        try:
+            return cls.load(arguments)
+        except ValueError as error:
+            print(f"{cls.job}: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    @classmethod
+    def load(cls, arguments: list[str]) -> Self:
+        """The settings that `arguments`, the environment and the file they name give.
+
+        Raises:
+            ValueError: an unknown key or an impossible value, in one line that names key, value and what is allowed.
+        """
+        config_file, flags = _split_config(arguments)
+        _refuse_unknown_variables(cls)
+        try:
+            given = _document_class(cls)(_file_values=_sections_of(cls.job, config_file), _flags=flags)
+            return cls(**{s: getattr(given, s) for s in SHARED_SECTIONS}, **dict(getattr(given, cls.job)))
+        except ValidationError as error:
+            raise ValueError(_in_one_line(error, cls)) from None
+        except SettingsError as error:
+            raise ValueError(
+                f"{str(error).removeprefix('error parsing CLI: ')}; `--help` lists what is known"
+            ) from None
+
+    def hash(self) -> str:
+        """Identity of all that bears on the job's result: its own settings and the time."""
+        content = self.model_dump(mode="json", exclude=set(NOT_HASHED))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Document(BaseSettings):
+    """The sections that one job reads, from a file, the environment and flags."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_exit_on_error=False,
+    )
+
+    def __init__(self, _file_values: dict[str, Any], _flags: list[str]) -> None:
+        super().__init__(_cli_parse_args=_flags, **_file_values)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file; the flags' source is put first by pydantic-settings itself."""
+        return env_settings, init_settings
+
+
+@cache
+def _document_class(settings: type[JobSettings]) -> type[_Document]:
+    own: dict[str, Any] = {name: (field.annotation, field) for name, field in settings.own_fields().items()}
+    section = create_model(f"{settings.__name__}Section", __base__=Section, __doc__=settings.__doc__, **own)
+    sections: dict[str, Any] = {name: (kind, kind()) for name, kind in SHARED_SECTIONS.items()}
+    sections[settings.job] = (section, section())
+    document: type[_Document] = create_model("Document", __base__=_Document, **sections)
+    document.model_config["cli_prog_name"] = settings.job
+    return document
+
+
+def _split_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Take `--config FILE` out of the arguments; `--as-of` is short for `--time.as-of`, and sections may be snake_case."""
+    config_file: Path | None = None
+    flags: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name == "--config":
+            value = value if equals else next(rest, "")
+            if not Path(value).is_file():
+                raise ValueError(f"--config {value or '(nothing)'}: no such file")
+            config_file = Path(value)
+        elif name == "--as-of":
+            flags.append(f"--time.as-of{equals}{value}")
+        else:
+            flags.append(name.replace("_", "-") + equals + value if name.startswith("--") else argument)
+    return config_file, flags
+
+
+def _sections_of(job: str, config_file: Path | None) -> dict[str, Any]:
+    """The sections of the file that bear on one job; a section that names no job is an error."""
+    if config_file is None:
+        return {}
+    content = yaml.safe_load(config_file.read_text()) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{config_file}: expected sections such as `lake:` or `{job}:`, found {content!r}")
+    known = (*SHARED_SECTIONS, *JOBS)
+    for name in content:
+        if name not in known:
+            raise ValueError(f"{config_file}: no job or section is named {name!r}; known are {', '.join(known)}")
+    return {name: values or {} for name, values in content.items() if name in SHARED_SECTIONS or name == job}
+
+
+def _refuse_unknown_variables(settings: type[JobSettings]) -> None:
+    """pydantic-settings passes over a variable whose section it does not know; a misspelt one would be lost in silence."""
+    for variable in os.environ:
+        section, separator, _ = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and separator and section not in (*SHARED_SECTIONS, *JOBS):
+            raise ValueError(f"{variable}: no job or section is named {section!r}")
+
+
+def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
+    """The first of pydantic's complaints as one line: which key, what was given, what is allowed."""
+    first = error.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        section = str(first["loc"][0])
+        fields = SHARED_SECTIONS[section].model_fields if section in SHARED_SECTIONS else settings.own_fields()
+        return f"unknown setting {location}; known in {section!r} are {', '.join(fields)}{more}"
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{location} = {first['input']!r}: {expected}{more}"
