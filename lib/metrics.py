@@ -1,0 +1,171 @@
+"""Ranking metrics of one list a user, and bootstrap intervals over users; NumPy alone.
+
+A list is judged by binary relevance. `hits[u, i]` says whether the item at rank i + 1 of user u's list is relevant; a shorter
+list, or none, is filled with False, so that a user without predictions scores 0 and is counted.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+METRICS = ("ndcg", "recall", "precision", "map", "hit_rate")
+NUM_RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+_CELLS_AT_ONCE = 1 << 22  # resample weights in memory at a time (32 MB as doubles)
+# Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; beyond 12 lies less than 1e-10.
+_POISSON_1 = (np.cumsum(np.exp(-1.0) / np.cumprod(np.r_[1.0, np.arange(1.0, 13.0)])) * 2.0**32).astype(np.uint64)
+
+
+def ndcg(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
+    """Normalised discounted cumulative gain at k, binary gains, one value a user in 0..1.
+
+    DCG@k = sum over ranks i of hit_i / log2(i + 1), divided by the DCG of the ideal list, which has min(k, num_relevant) hits
+    at its top (Järvelin and Kekäläinen 2002).
+
+    Args:
+        hits: (users, k).
+        num_relevant: (users,), each user's relevant items, at least 1; also those that the list does not hold.
+    """
+    k = hits.shape[1]
+    discounts = 1.0 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(discounts)[np.minimum(num_relevant, k) - 1]
+    return np.asarray((hits * discounts).sum(axis=1) / ideal)
+
+
+def recall(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
+    """Share of the user's relevant items that the list holds; below 1 of necessity where there are more than k of them."""
+    return np.asarray(hits.sum(axis=1) / num_relevant)
+
+
+def precision(hits: NDArray[np.bool_]) -> Floats:
+    """Share of the k places that hold a relevant item; a list shorter than k is still divided by k."""
+    return np.asarray(hits.sum(axis=1) / hits.shape[1])
+
+
+def average_precision(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
+    """Average precision at k: the sum over hit ranks i of precision@i, divided by min(k, num_relevant).
+
+    Its mean over users is MAP@k as TREC truncates it: an ideal list scores 1, however many relevant items there are.
+    """
+    k = hits.shape[1]
+    precision_at = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
+    return np.asarray((precision_at * hits).sum(axis=1) / np.minimum(num_relevant, k))
+
+
+def hit_rate(hits: NDArray[np.bool_]) -> Floats:
+    """1 for a user whose list holds any relevant item, else 0."""
+    return np.asarray(hits.any(axis=1), dtype=np.float64)
+
+
+def ranking_metrics(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> dict[str, Floats]:
+    """Every metric of `METRICS` at k for each user.
+
+    Args:
+        hits: (users, k).
+        num_relevant: (users,), each at least 1 and at least the user's hits.
+
+    Returns:
+        Metric name -> (users,), each value in 0..1.
+    """
+    assert hits.ndim == 2 and num_relevant.shape == hits.shape[:1], (hits.shape, num_relevant.shape)
+    assert np.all(num_relevant >= 1), "a user without a relevant item is not in the population"
+    assert np.all(hits.sum(axis=1) <= num_relevant), "more hits than relevant items: is an item listed twice?"
+    return {
+        "ndcg": ndcg(hits, num_relevant),
+        "recall": recall(hits, num_relevant),
+        "precision": precision(hits),
+        "map": average_precision(hits, num_relevant),
+        "hit_rate": hit_rate(hits),
+    }
+
+
+def coverage(recommended: NDArray[Any], num_items: int) -> float:
+    """Share of the `num_items` items that stand in at least one list; `recommended` holds every list's items, any shape."""
+    return len(np.unique(recommended)) / num_items if num_items else 0.0
+
+
+def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each user is drawn into each bootstrap resample: independent Poisson(1) counts, (users, num_resamples).
+
+    A count depends on the user's key, the resample's number and the seed alone, so users spread over tasks are resampled as
+    if they lay together, whatever the partitioning (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for
+    massive data streams"). Keys of different users must differ.
+    """
+    resamples = _mixed(np.arange(num_resamples, dtype=np.uint64) + _mixed(np.array([seed], dtype=np.uint64)))
+    bits = _mixed(keys[:, None] ^ resamples[None, :]) >> np.uint64(32)
+    return np.asarray(np.searchsorted(_POISSON_1, bits, side="right"), dtype=np.int64)
+
+
+def resampled_sums(values: Floats, keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> Floats:
+    """Sums over users of each value in each resample; sums of two shards of users add up to those of both.
+
+    Args:
+        values: (users, m).
+        keys: (users,), see `resample_weights`.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        (num_resamples, m + 1); the last column is the number of users drawn.
+    """
+    users, width = values.shape
+    columns = np.column_stack([values, np.ones(users)])
+    sums = np.zeros((num_resamples, width + 1))
+    step = max(1, _CELLS_AT_ONCE // num_resamples)
+    for start in range(0, users, step):
+        chunk = slice(start, start + step)
+        sums += resample_weights(keys[chunk], num_resamples=num_resamples, seed=seed).T @ columns[chunk]
+    return sums
+
+
+def percentile_interval(sums: Floats, num_drawn: Floats) -> tuple[float, float]:
+    """The middle 95 % of the resampled means: sums of one value and numbers of users drawn, both (num_resamples,)."""
+    drawn = num_drawn > 0
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(sums[drawn] / num_drawn[drawn], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def mean_interval(values: Floats, seed: int, *, num_resamples: int = NUM_RESAMPLES) -> tuple[float, float, float]:
+    """The mean over users with its 95 % percentile bootstrap interval: (value, low, high).
+
+    Args:
+        values: (users,), at least one.
+        seed: of the bootstrap.
+        num_resamples: of the bootstrap.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not len(values):
+        raise ValueError("an interval needs the values of at least one user; got none")
+    column = np.asarray(values, dtype=np.float64).reshape(-1, 1)
+    keys = np.arange(len(column), dtype=np.uint64)
+    sums = resampled_sums(column, keys, num_resamples=num_resamples, seed=seed)
+    low, high = percentile_interval(sums[:, 0], sums[:, 1])
+    return float(column.mean()), low, high
+
+
+def paired_difference_interval(
+    a: Floats, b: Floats, seed: int, *, num_resamples: int = NUM_RESAMPLES
+) -> tuple[float, float, float]:
+    """Mean of a - b over the same users, with the 95 % interval of a bootstrap that draws users: (value, low, high).
+
+    Raises:
+        ValueError: the two do not have one value of each user, or there is no user.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"a paired difference needs the same users on both sides; got {len(a):,} and {len(b):,}")
+    return mean_interval(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed, num_resamples=num_resamples)
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): spreads each 64-bit number over all 64 bits."""
+    x = numbers + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
