@@ -1,0 +1,244 @@
+"""Decisions read from a log: for each impression what was known when it was made, as arrays, and what came of it.
+
+The decisions job calls `read_decisions` with shards of whole users of silver/events; the market's own log goes the same way.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.observation import (
+    CART,
+    DAY_US,
+    EVENT_WEIGHT,
+    IMPRESSION,
+    PURCHASE,
+    VIEW,
+    Catalogue,
+    Counts,
+    Floats,
+    Ints,
+    observe,
+)
+
+
+class RewardWeights(NamedTuple):
+    """What a reaction to a shown product is worth; a decision's reward is the sum over those that came, each once."""
+
+    click: float = 1.0
+    cart: float = 1.0
+    purchase: float = 3.0
+
+
+REWARDS = RewardWeights()
+
+
+class Events(NamedTuple):
+    """A shard of whole users' events of the four kinds, sorted by user, then time: arrays of shape (E,).
+
+    Users, sessions and requests are integers of the caller's own numbering, from 0; a session's rows are neighbours.
+    Bots are left out before.
+    """
+
+    user: Ints
+    session: Ints  # distinct over users
+    time_us: Ints  # microseconds since 1970, UTC
+    kind: Ints  # code of KINDS
+    item: Ints  # index into the catalogue
+    request: Ints  # shared by an impression and the reactions to it; -1 for none
+
+
+class ItemDays(NamedTuple):
+    """Events of all users (and of none) by item and UTC date: R rows, in any order, days without events left out."""
+
+    item: Ints  # (R,)
+    day: Ints  # (R,), days since 1970
+    counts: Floats  # (R, 5), columns as COUNTED
+
+
+class LoggedDecisions(NamedTuple):
+    """N decisions read from a log, in the order of its events."""
+
+    row: Ints  # (N,) index of the impression among the events
+    user: Ints  # (N,)
+    episode: Ints  # (N,) the session
+    step: Ints  # (N,) from 0
+    states: Floats  # (N, S) float32
+    candidates: Ints  # (N, K) item indices
+    candidate_features: Floats  # (N, K, F) float32
+    actions: Ints  # (N,) index of the shown candidate
+    propensities: Floats  # (N,)
+    rewards: Floats  # (N,)
+    is_last: NDArray[np.bool_]  # (N,) the session's last decision
+
+
+def read_decisions(
+    events: Events,
+    candidates: Ints,
+    propensities: Floats,
+    *,
+    catalogue: Catalogue,
+    item_days: ItemDays,
+    rewards: RewardWeights = REWARDS,
+) -> LoggedDecisions:
+    """Every impression of a shard as a decision with what was known when it was made.
+
+    `candidates` (N, K) and `propensities` (N,) belong to the shard's N impressions, in the order of the events.
+    Where decisions have fewer than K candidates, -1 fills up; the features there mean nothing and are the caller's to drop.
+    A session's decisions are one episode; the i-th impression is its step i. An event of an item that the catalogue lacks
+    has no place here: give such items a row without category, brand and price.
+
+    Raises:
+        ValueError: an impression's item is not among its candidates.
+    """
+    row = np.flatnonzero(events.kind == IMPRESSION)
+    shown = events.item[row]
+    is_shown = candidates == shown[:, None]
+    if not is_shown.any(axis=1).all():
+        bad = int(np.flatnonzero(~is_shown.any(axis=1))[0])
+        raise ValueError(f"impression {bad} shows item {shown[bad]}, which is not among its candidates")
+    session = events.session[row]
+    first = np.r_[True, session[1:] != session[:-1]][: len(row)]
+    begin = np.flatnonzero(first)[np.cumsum(first) - 1] if len(row) else row
+    step = np.arange(len(row)) - begin
+    is_last = np.r_[first[1:], True][: len(row)]
+    counts = _past(events, row[begin], candidates, catalogue)
+    counts |= _session(events, row, step, candidates, catalogue)
+    counts |= _items(item_days, events.time_us[row] // DAY_US, candidates, len(catalogue.category))
+    states, features = observe(
+        Counts(
+            **counts,
+            hour=events.time_us[row] % DAY_US / (DAY_US / 24),
+            step=step.astype(float),
+            price_position=catalogue.price_position[candidates],
+        )
+    )
+    return LoggedDecisions(
+        row,
+        events.user[row],
+        session,
+        step,
+        states,
+        candidates,
+        features,
+        is_shown.argmax(axis=1),
+        propensities,
+        _rewards(events, row, rewards),
+        is_last,
+    )
+
+
+def prior_sum(key: Ints, order: Ints, weight: Floats, query_key: Ints, query_order: Ints) -> Floats:
+    """For each query, the sum of `weight` over the rows with the query's key and an order below the query's.
+
+    `key` and `order` (E,) and the queries (any shape Q) are integers from 0; `weight` is (E,) or (E, W); the result is Q or
+    Q + (W,). Sorts once and searches, so that it costs O((E + Q) log E) whatever the number of keys.
+    """
+    span = int(max(order.max(initial=0), query_order.max(initial=0))) + 1
+    top = int(max(key.max(initial=0), query_key.max(initial=0))) + 1
+    assert span * top < 2**63, "key and order do not fit one 64-bit integer"
+    code = key.astype(np.int64) * span + order
+    by_code = np.argsort(code, kind="stable")
+    total = np.concatenate([np.zeros((1, *weight.shape[1:])), np.cumsum(weight[by_code], axis=0)])
+    code = code[by_code]
+    low = np.searchsorted(code, query_key.astype(np.int64) * span)
+    high = np.searchsorted(code, query_key.astype(np.int64) * span + query_order)
+    difference: Floats = total[high] - total[low]
+    return difference
+
+
+def count_columns(kind: Ints, request: Ints) -> Floats:
+    """Each event as a row of COUNTED: (E, 5) of 0 and 1; a view with a request counts as click and as view."""
+    is_click = (kind == VIEW) & (request >= 0)
+    return np.column_stack([kind == IMPRESSION, is_click, kind == VIEW, kind == CART, kind == PURCHASE]).astype(float)
+
+
+def _past(events: Events, start: Ints, candidates: Ints, catalogue: Catalogue) -> dict[str, Floats]:
+    """Counts of the user's events before row `start`, the session's first decision: (N,) for N decisions."""
+    order = np.arange(len(events.user))
+    weight = EVENT_WEIGHT[events.kind]
+    user = events.user[start]
+
+    def on_candidates(attribute: Ints, of_events: Floats) -> Floats:
+        width = int(attribute.max(initial=0)) + 1
+        key = events.user.astype(np.int64) * width + attribute[events.item]
+        query = user[:, None].astype(np.int64) * width + attribute[candidates]
+        return prior_sum(key, order, of_events, query, np.broadcast_to(start[:, None], query.shape))
+
+    columns = [count_columns(events.kind, events.request), weight, weight * catalogue.price_position[events.item]]
+    totals = prior_sum(events.user, order, np.column_stack(columns), user, start)
+    item = np.arange(len(catalogue.category))
+    own = on_candidates(item, np.column_stack([events.kind == VIEW, events.kind == PURCHASE]).astype(float))
+    is_first = np.r_[True, events.session[1:] != events.session[:-1]][: len(order)]
+    session_start = np.maximum.accumulate(np.where(is_first, order, 0))[start]
+    before = np.maximum(session_start - 1, 0)
+    is_known = (session_start > 0) & (events.user[before] == user)
+    hours_away = (events.time_us[start] - events.time_us[before]) / (DAY_US / 24)
+    return {
+        "past": totals[:, :5],
+        "past_weight": totals[:, 5],
+        "past_price": totals[:, 6],
+        "hours_away": np.where(is_known, hours_away, np.inf),
+        "category_weight": on_candidates(catalogue.category, weight),
+        "group_weight": on_candidates(catalogue.group, weight),
+        "brand_weight": on_candidates(catalogue.brand, weight),
+        "item_viewed": own[..., 0],
+        "item_bought": own[..., 1],
+    }
+
+
+def _session(events: Events, row: Ints, step: Ints, candidates: Ints, catalogue: Catalogue) -> dict[str, Floats]:
+    """Counts of the session's earlier decisions and of the reactions to them so far."""
+    order = np.arange(len(events.user))
+    is_requested = np.flatnonzero(events.request >= 0)
+    kind = events.kind[is_requested]
+    shown = (kind == IMPRESSION).astype(float)
+    clicked = (kind == VIEW).astype(float)
+    session = events.session[is_requested].astype(np.int64)
+
+    def on_candidates(attribute: Ints, of_events: Floats) -> Floats:
+        width = int(attribute.max(initial=0)) + 1
+        key = session * width + attribute[events.item[is_requested]]
+        query = events.session[row][:, None].astype(np.int64) * width + attribute[candidates]
+        return prior_sum(key, order[is_requested], of_events, query, np.broadcast_to(row[:, None], query.shape))
+
+    reactions = np.column_stack([kind == VIEW, kind == CART, kind == PURCHASE]).astype(float)
+    last = np.maximum(np.arange(len(row)) - 1, 0)
+    has_last = step > 0
+    request = events.request[row[last]] if len(row) else row
+    last_clicked = prior_sum(events.request[is_requested], order[is_requested], clicked, np.maximum(request, 0), row)
+    last_category = catalogue.category[events.item[row[last]]] if len(row) else row
+    by_category = on_candidates(catalogue.category, np.column_stack([shown, clicked]))
+    return {
+        "reactions": prior_sum(session, order[is_requested], reactions, events.session[row], row),
+        "last_clicked": (has_last & (request >= 0) & (last_clicked > 0)).astype(float),
+        "shown_item": on_candidates(np.arange(len(catalogue.category)), shown),
+        "shown_category": by_category[..., 0],
+        "shown_group": on_candidates(catalogue.group, shown),
+        "clicked_category": by_category[..., 1],
+        "last_category": (has_last[:, None] & (catalogue.category[candidates] == last_category[:, None])).astype(float),
+    }
+
+
+def _items(item_days: ItemDays, day: Ints, candidates: Ints, num_items: int) -> dict[str, Floats]:
+    """Counts of the candidates, and of an average item, before each decision's date."""
+    origin = int(min(item_days.day.min(initial=2**31), day.min(initial=2**31)))
+    known, asked = item_days.day - origin, day - origin
+    of_each = np.broadcast_to(asked[:, None], candidates.shape)
+    everywhere = np.zeros_like(known)
+    return {
+        "item_counts": prior_sum(item_days.item, known, item_days.counts, candidates, of_each),
+        "mean_counts": prior_sum(everywhere, known, item_days.counts, np.zeros_like(asked), asked) / num_items,
+    }
+
+
+def _rewards(events: Events, row: Ints, rewards: RewardWeights) -> Floats:
+    """What came of each impression, whenever it came: the weights of its click, cart and purchase, each once."""
+    top = int(events.request.max(initial=0)) + 1
+    total = np.zeros(len(row))
+    for kind, worth in zip((VIEW, CART, PURCHASE), rewards, strict=True):
+        requests = events.request[(events.kind == kind) & (events.request >= 0)]
+        happened = np.bincount(requests, minlength=top) > 0
+        total += worth * np.where(events.request[row] >= 0, happened[np.maximum(events.request[row], 0)], False)
+    return total
