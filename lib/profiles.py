@@ -1,0 +1,188 @@
+"""What is known of each user before one moment: counts, rates, active hours, interest tags, as Polars over whole users.
+
+Each function takes `events`, the events of some users (all events of each of them, in any order), and `as_of`, and gives one
+row a user with at least one event before `as_of`. What happens at or after `as_of` never counts. Columns of `events`:
+
+    user_key, item_id, event_type, event_time (UTC), session_id, quantity, price, request_id: as in silver/events
+    category_tags: list of text, the item's categories as paths, coarse to fine ("category=Shoes", "category=Shoes/Boots")
+    brand_tag: text ("brand=Acme"), or null
+
+A *click* is anything the shopper does: a view, a cart, a favourite, a purchase or a rating. An impression is the shop's doing, and a
+return takes back what was done before; both count as events that show the user was there, but not as clicks.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import polars as pl
+
+CLICKS = ("view", "cart", "favourite", "purchase", "rating")
+DAY_SECONDS = 86_400.0
+NUM_HOURS = 24
+
+
+def days_before(as_of: datetime, time: pl.Expr) -> pl.Expr:
+    """Days from `time` to `as_of`, fractions included."""
+    return (pl.lit(as_of) - time).dt.total_microseconds() / (DAY_SECONDS * 1e6)
+
+
+def of_type(*event_types: str) -> pl.Expr:
+    """Whether the event is of one of `event_types`."""
+    return pl.col("event_type").is_in(event_types)
+
+
+def exact_mean(column: str) -> pl.Expr:
+    """Mean of a decimal column, null without values; its sum is exact, so the order of rows does not show in the last digit."""
+    value = pl.col(column)
+    return pl.when(value.count() > 0).then(value.sum().cast(pl.Float64) / value.count())
+
+
+def known_events(events: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+    """The events before `as_of`."""
+    return events.filter(pl.col("event_time") < pl.lit(as_of))
+
+
+def user_profiles(
+    events: pl.DataFrame,
+    *,
+    as_of: datetime,
+    event_weights: Mapping[str, float],
+    half_life_days: float,
+    max_tags: int,
+) -> pl.DataFrame:
+    """The rows of gold/user_profiles for the users of `events`, with its columns in its order."""
+    profiles = user_counts(events, as_of=as_of)
+    hours = active_hours(events, as_of=as_of)
+    tags = interest_tags(
+        events, as_of=as_of, event_weights=event_weights, half_life_days=half_life_days, max_tags=max_tags
+    )
+    return (
+        profiles.join(hours, on="user_key", how="left")
+        .join(tags, on="user_key", how="left")
+        .with_columns(as_of=pl.lit(as_of))
+        .select(
+            "user_key",
+            "as_of",
+            "first_event_at",
+            "last_event_at",
+            "recency_days",
+            "tenure_days",
+            "num_events",
+            "num_sessions",
+            "num_active_days",
+            "num_views",
+            "num_carts",
+            "num_purchases",
+            "num_returns",
+            "num_items",
+            "spend",
+            "mean_price",
+            "cart_rate",
+            "purchase_rate",
+            "click_rate",
+            "favourite_hour",
+            "active_hours",
+            "favourite_category",
+            "interest_tags",
+        )
+        .sort("user_key")
+    )
+
+
+def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+    """One row a user: first and last event, counts, spend, mean price and rates.
+
+    A purchase without a quantity is one piece, and adds nothing to `spend` where it has no price. `mean_price` is that of the
+    purchases, or of all clicks where nothing was bought. A rate without its denominator is null.
+    """
+    is_purchase = of_type("purchase")
+    not_impression = pl.col("event_type") != "impression"
+    marked = known_events(events, as_of).with_columns(
+        event_date=pl.col("event_time").dt.date(),
+        touched_item=pl.when(not_impression).then("item_id"),
+        clicked_request=pl.when(of_type("view")).then("request_id"),
+        amount=pl.when(is_purchase).then(pl.col("price") * pl.col("quantity").fill_null(1)),
+        price_bought=pl.when(is_purchase).then("price"),
+        price_clicked=pl.when(of_type(*CLICKS)).then("price"),
+    )
+    num_views, num_impressions = pl.col("num_views"), pl.col("num_impressions")
+    return (
+        marked.group_by("user_key")
+        .agg(
+            first_event_at=pl.col("event_time").min(),
+            last_event_at=pl.col("event_time").max(),
+            num_events=not_impression.sum().cast(pl.Int64),
+            num_sessions=pl.col("session_id").drop_nulls().n_unique().cast(pl.Int64),
+            num_active_days=pl.col("event_date").n_unique().cast(pl.Int64),
+            num_impressions=of_type("impression").sum().cast(pl.Int64),
+            num_views=of_type("view").sum().cast(pl.Int64),
+            num_carts=of_type("cart").sum().cast(pl.Int64),
+            num_purchases=is_purchase.sum().cast(pl.Int64),
+            num_returns=of_type("return").sum().cast(pl.Int64),
+            num_items=pl.col("touched_item").drop_nulls().n_unique().cast(pl.Int64),
+            num_clicked_requests=pl.col("clicked_request").drop_nulls().n_unique(),
+            spend=pl.col("amount").sum().cast(pl.Decimal(18, 4)),
+            mean_price=pl.coalesce(exact_mean("price_bought"), exact_mean("price_clicked")),
+        )
+        .with_columns(
+            recency_days=days_before(as_of, pl.col("last_event_at")),
+            tenure_days=days_before(as_of, pl.col("first_event_at")),
+            cart_rate=pl.when(num_views > 0).then(pl.col("num_carts") / num_views),
+            purchase_rate=pl.when(num_views > 0).then(pl.col("num_purchases") / num_views),
+            click_rate=pl.when(num_impressions > 0).then(
+                (pl.col("num_clicked_requests") / num_impressions).clip(upper_bound=1.0)
+            ),
+        )
+    )
+
+
+def active_hours(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+    """One row a user with clicks: `active_hours` (their share in each UTC hour of day) and `favourite_hour` (ties: the earlier)."""
+    clicks = known_events(events, as_of).filter(of_type(*CLICKS)).with_columns(hour=pl.col("event_time").dt.hour())
+    in_hour = [(pl.col("hour") == hour).mean().cast(pl.Float32).alias(f"hour_{hour}") for hour in range(NUM_HOURS)]
+    shares = clicks.group_by("user_key").agg(in_hour)
+    return shares.select(
+        "user_key", active_hours=pl.concat_list([f"hour_{hour}" for hour in range(NUM_HOURS)])
+    ).with_columns(favourite_hour=pl.col("active_hours").list.arg_max().cast(pl.Int32))
+
+
+def interest_tags(
+    events: pl.DataFrame,
+    *,
+    as_of: datetime,
+    event_weights: Mapping[str, float],
+    half_life_days: float,
+    max_tags: int,
+) -> pl.DataFrame:
+    """One row a user with tags: `interest_tags`, the `max_tags` heaviest with weights that sum to 1, and `favourite_category`.
+
+    An event gives each tag of its item the weight of its type, halved with every `half_life_days` of age. Ties are broken by
+    the tag's text, so that a category stands before those inside it; sums are rounded, so that the order of rows breaks none.
+    """
+    weight = pl.col("event_type").replace_strict(event_weights, default=0.0, return_dtype=pl.Float64)
+    decay = 0.5 ** (days_before(as_of, pl.col("event_time")) / half_life_days)
+    weighed = known_events(events, as_of).with_columns(weight=weight * decay).filter(pl.col("weight") > 0)
+    categories = weighed.select("user_key", "weight", tag="category_tags").explode("tag")
+    brands = weighed.select("user_key", "weight", tag="brand_tag")
+    tags = (
+        pl.concat([categories, brands])
+        .drop_nulls("tag")
+        .group_by("user_key", "tag")
+        .agg(pl.col("weight").sum().round(12))
+        .sort(["user_key", "weight", "tag"], descending=[False, True, False])
+    )
+    is_category = pl.col("tag").str.starts_with("category=")
+    return (
+        tags.group_by("user_key", maintain_order=True)
+        .agg(
+            tag=pl.col("tag").head(max_tags),
+            weight=pl.col("weight").head(max_tags) / pl.col("weight").head(max_tags).sum(),
+            favourite_category=pl.col("tag").filter(is_category).first(),
+        )
+        .explode("tag", "weight")
+        .group_by("user_key", maintain_order=True)
+        .agg(
+            interest_tags=pl.struct("tag", "weight"),
+            favourite_category=pl.col("favourite_category").first().str.strip_prefix("category="),
+        )
+    )
