@@ -1,0 +1,183 @@
+"""The k best items of each user: blocked matrix multiplication over Arrow batches; NumPy, SciPy's sparse matrices, PyArrow.
+
+Items are known by their position in one sorted array of item ids, users by their row in a batch. Equal scores go by item
+order, so a list is the same whatever the blocks. The functions hold no state: a Spark task calls them in `mapInArrow` with
+the item matrix as a broadcast value, a service calls them on one user.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+Scores = NDArray[np.floating[Any]]
+ScoreBlock = Callable[[slice], Scores]
+
+_CELLS_AT_ONCE = 1 << 24  # scores in memory at a time (64 MB as floats)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Lists of all users, one entry a listed item, ordered by user and rank; every array is (entries,).
+
+    `user` is the row of the user in the batch, `rank` counts from 1, `item` is the item's position.
+    """
+
+    user: NDArray[np.int64]
+    rank: NDArray[np.int32]
+    item: NDArray[np.int64]
+    score: NDArray[np.float64]
+
+
+def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
+    """Positions of the k best items of each row, best first; equal scores by position.
+
+    Args:
+        scores: (users, items); -inf where an item must not be listed.
+        k: length of the lists.
+
+    Returns:
+        (users, min(k, items)); where fewer items may be listed the row ends with items that score -inf.
+    """
+    num_items = scores.shape[1]
+    k = min(k, num_items)
+    if k == num_items:
+        return np.argsort(-scores, axis=1, kind="stable")
+    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    best_scores = np.take_along_axis(scores, best, axis=1)
+    # A partition keeps any of the items that tie for the last place: those rows are sorted whole.
+    worst = best_scores.min(axis=1, keepdims=True)
+    tied = np.flatnonzero((scores >= worst).sum(axis=1) > k)
+    best[tied] = np.argsort(-scores[tied], axis=1, kind="stable")[:, :k]
+    best_scores[tied] = np.take_along_axis(scores[tied], best[tied], axis=1)
+    order = np.lexsort((best, -best_scores), axis=1)
+    return np.take_along_axis(best, order, axis=1)
+
+
+def rank_users(
+    score_block: ScoreBlock, *, num_users: int, num_items: int, k: int, excluded: sp.csr_array | None = None
+) -> Ranked:
+    """Every user's list of at most k items, scored in blocks of users that fit in memory.
+
+    Args:
+        score_block: rows of users -> (rows, num_items) scores, in an array that may be written to; -inf where an item must
+            not be listed.
+        num_users: rows in all.
+        num_items: items in all.
+        k: length of the lists.
+        excluded: (num_users, num_items), entries where an item must not be listed for a user (those it knows already).
+    """
+    step = max(1, _CELLS_AT_ONCE // max(1, num_items))
+    parts = [_rank_block(score_block, slice(start, min(start + step, num_users)), k, excluded)
+             for start in range(0, num_users, step)]  # fmt: skip
+    if not parts:
+        return Ranked(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
+    return Ranked(
+        user=np.concatenate([p.user for p in parts]),
+        rank=np.concatenate([p.rank for p in parts]),
+        item=np.concatenate([p.item for p in parts]),
+        score=np.concatenate([p.score for p in parts]),
+    )
+
+
+def _rank_block(score_block: ScoreBlock, rows: slice, k: int, excluded: sp.csr_array | None) -> Ranked:
+    scores = score_block(rows)
+    assert scores.shape[0] == rows.stop - rows.start, (scores.shape, rows)
+    if excluded is not None:
+        users, items = excluded[rows].nonzero()
+        scores[users, items] = -np.inf
+    best = top_k(scores, k)
+    best_scores = np.take_along_axis(scores, best, axis=1)
+    listed = best_scores > -np.inf  # a prefix of each row
+    user, place = np.nonzero(listed)
+    return Ranked(
+        user=user.astype(np.int64) + rows.start,
+        rank=(place + 1).astype(np.int32),
+        item=best[listed],
+        score=best_scores[listed].astype(np.float64),
+    )
+
+
+def rank_entries(scores: sp.csr_array, *, tie_break: NDArray[np.float64], k: int) -> Ranked:
+    """Every user's list of at most k items among the stored entries of its row alone, highest first.
+
+    Args:
+        scores: (users, items); what is not stored is not listed.
+        tie_break: (items,), orders equal scores, highest first; what is still equal goes by position.
+        k: length of the lists.
+    """
+    entries = scores.tocoo()
+    order = np.lexsort((entries.col, -tie_break[entries.col], -entries.data, entries.row))
+    user, item, score = entries.row[order], entries.col[order], entries.data[order]
+    begin = np.searchsorted(user, user)  # where the entry's user begins
+    rank = np.arange(1, len(user) + 1) - begin
+    listed = rank <= k
+    return Ranked(
+        user=user[listed].astype(np.int64),
+        rank=rank[listed].astype(np.int32),
+        item=item[listed].astype(np.int64),
+        score=score[listed].astype(np.float64),
+    )
+
+
+def dot_products(user_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32]) -> ScoreBlock:
+    """Scores by the dot products of (users, d) and (items, d): one GEMM a block."""
+    return lambda rows: user_vectors[rows] @ item_vectors.T
+
+
+def summed_similarities(histories: sp.csr_array, similarity: sp.csr_array) -> ScoreBlock:
+    """Scores by item-to-item: the sum of the similarities of the user's own items to each item; 0 is not listed.
+
+    Args:
+        histories: (users, items), 1 where the item is the user's own.
+        similarity: (items, items), row i holds the neighbours of item i.
+    """
+
+    def block(rows: slice) -> Scores:
+        scores = (histories[rows] @ similarity).toarray()
+        scores[scores <= 0] = -np.inf
+        return np.asarray(scores)
+
+    return block
+
+
+def vectors(column: pa.ListArray | pa.FixedSizeListArray) -> NDArray[np.float32]:
+    """A column of equally long lists of floats as (rows, d), without copying where Arrow holds it as float32.
+
+    Raises:
+        ValueError: the lists are not equally long, or hold a null.
+    """
+    flat = column.flatten()
+    if len(column) == 0:
+        return np.empty((0, 0), np.float32)
+    width = len(flat) // len(column)
+    lengths = pc.list_value_length(column)
+    if column.null_count or flat.null_count or not pc.all(pc.equal(lengths, width)).as_py():
+        raise ValueError("vectors must be equally long and without nulls")
+    return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), width)
+
+
+def incidence(lists: pa.ListArray, item_ids: pa.StringArray, values: NDArray[np.float32] | None = None) -> sp.csr_array:
+    """Lists of item ids, one a user, as a sparse (users, items) matrix; an id that `item_ids` lacks is passed over.
+
+    Args:
+        lists: one list of distinct item ids a user.
+        item_ids: the id at each position, distinct.
+        values: one number for each id of `lists.flatten()`; 1 where left out.
+    """
+    flat = lists.flatten()
+    users = np.repeat(np.arange(len(lists)), _lengths(lists))
+    positions = pc.index_in(flat, value_set=item_ids)
+    known = positions.is_valid().to_numpy(zero_copy_only=False)
+    items = positions.drop_null().to_numpy()
+    numbers = np.ones(len(items), np.float32) if values is None else values[known]
+    return sp.csr_array((numbers, (users[known], items)), shape=(len(lists), len(item_ids)))
+
+
+def _lengths(lists: pa.ListArray) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
