@@ -1,0 +1,140 @@
+"""Statistics of a randomised experiment from sums over its units; SciPy and statsmodels do the statistics.
+
+A unit is what was assigned to an arm: a user, or an impression where the log names no user. Each function takes what a
+distributed sum can carry (counts, sums, squares, cross products), never the units themselves. The higher a metric, the
+better. Intervals are at 95 % and each metric is judged by itself: of twenty that nothing moves, one will seem to move.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
+
+CONFIDENCE = 0.95
+# A mismatch this unlikely by chance means that assignment or logging is broken (Fabijan et al. 2019, KDD).
+SAMPLE_RATIO_THRESHOLD = 0.001
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the `n` units of an arm of one number y a unit, or of two, y and x, whose ratio is the metric."""
+
+    n: int
+    y: float
+    yy: float
+    x: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric in an arm and in its control; `effect` is arm minus control with its interval, None where undefined."""
+
+    arm_value: float | None
+    control_value: float | None
+    effect: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def compare_shares(arm: Sums, control: Sums) -> Comparison:
+    """Shares of units for which something holds (y is 0 or 1): interval and test of Agresti and Caffo (2000)."""
+    if not arm.n or not control.n:
+        return _undefined(_mean(arm), _mean(control))
+    counts = (round(arm.y), arm.n, round(control.y), control.n)
+    low, high = confint_proportions_2indep(*counts, compare="diff", method="agresti-caffo", alpha=1 - CONFIDENCE)
+    p = test_proportions_2indep(*counts, compare="diff", method="agresti-caffo").pvalue
+    a, b = arm.y / arm.n, control.y / control.n
+    return Comparison(a, b, a - b, float(low), float(high), float(p))
+
+
+def compare_means(arm: Sums, control: Sums) -> Comparison:
+    """Means over units: Welch's t, which lets the arms' variances differ."""
+    if min(arm.n, control.n) < 2:
+        return _undefined(_mean(arm), _mean(control))
+    a, b = arm.y / arm.n, control.y / control.n
+    variances = [_covariance(s.n, s.y, s.y, s.yy) for s in (arm, control)]
+    squared_errors = [variance / s.n for variance, s in zip(variances, (arm, control), strict=True)]
+    squared_error = sum(squared_errors)
+    if squared_error <= 0:
+        return _undefined(a, b)
+    freedom = squared_error**2 / sum(
+        e**2 / (s.n - 1) for e, s in zip(squared_errors, (arm, control), strict=True)
+    )  # Welch and Satterthwaite
+    spread = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(squared_error)
+    test = stats.ttest_ind_from_stats(
+        a, math.sqrt(variances[0]), arm.n, b, math.sqrt(variances[1]), control.n, equal_var=False
+    )
+    return Comparison(a, b, a - b, a - b - spread, a - b + spread, float(test.pvalue))
+
+
+def compare_ratios(arm: Sums, control: Sums) -> Comparison:
+    """Ratios of two totals, sum of y by sum of x (clicks by impressions), where a unit brings several x.
+
+    Impressions of one user are not independent, so the variance is that of the ratio over units, by the delta method:
+    var(R) = (s_yy - 2 R s_xy + R^2 s_xx) / (n mean(x)^2) (Deng, Knoblich and Lu 2018, eq. 2).
+    """
+    if min(arm.n, control.n) < 2 or min(arm.x, control.x) <= 0:
+        return _undefined(_ratio(arm), _ratio(control))
+    a, b = arm.y / arm.x, control.y / control.x
+    squared_error = _ratio_variance(arm) + _ratio_variance(control)
+    if squared_error <= 0:
+        return _undefined(a, b)
+    normal = NormalDist(0, math.sqrt(squared_error))
+    spread = normal.inv_cdf((1 + CONFIDENCE) / 2)
+    return Comparison(a, b, a - b, a - b - spread, a - b + spread, 2 * normal.cdf(-abs(a - b)))
+
+
+def sample_ratio_p(counts: Sequence[int], shares: Sequence[float]) -> float:
+    """How likely the arms' numbers of units are under their intended shares: chi-square test, p value.
+
+    Raises:
+        ValueError: shares are not all above zero, or their number is not that of the arms.
+    """
+    if len(counts) != len(shares) or min(shares, default=0) <= 0:
+        raise ValueError(f"an experiment needs one share above zero for each of its {len(counts)} arms; got {shares}")
+    expected = np.asarray(shares) / sum(shares) * sum(counts)
+    return float(stats.chisquare(counts, expected).pvalue) if len(counts) > 1 else 1.0
+
+
+def verdict(comparison: Comparison, ratio_p: float, *, threshold: float = SAMPLE_RATIO_THRESHOLD) -> str:
+    """`better` or `worse` when the effect's interval leaves zero out, else `undecided`; `invalid` on a ratio mismatch."""
+    if ratio_p < threshold:
+        return "invalid"
+    if comparison.low is None or comparison.high is None:
+        return "undecided"
+    if comparison.low > 0:
+        return "better"
+    return "worse" if comparison.high < 0 else "undecided"
+
+
+def _undefined(arm_value: float | None, control_value: float | None) -> Comparison:
+    """Values without an interval: too few units, or units that do not differ at all."""
+    effect = None if arm_value is None or control_value is None else arm_value - control_value
+    return Comparison(arm_value, control_value, effect, None, None, None)
+
+
+def _mean(sums: Sums) -> float | None:
+    return sums.y / sums.n if sums.n else None
+
+
+def _ratio(sums: Sums) -> float | None:
+    return sums.y / sums.x if sums.x else None
+
+
+def _covariance(n: int, a: float, b: float, ab: float) -> float:
+    return (ab - a * b / n) / (n - 1)
+
+
+def _ratio_variance(sums: Sums) -> float:
+    ratio = sums.y / sums.x
+    s_yy = _covariance(sums.n, sums.y, sums.y, sums.yy)
+    s_xy = _covariance(sums.n, sums.x, sums.y, sums.xy)
+    s_xx = _covariance(sums.n, sums.x, sums.x, sums.xx)
+    return (s_yy - 2 * ratio * s_xy + ratio**2 * s_xx) / (sums.n * (sums.x / sums.n) ** 2)
