@@ -1,0 +1,110 @@
+"""Item-to-item neighbours by cosine over users: Gram matrices of shards of users, added up block by block of items.
+
+The cosine of two items is the number of users who have both, divided by the geometric mean of the numbers of users who have
+each. A shard of whole users gives the numbers as one sparse product; shards add up. So that a cluster can do it, the Gram
+matrix travels in blocks of consecutive items, each as three flat arrays.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+BLOCK_SCHEMA = pa.schema(
+    [
+        ("block", pa.int32()),
+        ("item", pa.list_(pa.int32())),
+        ("neighbour", pa.list_(pa.int32())),
+        ("num_users", pa.list_(pa.float64())),
+    ]
+)
+NEIGHBOUR_SCHEMA = pa.schema([("item", pa.int32()), ("neighbour", pa.int32()), ("similarity", pa.float64())])
+
+
+def gram(histories: Iterable[sp.csr_array], num_items: int) -> sp.csr_array:
+    """Users who have both items, for each pair of items, and an item's users on the diagonal: the sum of X'X.
+
+    Args:
+        histories: matrices (users, num_items) of 0 and 1, each of whole users.
+        num_items: of the catalogue.
+    """
+    total = sp.csr_array((num_items, num_items), dtype=np.float64)
+    for history in histories:
+        total = total + sp.csr_array(history.T @ history)
+    return total
+
+
+def gram_blocks(counts: sp.csr_array, *, items_per_block: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a Gram matrix, cut into blocks of items that may be added up apart: batches of `BLOCK_SCHEMA`."""
+    for block, start in enumerate(range(0, counts.shape[0], items_per_block)):
+        entries = counts[start : start + items_per_block].tocoo()
+        if entries.nnz:
+            lists = (entries.row + start, entries.col, entries.data)
+            columns = [pa.array([block]), *(pa.array([values]) for values in lists)]
+            yield pa.RecordBatch.from_arrays(columns, names=BLOCK_SCHEMA.names).cast(BLOCK_SCHEMA)
+
+
+def cosine_neighbours(block: pa.Table, *, num_users: NDArray[np.float64], num_neighbours: int) -> pa.Table:
+    """The nearest neighbours of each item of one block, the item itself among them, from all shards' rows of that block.
+
+    Args:
+        block: rows of `BLOCK_SCHEMA` of one block.
+        num_users: (items,), users who have each item.
+        num_neighbours: kept of each item, those with the highest cosine; equal ones by position.
+
+    Returns:
+        Rows of `NEIGHBOUR_SCHEMA`, by item and from the nearest on.
+    """
+    item, neighbour, both = (
+        np.concatenate([np.asarray(chunk.flatten()) for chunk in block[name].chunks])
+        for name in ("item", "neighbour", "num_users")
+    )
+    first, stop = int(item.min()), int(item.max()) + 1
+    counts = sp.csr_array((both, (item - first, neighbour)), shape=(stop - first, len(num_users)))
+    counts.sum_duplicates()
+    entries = counts.tocoo()
+    row, column = entries.row + first, entries.col
+    similarity = entries.data / np.sqrt(num_users[row] * num_users[column])
+    order = np.lexsort((column, -similarity, row))
+    row, column, similarity = row[order], column[order], similarity[order]
+    kept = np.arange(len(row)) - np.searchsorted(row, row) < num_neighbours
+    return pa.table([row[kept], column[kept], similarity[kept]], names=NEIGHBOUR_SCHEMA.names).cast(NEIGHBOUR_SCHEMA)
+
+
+def similarity_matrix(neighbours: pa.Table, num_items: int) -> sp.csr_array:
+    """Rows of `NEIGHBOUR_SCHEMA` as a sparse (items, items) matrix, row i holding the neighbours of item i."""
+    item, neighbour, similarity = (neighbours[name].to_numpy() for name in NEIGHBOUR_SCHEMA.names)
+    matrix = sp.csr_array((similarity, (item, neighbour)), shape=(num_items, num_items))
+    matrix.sort_indices()
+    return matrix
+
+
+def nearest_own_items(
+    histories: sp.csr_array, similarity: sp.csr_array, user: NDArray[np.int64], item: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Which of the user's other own items speaks most for an item: for each pair of user and item, its position, or -1.
+
+    Args:
+        histories: (users, items), an entry where the item is the user's own.
+        similarity: (items, items) as `similarity_matrix` gives it.
+        user: (pairs,), rows of `histories`.
+        item: (pairs,), positions.
+    """
+    lengths = np.diff(histories.indptr)[user]
+    pair = np.repeat(np.arange(len(user)), lengths)
+    begin = np.repeat(histories.indptr[user] - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
+    own = histories.indices[begin + np.arange(len(pair))].astype(np.int64)
+    num_items = similarity.shape[1]
+    stored = np.repeat(np.arange(similarity.shape[0], dtype=np.int64), np.diff(similarity.indptr)) * num_items
+    stored += similarity.indices
+    wanted = own * num_items + item[pair]
+    place = np.minimum(np.searchsorted(stored, wanted), max(0, len(stored) - 1))
+    speaks = (stored[place] == wanted) & (own != item[pair]) if len(stored) else np.zeros(len(pair), dtype=bool)
+    pair, own, weight = pair[speaks], own[speaks], similarity.data[place[speaks]]
+    order = np.lexsort((own, -weight, pair))
+    best, where = np.unique(pair[order], return_index=True)
+    nearest = np.full(len(user), -1, dtype=np.int64)
+    nearest[best] = own[order][where]
+    return nearest

@@ -1,0 +1,66 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import scipy.sparse as sp
+
+from lib.neighbours import (
+    BLOCK_SCHEMA,
+    cosine_neighbours,
+    gram,
+    gram_blocks,
+    nearest_own_items,
+    similarity_matrix,
+)
+
+
+def neighbours_of(shards, *, num_items, items_per_block, num_neighbours):
+    """The whole way: a Gram matrix a shard, blocks of all shards brought together, neighbours block by block."""
+    blocks = [b for shard in shards for b in gram_blocks(gram([shard], num_items), items_per_block=items_per_block)]
+    rows = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
+    num_users = np.asarray(sum(shard.sum(axis=0) for shard in shards), dtype=float)
+    parts = [
+        cosine_neighbours(
+            rows.filter(pa.compute.equal(rows["block"], block)), num_users=num_users, num_neighbours=num_neighbours
+        )
+        for block in rows["block"].unique()
+    ]
+    return similarity_matrix(pa.concat_tables(parts), num_items)
+
+
+def test_cosines_equal_the_values_worked_by_hand():
+    # Item 0 has users 0, 1, 2; item 1 has users 0, 1; item 2 has user 3.
+    histories = sp.csr_array(np.array([[1.0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]))
+    similarity = neighbours_of([histories], num_items=3, items_per_block=3, num_neighbours=3)
+    expected = [[1, 2 / np.sqrt(6), 0], [2 / np.sqrt(6), 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(similarity.toarray(), expected)
+
+
+@pytest.mark.parametrize(("num_shards", "items_per_block"), [(1, 100), (4, 7)])
+def test_neighbours_equal_those_of_implicit_whatever_the_shards_and_blocks(num_shards, items_per_block):
+    implicit = pytest.importorskip("implicit")
+    rng = np.random.default_rng(0)
+    histories = sp.csr_array((rng.random((200, 40)) < 0.15).astype(float))
+    model = implicit.nearest_neighbours.CosineRecommender(K=40)
+    model.fit(sp.csr_matrix(histories), show_progress=False)
+    theirs = model.similarity.toarray()
+    shards = [histories[start::num_shards] for start in range(num_shards)]
+    all_of_them = neighbours_of(shards, num_items=40, items_per_block=items_per_block, num_neighbours=40)
+    np.testing.assert_allclose(all_of_them.toarray(), theirs, atol=1e-12)
+    nearest = neighbours_of(shards, num_items=40, items_per_block=items_per_block, num_neighbours=5).toarray()
+    assert ((nearest > 0).sum(axis=1) == 5).all()
+    np.testing.assert_allclose(np.sort(nearest, axis=1)[:, -5:], np.sort(theirs, axis=1)[:, -5:], atol=1e-12)
+
+
+def test_equal_cosines_are_kept_in_item_order():
+    histories = sp.csr_array(np.ones((2, 4)))
+    similarity = neighbours_of([histories], num_items=4, items_per_block=4, num_neighbours=2)
+    assert similarity.indices.reshape(4, 2).tolist() == [[0, 1]] * 4
+
+
+def test_the_nearest_own_item_is_another_one_that_has_the_item_as_neighbour():
+    similarity = sp.csr_array(
+        np.array([[1.0, 0.5, 0.2, 0.0], [0.5, 1.0, 0.9, 0.0], [0.2, 0.9, 1.0, 0.0], [0, 0, 0, 1]])
+    )
+    histories = sp.csr_array(np.array([[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]]))
+    user, item = np.array([1, 1, 1, 2, 2, 0]), np.array([2, 0, 3, 3, 0, 1])
+    assert nearest_own_items(histories, similarity, user, item).tolist() == [1, 1, -1, -1, -1, -1]
