@@ -1,0 +1,139 @@
+"""Off-policy evaluation: what a policy would be worth, from episodes that other policies logged. NumPy only.
+
+Notation. Episode i has rewards r_t and importance ratios rho_t = pi(a_t | s_t) / mu(a_t | s_t), pi the valued policy and mu the
+one that logged the row (each row its own). w_t = rho_0 ... rho_t, and w_{-1} = 1. Matrices are [E, T], a row an episode; after an
+episode's end its rewards are 0 and its ratios 1, so that w stays as it was (an absorbing state without reward).
+
+Intervals are percentile bootstraps over users: a user's episodes are drawn together, for they are alike. All estimates of one
+`Bootstrap` share its draws, so the difference of two of them is paired.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; `replicates` [B] are the bootstrap's values, in the order of its draws."""
+
+    value: float
+    low: float
+    high: float
+    effective_sample_size: float
+    num_episodes: int
+    replicates: Matrix
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The paired difference of two estimates of the same `Bootstrap`, with the smaller effective sample size."""
+        assert self.num_episodes == other.num_episodes, "a paired difference needs the same episodes"
+        replicates = self.replicates - other.replicates
+        low, high = _interval(replicates)
+        size = min(self.effective_sample_size, other.effective_sample_size)
+        return Estimate(self.value - other.value, low, high, size, self.num_episodes, replicates)
+
+
+class Bootstrap:
+    """Draws of users with replacement, made once and shared by every estimate on the same episodes."""
+
+    def __init__(self, users: Ints, *, num_resamples: int = 1000, max_groups: int = 10_000, seed: int = 0) -> None:
+        """Prepare `num_resamples` draws for episodes whose users are `users` [E].
+
+        Above `max_groups` users, whole users are put into that many groups and groups are drawn: as users are
+        independent the interval is the same, and memory stays `num_resamples * max_groups` bytes.
+        """
+        rng = np.random.default_rng(seed)
+        self.num_episodes = len(users)
+        group = np.unique(users, return_inverse=True)[1]
+        num_users = int(group.max(initial=-1)) + 1
+        self.num_groups = min(num_users, max_groups)
+        self.group = (rng.permutation(num_users) % max(self.num_groups, 1))[group]
+        self.counts = np.zeros((num_resamples, self.num_groups), dtype=np.uint8)
+        for row in self.counts if self.num_groups else ():
+            drawn = np.bincount(rng.integers(self.num_groups, size=self.num_groups), minlength=self.num_groups)
+            row[:] = np.minimum(drawn, 255)
+
+    def estimate(self, columns: Matrix, statistic: Callable[[Matrix], Matrix], *, weights: Matrix) -> Estimate:
+        """Estimate a statistic of column sums.
+
+        `columns` [E, m] are summed over episodes; `statistic` maps sums [..., m] to values [...]. `weights` [E] are the
+        importance weights from which the effective sample size is told.
+        """
+        if self.num_episodes == 0:
+            raise ValueError("no episode to estimate a value from; is the log's test window empty?")
+        sums = np.zeros((self.num_groups, columns.shape[1]))
+        np.add.at(sums, self.group, columns)
+        drawn = np.concatenate([block.astype(np.float64) @ sums for block in np.array_split(self.counts, 10)])
+        replicates = statistic(drawn)
+        low, high = _interval(replicates)
+        value = float(statistic(columns.sum(axis=0)))
+        return Estimate(value, low, high, effective_sample_size(weights), self.num_episodes, replicates)
+
+
+def _interval(replicates: Matrix) -> tuple[float, float]:
+    low, high = np.nanquantile(replicates, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def effective_sample_size(weights: Matrix) -> float:
+    """(sum w)^2 / sum w^2 (Kish 1965): as many equally weighted episodes would tell as much; 0 where all weights are 0."""
+    total = float(np.square(weights).sum())
+    return float(weights.sum()) ** 2 / total if total > 0 else 0.0
+
+
+def cumulative_ratios(ratios: Matrix) -> Matrix:
+    """w_t = rho_0 ... rho_t, [E, T]."""
+    return np.asarray(np.cumprod(ratios, axis=1), dtype=np.float64)
+
+
+def mean_return(rewards: Matrix, bootstrap: Bootstrap, *, discount: float) -> Estimate:
+    """Value of the policies that logged the episodes: the mean over episodes of sum_t discount^t r_t."""
+    num_episodes, horizon = rewards.shape
+    returns = rewards @ discount ** np.arange(horizon)
+    columns = np.column_stack([returns, np.ones(num_episodes)])
+    return bootstrap.estimate(columns, lambda s: s[..., 0] / s[..., 1], weights=np.ones(num_episodes))
+
+
+def per_decision_wis(rewards: Matrix, ratios: Matrix, bootstrap: Bootstrap, *, discount: float) -> Estimate:
+    """Per-decision self-normalised (weighted) importance sampling.
+
+    V = sum_t discount^t (sum_i w_it r_it) / (sum_i w_it): a reward is weighed only by the decisions up to it (Precup, Sutton &
+    Singh 2000, "Eligibility traces for off-policy policy evaluation", sec. 3), each step normalised by its own weights (the
+    consistent form of Thomas 2015, "Safe reinforcement learning", sec. 3.7). Biased in small samples, consistent. With ratios of
+    1 it is the mean return, exactly.
+    """
+    weights = cumulative_ratios(ratios)
+    horizon = rewards.shape[1]
+    discounts = discount ** np.arange(horizon)
+
+    def statistic(sums: Matrix) -> Matrix:
+        weighted, total = sums[..., :horizon], sums[..., horizon:]
+        by_step: Matrix = np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)
+        return np.asarray(by_step @ discounts)
+
+    return bootstrap.estimate(np.hstack([weights * rewards, weights]), statistic, weights=weights[:, -1])
+
+
+def doubly_robust(
+    rewards: Matrix, ratios: Matrix, q_logged: Matrix, v_target: Matrix, bootstrap: Bootstrap, *, discount: float
+) -> Estimate:
+    """Sequential doubly robust estimate.
+
+    V = (1/E) sum_i sum_t discount^t [ w_{t-1} Vhat(s_t) + w_t (r_t - Qhat(s_t, a_t)) ] (Jiang & Li 2016, "Doubly robust
+    off-policy value evaluation for reinforcement learning", eq. 10 unrolled; Thomas & Brunskill 2016, eq. 1). `q_logged` [E, T] is
+    Qhat of the logged action, `v_target` [E, T] the expectation of Qhat over the valued policy's choice; both 0 after the
+    end. Unbiased when the model was fitted on other users' episodes; its variance is small when the model is good. With a model
+    of zeros it is per-decision importance sampling; with one step, the bandit's DR (Dudik, Langford & Li 2011).
+    """
+    num_episodes, horizon = rewards.shape
+    weights = cumulative_ratios(ratios)
+    before = np.hstack([np.ones((num_episodes, 1)), weights[:, :-1]])
+    discounts = discount ** np.arange(horizon)
+    values = (before * v_target + weights * (rewards - q_logged)) @ discounts
+    columns = np.column_stack([values, np.ones(num_episodes)])
+    return bootstrap.estimate(columns, lambda s: s[..., 0] / s[..., 1], weights=weights[:, -1])

@@ -1,0 +1,75 @@
+"""The model of the doubly robust estimate: fitted Q evaluation with a ridge regression, cross-fitted over users."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl.decisions import Decisions, Floats, Ints
+from rl.estimators import Matrix
+from rl.served import TargetPolicy
+
+
+@dataclass(frozen=True)
+class _Features:
+    """1, s, c and the products s x c of standardised state and candidate features: Q is linear in them."""
+
+    states: Matrix  # [n, 1 + d], a column of ones first
+    candidates: Matrix  # [n, k, 1 + c], ones first; zeros where padded
+
+    @classmethod
+    def of(cls, decisions: Decisions) -> "_Features":
+        states = _standardised(decisions.states, np.ones(len(decisions), dtype=bool))
+        candidates = _standardised(decisions.candidates, decisions.mask)
+        ones = decisions.mask[:, :, None].astype(np.float64)
+        return cls(np.hstack([np.ones((len(decisions), 1)), states]), np.concatenate([ones, candidates * ones], axis=2))
+
+    def logged(self, actions: Ints) -> Matrix:
+        """[n, (1 + d) (1 + c)] features of the logged action."""
+        chosen = self.candidates[np.arange(len(actions)), actions]
+        return (self.states[:, :, None] * chosen[:, None, :]).reshape(len(actions), -1)
+
+    def predict(self, coefficients: Matrix, rows: Ints) -> Matrix:
+        """[m, k] Q of the candidates of m rows: s' M c, without laying out the products."""
+        matrix = coefficients.reshape(self.states.shape[1], self.candidates.shape[2])
+        values: Matrix = np.einsum("nc,nkc->nk", self.states[rows] @ matrix, self.candidates[rows])
+        return values
+
+
+def _standardised(vectors: Floats, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Matrix:
+    known = vectors[mask].astype(np.float64)
+    scale = known.std(axis=0)
+    return np.asarray((vectors - known.mean(axis=0)) / np.where(scale < 1e-6, 1.0, scale), dtype=np.float64)
+
+
+def cross_fitted_q(
+    decisions: Decisions, target: TargetPolicy, *, discount: float, num_folds: int = 3, ridge: float = 10.0
+) -> Matrix:
+    """Qhat [n, k] of the target policy for every candidate (0 where padded), each row's from other users' episodes.
+
+    Fitted Q evaluation (Le, Voloshin & Yue 2019, "Batch policy learning under constraints", alg. 3): Q is regressed on
+    r + discount E_pi[Q(s', .)], as many times as an episode is long. Users are dealt out to folds; `ridge` is the penalty in
+    rows. With a single user there is no other to fit on and the model is zero.
+    """
+    features = _Features.of(decisions)
+    x = features.logged(decisions.actions)
+    following = decisions.next_rows
+    known, has_next = decisions.is_transition, following >= 0
+    fold = decisions.users % num_folds
+    q_values = np.zeros(decisions.mask.shape)
+    every_row = np.arange(len(decisions))
+    for held_out in np.unique(fold):
+        fitted = np.flatnonzero((fold != held_out) & known)
+        if len(fitted) == 0:
+            continue
+        penalty = ridge * np.eye(x.shape[1])
+        penalty[0, 0] = 1e-6
+        gram = x[fitted].T @ x[fitted] + penalty
+        v_next = np.zeros(len(decisions))
+        for _ in range(decisions.horizon):
+            targets = (decisions.rewards + discount * v_next)[fitted]
+            coefficients = np.asarray(np.linalg.solve(gram, x[fitted].T @ targets), dtype=np.float64)
+            expected = target.expectation(features.predict(coefficients, every_row))
+            v_next = np.where(has_next, expected[following], 0.0)
+        rows = np.flatnonzero(fold == held_out)
+        q_values[rows] = features.predict(coefficients, rows)
+    return q_values

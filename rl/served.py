@@ -1,0 +1,119 @@
+"""The policy that would serve: (1 - epsilon) softmax(Q / temperature) + epsilon logging, and how its temperature is chosen."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rl.decisions import Decisions, Flags, Floats, Ints
+from rl.estimators import Matrix, cumulative_ratios, effective_sample_size
+
+NUM_TEMPERATURES = 25
+
+
+class ActionValues(Protocol):
+    """What tabular Q-learning and DQN have in common."""
+
+    def action_values(self, states: Floats, candidates: Floats, mask: Flags) -> Floats:
+        """Q of each candidate, [n, k]: states [n, d], candidates [n, k, c], mask [n, k]; -inf where the mask is false."""
+        ...
+
+
+def softmax(values: Floats, temperature: float) -> Matrix:
+    """Probabilities [n, k] in proportion to exp(value / temperature); 0 where the value is -inf, which must not be everywhere."""
+    scaled = np.asarray(values, dtype=np.float64) / temperature
+    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    probabilities: Matrix = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """A softmax over learned action values, mixed with the logging policy so that every logged choice keeps a chance."""
+
+    values: ActionValues
+    temperature: float
+    epsilon: float
+
+    def learned_part(self, states: Floats, candidates: Floats, mask: Flags) -> Matrix:
+        """softmax(Q / temperature), [n, k]."""
+        return softmax(self.values.action_values(states, candidates, mask), self.temperature)
+
+    def __call__(self, states: Floats, candidates: Floats, logging: Floats) -> Matrix:
+        """The whole policy's probabilities [n, k], where the logging policy's `logging` [n, k] are known, as in serving.
+
+        Candidates that the logging policy never shows (probability 0) are not shown.
+        """
+        learned = self.learned_part(states, candidates, np.asarray(logging) > 0)
+        return (1 - self.epsilon) * learned + self.epsilon * np.asarray(logging, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class TargetPolicy:
+    """A policy on one set of logged decisions: all that off-policy evaluation needs of it.
+
+    The log knows mu only for the candidate that was shown, and no more is needed: the ratio of the logged action is
+    rho = (1 - epsilon) learned(a) / mu(a) + epsilon. The valued policy's expectation of a model Qhat needs mu's expectation, for
+    which Qhat of the logged action is an unbiased stand-in: its weight in the doubly robust sum is then zero.
+    """
+
+    learned: Matrix  # [n, k] probabilities of the learned part
+    epsilon: float
+    actions: Ints  # [n]
+    propensities: npt.NDArray[np.floating]  # [n]
+
+    @property
+    def ratios(self) -> Matrix:
+        """[n] probability of the logged action under this policy over its logged propensity."""
+        chosen = self.learned[np.arange(len(self.actions)), self.actions]
+        return (1 - self.epsilon) * chosen / self.propensities + self.epsilon
+
+    def expectation(self, q_values: Matrix) -> Matrix:
+        """[n] unbiased estimate of sum_a pi(a | s) Qhat(s, a) from `q_values` [n, k] (anything finite where padded)."""
+        logged = q_values[np.arange(len(self.actions)), self.actions]
+        expected: Matrix = (1 - self.epsilon) * (self.learned * q_values).sum(axis=1) + self.epsilon * logged
+        return expected
+
+
+def target_policy(values: ActionValues, decisions: Decisions, *, temperature: float, epsilon: float) -> TargetPolicy:
+    """The served policy over `values` on the candidates of logged decisions."""
+    served = ServedPolicy(values, temperature, epsilon)
+    learned = served.learned_part(decisions.states, decisions.candidates, decisions.mask)
+    return TargetPolicy(learned, epsilon, decisions.actions, decisions.propensities)
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """The chosen temperature, in the unit of Q, and the share of validation episodes that its weights are worth."""
+
+    value: float
+    effective_frac: float
+
+
+def choose_temperature(
+    values: ActionValues, decisions: Decisions, *, epsilon: float, min_effective_frac: float
+) -> Temperature:
+    """The greediest temperature whose importance weights keep an effective sample of `min_effective_frac` of the episodes.
+
+    Tried from hot (nearly uniform) to cold, in steps of a sixth of a decade of the typical spread of Q among candidates;
+    the search stops at the first that falls short. Where even the hottest does, that one is returned.
+    """
+    if len(decisions) == 0:
+        raise ValueError("a temperature is chosen on logged episodes, and there is none")
+    q_values = values.action_values(decisions.states, decisions.candidates, decisions.mask)
+    spread = np.nanmean(np.nanstd(np.where(decisions.mask, q_values, np.nan), axis=1))
+    grid = max(float(spread), 1e-8) * np.logspace(2, -2, NUM_TEMPERATURES)
+    chosen = None
+    for temperature in grid:
+        learned = softmax(q_values, float(temperature))
+        ratios = TargetPolicy(learned, epsilon, decisions.actions, decisions.propensities).ratios
+        weights = cumulative_ratios(decisions.by_step(ratios, fill=1.0))[:, -1]
+        frac = effective_sample_size(weights) / decisions.num_episodes
+        if chosen is not None and frac < min_effective_frac:
+            break
+        chosen = Temperature(float(temperature), frac)
+        if frac < min_effective_frac:
+            break
+    assert chosen is not None
+    return chosen
