@@ -1,0 +1,209 @@
+"""The parts of a mapping file: readers, names, conditions and rules. lib/formats.py puts them together."""
+
+import re
+import string
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal, Self
+
+import polars as pl
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from lib.tables.bronze import SOURCE
+
+EventType = Literal["impression", "view", "cart", "favourite", "purchase", "return", "rating"]
+# Delta tables without column mapping refuse these in a column's name (FACTS.md: no column mapping).
+UNSTORABLE = re.compile(r"[ ,;{}()\n\t=]")
+
+
+class Part(BaseModel):
+    """A part of a mapping; an unknown key is an error that says what is allowed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def knows_its_keys(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            unknown = [str(key) for key in given if key not in cls.model_fields]
+            if unknown:
+                raise ValueError(f"unknown key {unknown[0]!r}; allowed are {', '.join(cls.model_fields)}")
+        return given
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads 1 and true as a number and a flag; a record's fields are text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
+
+
+class Reader(Part):
+    """How the bytes of a file are read. A gzip file is known by its first bytes, whatever its type."""
+
+    type: Literal["csv", "json_lines", "parquet"] = "csv"
+    delimiter: str = Field(",", min_length=1, max_length=1, description="what separates the fields of a CSV line")
+    quote: str = Field('"', max_length=1, description="what fields with a delimiter stand between; '' for none")
+    columns: Texts | None = Field(None, description="names of the columns of CSV files without a header")
+    encoding: str = Field("utf-8", description="of text files")
+    newlines_in_values: bool = Field(False, description="a quoted CSV field may hold newlines; slower")
+
+    @field_validator("encoding")
+    @classmethod
+    def is_known(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except LookupError:
+            raise ValueError(f"{value!r} is no known encoding, such as utf-8 or latin-1") from None
+        return value
+
+
+class Name(Part):
+    """Where one of our columns comes from: a source column, several, or a template over columns and parts of the path.
+
+    In a mapping file a text stands for `column` and a list for `columns`. `*` in a name of `columns` stands for any text.
+    """
+
+    column: Text | None = None
+    columns: Texts | None = None
+    separator: str | None = Field(None, min_length=1, description="what separates the parts of `column`, for a list")
+    template: str | None = Field(None, description="text with {column} or {part of the path} in it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def may_be_short(cls, given: Any) -> Any:
+        if isinstance(given, list):
+            return {"columns": given}
+        return given if isinstance(given, dict) else {"column": given}
+
+    @model_validator(mode="after")
+    def is_one_thing(self) -> Self:
+        if [self.column, self.columns, self.template].count(None) != 2:
+            raise ValueError("give one of column, columns, template")
+        if self.separator and not self.column:
+            raise ValueError("a separator goes with one column")
+        return self
+
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The source columns (or patterns of them) that it reads; in a template also parts of the path."""
+        if self.template is not None:
+            return placeholders(self.template)
+        return self.columns or ((self.column,) if self.column is not None else ())
+
+
+class Condition(Part):
+    """What a source column must hold: one of `values`, or text in which the regular expression `matches` is found.
+
+    In a mapping file a text or a list stands for `values`. An empty field holds nothing.
+    """
+
+    values: Texts | None = None
+    matches: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def may_be_short(cls, given: Any) -> Any:
+        return given if isinstance(given, dict) else {"values": given}
+
+    @model_validator(mode="after")
+    def is_one_thing(self) -> Self:
+        if (self.values is None) == (self.matches is None):
+            raise ValueError("give one of values, matches")
+        return self
+
+    @field_validator("matches")
+    @classmethod
+    def compiles(cls, value: str | None) -> str | None:
+        return value if value is None else regular_expression(value)
+
+
+class TypeColumn(Part):
+    """The event's type stands in a column, translated by `values`; without them the texts are our own types."""
+
+    column: Text
+    values: dict[Text, EventType] | None = None
+
+
+class Rule(Part):
+    """One event that a record may give: its type, and the conditions on source columns under which it does."""
+
+    type: EventType | TypeColumn
+    when: dict[str, Condition] = Field({}, description="column -> value, list of values or {matches: regex}; all hold")
+    unless: dict[str, Condition] = Field({}, description="the same; none may hold")
+    negate: tuple[Literal["quantity", "price"], ...] = Field((), description="columns that the source gives below zero")
+
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        typed = (self.type.column,) if isinstance(self.type, TypeColumn) else ()
+        return (*typed, *self.when, *self.unless)
+
+
+def placeholders(text: str) -> tuple[str, ...]:
+    """The names in braces of a template or a file pattern, in order."""
+    try:
+        return tuple(name for _, name, _, _ in string.Formatter().parse(text) if name is not None)
+    except ValueError as error:
+        raise ValueError(f"{text!r} has a wrong brace: {error}") from None
+
+
+def file_pattern(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a file pattern: `*` and `?` and {name} within a folder's or file's name, `**/` any folders."""
+    translated = re.sub(
+        r"\*\*/|\*\*|\*|\?|\{\w+\}|[^*?{]+|.",
+        lambda piece: {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(
+            piece[0], f"(?P<{piece[0][1:-1]}>[^/]+)" if piece[0].startswith("{") else re.escape(piece[0])
+        ),
+        pattern,
+    )
+    return re.compile(translated)
+
+
+def stored_names(names: Sequence[str]) -> tuple[str, ...]:
+    """What the source's columns are called in bronze.
+
+    A column without a name becomes column_<place>; characters that Delta refuses become `_`; a name that is taken, by
+    another column whatever its case or by one of bronze's own, gets a number.
+    """
+    taken, stored = {column.name for column in SOURCE.columns}, []
+    for place, name in enumerate(names, start=1):
+        plain = candidate = UNSTORABLE.sub("_", name.strip()) or f"column_{place}"
+        number = 1
+        while candidate.lower() in taken:
+            number += 1
+            candidate = f"{plain}_{number}"
+        taken.add(candidate.lower())
+        stored.append(candidate)
+    return tuple(stored)
+
+
+def find_columns(columns: Sequence[str], name: str) -> list[str]:
+    """The bronze columns that a mapping's name means: one of that name, those a pattern fits, or the one it is nested in."""
+    stored = stored_names((name,))[0]
+    if stored in columns:
+        return [stored]
+    if "*" in name:
+        return [column for column in columns if fnmatchcase(column, stored)]
+    outer = stored_names((name.split(".", maxsplit=1)[0],))[0]
+    return [outer] if "." in name and outer in columns else []
+
+
+def regular_expression(value: str) -> str:
+    """`value` itself, if it is a regular expression as Polars reads them.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        pl.select(pl.lit("").str.contains(value))
+    except pl.exceptions.ComputeError:
+        raise ValueError(f"{value!r} is no regular expression (Rust's syntax: no look-around)") from None
+    return value

@@ -1,0 +1,277 @@
+"""Mapping files: which files of a log hold which records, and how a record becomes events, items or pictures.
+
+The shipped ones lie under conf/formats; a shop's own takes some twenty lines. Reading is lib/reading.py, the rules are
+applied by lib/records.py.
+"""
+
+import hashlib
+import importlib.resources
+import re
+import zipfile
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from lib.format_parts import (
+    EventType,
+    Name,
+    Part,
+    Reader,
+    Rule,
+    Text,
+    Texts,
+    file_pattern,
+    placeholders,
+    regular_expression,
+)
+
+ITEM_FIELDS = ("title", "category", "brand", "attributes", "image_uri")
+FIELDS: dict[str, tuple[str, ...]] = {
+    "events": (
+        *("user_id", "item_id", "event_time", "quantity", "price", "currency", "rating", "order_id", "request_id"),
+        *("position", "propensity", "policy", "candidates", "experiment", "arm", "context"),
+        *ITEM_FIELDS,
+    ),
+    "items": ("item_id", "event_time", "price", "currency", *ITEM_FIELDS),
+    "images": ("item_id", "bytes", "uri", "width", "height"),
+}
+NEEDED = {"events": ("item_id", "event_time"), "items": ("item_id",), "images": ("item_id",)}
+MAP_FIELDS = ("attributes", "context")  # a map from column to value
+LIST_FIELDS = ("category", "candidates")  # a list of texts
+RESERVED_SOURCES = ("rejects", "source", "images")  # tables of bronze that are no source's
+
+
+class Source(Part):
+    """One kind of record in some of the log's files; becomes the table bronze/<its name>."""
+
+    kind: Literal["events", "items", "images"] = "events"
+    files: Texts = Field(description="patterns below the log folder: *, **, ?, and {name} for a part used in constants")
+    reader: Reader = Reader()
+    names: dict[str, Name] = Field(description="our column -> the source's")
+    constants: dict[str, Text] = Field({}, description="our column -> text, with {name} for a part of the file's path")
+    optional: Texts = Field((), description="our columns whose source columns a file may lack")
+    null_values: Texts = Field((), description="texts that stand for an unknown value, beside the empty one")
+    time_format: str = Field(
+        "iso", description="iso, epoch_seconds, epoch_milliseconds or a pattern such as %d.%m.%Y %H:%M"
+    )
+    explode: str | None = Field(
+        None, description="column with an array; each element is a record, its fields <column>.<key>"
+    )
+    events: tuple[Rule, ...] = Field((), description="each rule whose conditions hold gives one event")
+    above_zero: tuple[Literal["price"], ...] = Field((), description="columns in which zero is a bad value too")
+    product: str | None = Field(
+        None, description="regular expression that a product's item_id holds; others are no product"
+    )
+    no_product: str | None = Field(None, description="regular expression that the item_id of no product holds")
+    equal_records_are_separate: bool = Field(
+        False, description="for logs stamped by the day: equal lines are two events"
+    )
+
+    @field_validator("product", "no_product")
+    @classmethod
+    def compiles(cls, value: str | None) -> str | None:
+        return value if value is None else regular_expression(value)
+
+    @field_validator("time_format")
+    @classmethod
+    def is_a_time_format(cls, value: str) -> str:
+        if value not in ("iso", "epoch_seconds", "epoch_milliseconds") and "%" not in value:
+            raise ValueError(
+                f"{value!r} should be iso, epoch_seconds, epoch_milliseconds or a pattern such as %d.%m.%Y %H:%M"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def fits_its_kind(self) -> Self:
+        allowed, given = FIELDS[self.kind], (*self.names, *self.constants)
+        for field in given:
+            if field not in allowed:
+                raise ValueError(f"unknown column {field!r} for {self.kind}; allowed are {', '.join(allowed)}")
+        for field in NEEDED[self.kind]:
+            if field not in given:
+                raise ValueError(f"{self.kind} need a column for {field!r} under names")
+        if (self.kind == "events") != bool(self.events):
+            raise ValueError("a source of events needs rules under events, and only such a source has them")
+        for field in self.optional:
+            if field not in self.names or field in NEEDED[self.kind]:
+                raise ValueError(f"{field!r} under optional should be a column of names that is not needed")
+        for field, name in self.names.items():
+            if (name.columns and field not in MAP_FIELDS + LIST_FIELDS) or (
+                name.separator and field not in LIST_FIELDS
+            ):
+                raise ValueError(f"{field!r} should come from one column")
+        parts = set.intersection(*(set(placeholders(pattern)) for pattern in self.files))
+        for field, text in self.constants.items():
+            if not parts.issuperset(placeholders(text)):
+                raise ValueError(f"constant {field!r} names a part of the path that the file patterns lack: {text!r}")
+        user = self.names.get("user_id")
+        if user and (user.column is None or (self.explode and user.column.startswith(f"{self.explode}."))):
+            raise ValueError("'user_id' should come from one column, outside an exploded array")
+        return self
+
+    def path_values(self, path: str) -> dict[str, str] | None:
+        """The {parts} of a path below the log folder that belongs to this source; None for another's."""
+        for pattern in self._patterns:
+            match = pattern.fullmatch(path) or pattern.fullmatch(path.removesuffix(".gz"))
+            if match:
+                return match.groupdict()
+        return None
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str], ...]:
+        return tuple(file_pattern(pattern) for pattern in self.files)
+
+    @cached_property
+    def needed_columns(self) -> tuple[str, ...]:
+        """The source columns that each file must hold; an exploded or nested one stands for its outermost."""
+        path_parts = {part for pattern in self.files for part in placeholders(pattern)}
+        mapped = [c for field, name in self.names.items() if field not in self.optional for c in name.source_columns]
+        mapped += [column for rule in self.events for column in rule.source_columns]
+        if self.explode:
+            mapped = [self.explode if column.startswith(f"{self.explode}.") else column for column in mapped]
+        return tuple(dict.fromkeys(column for column in mapped if column not in path_parts))
+
+
+class Times(Part):
+    """Moments of the log; a naive one is in the mapping's timezone. `end` is exclusive: a later event is a bad value."""
+
+    valid_from: datetime | None = None
+    test_from: datetime | None = None
+    end: datetime | None = None
+
+
+class FileMatch(NamedTuple):
+    """To which source a file belongs, and the {parts} of its path."""
+
+    source: str
+    values: dict[str, str]
+
+
+class Mapping(Part):
+    """One mapping file."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="of the format; joins every event id")
+    currency: str | None = Field(None, pattern="^[A-Z]{3}$", description="ISO 4217, of all prices")
+    timezone: str = Field("UTC", description="of times without a zone")
+    times: Times = Times()
+    relevance: EventType = Field("purchase", description="the events that a recommendation should lead to")
+    candidates: Literal["logged", "all_items"] = Field(
+        "logged", description="what an impression was chosen from: its own candidates, or every item of silver/items"
+    )
+    sources: dict[str, Source] = Field(min_length=1)
+
+    @field_validator("timezone")
+    @classmethod
+    def is_a_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError):
+            raise ValueError(f"{value!r} is no time zone, such as UTC or Europe/Berlin") from None
+        return value
+
+    @model_validator(mode="after")
+    def names_its_sources(self) -> Self:
+        for name, source in self.sources.items():
+            if not re.fullmatch("[a-z][a-z0-9_]*", name):
+                raise ValueError(f"source {name!r} should be a word of a-z, 0-9 and _")
+            if name in RESERVED_SOURCES and not (name == "images" and source.kind == "images"):
+                raise ValueError(f"source {name!r} needs another name: bronze/{name} is a table of its own")
+            if source.kind == "images" and name != "images":
+                raise ValueError(f"source {name!r} should be named images: pictures go to bronze/images")
+        return self
+
+    @model_validator(mode="after")
+    def puts_times_in_utc(self) -> Self:
+        zone = ZoneInfo(self.timezone)
+        times = {
+            name: (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+            for name, moment in self.times
+            if moment is not None
+        }
+        if sorted(times.values()) != list(times.values()):
+            raise ValueError("times should be in the order valid_from, test_from, end")
+        object.__setattr__(self, "times", Times(**times))
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Identity of what the mapping says, whatever its comments and layout."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def of_kind(self, kind: str) -> dict[str, Source]:
+        """The sources of one kind, by name."""
+        return {name: source for name, source in self.sources.items() if source.kind == kind}
+
+    def source_of(self, path: str) -> FileMatch | None:
+        """The first source one of whose patterns a path below the log folder fits."""
+        for name, source in self.sources.items():
+            values = source.path_values(path)
+            if values is not None:
+                return FileMatch(name, values)
+        return None
+
+
+def load_mapping(name_or_path: str) -> Mapping:
+    """The mapping of that shipped name, or of the file at that path.
+
+    Raises:
+        ValueError: no such mapping, or a wrong one; in one line that names the file, the key and what is allowed.
+    """
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ValueError(f"there is no mapping file {name_or_path}; shipped are {', '.join(shipped_names())}")
+        return parse_mapping(path.read_text(), str(path))
+    if name_or_path not in shipped_names():
+        raise ValueError(
+            f"unknown format {name_or_path!r}; shipped are {', '.join(shipped_names())}, or give a mapping file"
+        )
+    return parse_mapping(_shipped(f"{name_or_path}.yaml").read_text(), f"conf/formats/{name_or_path}.yaml")
+
+
+def parse_mapping(text: str, file: str) -> Mapping:
+    """The mapping that a file's text holds; `file` names it in errors.
+
+    Raises:
+        ValueError: it is no YAML or no mapping.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: should hold keys, among them name and sources")
+    try:
+        return Mapping(**content)
+    except ValidationError as error:
+        raise ValueError(f"{file}: {_first_error(error)}") from None
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names of the mappings under conf/formats, beside the package or in the shipped zip."""
+    return tuple(
+        sorted(file.name.removesuffix(".yaml") for file in _shipped("").iterdir() if file.name.endswith(".yaml"))
+    )
+
+
+def _shipped(file: str) -> Traversable:
+    package = importlib.resources.files("lib")
+    assert isinstance(package, Path | zipfile.Path), "lib lies in a folder or in the shipped zip"
+    root: Traversable = package.parent if isinstance(package, Path) else zipfile.Path(package.root)
+    return root.joinpath("conf", "formats", file) if file else root.joinpath("conf", "formats")
+
+
+def _first_error(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line: where it stands, what was given and what is allowed."""
+    first = max(error.errors(), key=lambda entry: len(entry["loc"]))  # of the forms that a part may have, the one meant
+    keys = [str(part) for part in first["loc"] if not re.search(r"[^\w-]|^[A-Z]|^tuple$", str(part))]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] not in ("value_error", "missing"):
+        message += f", not {first['input']!r}"
+    return f"{'.'.join(keys)}: {message}" if keys else message

@@ -1,0 +1,164 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lib.format_parts import stored_names
+from lib.formats import load_mapping, parse_mapping, shipped_names
+from lib.tables.silver import EVENT_TYPES
+
+ROOT = Path(__file__).parent.parent.parent
+
+OWN = """
+name: shop
+sources:
+  clicks:
+    files: "{country}/**/*.csv"
+    reader: {delimiter: ";"}
+    names:
+      user_id: customer
+      item_id: sku
+      event_time: at
+      rating: stars
+      category: {column: path, separator: /}
+    constants: {arm: "{country}"}
+    optional: [rating]
+    events:
+      - {type: {column: what, values: {1: view, buy: purchase}}}
+      - {type: rating, when: {stars: {matches: .}}}
+"""
+
+
+def refuse(old: str, new: str) -> str:
+    """The error that OWN gives with `old` replaced."""
+    assert old in OWN
+    with pytest.raises(ValueError) as error:
+        parse_mapping(OWN.replace(old, new), "own.yaml")
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith("own.yaml: ")
+    return message.removeprefix("own.yaml: ")
+
+
+def test_a_mapping_of_twenty_lines_is_read_whole():
+    mapping = parse_mapping(OWN, "own.yaml")
+    source = mapping.sources["clicks"]
+    assert source.needed_columns == ("customer", "sku", "at", "path", "what", "stars")
+    assert source.reader.delimiter == ";"
+    assert source.events[0].type.values == {"1": "view", "buy": "purchase"}
+    assert mapping.relevance == "purchase"
+
+
+def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed():
+    assert refuse("delimiter", "delimeter") == (
+        "sources.clicks.reader: unknown key 'delimeter'; allowed are type, delimiter, quote, columns, encoding, newlines_in_values"
+    )
+    assert refuse("separator", "seperator").startswith(
+        "sources.clicks.names.category: unknown key 'seperator'; allowed"
+    )
+    assert refuse("name: shop", "name: shop\ncurency: EUR").startswith(
+        "unknown key 'curency'; allowed are name, currency"
+    )
+    assert refuse("matches", "match") == (
+        "sources.clicks.events.1.when.stars: unknown key 'match'; allowed are values, matches"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("sku", "", "sources.clicks.names.item_id: give one of column, columns, template"),
+        ("item_id", "item", "sources.clicks: unknown column 'item' for events; allowed are user_id, item_id,"),
+        ("item_id: sku", "brand: sku", "sources.clicks: events need a column for 'item_id' under names"),
+        ("type: rating", "type: stars", "sources.clicks.events.1.type: Input should be 'impression', 'view',"),
+        ("buy: purchase", "buy: bought", "sources.clicks.events.0.type.values.buy: Input should be"),
+        ("{matches: .}", "{matches: '('}", "sources.clicks.events.1.when.stars.matches: '(' is no regular expression"),
+        ("{country}/**", "{country", "sources.clicks: '{country/*.csv' has a wrong brace"),
+        (
+            '"{country}"',
+            '"{shop}"',
+            "sources.clicks: constant 'arm' names a part of the path that the file patterns lack",
+        ),
+        ("optional: [rating]", "optional: [item_id]", "sources.clicks: 'item_id' under optional should be"),
+        ("name: shop", "name: shop\ncurrency: euro", "currency: String should match pattern '^[A-Z]{3}$', not 'euro'"),
+        ("name: shop", "name: shop\ntimezone: Mars", "timezone: 'Mars' is no time zone"),
+        ("clicks:", "rejects:", "source 'rejects' needs another name: bronze/rejects is a table of its own"),
+        ("name: shop", "name: [", "is no YAML"),
+        ("item_id: sku", "item_id: [sku, size]", "sources.clicks: 'item_id' should come from one column"),
+    ],
+)
+def test_an_impossible_value_is_one_line_that_says_where(old, new, message):
+    assert refuse(old, new).startswith(message)
+
+
+def test_a_wrong_name_lists_the_shipped_mappings():
+    with pytest.raises(
+        ValueError, match="unknown format 'online-retail'; shipped are market, obd, online_retail, otto, rees46"
+    ):
+        load_mapping("online-retail")
+    with pytest.raises(ValueError, match=r"there is no mapping file own\.yaml; shipped are"):
+        load_mapping("own.yaml")
+
+
+def test_every_shipped_mapping_loads_and_bears_its_files_name():
+    assert set(shipped_names()) == {"market", "online_retail", "rees46", "otto", "obd"}
+    for name in shipped_names():
+        assert load_mapping(name).name == name
+
+
+def test_shipped_mappings_are_found_in_the_zip(tmp_path):
+    archive = tmp_path / "cartwheel.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for file in [*(ROOT / "lib").rglob("*.py"), *(ROOT / "conf/formats").glob("*.yaml")]:
+            zipped.write(file, file.relative_to(ROOT))
+    program = (
+        f"import sys; sys.path.insert(0, {str(archive)!r}); import lib, lib.formats as f; "
+        "assert '.zip/' in lib.__file__; print(f.load_mapping('obd').sha256, *f.shipped_names())"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, env={}
+    ).stdout
+    assert printed.split() == [load_mapping("obd").sha256, *shipped_names()]
+
+
+def test_a_file_belongs_to_the_first_source_whose_pattern_it_fits():
+    obd = load_mapping("obd")
+    assert obd.source_of("random/men/item_context.csv") == ("items", {})
+    assert obd.source_of("bts/men/men.csv") == ("impressions", {"policy": "bts"})
+    assert obd.source_of("bts/men.csv.gz") == ("impressions", {"policy": "bts"})
+    assert obd.source_of("men.csv") is None
+    assert load_mapping("online_retail").source_of("2011/2010-12-01.csv") is None
+
+
+def test_times_of_a_mapping_are_in_utc_and_in_order():
+    times = "name: shop\ntimezone: Europe/Berlin\ntimes: {valid_from: 2024-07-01, test_from: 2024-08-01T00:00:00Z}"
+    mapping = parse_mapping(OWN.replace("name: shop", times), "own.yaml")
+    assert mapping.times.valid_from.isoformat() == "2024-06-30T22:00:00+00:00"
+    assert mapping.times.test_from.isoformat() == "2024-08-01T00:00:00+00:00"
+    assert "times should be in the order valid_from, test_from, end" in refuse(
+        "name: shop", "name: shop\ntimes: {valid_from: 2024-09-01, test_from: 2024-08-01}"
+    )
+
+
+def test_the_hash_follows_what_a_mapping_says_not_how_it_is_written():
+    mapping = parse_mapping(OWN, "own.yaml")
+    assert (
+        parse_mapping("# words\n" + OWN.replace("user_id: customer", "user_id: {column: customer}"), "x").sha256
+        == mapping.sha256
+    )
+    assert parse_mapping(OWN.replace("sku", "ean"), "x").sha256 != mapping.sha256
+
+
+def test_columns_get_names_that_delta_can_store_and_bronze_does_not_use():
+    names = ("", "Unit Price", "unit_price", "malformed", "a=b", "user-item_0")
+    assert stored_names(names) == ("column_1", "Unit_Price", "unit_price_2", "malformed_2", "a_b", "user-item_0")
+
+
+def test_event_types_are_those_of_silver():
+    from typing import get_args
+
+    from lib.format_parts import EventType
+
+    assert get_args(EventType) == EVENT_TYPES
