@@ -1,0 +1,51 @@
+import polars as pl
+import pytest
+
+from lib.pseudonyms import fingerprint, load_key, pseudonyms
+from lib.settings import PrivacySettings
+
+
+def test_a_pseudonym_is_the_hmac_of_rfc_4231_cut_to_32_digits():
+    # RFC 4231, test case 2: key "Jefe", data "what do ya want for nothing?"
+    user_ids = pl.Series(["what do ya want for nothing?", None, ""])
+    assert pseudonyms(user_ids, b"Jefe").to_list() == ["5bdcc146bf60754e6a042426089575c7", None, None]
+
+
+def test_a_user_keeps_the_pseudonym_whatever_else_is_hashed_with_it():
+    one = pseudonyms(pl.Series(["a", "b", "a"]), b"k" * 16)
+    assert one[0] == one[2] == pseudonyms(pl.Series(["a"]), b"k" * 16)[0] != one[1]
+    assert one[0] != pseudonyms(pl.Series(["a"]), b"l" * 16)[0]
+
+
+def test_no_user_at_all_gives_no_pseudonym():
+    assert pseudonyms(pl.Series([None], dtype=pl.String), b"k" * 16).to_list() == [None]
+    assert pseudonyms(pl.Series([], dtype=pl.String), b"k" * 16).to_list() == []
+
+
+def test_the_key_is_made_once_beside_the_lake_for_its_owner_alone(tmp_path):
+    lake = str(tmp_path / "lake")
+    key = load_key(PrivacySettings(), lake)
+    assert load_key(PrivacySettings(), lake + "/") == key
+    assert (tmp_path / "lake.key").stat().st_mode & 0o777 == 0o600
+    assert key.decode() not in fingerprint(key)
+    assert fingerprint(key) != fingerprint(load_key(PrivacySettings(), str(tmp_path / "other")))
+
+
+def test_the_key_comes_from_the_named_file_or_variable(tmp_path, monkeypatch):
+    (tmp_path / "key").write_text("0123456789abcdef\n")
+    monkeypatch.setenv("SHOP_KEY", "0123456789abcdef")
+    assert load_key(PrivacySettings(key_file=str(tmp_path / "key")), "lake") == b"0123456789abcdef"
+    assert load_key(PrivacySettings(key_variable="SHOP_KEY"), "lake") == b"0123456789abcdef"
+
+
+def test_without_a_key_there_is_one_line_that_says_what_to_do(tmp_path):
+    for privacy, lake, message in [
+        (PrivacySettings(key_variable="ABSENT_KEY"), "lake", "names ABSENT_KEY, which is not set"),
+        (PrivacySettings(create_key=False), str(tmp_path / "lake"), r"no pseudonym key: .*lake\.key: No such file"),
+        (PrivacySettings(), "s3://shop/lake", "name its file by privacy.key_file"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_key(privacy, lake)
+    (tmp_path / "short").write_text("abc")
+    with pytest.raises(ValueError, match="has 3 bytes; it should have at least 16"):
+        load_key(PrivacySettings(key_file=str(tmp_path / "short")), "lake")
