@@ -1,0 +1,224 @@
+"""What the report and the end-of-run summary read of a lake, each fact one query. No Spark; DuckDB over the latest versions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from lib import ops
+from lib.lake import Lake
+
+Row = dict[str, Any]
+HEADLINE_METRIC = "ndcg"
+HEADLINE_K = 10
+ESTIMATORS = ("dr", "pdis", "mean_return", "true")  # the first that a policy has decides what is said of it
+POLICY_VERDICTS = ("promote", "keep_logging")
+
+
+class SourceCount(NamedTuple):
+    """Records of one source of the log."""
+
+    source: str
+    num_read: int
+    num_rejected: int
+
+    @property
+    def num_kept(self) -> int:
+        return self.num_read - self.num_rejected
+
+
+class Ranking(NamedTuple):
+    """One strategy's headline metric for one question, and its paired difference to popularity."""
+
+    question: str
+    strategy: str
+    value: float | None
+    low: float | None
+    high: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    num_users: int
+    num_without_list: int
+
+
+@dataclass(frozen=True)
+class LakeFacts:
+    """A lake's tables as DuckDB views named `<layer>_<table>`, read at their latest versions."""
+
+    lake: Lake
+
+    @cached_property
+    def tables(self) -> list[str]:
+        """Tables that the lake holds."""
+        return self.lake.tables()
+
+    @cached_property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect()
+        connection.execute("SET TimeZone = 'UTC'")
+        for table in self.tables:
+            connection.register(view(table), self.lake.dataset(table))
+        return connection
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+        """The rows that `sql` gives, by column name."""
+        result = self.connection.execute(sql, parameters)
+        names = [column[0] for column in result.description]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Rows of each table."""
+        return {table: self.lake.num_rows(table) for table in self.tables}
+
+    def has(self, table: str) -> bool:
+        """Whether the table exists and has rows."""
+        return self.counts.get(table, 0) > 0
+
+    @cached_property
+    def latest_runs(self) -> dict[str, Row]:
+        """The newest run of each job, by job, in the order in which they began."""
+        newest = {run["job"]: run for run in sorted(ops.runs(self.lake), key=lambda run: int(run["number"]))}
+        return dict(sorted(newest.items(), key=lambda item: item[1]["started_at"]))
+
+    @cached_property
+    def as_of(self) -> datetime | None:
+        """As of when the profiles of gold are known; None without any."""
+        if not self.has("gold/item_profiles"):
+            return None
+        moment: datetime = self.rows("SELECT max(as_of) AS as_of FROM gold_item_profiles")[0]["as_of"]
+        return moment
+
+    def why_missing(self, *jobs: str) -> str:
+        """One line that says why there is nothing of these jobs: the first that was skipped, failed or has not run."""
+        for job in jobs:
+            run = self.latest_runs.get(job)
+            if run is None:
+                return f"{job} has not run on this lake."
+            if run["status"] == "skipped":
+                return f"{job} was skipped: {run['message'] or 'no reason given'}."
+            if run["status"] != "done":
+                return f"{job} is {run['status']}" + (f": {run['message']}." if run["message"] else ".")
+        return f"{jobs[-1]} ran and wrote no rows."
+
+    @cached_property
+    def source_counts(self) -> list[SourceCount]:
+        """Records read and refused of each source of the log. bronze = accepted + rejected."""
+        rejected: dict[str, int] = {}
+        for row in self.rejects:
+            if row["stage"] == "clean":
+                rejected[row["source"]] = rejected.get(row["source"], 0) + row["n"]
+        sources = [table.removeprefix("bronze/") for table in self.lake.sources()]
+        return [SourceCount(name, self.counts[f"bronze/{name}"], rejected.get(name, 0)) for name in sources]
+
+    @cached_property
+    def rejects(self) -> list[Row]:
+        """Refused records and files by stage, source and reason: stage, source, reason, n; most frequent first."""
+        if not self.has("bronze/rejects"):
+            return []
+        return self.rows(
+            "SELECT stage, source, reason, count(*) AS n FROM bronze_rejects GROUP BY ALL ORDER BY n DESC, source, reason"
+        )
+
+    @cached_property
+    def events_by_type(self) -> list[Row]:
+        """Accepted events by type: event_type, num_events, num_users, num_bot_events, num_human_events; most frequent first."""
+        if not self.has("silver/events"):
+            return []
+        return self.rows(
+            """
+            SELECT event_type, count(*) AS num_events,
+                   count(*) FILTER (is_bot) AS num_bot_events,
+                   count(*) FILTER (NOT is_bot) AS num_human_events,
+                   count(DISTINCT user_key) FILTER (NOT is_bot) AS num_users
+            FROM silver_events GROUP BY event_type ORDER BY num_events DESC, event_type
+            """
+        )
+
+    @cached_property
+    def rankings(self) -> list[Ranking]:
+        """The headline metric of each strategy on the test split, both questions, best first."""
+        if not self.has("gold/ranking_metrics"):
+            return []
+        rows = self.rows(
+            """
+            WITH test AS (
+                SELECT * FROM gold_ranking_metrics
+                WHERE split = 'test' AND segment = 'all' AND k = $k
+                QUALIFY as_of = max(as_of) OVER ()
+            )
+            SELECT m.question, m.strategy, m.value, m.low, m.high,
+                   d.value AS difference, d.low AS difference_low, d.high AS difference_high,
+                   m.num_users, m.num_without_list
+            FROM test m LEFT JOIN test d
+                ON d.question = m.question AND d.strategy = m.strategy AND d.metric = m.metric || '_minus_popularity'
+            WHERE m.metric = $metric
+            ORDER BY m.question, m.value DESC NULLS LAST, m.strategy
+            """,
+            {"k": HEADLINE_K, "metric": HEADLINE_METRIC},
+        )
+        return [Ranking(**row) for row in rows]
+
+    @cached_property
+    def policy_verdicts(self) -> list[Row]:
+        """What is decided of each learned policy on test decisions: its row of the first estimator that it has."""
+        if not self.has("gold/policy_values"):
+            return []
+        rows = self.rows("SELECT * FROM gold_policy_values WHERE dataset LIKE 'test%' ORDER BY policy, dataset")
+        chosen: dict[tuple[str, str], Row] = {}
+        for row in sorted(rows, key=lambda row: _place(row["estimator"])):
+            if row["verdict"] in POLICY_VERDICTS:
+                chosen.setdefault((row["policy"], row["dataset"]), row)
+        return list(chosen.values())
+
+    @cached_property
+    def experiments(self) -> list[Row]:
+        """Every metric of every pair of arms."""
+        if not self.has("gold/experiments"):
+            return []
+        return self.rows("SELECT * FROM gold_experiments ORDER BY experiment, arm, control, metric")
+
+    @cached_property
+    def creatives_by_status(self) -> list[Row]:
+        """Creatives by kind, status and reason: kind, status, reason, n, mean_quality."""
+        if not self.has("gold/creatives"):
+            return []
+        return self.rows(
+            """
+            SELECT kind, status, reason, count(*) AS n, avg(quality) AS mean_quality
+            FROM gold_creatives GROUP BY ALL ORDER BY kind, status, reason
+            """
+        )
+
+    def num_adverts(self) -> tuple[int, int]:
+        """Adverts that were accepted and refused."""
+        adverts = [row for row in self.creatives_by_status if row["kind"].startswith("advert")]
+        accepted = sum(row["n"] for row in adverts if row["status"] == "accepted")
+        return accepted, sum(row["n"] for row in adverts) - accepted
+
+    def file(self, uri: str) -> Path:
+        """The file that a `uri` column of the lake names."""
+        return self.lake.folder / uri
+
+
+def view(table: str) -> str:
+    """The DuckDB view of a table: gold/vectors is gold_vectors."""
+    return table.replace("/", "_")
+
+
+def _place(estimator: str) -> int:
+    return ESTIMATORS.index(estimator) if estimator in ESTIMATORS else len(ESTIMATORS)
+
+
+def by_reason(rejects: list[Row], stage: str) -> Mapping[str, int]:
+    """Refused records by reason over all sources, most frequent first."""
+    totals: dict[str, int] = {}
+    for row in rejects:
+        if row["stage"] == stage:
+            totals[row["reason"]] = totals.get(row["reason"], 0) + row["n"]
+    return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,158 @@
+"""Puts the sections on one page, and the essence of each into a small table. The lake is read at its latest versions."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import jinja2
+import plotly.offline
+
+from lib.lake import Lake
+from lib.report import log, results, shop
+from lib.report.facts import HEADLINE_K, LakeFacts, by_reason
+from lib.report.parts import count, decimal, interval, percent, plural, sentence, signed, words
+from lib.tables.gold import QUESTIONS
+
+SECTIONS = (
+    log.data,
+    log.funnel,
+    log.activity,
+    results.ranking,
+    results.models,
+    results.policy,
+    results.experiment,
+    shop.adverts,
+    shop.shoppers,
+    shop.products,
+    log.stages,
+    log.where,
+)
+REPORT_FILE = Path("files/report/index.html")
+
+
+@dataclass(frozen=True)
+class Header:
+    """The page's head: which log, its times, and when the wheel last turned."""
+
+    name: str
+    first_event: datetime | None
+    last_event: datetime | None
+    as_of: datetime | None
+    made_at: datetime | None
+
+
+def write_report(lake_path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
+    """Write the page and return its path, `<lake>/files/report/index.html` by default.
+
+    `name` is what the page calls the log or shop; by default the lake's folder. The page needs no network and no second file. It is
+    written beside its place and moved there, so that a reader never sees half of it.
+    """
+    facts = LakeFacts(Lake(str(lake_path)))
+    path = out if out is not None else facts.lake.folder / REPORT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    unfinished.write_text(render(facts, name=name), encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def render(facts: LakeFacts, *, name: str | None = None) -> str:
+    """The page as HTML. What comes from the log is escaped; a content security policy forbids every request."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lib"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html.j2").render(
+        header=header(facts, name),
+        summary=summary_of(facts),
+        sections=[section(facts) for section in SECTIONS],
+        plotly_js=plotly.offline.get_plotlyjs(),
+    )
+
+
+def header(facts: LakeFacts, name: str | None) -> Header:
+    """What the page's head says."""
+    first = last = None
+    if facts.has("silver/events"):
+        span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver_events")[0]
+        first, last = span["first"], span["last"]
+    finished = [run["finished_at"] for run in facts.latest_runs.values() if run["finished_at"] is not None]
+    return Header(name or facts.lake.folder.name, first, last, facts.as_of, max(finished, default=None))
+
+
+def summary_rows(lake_path: Path) -> list[tuple[str, str]]:
+    """The end-of-run table: what (read, refused, kept, each question's ranking, policy, ...) and what is to be said of it."""
+    return summary_of(LakeFacts(Lake(str(lake_path))))
+
+
+def summary_of(facts: LakeFacts) -> list[tuple[str, str]]:
+    """`summary_rows` of facts that are at hand."""
+    return [
+        *_record_rows(facts),
+        *_ranking_rows(facts),
+        ("policy", _policy_line(facts)),
+        ("experiment", _experiment_line(facts)),
+        ("adverts", _adverts_line(facts)),
+        ("tables", str(facts.lake.folder)),
+    ]
+
+
+def _record_rows(facts: LakeFacts) -> list[tuple[str, str]]:
+    if not facts.source_counts:
+        return [("read", facts.why_missing("ingest"))]
+    num_read = sum(source.num_read for source in facts.source_counts)
+    num_kept = sum(source.num_kept for source in facts.source_counts)
+    num_events = sum(row["num_events"] for row in facts.events_by_type)
+    reasons, files = by_reason(facts.rejects, "clean"), by_reason(facts.rejects, "ingest")
+    why = ", ".join(f"{words(reason)} {count(n)}" for reason, n in reasons.items())
+    aside = f"; {plural(sum(files.values()), 'file')} set aside whole" if files else ""
+    return [
+        ("read", f"{count(num_read)} records"),
+        (
+            "rejected",
+            f"{count(num_read - num_kept)} ({percent(num_read - num_kept, num_read, 2)})"
+            + (f": {why}" if why else "")
+            + aside,
+        ),
+        ("kept", f"{count(num_kept)} records, {count(num_events)} events"),
+    ]
+
+
+def _ranking_rows(facts: LakeFacts) -> list[tuple[str, str]]:
+    if not facts.rankings:
+        return [("ranking", facts.why_missing("featurize", "recommend", "evaluate"))]
+    rows = []
+    for question in QUESTIONS:
+        ranked = [row for row in facts.rankings if row.question == question]
+        base = next((row for row in ranked if row.strategy == "popularity"), None)
+        said = [] if base is None else [f"popularity {decimal(base.value)} {interval(base.low, base.high)}".strip()]
+        said += [
+            f"{row.strategy} {signed(row.difference)} {interval(row.difference_low, row.difference_high, with_sign=True)}".strip()
+            for row in ranked
+            if row.strategy != "popularity"
+        ]
+        if said:
+            rows.append((f"NDCG@{HEADLINE_K}, {results.QUESTION_TITLES[question]}", "\n".join(said)))
+    return rows
+
+
+def _policy_line(facts: LakeFacts) -> str:
+    if not facts.has("gold/policy_values"):
+        return facts.why_missing("decisions", "train_policy")
+    said = [f"{row['policy']}: {words(row['verdict'])}. {sentence(row['reason'])}" for row in facts.policy_verdicts]
+    return "\n".join(said) or "no learned policy was judged on test decisions"
+
+
+def _experiment_line(facts: LakeFacts) -> str:
+    return "\n".join(results.experiment_lines(facts)) if facts.experiments else facts.why_missing("experiment")
+
+
+def _adverts_line(facts: LakeFacts) -> str:
+    if not facts.has("gold/creatives"):
+        return facts.why_missing("train_gan", "make_creatives")
+    accepted, refused = facts.num_adverts()
+    return f"{count(accepted)} made and accepted, {count(refused)} refused"

@@ -1,0 +1,240 @@
+"""The sections about results: strategies, models, policies, experiments; each estimate with its interval."""
+
+from lib.report.charts import Interval, interval_chart
+from lib.report.facts import HEADLINE_K, LakeFacts, Row
+from lib.report.parts import (
+    Grid,
+    Section,
+    count,
+    decimal,
+    enumerate_words,
+    estimator_words,
+    interval,
+    metric_words,
+    probability,
+    sentence,
+    signed,
+    with_interval,
+    words,
+)  # fmt: skip
+from lib.tables.gold import QUESTIONS, SPLITS
+
+QUESTION_TITLES = {"all": "all items", "new": "items new to the user"}
+
+
+def ranking(facts: LakeFacts) -> Section:
+    """Strategies against popularity, for both questions."""
+    title = "Recommendation strategies against popularity"
+    if not facts.rankings:
+        return Section("ranking", title, missing=facts.why_missing("featurize", "recommend", "evaluate"))
+    charts, tables, says = [], [], []
+    for question in QUESTIONS:
+        rows = [row for row in facts.rankings if row.question == question]
+        compared = [row for row in rows if row.difference is not None and row.strategy != "popularity"]
+        if not rows:
+            continue
+        best = rows[0]
+        says.append(
+            f"Over {QUESTION_TITLES[question]}, {best.strategy} ranks best (NDCG@{HEADLINE_K} {decimal(best.value)})."
+        )
+        if compared:
+            charts.append(
+                interval_chart(
+                    f"NDCG@{HEADLINE_K} minus popularity’s, {QUESTION_TITLES[question]}",
+                    [Interval(r.strategy, r.difference or 0.0, r.difference_low, r.difference_high) for r in compared],
+                    reference=0.0,
+                )
+            )
+        tables.append(_ranking_table(facts, question))
+    text = " ".join(says) + (
+        " Dots right of the line beat popularity; an interval that crosses it decides nothing."
+        " Users without a list score 0 and are counted."
+    )
+    return Section("ranking", title, text, charts, tables)
+
+
+def _ranking_table(facts: LakeFacts, question: str) -> Grid:
+    rows = [row for row in facts.rankings if row.question == question]
+    others = facts.rows(
+        """
+        SELECT strategy, metric, value FROM gold_ranking_metrics
+        WHERE split = 'test' AND segment = 'all' AND k = $k AND question = $question
+          AND metric IN ('recall', 'precision', 'map', 'hit_rate', 'coverage')
+        QUALIFY as_of = max(as_of) OVER ()
+        """,
+        {"k": HEADLINE_K, "question": question},
+    )
+    value = {(row["strategy"], row["metric"]): row["value"] for row in others}
+    return Grid(
+        f"At {HEADLINE_K}, {QUESTION_TITLES[question]}, test window: {count(rows[0].num_users)} users",
+        ("strategy", "NDCG", "95 %", "minus popularity", "95 %", "recall", "MAP", "hit rate", "coverage", "no list"),
+        [
+            (
+                row.strategy,
+                decimal(row.value),
+                interval(row.low, row.high),
+                signed(row.difference),
+                interval(row.difference_low, row.difference_high, with_sign=True),
+                *(decimal(value.get((row.strategy, metric))) for metric in ("recall", "map", "hit_rate", "coverage")),
+                count(row.num_without_list),
+            )
+            for row in rows
+        ],
+    )
+
+
+def models(facts: LakeFacts) -> Section:
+    """Metrics of the purchase model beside its baseline."""
+    title = "Purchase model"
+    rows = []
+    if facts.has("gold/model_metrics"):
+        rows = facts.rows("SELECT * FROM gold_model_metrics WHERE model <> 'gan' ORDER BY metric, model")
+    if not rows:
+        return Section("models", title, missing=facts.why_missing("featurize", "train_encoder"))
+    splits = [split for split in SPLITS if any(row["split"] == split for row in rows)]
+    by_key = {(row["metric"], row["model"], row["split"]): row for row in rows}
+    shown = [
+        row
+        for row in rows
+        if row["split"] == "test" and row["metric"] in ("auc", "pr_auc") and row["value"] is not None
+    ]
+    charts = []
+    if shown:
+        charts.append(
+            interval_chart(
+                "Area under the curve, test split",
+                [
+                    Interval(metric_words(r["metric"]), r["value"], r["low"], r["high"], words(r["model"]))
+                    for r in shown
+                ],
+            )
+        )
+    table = Grid(
+        "Value and 95 % interval by split",
+        ("metric", "model", *splits),
+        [
+            (
+                metric_words(metric),
+                words(model),
+                *(with_interval(by_key.get((metric, model, split))) for split in splits),
+            )
+            for metric, model in dict.fromkeys((row["metric"], row["model"]) for row in rows)
+        ],
+        num_text_columns=2,
+    )
+    examples = enumerate_words([f"{count(max(r['n'] for r in rows if r['split'] == s))} {s}" for s in splits])
+    text = f"Will this user buy in the window after? Judged on {examples} examples of later times than the training’s."
+    return Section("models", title, text, charts, [table])
+
+
+def policy(facts: LakeFacts) -> Section:
+    """Off-policy values and the verdict."""
+    title = "Decision policy"
+    if not facts.has("gold/policy_values"):
+        return Section("policy", title, missing=facts.why_missing("decisions", "train_policy"))
+    rows = facts.rows("SELECT * FROM gold_policy_values ORDER BY dataset, policy, estimator")
+    on_test = [row for row in rows if row["dataset"].startswith("test")]
+    datasets = {row["dataset"] for row in on_test}
+
+    def label(row: Row) -> str:
+        return row["policy"] if len(datasets) == 1 else f"{row['policy']}, {row['dataset']}"
+
+    charts = []
+    if on_test:
+        charts.append(
+            interval_chart(
+                "Mean discounted return of an episode, test decisions",
+                [Interval(label(r), r["value"], r["low"], r["high"], estimator_words(r["estimator"])) for r in on_test],
+            )
+        )
+    table = Grid(
+        "Every estimate",
+        ("policy", "decisions", "estimator", "verdict", "value", "95 %", "ESS", "episodes", "rewarded"),
+        [
+            (
+                row["policy"],
+                row["dataset"],
+                estimator_words(row["estimator"]),
+                words(row["verdict"]),
+                decimal(row["value"]),
+                interval(row["low"], row["high"]),
+                count(row["effective_sample_size"]),
+                count(row["num_episodes"]),
+                count(row["num_rewarded"]),
+            )
+            for row in rows
+        ],
+        num_text_columns=4,
+    )
+    verdicts = [f"{row['policy']}: {words(row['verdict'])}. {sentence(row['reason'])}" for row in facts.policy_verdicts]
+    return Section(
+        "policy", title, "\n".join(verdicts) or "No learned policy was judged on test decisions.", charts, [table]
+    )
+
+
+def experiment(facts: LakeFacts) -> Section:
+    """Arms of the log's experiments, compared."""
+    title = "Experiment"
+    rows = facts.experiments
+    if not rows:
+        return Section("experiment", title, missing=facts.why_missing("experiment"))
+    relative = [row for row in rows if row["effect"] is not None and row["control_value"]]
+
+    def label(row: Row) -> str:
+        pair = f"{row['arm']} against {row['control']}"
+        is_only = len({(other["experiment"], other["arm"], other["control"]) for other in rows}) == 1
+        return metric_words(row["metric"]) if is_only else f"{metric_words(row['metric'])}, {pair}"
+
+    def share(row: Row, column: str) -> float | None:
+        return None if row[column] is None else float(100 * row[column] / abs(row["control_value"]))
+
+    charts = []
+    if relative:
+        charts.append(
+            interval_chart(
+                "Effect, in % of the control’s value",
+                [Interval(label(r), share(r, "effect") or 0.0, share(r, "low"), share(r, "high")) for r in relative],
+                reference=0.0,
+                digits=1,
+                unit=" %",
+            )
+        )
+    table = Grid(
+        "Arm against control",
+        ("metric", "arm", "control", "verdict", "in the arm", "in the control", "effect", "95 %", "p"),
+        [
+            (
+                metric_words(row["metric"]),
+                row["arm"],
+                row["control"],
+                words(row["verdict"]),
+                decimal(row["arm_value"]),
+                decimal(row["control_value"]),
+                signed(row["effect"], 4),
+                interval(row["low"], row["high"], 4, with_sign=True),
+                probability(row["p"]),
+            )
+            for row in rows
+        ],
+        num_text_columns=4,
+    )
+    return Section("experiment", title, "\n".join(experiment_lines(facts)), charts, [table])
+
+
+def experiment_lines(facts: LakeFacts) -> list[str]:
+    """One line a pair of arms: the verdict on each metric, and whether the users were split as planned."""
+    pairs: dict[tuple[str, str, str], list[Row]] = {}
+    for row in facts.experiments:
+        pairs.setdefault((row["experiment"], row["arm"], row["control"]), []).append(row)
+    lines = []
+    for (_, arm, control), rows in pairs.items():
+        verdicts = dict.fromkeys(row["verdict"] for row in rows)
+        said = "; ".join(
+            f"{verdict} on " + enumerate_words([metric_words(r["metric"]) for r in rows if r["verdict"] == verdict])
+            for verdict in verdicts
+        )
+        sizes = f"{count(rows[0]['num_arm'])} against {count(rows[0]['num_control'])} users"
+        lines.append(
+            f"{arm} against {control}: {said}. {sizes}, sample ratio p {probability(rows[0]['sample_ratio_p'])}."
+        )
+    return lines

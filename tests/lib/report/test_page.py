@@ -1,0 +1,356 @@
+"""The report says what the tables say, says why a section is missing, loads nothing, and escapes what comes from the log."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from lib import ops
+from lib.lake import Lake, commit_files, conform, write_files
+from lib.report import summary_rows, write_report
+from lib.tables import Table, contract
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+AS_OF = datetime(2026, 3, 20, tzinfo=UTC)
+HOSTILE = '<script>alert("x")</script> & "co"'
+
+EVENT: dict[str, Any] = {
+    "user_key": "a" * 32,
+    "item_id": "i1",
+    "event_time": START + timedelta(hours=9),
+    "event_date": START.date(),
+    "is_bot": False,
+    "source_record": "events:a:1",
+}
+REJECT: dict[str, Any] = {
+    "stage": "clean",
+    "source": "events",
+    "source_file": "a.csv",
+    "batch_id": "b",
+    "arrived_at": START,
+}
+METRIC: dict[str, Any] = {
+    "as_of": AS_OF, "split": "test", "question": "all", "k": 10, "segment": "all", "low": None, "high": None, "num_users": 40,
+    "num_without_list": 3, "seed": 0,
+}  # fmt: skip
+RUN: dict[str, Any] = {
+    "number": 1, "settings_hash": "s", "code_version": "c", "inputs": [], "input_files": [], "outputs": [], "rows": 7, "seconds": 4.25,
+    "status": "done", "started_at": AS_OF, "finished_at": AS_OF + timedelta(minutes=5),
+}  # fmt: skip
+VALUE: dict[str, Any] = {
+    "dataset": "test", "version": "v", "low": None, "high": None, "effective_sample_size": None, "num_episodes": 50,
+    "num_rewarded": 20, "verdict": "reference", "reason": "it logged",
+}  # fmt: skip
+
+
+def put(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Commit rows to a table of the lake; a column that a row leaves out is null."""
+    columns = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in table.columns}
+    files = write_files(lake, table, [conform(table, pa.table(columns))])
+    commit_files(lake, table, files, transaction="test", number=1)
+
+
+def fill(lake: Lake) -> None:
+    """Every table that the report reads, with a few rows each."""
+    source = contract("bronze/events").with_source_columns(("line",))
+    put(
+        lake,
+        source,
+        [
+            {
+                "line": "x",
+                "source_file": "a.csv",
+                "source_file_sha256": "f",
+                "record_number": n,
+                "batch_id": "b",
+                "arrived_at": START,
+            }
+            for n in range(1000)
+        ],
+    )
+    rejects = [REJECT | {"reason": "duplicate"}] * 30 + [REJECT | {"reason": "bad_value:price"}] * 12
+    put(lake, contract("bronze/rejects"), [*rejects, REJECT | {"stage": "ingest", "reason": "file:truncated gzip"}])
+    kinds = ["impression"] * 8 + ["view"] * 4 + ["purchase"]
+    events = [EVENT | {"event_id": str(n), "event_type": kind} for n, kind in enumerate(kinds)]
+    put(lake, contract("silver/events"), [*events, EVENT | {"event_id": "bot", "event_type": "view", "is_bot": True}])
+    put(lake, contract("silver/items"), [{"item_id": "i1", "title": HOSTILE}])
+    profile = {
+        "user_key": "a" * 32,
+        "as_of": AS_OF,
+        "first_event_at": START,
+        "last_event_at": START,
+        "recency_days": 3.5,
+    }
+    profile |= {"tenure_days": 9.0, "spend": Decimal("12.50"), "active_hours": [0.0] * 9 + [1.0] + [0.0] * 14}
+    profile |= {
+        f"num_{name}": 2
+        for name in ("events", "sessions", "active_days", "views", "carts", "purchases", "returns", "items")
+    }
+    tags = [{"tag": f"brand={HOSTILE}", "weight": 0.75}, {"tag": "category=Shoes", "weight": 0.25}]
+    put(lake, contract("gold/user_profiles"), [profile | {"interest_tags": tags}])
+    item = {
+        "item_id": "i1",
+        "as_of": AS_OF,
+        "first_seen_at": START,
+        "age_days": 9.0,
+        "novelty": 1.0,
+        "popularity_rank": 1,
+    }
+    item |= {
+        f"num_{name}": 321 for name in ("impressions", "views", "carts", "purchases", "returns", "buyers", "users")
+    }
+    put(lake, contract("gold/item_profiles"), [item | {"price": Decimal("19.99")}])
+    put(
+        lake,
+        contract("gold/ranking_metrics"),
+        [
+            METRIC | {"strategy": "popularity", "metric": "ndcg", "value": 0.1},
+            METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.25, "low": 0.2, "high": 0.3},
+            METRIC | {"strategy": "als", "metric": "ndcg_minus_popularity", "value": 0.15, "low": 0.11, "high": 0.19},
+            METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.99, "split": "valid"},
+        ],
+    )
+    metrics = {"version": "v", "split": "test", "metric": "auc", "low": 0.7, "high": 0.8, "n": 50}
+    put(
+        lake,
+        contract("gold/model_metrics"),
+        [metrics | {"model": "encoder", "value": 0.765}, metrics | {"model": "logistic_regression", "value": 0.754}],
+    )
+    put(
+        lake,
+        contract("gold/policy_values"),
+        [
+            VALUE | {"policy": "logging", "estimator": "mean_return", "value": 0.5},
+            VALUE
+            | {"policy": "dqn", "estimator": "dr", "value": 0.8, "verdict": "promote", "reason": "0.7 is above 0.5"},
+        ],
+    )
+    arms = {
+        "experiment": "e",
+        "arm": "personal",
+        "control": "random",
+        "metric": "ctr",
+        "arm_value": 0.3,
+        "control_value": 0.2,
+    }
+    arms |= {
+        "effect": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "p": 0.0001,
+        "num_arm": 11,
+        "num_control": 12,
+        "sample_ratio_p": 0.5,
+    }
+    put(lake, contract("gold/experiments"), [arms | {"verdict": "better", "reason": "r"}])
+    put_pictures(lake)
+    put(
+        lake,
+        contract("ops/runs"),
+        [
+            RUN | {"run_id": "ingest-000001", "job": "ingest"},
+            RUN
+            | {
+                "run_id": "ingest-000002",
+                "job": "ingest",
+                "number": 2,
+                "seconds": 9.5,
+                "started_at": AS_OF + timedelta(hours=1),
+            },
+        ],
+    )
+
+
+def put_pictures(lake: Lake) -> None:
+    for folder, name in (("files/gan/train_gan-000001", "samples.png"), ("files/creatives/c", "advert.png")):
+        (lake.folder / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "#336699").save(lake.folder / folder / name)
+    model = {
+        "model": "gan",
+        "version": "train_gan-000001",
+        "uri": "files/gan/train_gan-000001",
+        "run_id": "train_gan-000001",
+    }
+    ops.register_model(
+        lake, model | {"sha256": None, "inputs": [], "status": "promoted", "num_parameters": 1, "created_at": AS_OF}
+    )
+    advert = {
+        "creative_id": "c",
+        "item_id": "i1",
+        "kind": "advert_300x250",
+        "uri": "files/creatives/c/advert.png",
+        "sha256": "f",
+    }
+    advert |= {
+        "generator_version": "train_gan-000001",
+        "seed": 1,
+        "provenance": [("synthetic", "true")],
+        "status": "accepted",
+    }
+    refused = advert | {"creative_id": "d", "status": "refused", "reason": "memorised"}
+    put(lake, contract("gold/creatives"), [advert, refused])
+
+
+class Page(HTMLParser):
+    """What a browser would find: text by section, attributes that load something, tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.section, self.text, self.loads, self.images, self.plots, self.tags = "", {}, [], [], [], []
+        self.hidden = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.hidden = tag in ("script", "style")
+        if tag == "section":
+            self.section = values.get("id") or "glance"
+        self.loads += [values[name] for name in ("src", "href", "srcset", "data", "poster") if values.get(name)]
+        if tag == "img":
+            self.images.append(values)
+        if values.get("class") == "plot":
+            self.plots.append(values)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.text[self.section] = f"{self.text.get(self.section, '')} {data.strip()}".strip()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    lake = Lake(str(tmp_path_factory.mktemp("lakes") / "full"))
+    fill(lake)
+    return lake
+
+
+@pytest.fixture(scope="module")
+def html(full: Lake) -> str:
+    return write_report(full.folder).read_text()
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("data", "1,000 records were read and 42 refused (4.20 %)"),
+        ("data", "bad value: price 12 1.20 %"),
+        ("data", "1 file set aside whole"),
+        ("funnel", "1 event of theirs flagged"),
+        ("funnel", "This log holds no cart events"),
+        ("funnel", "view 4 50.0 % 1"),
+        ("activity", "impression 8"),
+        ("ranking", "als 0.250 [0.200, 0.300] +0.150 [+0.110, +0.190]"),
+        ("ranking", "test window: 40 users"),
+        ("models", "encoder 0.765 [0.700, 0.800]"),
+        ("policy", "dqn: promote. 0.7 is above 0.5."),
+        ("experiment", "personal against random: better on CTR. 11 against 12 users"),
+        ("experiment", "< 0.001"),
+        ("adverts", "1 advert accepted, 1 refused"),
+        ("adverts", "AI-generated"),
+        ("shoppers", "1 user known before 20 Mar 2026 00:00; 100.0 % of them bought"),
+        ("shoppers", "category=Shoes 25.0 % 1"),
+        ("products", "321"),
+        ("stages", "ingest done 7 9.5"),
+        ("tables", "gold/ranking_metrics"),
+    ],
+)
+def test_a_section_says_what_its_tables_say(page: Page, section: str, says: str) -> None:
+    assert says in re.sub(r"\s+", " ", page.text[section])
+
+
+def test_only_the_test_split_decides_between_strategies(page: Page) -> None:
+    assert "0.99" not in page.text["ranking"]
+
+
+def test_every_chart_and_picture_says_in_words_what_it_shows(page: Page) -> None:
+    assert len(page.plots) >= 8
+    assert all(plot["role"] == "img" and len(plot["aria-label"]) > 20 for plot in page.plots)
+    assert len(page.images) == 2
+    assert all(image["alt"] and image["src"].startswith("data:image/png;base64,") for image in page.images)
+
+
+def test_nothing_is_loaded_from_anywhere(html: str, page: Page) -> None:
+    assert all(value.startswith(("data:", "#")) for value in page.loads), page.loads
+    assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
+    styles = "".join(re.findall(r"<style>(.*?)</style>", html, re.DOTALL))
+    assert "url(" not in styles
+    assert "@import" not in styles
+    assert "default-src 'none'" in html
+
+
+def test_what_comes_from_the_log_is_escaped(html: str, page: Page) -> None:
+    assert "<script>alert" not in html
+    assert page.text["products"].count(HOSTILE) == 1
+    assert page.text["shoppers"].count(f"brand={HOSTILE}") == 1
+
+
+def test_no_user_is_named(html: str) -> None:
+    assert "a" * 32 not in html
+
+
+def test_a_title_that_closes_the_chart_s_script_stays_inside_it(html: str) -> None:
+    data = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    assert len(data) == html.count('<script type="application/json">')
+    assert not any("<" in figure for figure in data)
+
+
+def test_the_summary_tells_counts_ranks_verdict_and_adverts(full: Lake) -> None:
+    rows = dict(summary_rows(full.folder))
+    assert rows["read"] == "1,000 records"
+    assert rows["rejected"] == "42 (4.20 %): duplicate 30, bad value: price 12; 1 file set aside whole"
+    assert rows["kept"] == "958 records, 14 events"
+    assert rows["NDCG@10, all items"] == "popularity 0.100\nals +0.150 [+0.110, +0.190]"
+    assert rows["policy"] == "dqn: promote. 0.7 is above 0.5."
+    assert rows["experiment"].startswith("personal against random: better on CTR.")
+    assert rows["adverts"] == "1 made and accepted, 1 refused"
+    assert rows["tables"] == str(full.folder)
+
+
+def test_a_section_without_its_table_says_why_in_one_line(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "bare"))
+    put(
+        lake,
+        contract("ops/runs"),
+        [
+            RUN
+            | {
+                "run_id": "train_gan-000001",
+                "job": "train_gan",
+                "status": "skipped",
+                "message": "no pictures in this log",
+            },
+            RUN | {"run_id": "decisions-000001", "job": "decisions", "status": "failed", "message": "ValueError: lost"},
+        ],
+    )
+    page = Page(write_report(lake.folder).read_text())
+    assert page.text["adverts"].endswith("train_gan was skipped: no pictures in this log.")
+    assert page.text["policy"].endswith("decisions is failed: ValueError: lost.")
+    assert page.text["experiment"].endswith("experiment has not run on this lake.")
+    assert dict(summary_rows(lake.folder))["adverts"] == "train_gan was skipped: no pictures in this log."
+
+
+def test_a_lake_without_any_table_still_gets_a_page(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path).read_text())
+    assert "ingest has not run on this lake." in page.text["data"]
+    assert page.plots == []
+
+
+def test_the_page_goes_where_it_is_asked_to_and_leaves_no_half_file(full: Lake, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report.html"
+    assert write_report(full.folder, out, name="Corner shop") == out
+    assert list(out.parent.iterdir()) == [out]
+    assert "<h1>Corner shop</h1>" in out.read_text()
