@@ -1,0 +1,268 @@
+"""From records as received to events and items: fields by the mapping, types, UTC, bad values, event ids.
+
+Everything here looks at one record at a time (equal ones apart, where a mapping says that they are separate), so it needs no
+order and no user. Frames hold the columns of bronze/<source>.
+"""
+
+import hashlib
+import json
+import string
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from lib import field_types as types
+from lib.format_parts import Condition, Rule, TypeColumn, find_columns, placeholders
+from lib.formats import FIELDS, LIST_FIELDS, MAP_FIELDS, Mapping, Source
+from lib.json_lines import text_array
+from lib.tables.bronze import SOURCE
+from lib.tables.silver import EVENT_TYPES
+
+DECLARED = frozenset(column.name for column in SOURCE.columns)
+ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "record")
+# Columns beside the source's own, with names that no column of bronze can have (lib/format_parts.py).
+NUMBER, SOURCE_NAME, IDENTITY, RULE = "(record)", "(source)", "(identity)", "(rule)"
+INTERNAL = ("(", "{")
+ASSIGNED, ENDED = "\x1f", "\x1e"  # stand between a name and its value, and after it, in a record's identity
+TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    **dict.fromkeys((*FIELDS["events"], *FIELDS["items"]), pl.String),
+    **dict.fromkeys(LIST_FIELDS, types.TEXTS),
+    **dict.fromkeys(MAP_FIELDS, types.PAIRS),
+    **{"event_time": types.TIME, "quantity": pl.Int64, "position": pl.Int64, "price": types.MONEY},
+    **{"rating": pl.Float64, "propensity": pl.Float64},
+}
+PARSERS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    **dict.fromkeys(LIST_FIELDS, types.parse_list),
+    **dict.fromkeys(MAP_FIELDS, types.parse_map),
+    **{"quantity": types.parse_whole, "position": types.parse_whole, "price": types.parse_money},
+    **{"rating": types.parse_number, "propensity": types.parse_number},
+}
+IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # of an impression alone, not of its click
+MOST_POSITIONS = 2**31 - 1
+
+
+def type_events(records: pl.DataFrame, source_name: str, mapping: Mapping) -> pl.DataFrame:
+    """Every event that the records of a source may give, typed; a record that gives none has one refused row.
+
+    The records bear a NUMBER each. Columns: ORIGIN (record is that number), refusal (malformed, bad_value:<column> or null),
+    event_id (null where refused), event_type, is_product, and the fields of FIELDS["events"].
+    """
+    source = mapping.sources[source_name]
+    frame, own = _received(records, source_name, mapping)
+    holds = [_holds(rule, own) for rule in source.events]
+    by_rule = [frame.filter(condition).with_columns(pl.lit(rule).alias(RULE)) for rule, condition in enumerate(holds)]
+    unruled = frame.filter(~pl.any_horizontal(holds)).with_columns(pl.lit(-1).alias(RULE))
+    texts = pl.concat([*by_rule, unruled]).select(*_origin(), *_texts(source, own), _event_type(source, own))
+    typed = _typed(texts, source, mapping, needed=("event_type", "event_time", "item_id"))
+    events = typed.with_columns(event_id=_hashed(typed, "event_type"), is_product=_is_product(source))
+    of_impressions = [pl.when(pl.col("event_type") == "impression").then(field) for field in IMPRESSION_FIELDS]
+    kept = (*ORIGIN, "refusal", "event_id", "event_type", "is_product", *FIELDS["events"])
+    return events.with_columns(of_impressions).select(kept)
+
+
+def type_items(records: pl.DataFrame, source_name: str, mapping: Mapping) -> pl.DataFrame:
+    """The items that the records of a source describe, typed, a row a record.
+
+    The records bear a NUMBER each. Columns: ORIGIN, refusal (malformed, bad_value:<column> or null), record_id (null where
+    refused), and the fields of FIELDS["items"].
+    """
+    source = mapping.sources[source_name]
+    frame, own = _received(records, source_name, mapping)
+    texts = frame.with_columns(pl.lit(-1).alias(RULE)).select(*_origin(), *_texts(source, own))
+    typed = _typed(texts, source, mapping, needed=("item_id",))
+    return typed.with_columns(record_id=_hashed(typed)).select(*ORIGIN, "refusal", "record_id", *FIELDS["items"])
+
+
+def raw_json(records: pl.DataFrame) -> pl.Series:
+    """The records as received, as JSON objects of their fields that are not empty; a malformed one as its text."""
+    rows = records.select(own_columns(records)).iter_rows(named=True)
+    raws = [json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) for row in rows]
+    frame = records.select("malformed").with_columns(raw=pl.Series(raws, dtype=pl.String))
+    return frame.select(pl.coalesce("malformed", "raw").alias("raw")).to_series()
+
+
+def own_columns(records: pl.DataFrame) -> list[str]:
+    """The source's own columns, as received."""
+    return [column for column in records.columns if column not in DECLARED and not column.startswith(INTERNAL)]
+
+
+def _received(records: pl.DataFrame, source_name: str, mapping: Mapping) -> tuple[pl.DataFrame, list[str]]:
+    """The records with the {parts} of their files' paths, the elements of an exploded array and their identity; own columns."""
+    source = mapping.sources[source_name]
+    frame = records.with_columns(pl.lit(source_name).alias(SOURCE_NAME))
+    files = frame["source_file"].unique()
+    values = [source.path_values(file) or {} for file in files]
+    for part in dict.fromkeys(part for pattern in source.files for part in placeholders(pattern)):
+        found = pl.Series([value.get(part) for value in values], dtype=pl.String)
+        frame = frame.with_columns(pl.col("source_file").replace_strict(files, found).alias(f"{{{part}}}"))
+    if source.explode:
+        frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
+    own = [column for column in frame.columns if column not in DECLARED and column not in (NUMBER, SOURCE_NAME)]
+    frame = frame.with_columns(_identity(own, mapping.name).alias(IDENTITY))
+    if source.equal_records_are_separate:
+        place = pl.col("record_number").rank("ordinal").over("source_file", IDENTITY)
+        frame = frame.with_columns(pl.format("{}{}", IDENTITY, place).alias(IDENTITY))
+    return frame, own
+
+
+def _origin() -> list[pl.Expr]:
+    """Where an event comes from, under the names that the source's own columns no longer need."""
+    internal = {"record": NUMBER, "source": SOURCE_NAME, "identity": IDENTITY, "rule": RULE}
+    kept = [pl.col(column) for column in (*ORIGIN, "malformed") if column not in internal]
+    return kept + [pl.col(column).alias(name) for name, column in internal.items()]
+
+
+def _exploded(frame: pl.DataFrame, column: str, name: str) -> pl.DataFrame:
+    """A row an element of the JSON array in `column`, the element's keys as columns <name>.<key>; one row where it is empty."""
+    rows: list[int] = []
+    elements: list[dict[str, object]] = []
+    for row, text in enumerate(frame[column]):
+        try:
+            array = json.loads(text) if text else None
+        except ValueError:
+            array = None
+        for element in (isinstance(array, list) and array) or [None]:
+            rows.append(row)
+            elements.append(
+                {f"{name}.{k}": v for k, v in element.items()} if isinstance(element, dict) else {name: element}
+            )
+    keys = dict.fromkeys(key for element in elements for key in element)
+    columns = [pl.Series(key, text_array([element.get(key) for element in elements]), pl.String) for key in keys]
+    return frame.drop(column)[rows].with_columns(columns)
+
+
+def _identity(own: Sequence[str], format_name: str) -> pl.Expr:
+    """All that a record says, as one text: what its id is the hash of. An absent column and an empty field are the same."""
+    fields = [pl.lit(column + ASSIGNED) + pl.col(column) + ENDED for column in sorted(own)]
+    return pl.concat_str(pl.lit(format_name + ENDED), *fields, ignore_nulls=True)
+
+
+def _hashed(typed: pl.DataFrame, *further: str) -> pl.Series:
+    """SHA-256 of the identity and the columns `further`, in hex; null where the record is refused."""
+    identities = typed.select(
+        pl.when(pl.col("refusal").is_null()).then(pl.concat_str("identity", *further, separator=ENDED))
+    ).to_series()
+    hashes = [None if text is None else hashlib.sha256(text.encode()).hexdigest() for text in identities]
+    return pl.Series(hashes, dtype=pl.String)
+
+
+def _column(name: str, own: Sequence[str]) -> pl.Expr:
+    """The text of one source column, or of one nested in a JSON column; null where no file has it."""
+    found = find_columns(own, name)
+    if not found:
+        return pl.lit(None, pl.String)
+    if "." in name and name not in own and found[0] != name:
+        return pl.col(found[0]).str.json_path_match("$." + name.split(".", 1)[1])
+    return pl.col(found[0])
+
+
+def _template(text: str, own: Sequence[str]) -> pl.Expr:
+    """A text with the values of {parts} of the path and of {columns} in it; null where one is."""
+    pieces = []
+    for literal, name, _, _ in string.Formatter().parse(text):
+        pieces.append(pl.lit(literal))
+        if name is not None:
+            pieces.append(pl.col(f"{{{name}}}") if f"{{{name}}}" in own else _column(name, own))
+    return pl.concat_str(pieces)
+
+
+def _texts(source: Source, own: Sequence[str]) -> list[pl.Expr]:
+    """Each of the kind's fields as text (a list or a map where it comes from several columns), named by the field."""
+    return [_text(field, source, own).alias(field) for field in FIELDS[source.kind]]
+
+
+def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
+    if field in source.constants:
+        return _template(source.constants[field], own)
+    if field not in source.names:
+        return pl.lit(None, pl.String)
+    name = source.names[field]
+    if name.columns is not None:
+        columns = [column for pattern in name.columns for column in find_columns(own, pattern)]
+        return types.map_of(columns) if field in MAP_FIELDS else types.list_of(columns)
+    if name.template is not None:
+        return _template(name.template, own)
+    text = _column(name.source_columns[0], own)
+    text = pl.when(~text.is_in(source.null_values)).then(text) if source.null_values else text
+    return text.str.split(name.separator) if name.separator else text
+
+
+def _typed(texts: pl.DataFrame, source: Source, mapping: Mapping, *, needed: Sequence[str]) -> pl.DataFrame:
+    """The fields typed, and refusal: malformed, or bad_value:<the first column that is absent, unreadable or impossible>."""
+    fields = FIELDS[source.kind]
+    typed = texts.with_columns(
+        _parsed(field, source, mapping, texts.schema[field]).alias(f"{field}:typed") for field in fields
+    )
+    reasons = [pl.when(pl.col("malformed").is_not_null()).then(pl.lit("malformed"))]
+    for field in dict.fromkeys((*needed, *fields)):
+        is_bad = pl.col(field).is_null() if field in needed else pl.lit(False)
+        if field in fields:
+            value = pl.col(f"{field}:typed")
+            is_bad |= pl.col(field).is_not_null() & (value.is_null() | ~_is_possible(field, value, source, mapping))
+        reasons.append(pl.when(is_bad).then(pl.lit(f"bad_value:{field}")))
+    values = [pl.col(f"{field}:typed").alias(field) for field in fields]
+    return typed.with_columns(*values, refusal=pl.coalesce(reasons)).with_columns(
+        currency=pl.when(pl.col("price").is_not_null()).then(
+            pl.coalesce("currency", pl.lit(mapping.currency, pl.String))
+        )
+    )
+
+
+def _parsed(field: str, source: Source, mapping: Mapping, received: pl.DataType) -> pl.Expr:
+    """One field by its type; `received` is the type that it has so far."""
+    value = pl.col(field)
+    if field not in source.names and field not in source.constants:
+        return pl.lit(None, TYPES[field])
+    if received == TYPES[field]:
+        return value
+    if field == "event_time":
+        return types.parse_time(value, source.time_format, mapping.timezone)
+    parsed = PARSERS[field](value)
+    negating = [number for number, rule in enumerate(source.events) if field in rule.negate]
+    return pl.when(pl.col("rule").is_in(negating)).then(-parsed).otherwise(parsed) if negating else parsed
+
+
+def _is_possible(field: str, value: pl.Expr, source: Source, mapping: Mapping) -> pl.Expr:
+    """Whether a value that could be read can be true."""
+    if field == "event_time" and mapping.times.end is not None:
+        return value < mapping.times.end
+    if field == "quantity" or field in source.above_zero:
+        return value > 0
+    if field == "price":
+        return value >= 0
+    if field == "position":
+        return value.is_between(1, MOST_POSITIONS)
+    if field == "propensity":
+        return value.is_between(0, 1, closed="right")
+    return pl.lit(True)
+
+
+def _holds(rule: Rule, own: Sequence[str]) -> pl.Expr:
+    """Whether a record gives the event of this rule."""
+    given = [_is_met(condition, _column(name, own)) for name, condition in rule.when.items()]
+    given += [~_is_met(condition, _column(name, own)) for name, condition in rule.unless.items()]
+    return pl.all_horizontal(pl.lit(True), *given)
+
+
+def _is_met(condition: Condition, text: pl.Expr) -> pl.Expr:
+    met = text.str.contains(condition.matches) if condition.matches is not None else text.is_in(condition.values or ())
+    return met.fill_null(False)
+
+
+def _event_type(source: Source, own: Sequence[str]) -> pl.Expr:
+    """The event type that the row's rule gives; null where it is none of ours, or no rule holds."""
+    types = pl.lit(None, pl.String)
+    for number, rule in enumerate(source.events):
+        if isinstance(rule.type, TypeColumn):
+            values: dict[str, str] = dict(rule.type.values or zip(EVENT_TYPES, EVENT_TYPES, strict=True))
+            given = _column(rule.type.column, own).replace_strict(values, default=None, return_dtype=pl.String)
+        else:
+            given = pl.lit(rule.type)
+        types = pl.when(pl.col(RULE) == number).then(given).otherwise(types)
+    return types.alias("event_type")
+
+
+def _is_product(source: Source) -> pl.Expr:
+    item_id = pl.col("item_id")
+    is_one = item_id.str.contains(source.product) if source.product else pl.lit(True)
+    return is_one & ~item_id.str.contains(source.no_product) if source.no_product else is_one
