@@ -9,7 +9,7 @@ import numpy.typing as npt
 from rl.decisions import Decisions, Flags, Floats, Ints
 from rl.estimators import Matrix, cumulative_ratios, effective_sample_size
 
-NUM_TEMPERATURES = 25
+NUM_TEMPERATURES = 97
 
 
 class ActionValues(Protocol):
@@ -96,7 +96,7 @@ def choose_temperature(
 ) -> Temperature:
     """The greediest temperature whose importance weights keep an effective sample of `min_effective_frac` of the episodes.
 
-    Tried from hot (nearly uniform) to cold, in steps of a sixth of a decade of the typical spread of Q among candidates;
+    Tried from hot (nearly uniform) to cold, from 100 to 0.01 of the typical spread of Q among candidates, 24 to the decade;
     the search stops at the first that falls short. Where even the hottest does, that one is returned.
     """
     if len(decisions) == 0:

@@ -69,7 +69,7 @@ def test_temperature_is_the_coldest_that_keeps_the_effective_sample() -> None:
 
     assert chosen.effective_frac == pytest.approx(effective_frac(chosen.value))
     assert chosen.effective_frac >= 0.3
-    assert effective_frac(chosen.value * 10 ** (-4 / 24)) < 0.3
+    assert effective_frac(chosen.value * 10 ** (-4 / 96)) < 0.3
 
 
 def test_temperature_needs_an_episode() -> None:
