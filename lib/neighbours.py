@@ -12,6 +12,8 @@ import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from lib.topk import incidence
+
 BLOCK_SCHEMA = pa.schema(
     [
         ("block", pa.int32()),
@@ -34,6 +36,14 @@ def gram(histories: Iterable[sp.csr_array], num_items: int) -> sp.csr_array:
     for history in histories:
         total = total + sp.csr_array(history.T @ history)
     return total
+
+
+def shard_blocks(
+    batches: Iterable[pa.RecordBatch], *, item_ids: pa.StringArray, items_per_block: int
+) -> Iterator[pa.RecordBatch]:
+    """A shard's share of the Gram matrix, for `mapInArrow`: batches of users with their `items` -> `BLOCK_SCHEMA`."""
+    counts = gram((incidence(batch["items"], item_ids) for batch in batches), len(item_ids))
+    yield from gram_blocks(counts, items_per_block=items_per_block)
 
 
 def gram_blocks(counts: sp.csr_array, *, items_per_block: int) -> Iterator[pa.RecordBatch]:

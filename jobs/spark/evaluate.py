@@ -1,0 +1,173 @@
+"""evaluate: gold/recommendations, gold/interactions -> gold/ranking_metrics.
+
+Every strategy's lists against what the users did in the window after `as_of`: the test window for lists as of `test_from`, the
+validation window for those as of `valid_from`. Users without a list score zero and are counted. Beside the stored strategies
+stands one that is composed here of two lists, and named so: `rebuy_then_popularity`. A rerun, a retry or a kill changes nothing.
+"""
+
+from datetime import datetime
+
+import pyarrow as pa
+from pydantic import Field
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from lib.evaluation import shard_sums, summarised
+from lib.settings import JobSettings
+from lib.spark import start_run
+
+SUMS = (
+    "shard int, question string, segment string, strategy string, metric string, num_users bigint, "
+    "num_without_list bigint, total double, resampled array<double>"
+)
+COMPOSED = "rebuy_then_popularity"
+
+
+class EvaluateSettings(JobSettings):
+    """At which length lists are judged, and the bootstrap."""
+
+    k: int = Field(10, ge=1, le=1000, description="places of a list that count")
+    num_resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of users")
+    num_shards: int = Field(8, ge=1, le=100_000, description="shards of users; about the number of the cluster's cores")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
+
+
+def known_pairs(interactions: DataFrame, *, as_of: datetime) -> DataFrame:
+    """One row a user and item that had to do with each other before `as_of`, as the strategies see it."""
+    is_known = F.col("last_time") < as_of
+    pairs = interactions.where(is_known).groupBy("user_key", "item_id").agg(F.sum("weight").alias("weight"))
+    return pairs.where(F.col("weight") > 0).select("user_key", "item_id")
+
+
+def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> DataFrame:
+    """One row a question, user and relevant item of the split; the question `new` leaves out items known before."""
+    is_wanted = (F.col("split") == split) & (F.col("num_relevant") > 0)
+    wanted = interactions.where(is_wanted).select("user_key", "item_id")
+    new = wanted.join(known, on=["user_key", "item_id"], how="left_anti")
+    return wanted.withColumn("question", F.lit("all")).unionByName(new.withColumn("question", F.lit("new")))
+
+
+def population_of(wanted: DataFrame, known: DataFrame) -> DataFrame:
+    """One row a question and user with a wanted item: how many there are, and whether the user was known before."""
+    returning = known.select("user_key").distinct().withColumn("was_known", F.lit(True))
+    users = wanted.groupBy("question", "user_key").agg(F.count("*").alias("num_relevant"))
+    return users.join(returning, on="user_key", how="left").select(
+        "question", "user_key", "num_relevant", F.coalesce("was_known", F.lit(False)).alias("is_returning")
+    )
+
+
+def with_composed(lists: DataFrame, *, k: int) -> DataFrame:
+    """The lists, and those of `rebuy_then_popularity`: a user's own items first, then popular ones, up to k places.
+
+    Ten popular items always suffice: those that the own items hide leave as many places filled.
+    """
+    own = lists.where(F.col("strategy") == "rebuy").withColumn("part", F.lit(0))
+    popular = lists.where(F.col("strategy") == "popularity").withColumn("part", F.lit(1))
+    rest = popular.join(own.select("question", "user_key", "item_id"), ["question", "user_key", "item_id"], "left_anti")
+    place = F.row_number().over(Window.partitionBy("question", "user_key").orderBy("part", "rank"))
+    composed = own.unionByName(rest).withColumn("rank", place).where(F.col("rank") <= k)
+    return lists.unionByName(composed.withColumn("strategy", F.lit(COMPOSED)).drop("part"))
+
+
+def judged_lists(lists: DataFrame, wanted: DataFrame, population: DataFrame) -> DataFrame:
+    """One row a question, strategy and user of the population: `hit_ranks`, the places that hold a wanted item.
+
+    Null where the strategy has no list for the user; such a user stays in the population and scores zero.
+    """
+    is_hit = F.col("is_wanted").isNotNull()
+    found = lists.join(wanted.withColumn("is_wanted", F.lit(True)), ["question", "user_key", "item_id"], "left")
+    hits = found.groupBy("question", "strategy", "user_key").agg(
+        F.sort_array(F.collect_list(F.when(is_hit, F.col("rank")))).alias("hit_ranks")
+    )
+    strategies = lists.select("strategy").distinct()
+    everyone = population.crossJoin(F.broadcast(strategies))
+    return everyone.join(hits, on=["question", "strategy", "user_key"], how="left").select(
+        "question", "strategy", "user_key", "is_returning", "num_relevant", "hit_ranks"
+    )
+
+
+def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> DataFrame:
+    """One row a question, segment and strategy: the share of the items that stand in a list of any user of the segment."""
+    segment = F.explode(F.array(F.lit("all"), F.when(F.col("is_returning"), "returning").otherwise("unseen"))).alias(
+        "segment"
+    )
+    shown = lists.join(population, on=["question", "user_key"], how="inner")
+    return (
+        shown.select("question", "strategy", "item_id", segment)
+        .groupBy("question", "segment", "strategy")
+        .agg((F.count_distinct("item_id") / num_items).alias("coverage"))
+    )
+
+
+def measured(judged: DataFrame, *, settings: EvaluateSettings) -> DataFrame:
+    """Value and interval of every metric of every strategy: shards of users are summed apart and brought together here.
+
+    Only sums reach the driver, as many as shards, strategies and metrics.
+    """
+
+    def sums(shard: pa.Table) -> pa.Table:
+        return shard_sums(shard, k=settings.k, num_resamples=settings.num_resamples, seed=settings.seed)
+
+    user_hash = F.xxhash64("user_key")
+    shard = F.pmod(user_hash, F.lit(settings.num_shards)).cast("int")
+    sharded = judged.select("*", user_hash.alias("user_hash"), shard.alias("shard"))
+    summary = summarised(sharded.groupBy("shard").applyInArrow(sums, schema=SUMS).toArrow())
+    return judged.sparkSession.createDataFrame(summary)
+
+
+def with_coverage(metrics: DataFrame, covered: DataFrame) -> DataFrame:
+    """The metrics, and a row `coverage` for each strategy and segment; zero where no user of the segment has a list."""
+    each = metrics.select("question", "segment", "strategy", "num_users", "num_without_list").distinct()
+    rows = each.join(covered, on=["question", "segment", "strategy"], how="left")
+    value = F.when(F.col("num_users") > 0, F.coalesce("coverage", F.lit(0.0))).alias("value")
+    unknown = F.lit(None).cast("double")
+    return metrics.unionByName(
+        rows.select("*", F.lit("coverage").alias("metric"), value, unknown.alias("low"), unknown.alias("high")).drop(
+            "coverage"
+        )
+    )
+
+
+def main(settings: EvaluateSettings) -> None:
+    with start_run("evaluate", settings) as run:
+        split = {run.times.valid_from: "valid", run.times.test_from: "test"}.get(run.as_of)
+        if split is None:
+            run.skip(
+                f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
+            )
+        of_this_time = F.col("as_of") == F.lit(run.as_of)
+        stored = run.read("gold/recommendations").where(of_this_time & (F.col("rank") <= settings.k))
+        lists = with_composed(
+            stored.select("strategy", "question", "user_key", "rank", "item_id"), k=settings.k
+        ).persist()
+        interactions = run.read("gold/interactions")
+        known = known_pairs(interactions, as_of=run.as_of).persist()
+        wanted = wanted_items(interactions, known, split=split).persist()
+        population = population_of(wanted, known).persist()
+        num_users, num_items = population.count(), known.select("item_id").distinct().count()
+        if not num_users:
+            run.skip(f"no user has a {run.mapping.relevance} in the {split} window")
+        run.log("population", users_and_questions=num_users, items=num_items)
+
+        metrics = measured(judged_lists(lists, wanted, population), settings=settings)
+        covered = coverages(lists, population, num_items=num_items)
+        rows = with_coverage(metrics, covered).select(
+            F.lit(run.as_of).alias("as_of"),
+            F.lit(split).alias("split"),
+            "question",
+            "strategy",
+            "metric",
+            F.lit(settings.k).alias("k"),
+            "segment",
+            "value",
+            "low",
+            "high",
+            "num_users",
+            "num_without_list",
+            F.lit(settings.seed).cast("bigint").alias("seed"),
+        )
+        run.commit("gold/ranking_metrics", rows)
+
+
+if __name__ == "__main__":
+    main(EvaluateSettings.from_command_line())

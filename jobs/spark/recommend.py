@@ -1,0 +1,180 @@
+"""recommend: gold/interactions, gold/vectors, silver/items -> gold/recommendations.
+
+The list of every user by every strategy (lib/strategies.py), to both questions: `all` ranks every item, `new` those that the user
+had not interacted with before `as_of`. Items are those that someone had interacted with before `as_of`; users are all who ever
+came by (of one who first came later nothing is used but the key). Where a strategy has nothing to say about a user it says
+nothing, so rebuy has no list of new items. A rerun, a retry or a kill changes nothing.
+
+Users lie in Spark, one row each with the own items; what is as large as the catalogue (item vectors, neighbours) goes to every
+task, which ranks its users in Arrow batches.
+"""
+
+from datetime import datetime
+from functools import partial, reduce
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from pydantic import Field
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lib import strategies
+from lib.neighbours import cosine_neighbours, shard_blocks, similarity_matrix
+from lib.settings import JobSettings
+from lib.spark import start_run
+from lib.strategies import Catalogue
+from lib.topk import vectors
+
+LISTS = "question string, user_key string, rank int, item_id string, score double, reason string"
+GRAM_BLOCKS = "block int, item array<int>, neighbour array<int>, num_users array<double>"
+NEIGHBOURS = "item int, neighbour int, similarity double"
+MODELS = {"als": "close to your taste (ALS)", "two_tower": "close to your taste (two towers)"}
+
+
+class RecommendSettings(JobSettings):
+    """How long the lists are, and what item-to-item looks at."""
+
+    list_length: int = Field(10, ge=1, le=1000, description="items in a list")
+    num_neighbours: int = Field(100, ge=2, description="neighbours kept of each item, the item itself among them")
+    max_items_per_user: int = Field(
+        2000, ge=2, description="own items, the latest, from which neighbours are counted: bounds one user's pairs"
+    )
+    items_per_block: int = Field(512, ge=1, description="items whose neighbours one task finds at a time")
+
+
+def known_pairs(interactions: DataFrame, *, as_of: datetime) -> DataFrame:
+    """One row a user and own item: what they had to do with each other before `as_of`.
+
+    A pair without positive weight (a return of something bought before the log began) is no interaction.
+    """
+    is_known = F.col("last_time") < as_of
+    pairs = interactions.where(is_known).groupBy("user_key", "item_id").agg(
+        F.sum("weight").alias("weight"),
+        F.sum("num_relevant").alias("num_relevant"),
+        F.max("last_time").alias("last_time"),
+    )  # fmt: skip
+    return pairs.where(F.col("weight") > 0).select("user_key", "item_id", "num_relevant", "last_time")
+
+
+def histories(interactions: DataFrame, pairs: DataFrame) -> DataFrame:
+    """One row a user of the log: the own items, the latest first, and how often each was bought; empty where none is known."""
+    latest_first = F.struct((-F.unix_micros("last_time")).alias("age"), "item_id", "num_relevant")
+    own = pairs.groupBy("user_key").agg(F.sort_array(F.collect_list(latest_first)).alias("own"))
+    users = interactions.select("user_key").distinct()
+    return users.join(own, on="user_key", how="left").select(
+        "user_key",
+        F.coalesce(F.col("own.item_id"), F.array().cast("array<string>")).alias("items"),
+        F.coalesce(F.col("own.num_relevant"), F.array().cast("array<bigint>")).alias("num_relevant"),
+    )
+
+
+def catalogue_of(pairs: DataFrame, titles: DataFrame | None) -> tuple[Catalogue, NDArray[np.float64]]:
+    """The items of the pairs, and of each how many users have it among their own: both as large as the catalogue."""
+    is_buyer = F.col("num_relevant") > 0
+    counts = pairs.groupBy("item_id").agg(F.count_if(is_buyer).alias("num_buyers"), F.count("*").alias("num_users"))
+    titled = counts.withColumn("title", F.lit(None).cast("string"))
+    if titles is not None:
+        titled = counts.join(titles.select("item_id", "title"), on="item_id", how="left")
+    name = F.coalesce("title", "item_id").alias("name")
+    items = titled.select("item_id", name, "num_buyers", "num_users").toArrow().sort_by("item_id")
+    item_ids, names, num_buyers, num_users = (items[column].combine_chunks() for column in items.schema.names)
+    return Catalogue(item_ids, names, num_buyers.to_numpy().astype(float)), num_users.to_numpy().astype(float)
+
+
+def similarities(
+    users: DataFrame, catalogue: Catalogue, num_users: NDArray[np.float64], settings: RecommendSettings
+) -> sp.csr_array:
+    """Each item's nearest neighbours by cosine: Gram matrices of shards of users, brought together by block of items."""
+    latest = users.select(F.slice("items", 1, settings.max_items_per_user).alias("items"))
+    shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=settings.items_per_block)
+
+    def nearest(block: pa.Table) -> pa.Table:
+        return cosine_neighbours(block, num_users=num_users, num_neighbours=settings.num_neighbours)
+
+    blocks = latest.mapInArrow(shard, schema=GRAM_BLOCKS)
+    found = blocks.groupBy("block").applyInArrow(nearest, schema=NEIGHBOURS).toArrow()
+    return similarity_matrix(found, len(catalogue.item_ids))
+
+
+def vector_lists(rows: DataFrame, users: DataFrame, catalogue: Catalogue, *, k: int, reason: str) -> DataFrame:
+    """Lists by the vectors of one version of a model (rows of gold/vectors) of the items that the catalogue holds."""
+    items = rows.where(F.col("kind") == "item").select("id", "values").toArrow()
+    position = pc.index_in(items["id"], value_set=catalogue.item_ids)
+    items = items.append_column("position", position).filter(pc.is_valid(position)).sort_by("position").combine_chunks()
+    rank = partial(
+        strategies.by_vectors,
+        catalogue=catalogue.take(items["position"].to_numpy().astype(np.int64)),
+        item_vectors=vectors(items["values"].combine_chunks()),
+        k=k,
+        reason=reason,
+    )
+    user_vectors = rows.where(F.col("kind") == "user").select(F.col("id").alias("user_key"), "values")
+    return users.join(user_vectors, on="user_key", how="inner").mapInArrow(rank, schema=LISTS)
+
+
+def version_of(stored: DataFrame, model: str, *, as_of: datetime) -> str | None:
+    """The latest version of a model's vectors that was fitted on nothing after `as_of`; None where there is none."""
+    is_candidate = (F.col("model") == model) & (F.col("kind") == "item") & (F.col("as_of") <= as_of)
+    latest = stored.where(is_candidate).agg(F.max_by("version", F.struct("as_of", "version")).alias("version")).first()
+    return latest["version"] if latest else None
+
+
+def named(lists: DataFrame, *, as_of: datetime, strategy: str, version: str | None = None) -> DataFrame:
+    """Lists of one strategy as rows of gold/recommendations; a strategy with a version has its model's name."""
+    return lists.select(
+        F.lit(as_of).alias("as_of"),
+        F.lit(strategy).alias("strategy"),
+        "question",
+        "user_key",
+        "rank",
+        "item_id",
+        "score",
+        "reason",
+        F.lit(strategy if version else None).cast("string").alias("model"),
+        F.lit(version).cast("string").alias("version"),
+    )
+
+
+def main(settings: RecommendSettings) -> None:
+    with start_run("recommend", settings) as run:
+        interactions = run.read("gold/interactions")
+        pairs = known_pairs(interactions, as_of=run.as_of).persist()
+        catalogue, num_users = catalogue_of(pairs, run.read("silver/items") if run.has("silver/items") else None)
+        if not len(catalogue.item_ids):
+            run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
+        # The lists take most of the time, in Python: one task a core.
+        users = (
+            histories(interactions, pairs).repartition(run.spark.sparkContext.defaultParallelism, "user_key").persist()
+        )
+        run.log("histories", users=users.count(), items=len(catalogue.item_ids))
+
+        verb = strategies.VERBS.get(run.mapping.relevance, "chosen")
+        similarity = similarities(users, catalogue, num_users, settings)
+        run.log("neighbours", pairs=similarity.nnz)
+        k = settings.list_length
+        counting = {
+            "popularity": partial(strategies.popularity, catalogue=catalogue, k=k, verb=verb),
+            "rebuy": partial(strategies.rebuy, catalogue=catalogue, k=k, verb=verb),
+            "item_to_item": partial(strategies.item_to_item, catalogue=catalogue, k=k, similarity=similarity),
+        }
+        lists = [
+            named(users.mapInArrow(rank, schema=LISTS), as_of=run.as_of, strategy=strategy)
+            for strategy, rank in counting.items()
+        ]
+        stored = run.read("gold/vectors") if run.has("gold/vectors") else None
+        for model, reason in MODELS.items():
+            version = version_of(stored, model, as_of=run.as_of) if stored is not None else None
+            if stored is None or version is None:
+                run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
+                continue
+            rows = stored.where((F.col("model") == model) & (F.col("version") == version))
+            ranked = vector_lists(rows, users, catalogue, k=k, reason=reason)
+            lists.append(named(ranked, as_of=run.as_of, strategy=model, version=version))
+        run.commit("gold/recommendations", reduce(DataFrame.unionByName, lists))
+
+
+if __name__ == "__main__":
+    main(RecommendSettings.from_command_line())
