@@ -1,0 +1,417 @@
+"""A run of a job: recorded before it writes, reading pinned versions, committing each output once, taken up after a kill."""
+
+import hashlib
+import importlib.resources
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from lib import formats, ops
+from lib.lake import Lake, commit_files, conform, transaction_id, write_files
+from lib.settings import JobSettings
+from lib.tables import contract
+from lib.wheel import JOBS, ROOT, Job
+
+# Every job behind clean takes the log's times from the events, whatever else it reads.
+BEFORE_EVENTS = ("simulate", "ingest", "clean")
+
+
+class Skipped(Exception):  # noqa: N818 - it is no error
+    """The log does not hold what the job needs; the wheel goes on."""
+
+
+@dataclass(frozen=True)
+class LogTimes:
+    """The moments of a log, UTC: intervals are `[start, end)`; train before valid_from, valid up to test_from, then test."""
+
+    start: datetime
+    valid_from: datetime
+    test_from: datetime
+    end: datetime
+
+    @property
+    def window(self) -> timedelta:
+        """Length of a label window: as long as the test window."""
+        return self.end - self.test_from
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of the log: path below the log folder, SHA-256 of its content, and the mapping's source that it belongs to."""
+
+    path: str
+    sha256: str
+    source: str
+
+
+@dataclass
+class Run:
+    """One run of one job on one lake; made by `start_run`."""
+
+    job: Job
+    settings: JobSettings
+    lake: Lake
+    run_id: str
+    number: int
+    inputs: dict[str, int]
+    settings_hash: str
+    code_version: str
+    started_at: datetime
+    input_files: list[InputFile] = field(default_factory=list)
+    outputs: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def mapping(self) -> formats.Mapping:
+        """The mapping of the log."""
+        return formats.load_mapping(self.settings.log.format)
+
+    @cached_property
+    def times(self) -> LogTimes:
+        """The log's times: from its mapping, else at 80 % and 90 % of the span of silver/events."""
+        return log_times(self.lake, self.mapping, self.inputs.get("silver/events"))
+
+    @cached_property
+    def as_of(self) -> datetime:
+        """As of when derived rows are known."""
+        chosen = self.settings.time.as_of
+        moment: datetime = (
+            getattr(self.times, chosen) if hasattr(self.times, chosen) else datetime.fromisoformat(chosen)
+        )
+        return moment
+
+    def has(self, table: str) -> bool:
+        """The run has this input, and it holds rows."""
+        return table in self.inputs and self.lake.num_rows(table, self.inputs[table]) > 0
+
+    def dataset(self, table: str) -> ds.Dataset:
+        """An input table at its pinned version, as an Arrow dataset."""
+        assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or it is absent"
+        return self.lake.dataset(table, self.inputs[table])
+
+    def read_arrow(
+        self, table: str, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+    ) -> pa.Table:
+        """Rows of an input table at its pinned version."""
+        return self.dataset(table).to_table(columns=list(columns) if columns else None, filter=filter)
+
+    def commit_arrow(self, table: str, rows: pa.Table, where: Mapping[str, str] | None = None) -> None:
+        """Replace the table's content, or its partitions `where`, by `rows`, in one transaction; once a run."""
+        conforming = conform(contract(table), rows)
+        transaction = transaction_id(self.job.name, table, where)
+        files = []
+        if self.lake.committed(table, transaction) < self.number:
+            files = write_files(self.lake, contract(table), [conforming] if conforming.num_rows else [])
+        version = commit_files(
+            self.lake, contract(table), files, transaction=transaction, number=self.number, where=where
+        )
+        self.committed(table, version, rows.num_rows)
+
+    def committed(self, table: str, version: int, num_rows: int) -> None:
+        """Note an output of this run."""
+        self.outputs[table] = version
+        self.rows += num_rows
+        self.log(f"wrote {table}", rows=num_rows)
+
+    def files(self, kind: str) -> Path:
+        """The run's folder for files of a kind; the same when the run is taken up again."""
+        return self.lake.files(kind, self.run_id)
+
+    def uri(self, path: Path) -> str:
+        """A file's path below the lake, for a uri column."""
+        return path.absolute().relative_to(self.lake.folder).as_posix()
+
+    def register_model(
+        self,
+        model: str,
+        folder: Path | str,
+        *,
+        checkpoint: Path | None = None,
+        num_parameters: int,
+        status: str = "promoted",
+    ) -> None:
+        """Record this run's version of a model; one that is promoted retires the one before."""
+        row = {
+            "model": model,
+            "version": self.run_id,
+            "uri": self.uri(folder) if isinstance(folder, Path) else folder,
+            "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest() if checkpoint else None,
+            "run_id": self.run_id,
+            "inputs": _versions(self.inputs),
+            "status": status,
+            "num_parameters": num_parameters,
+            "created_at": self.started_at,
+        }
+        ops.register_model(self.lake, row)
+
+    def current_model(self, model: str) -> dict[str, Any] | None:
+        """The promoted version of a model, a row of ops/models; None where there is none."""
+        return ops.current_model(self.lake, model)
+
+    def take_files(self, files: Iterable[InputFile]) -> list[InputFile]:
+        """Pin the files of this run before its first write; a run that is taken up again keeps the files it had."""
+        if not self.input_files:
+            self.input_files = list(files)
+            self.save("running")
+        return self.input_files
+
+    def known_files(self) -> set[str]:
+        """SHA-256 of every file that an earlier run of this job has read to the end."""
+        known: set[str] = set()
+        for row in ops.runs(self.lake, self.job.name):
+            written = {output["table"] for output in row["outputs"]}
+            for file in row["input_files"]:
+                if row["status"] == "done" or f"bronze/{file['source']}" in written:
+                    known.add(file["sha256"])
+        return known
+
+    def skip(self, why: str) -> None:
+        """End the run: the log does not hold what the job needs."""
+        raise Skipped(why)
+
+    def log(self, what: str, **figures: Any) -> None:
+        """One line: what was done, its figures, and the seconds since the run began."""
+        shown = "  ".join(f"{name}={_shown(value)}" for name, value in figures.items())
+        print(
+            f"{self.job.name:<15}{what}  {shown + '  ' if shown else ''}{time.monotonic() - self.began:.1f} s",
+            flush=True,
+        )
+
+    def save(self, status: str, message: str | None = None) -> None:
+        """Write the run's row to ops/runs."""
+        ended = status != "running"
+        row = {
+            "run_id": self.run_id,
+            "job": self.job.name,
+            "number": self.number,
+            "settings_hash": self.settings_hash,
+            "code_version": self.code_version,
+            "as_of": self.__dict__.get("as_of"),
+            "inputs": _versions(self.inputs),
+            "input_files": [asdict(file) for file in self.input_files],
+            "outputs": _versions(self.outputs),
+            "rows": self.rows,
+            "seconds": round(time.monotonic() - self.began, 3),
+            "status": status,
+            "message": message,
+            "started_at": self.started_at,
+            "finished_at": datetime.now(UTC) if ended else None,
+        }
+        ops.save_run(self.lake, row)
+
+
+@contextmanager
+def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterator[Any]:
+    """Begin a run, or take up an unfinished one; record how it ends.
+
+    A job whose needed input is absent or empty is skipped with one line. An error is recorded, its traceback is kept in
+    `<lake>/logs/<run_id>.txt`, and it goes on to the caller.
+    """
+    run = _begin(JOBS[job], settings, kind)
+    try:
+        _require_inputs(run)
+        yield run
+    except Skipped as reason:
+        run.save("skipped", str(reason))
+        run.log(f"skipped: {reason}")
+    except BaseException as error:
+        folder = run.lake.folder / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{run.run_id}.txt").write_text(traceback.format_exc())
+        run.save("failed", f"{type(error).__name__}: {error}"[:2000])
+        raise
+    else:
+        run.save("done")
+
+
+def is_fresh(job: Job, settings: JobSettings) -> str | None:
+    """Why the job need not run again (`done`, or the message of a skip): same inputs, settings and code; else None."""
+    lake = Lake(settings.lake.path)
+    last = ops.last_run(lake, job.name)
+    if last is None or last["status"] not in ("done", "skipped"):
+        return None
+    same = (
+        last["settings_hash"] == settings_hash(job, settings)
+        and last["code_version"] == code_version(job)
+        and _pinned(last["inputs"]) == pin_inputs(job, lake)
+    )
+    return (last["message"] or "done") if same else None
+
+
+def settings_hash(job: Job, settings: JobSettings) -> str:
+    """Identity of the settings that bear on a job's result, the mapping among them."""
+    mapping = "" if job.name == "simulate" else formats.load_mapping(settings.log.format).sha256
+    return hashlib.sha256(f"{settings.hash()}{mapping}".encode()).hexdigest()[:16]
+
+
+def code_version(job: Job) -> str:
+    """Hash of the code that a job runs: its own file, `lib` and the packages that it names, in a checkout or a zip."""
+    own_file = ROOT / job.path if (ROOT / job.path).is_file() else Path(sys.argv[0])
+    digest = hashlib.sha256(own_file.read_bytes() if own_file.is_file() else b"")
+    for package in ("lib", *job.code):
+        for source in _sources_below(importlib.resources.files(package)):
+            digest.update(source)
+    return digest.hexdigest()[:16]
+
+
+def pin_inputs(job: Job, lake: Lake) -> dict[str, int]:
+    """The tables (and current models) that a job would read now, with their versions."""
+    names = [name for name in (*job.reads, *job.may_read) if name != "bronze/*"]
+    names += lake.sources() if "bronze/*" in job.reads else []
+    if job.name not in BEFORE_EVENTS and job.engine != "local":
+        names.append("silver/events")
+    versions = {name: lake.data_version(name) for name in sorted(set(names))}
+    for model in job.models:
+        current = ops.current_model(lake, model)
+        versions[f"ops/models#{model}"] = int(current["version"].rpartition("-")[2]) if current else None
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def log_times(lake: Lake, mapping: formats.Mapping, version: int | None) -> LogTimes:
+    """The log's times, from its mapping where it names them, else from the statistics of silver/events.
+
+    Raises:
+        ValueError: there are no events yet, or the mapping's times lie outside the log.
+    """
+    if version is None:
+        raise ValueError("the lake has no silver/events yet; run ingest and clean first")
+    files = pa.table(lake.open("silver/events", version).get_add_actions(flatten=True))
+    if files.num_rows == 0:
+        raise ValueError("silver/events is empty: no record of the log was accepted")
+    lows, highs = files["min.event_time"], files["max.event_time"]
+    start, last = _utc(pc.min(lows).as_py()), _utc(pc.max(highs).as_py())
+    # Delta's statistics keep milliseconds: the last event lies within the millisecond.
+    end = mapping.times.end or last.replace(microsecond=last.microsecond // 1000 * 1000) + timedelta(milliseconds=1)
+    test_from = mapping.times.test_from or _whole_second(start + (end - start) * 0.9)
+    valid_from = mapping.times.valid_from or _whole_second(start + (end - start) * 0.8)
+    times = LogTimes(start, valid_from, test_from, end)
+    if not start < valid_from < test_from < end:
+        raise ValueError(
+            f"the times {valid_from} (valid_from) and {test_from} (test_from) do not lie in this order within the log "
+            f"({start} to {end}); mend the mapping's times"
+        )
+    return times
+
+
+def report_errors_in_one_line() -> None:
+    """Let a user's error end a program with one line on stderr and exit code 1 instead of a traceback."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if isinstance(error, ValueError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
+    lake = Lake(settings.lake.path)
+    _require_writable(lake)
+    hash_now, code_now, inputs_now = settings_hash(job, settings), code_version(job), pin_inputs(job, lake)
+    last = ops.last_run(lake, job.name)
+    if last is not None and last["status"] in ("running", "failed"):
+        written = _committed_outputs(job, lake, last["number"])
+        same = last["settings_hash"] == hash_now and last["code_version"] == code_now
+        if same and (written or _pinned(last["inputs"]) == inputs_now):
+            run = kind(
+                job, settings, lake, last["run_id"], last["number"], _pinned(last["inputs"]), hash_now, code_now,
+                last["started_at"], [InputFile(**file) for file in last["input_files"]],
+            )  # fmt: skip
+            if last["as_of"] is not None:
+                run.as_of = last["as_of"]
+            run.log(f"takes up {run.run_id}, which did not end")
+            run.save("running")
+            return run
+        ops.save_run(
+            lake, {**last, "status": "abandoned", "outputs": _versions(written), "finished_at": datetime.now(UTC)}
+        )
+    number = 1 if last is None else last["number"] + 1
+    run = kind(
+        job, settings, lake, f"{job.name}-{number:06d}", number, inputs_now, hash_now, code_now, datetime.now(UTC)
+    )
+    if job.name not in BEFORE_EVENTS and "silver/events" in inputs_now:
+        _ = run.as_of
+    run.save("running")
+    return run
+
+
+def _require_inputs(run: Run) -> None:
+    """Skip the run where a table that the job cannot do without is absent or empty, with the reason of its writer."""
+    for table in run.job.reads:
+        if table == "bronze/*":
+            if not any(name.startswith("bronze/") and name != "bronze/images" for name in run.inputs):
+                raise ValueError("the lake has no bronze tables yet; run ingest first")
+        elif not run.has(table):
+            writer = next((job for job in JOBS.values() if table in job.writes), None)
+            last = ops.last_run(run.lake, writer.name) if writer else None
+            why = f" ({writer.name}: {last['message']})" if writer and last and last["message"] else ""
+            raise Skipped(f"there is no {table}{why}")
+
+
+def _require_writable(lake: Lake) -> None:
+    if "://" in lake.path:
+        return
+    try:
+        lake.folder.mkdir(parents=True, exist_ok=True)
+        probe = lake.folder / f".writable-{time.monotonic_ns()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"the lake {lake.path} cannot be written: {error.strerror}") from None
+
+
+def _committed_outputs(job: Job, lake: Lake, number: int) -> dict[str, int]:
+    """The tables to which the job's run of that number has committed."""
+    written = {}
+    for table in lake.tables():
+        matches = table in job.writes or ("bronze/*" in job.writes and table.startswith("bronze/"))
+        if matches and lake.committed(table, transaction_id(job.name, table)) == number:
+            written[table] = lake.data_version(table) or 0
+    return written
+
+
+def _sources_below(folder: Traversable) -> Iterator[bytes]:
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir() and entry.name != "__pycache__":
+            yield from _sources_below(entry)
+        elif entry.name.endswith((".py", ".j2", ".css")):
+            yield entry.read_bytes()
+
+
+def _versions(versions: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"table": table, "version": version} for table, version in sorted(versions.items())]
+
+
+def _pinned(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    return {row["table"]: row["version"] for row in rows}
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _whole_second(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, default=str)

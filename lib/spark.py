@@ -1,0 +1,161 @@
+"""Spark: the session, and runs that read and commit DataFrames. The only file beside jobs/spark that imports pyspark."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import pyarrow as pa
+from pyspark import SparkConf
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from lib import runs
+from lib.lake import transaction_id
+from lib.settings import JobSettings
+from lib.tables import Table, contract
+from lib.wheel import ROOT
+
+# On one machine: tables are small, so that one partition a core and two for a table's log are plenty.
+ON_ONE_MACHINE = {
+    "spark.sql.shuffle.partitions": "4",
+    "spark.default.parallelism": "4",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.ui.enabled": "false",
+    "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+    "spark.driver.host": "localhost",
+    "spark.driver.bindAddress": "127.0.0.1",
+}
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """The Spark schema of a contract's Arrow schema."""
+    return from_arrow_schema(schema)
+
+
+def session(settings: JobSettings) -> SparkSession:
+    """The running session, the one that spark-submit configures, or a new one with conf/spark-defaults.conf."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # a task is one core wide
+    builder = SparkSession.builder.appName("cartwheel")
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    defaults = (
+        {}
+        if submitted
+        else {
+            **_properties(),
+            "spark.master": settings.cluster.spark_master,
+            "spark.driver.memory": settings.cluster.driver_memory,
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{ROOT / 'conf' / 'log4j2.properties'}",
+        }
+    )
+    given = dict(SparkConf().getAll()) if submitted else defaults
+    if given.get("spark.master", "").startswith("local"):
+        defaults |= {name: value for name, value in ON_ONE_MACHINE.items() if name not in given}
+    for name, value in defaults.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+@dataclass
+class SparkRun(runs.Run):
+    """A run that reads and commits DataFrames."""
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """The session; started at first use."""
+        return session(self.settings)
+
+    def read(self, table: str) -> DataFrame:
+        """An input table at its pinned version."""
+        assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or it is absent"
+        self.lake.open(table, self.inputs[table])
+        reader = self.spark.read.format("delta").option("versionAsOf", self.inputs[table])
+        return reader.load(self.lake.uri(table))
+
+    def read_or_empty(self, table: str) -> DataFrame:
+        """An input table at its pinned version, or no rows of its contract where the lake has none."""
+        return self.read(table) if table in self.inputs else self.empty(table)
+
+    def empty(self, table: str) -> DataFrame:
+        """No rows, with the contract's columns."""
+        return self.spark.createDataFrame([], spark_schema(contract(table).schema))
+
+    def commit(
+        self,
+        table: str,
+        frame: DataFrame,
+        *,
+        where: Mapping[str, str] | None = None,
+        mode: Literal["overwrite", "append"] = "overwrite",
+        declared: Table | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
+        """Replace the table's content, or its partitions `where`, or append to it, in one transaction; once a run.
+
+        `declared` is the contract of an open table with its source's own columns. `properties` are set at creation.
+
+        Raises:
+            ValueError: the frame's columns are not the contract's.
+        """
+        table_contract = declared or contract(table)
+        chosen = conform(table_contract, frame)
+        self.lake.ensure(table_contract, properties)
+        transaction = transaction_id(self.job.name, table, where)
+        if self.lake.committed(table, transaction) < self.number:
+            writer = chosen.write.format("delta").mode(mode)
+            writer = writer.option("txnAppId", transaction).option("txnVersion", self.number)
+            if where:
+                condition = " AND ".join(f"{column} = '{value}'" for column, value in where.items())
+                writer = writer.option("replaceWhere", condition)
+            writer.save(self.lake.uri(table))
+        self.committed(table, *_last_write(self, table))
+
+
+@contextmanager
+def start_run(job: str, settings: JobSettings) -> Iterator[SparkRun]:
+    """A run of a Spark job; see `lib.runs.start_run`."""
+    with runs.start_run(job, settings, SparkRun) as run:
+        yield run
+
+
+def conform(table: Table, frame: DataFrame) -> DataFrame:
+    """The frame with the contract's columns in their order.
+
+    Raises:
+        ValueError: a column is missing, unknown or of another type. Null in a required column and broken checks are
+            refused by Delta as it writes.
+    """
+    wanted, given = spark_schema(table.schema), frame.schema
+    missing, unknown = set(wanted.names) - set(given.names), set(given.names) - set(wanted.names)
+    if missing or unknown:
+        raise ValueError(f"{table.name}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
+    for field in wanted:
+        found = given[field.name].dataType
+        if found.simpleString() != field.dataType.simpleString():
+            raise ValueError(
+                f"{table.name}.{field.name}: {field.dataType.simpleString()} expected, {found.simpleString()} given"
+            )
+    return frame.select(*[F.col(f"`{name}`") for name in wanted.names])
+
+
+def _last_write(run: runs.Run, table: str) -> tuple[int, int]:
+    """Version and number of rows of the table's last commit that changed data."""
+    version = run.lake.data_version(table)
+    assert version is not None
+    commit = next(c for c in run.lake.open(table).history() if c["version"] == version)
+    metrics = commit.get("operationMetrics") or {}
+    return version, int(metrics.get("numOutputRows", 0))
+
+
+def _properties() -> dict[str, str]:
+    """The properties of conf/spark-defaults.conf."""
+    lines = (ROOT / "conf" / "spark-defaults.conf").read_text().splitlines()
+    pairs = (line.split(None, 1) for line in lines if line.strip() and not line.startswith("#"))
+    return {name: value.strip() for name, value in pairs}
