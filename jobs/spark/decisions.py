@@ -1,0 +1,175 @@
+"""decisions: silver/events, silver/items -> gold/decisions.
+
+Sessions with logged impressions and propensities become episodes, one a session, a row a decision with what a policy could
+observe then (rl/observation.py) and what came of it (the reactions that carry its request, whenever they came). In a log without
+users (Open Bandit) each impression is an episode of one step, and the context that the log holds joins its state. Bots are left
+out. Features are point-in-time: a user's past is what happened before the session's first decision, an item's counts are those
+before the decision's date. A rerun, a retry or a kill changes nothing.
+
+One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches (rl/episodes.py). What is as
+large as the catalogue (attributes, counts by day) goes to every task.
+"""
+
+from datetime import timedelta
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lib.settings import JobSettings
+from lib.spark import SparkRun, spark_schema, start_run
+from lib.tables import contract
+from rl.context import ContextCode
+from rl.episodes import EVENT_COLUMNS, Shop, episodes
+from rl.logged import REWARDS, ItemDays, RewardWeights
+from rl.observation import COUNTED, KINDS, Catalogue
+
+
+class DecisionsSettings(JobSettings):
+    """What a reaction is worth, and how the context of a log without users becomes features."""
+
+    reward_click: float = Field(REWARDS.click, ge=0, description="reward of a click on what was shown")
+    reward_cart: float = Field(REWARDS.cart, ge=0, description="reward of putting it into the cart, beside the click")
+    reward_purchase: float = Field(REWARDS.purchase, ge=0, description="reward of buying it, beside click and cart")
+    session_gap_minutes: float = Field(
+        30, gt=0, description="as clean's; a session that may have been going on when the log ended is truncated"
+    )
+    per_item_context: tuple[str, ...] = Field(
+        ("user-item_affinity_",),
+        description="beginnings of context keys that end in an item's id: a feature of candidates",
+    )
+    context_width: int = Field(16, ge=2, description="places of the hashed one-hot of a context key that is no number")
+    num_positions: int = Field(8, ge=1, description="places of a page told apart in a log without users")
+    events_per_shard: int = Field(300_000, ge=1, description="events that one task holds at a time, as whole users")
+
+
+class Found(NamedTuple):
+    """What impressions a log holds."""
+
+    num_impressions: int
+    num_with_propensity: int
+    num_with_user: int  # of those with a propensity
+
+
+def impressions_of(events: DataFrame) -> DataFrame:
+    """The events that say what was shown."""
+    return events.where(F.col("event_type") == "impression")
+
+
+def found_impressions(events: DataFrame) -> Found:
+    """Count the log's impressions."""
+    has_propensity, is_of_user = F.col("propensity") > 0, F.col("user_key").isNotNull()
+    counts = impressions_of(events).agg(
+        F.count("*"), F.count_if(has_propensity), F.count_if(has_propensity & is_of_user)
+    )
+    row = counts.first()
+    assert row is not None, "an aggregate without groups is one row"
+    return Found(*row)
+
+
+def item_days(events: DataFrame) -> DataFrame:
+    """One row an item and UTC date: the item's events of all users, as COUNTED."""
+    kind = F.col("event_type")
+    is_click = (kind == "view") & F.col("request_id").isNotNull()
+    happened = (kind == "impression", is_click, kind == "view", kind == "cart", kind == "purchase")
+    return events.groupBy("item_id", "event_date").agg(
+        *(F.count_if(condition).alias(name) for condition, name in zip(happened, COUNTED, strict=True))
+    )
+
+
+def every_item(events: DataFrame, items: DataFrame) -> DataFrame:
+    """One row an item that the catalogue or the log names: category, brand, price; null where the catalogue lacks it."""
+    offered = impressions_of(events).select(F.explode("candidates").alias("item_id"))
+    named = events.select("item_id").unionByName(offered).unionByName(items.select("item_id")).distinct()
+    return named.join(items, on="item_id", how="left").select(
+        "item_id", "category", "brand", F.col("price").cast("double").alias("price")
+    )
+
+
+def context_keys(events: DataFrame) -> DataFrame:
+    """One row a key of the impressions' context: whether all its values are numbers."""
+    entries = impressions_of(events).select(F.explode("context").alias("key", "value"))
+    is_number = F.col("value").isNull() | F.col("value").try_cast("double").isNotNull()
+    return entries.groupBy("key").agg(F.every(is_number).alias("is_number"))
+
+
+def owned(events: DataFrame, *, has_users: bool) -> DataFrame:
+    """The events that decisions are made of, with the `owner` whose events must come together.
+
+    In a log with users these are their events; else impressions and the reactions to them, owned by the request.
+    """
+    if has_users:
+        return events.where(F.col("user_key").isNotNull()).select(F.col("user_key").alias("owner"), *EVENT_COLUMNS)
+    request = F.coalesce("request_id", "event_id").alias("owner")
+    is_needed = (F.col("event_type") == "impression") | F.col("request_id").isNotNull()
+    return events.where(is_needed).select(request, *EVENT_COLUMNS)
+
+
+def read_shop(run: SparkRun, events: DataFrame, settings: DecisionsSettings, *, has_users: bool) -> Shop:
+    """Collect what every task needs: catalogue, counts by item and date, the keys of the context."""
+    items = run.read_or_empty("silver/items")
+    table = every_item(events, items).toArrow().sort_by("item_id").combine_chunks()
+    item_ids = table["item_id"].combine_chunks()
+    catalogue = Catalogue.of(*(table[column].to_pylist() for column in ("category", "brand", "price")))
+    days = item_days(events).toArrow()
+    context = ContextCode()
+    if not has_users:
+        keys = {row["key"]: row["is_number"] for row in context_keys(events).collect()}
+        context = ContextCode.of_keys(
+            keys,
+            per_item=settings.per_item_context,
+            width=settings.context_width,
+            num_positions=settings.num_positions,
+        )
+    offers_all = run.mapping.candidates == "all_items"
+    known = sorted(row["item_id"] for row in items.select("item_id").collect()) if offers_all else []
+    return Shop(
+        item_ids=item_ids,
+        catalogue=catalogue,
+        item_days=_item_days(days, item_ids),
+        context=context,
+        default_candidates=(known or item_ids.to_pylist()) if offers_all else [],
+        valid_from=run.times.valid_from,
+        test_from=run.times.test_from,
+        end=run.times.end,
+        session_gap=timedelta(minutes=settings.session_gap_minutes),
+        rewards=RewardWeights(settings.reward_click, settings.reward_cart, settings.reward_purchase),
+    )
+
+
+def _item_days(days: pa.Table, item_ids: pa.Array) -> ItemDays:
+    place = {item_id: index for index, item_id in enumerate(item_ids.to_pylist())}
+    item = np.array([place[item_id] for item_id in days["item_id"].to_pylist()], dtype=np.int64)
+    day = days["event_date"].cast(pa.int32()).to_numpy().astype(np.int64)
+    counts = np.column_stack([days[name].to_numpy() for name in COUNTED]).astype(np.float64)
+    return ItemDays(item, day, counts)
+
+
+def main(settings: DecisionsSettings) -> None:
+    with start_run("decisions", settings) as run:
+        every = run.read("silver/events")
+        events = every.where(F.col("event_type").isin(*KINDS) & ~F.col("is_bot"))
+        found = found_impressions(events)
+        if not found.num_with_propensity:
+            run.skip("no impressions with propensities in this log")
+        has_users = found.num_with_user > 0
+        shop = read_shop(run, events, settings, has_users=has_users)
+        num_events = int(shop.item_days.counts[:, [0, 2, 3, 4]].sum())  # a click is a view
+        num_shards = max(run.spark.sparkContext.defaultParallelism, -(-num_events // settings.events_per_shard))
+        run.log("impressions", found=found.num_impressions, items=len(shop.item_ids), shards=num_shards)
+        rows = (
+            owned(events, has_users=has_users)
+            .repartition(num_shards, "owner")
+            .mapInArrow(partial(episodes, shop=shop), schema=spark_schema(contract("gold/decisions").schema))
+        )
+        run.commit("gold/decisions", rows)
+        reason = "without propensity, without user or in a session that lost a decision"
+        run.log(f"left out {found.num_impressions - run.rows} impressions ({reason})")
+
+
+if __name__ == "__main__":
+    main(DecisionsSettings.from_command_line())
