@@ -1,0 +1,51 @@
+# make demo     turn the wheel on a simulated market, or on a log: LOGS=folder FORMAT=name [LAKE=folder] [IMAGES=folder]
+# make test     run the tests; make test-fast leaves out the slow ones
+SHELL := /bin/bash
+BIN := .venv/bin
+LAKE ?= lake
+RUN_FLAGS := $(if $(LOGS),--logs $(LOGS)) $(if $(FORMAT),--format $(FORMAT)) $(if $(IMAGES),--images $(IMAGES))
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-fast lint format docs package acceptance lock clean
+
+.venv/.ready: requirements.lock pyproject.toml .ci/setup
+	@.ci/setup
+
+demo: .venv/.ready
+	@$(BIN)/cartwheel run --lake $(LAKE) $(RUN_FLAGS) $(FLAGS)
+
+test: .venv/.ready package
+	$(BIN)/pytest
+
+test-fast: .venv/.ready
+	$(BIN)/pytest -m "not slow"
+
+lint: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m lib.docs --check
+
+format: .venv/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/.ready
+	$(BIN)/python -m lib.docs
+
+# The zip that spark-submit ships to the executors: lib, rl, gan and the shipped mappings.
+package: dist/cartwheel.zip
+dist/cartwheel.zip: $(shell find lib rl gan conf -type f -not -name '*.pyc')
+	@mkdir -p dist && rm -f $@
+	@python3 -m zipfile -c $@.part lib rl gan conf && mv $@.part $@
+
+acceptance: .venv/.ready package
+	$(BIN)/python -m acceptance
+
+lock:
+	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q -o requirements.lock
+
+clean:
+	rm -rf .venv dist build *.egg-info

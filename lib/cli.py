@@ -1,0 +1,157 @@
+"""`cartwheel`: turn the wheel, submit a job, look at the tables."""
+
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from lib import submit as submitting
+from lib.lake import Lake
+from lib.settings import ClusterSettings
+from lib.tables import contract
+from lib.wheel import JOBS, ROOT
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False)
+FLAGS_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+LakePath = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH)
+def run(
+    context: typer.Context,
+    logs: Annotated[Path | None, typer.Option(help="File or folder of real logs; unset: the simulator's.")] = None,
+    format: Annotated[str | None, typer.Option(help="A shipped mapping's name, or a path to one's own.")] = None,
+    lake: LakePath = Path("lake"),
+    images: Annotated[Path | None, typer.Option(help="Folder of photographed products for the simulator.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="Begin at this job.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="End at this job.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file; --section.key flags override it.")] = None,
+) -> None:
+    """Turn the wheel: every job in its order, passing over those whose inputs, settings and code are the same.
+
+    Further flags are settings, such as --clean.session-gap-minutes 45 or --as-of end.
+    """
+    from lib import walk  # noqa: PLC0415 - the jobs' modules take seconds to load
+
+    arguments = ["--lake.path", str(lake.absolute())]
+    names = walk.names_between(first, last)
+    if logs is not None:
+        if not logs.exists():
+            raise ValueError(f"--logs {logs}: no such file or folder")
+        arguments += ["--log.path", str(logs.absolute())]
+        names = [name for name in names if name != "simulate"]
+    if format is not None:
+        arguments += ["--log.format", str(Path(format).absolute()) if Path(format).is_file() else format]
+    if images is not None:
+        arguments += ["--simulate.images", str(images.absolute())]
+    if config is not None:
+        arguments += ["--config", str(config.absolute())]
+    try:
+        code = walk.walk(walk.plan(names, [*arguments, *context.args]), lake.absolute(), _show)
+    except walk.JobError as failure:
+        console.print(f"[red]failed[/red]  {failure}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    _print_summary(lake)
+    raise typer.Exit(code)
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH)
+def submit(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="The job's name.")],
+    on: Annotated[str, typer.Option(help="local, standalone or kubernetes.")] = "local",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do nothing.")] = False,
+    spark_master: Annotated[str | None, typer.Option("--cluster.spark-master", help="Spark's master.")] = None,
+    ray_address: Annotated[str | None, typer.Option("--cluster.ray-address", help="Ray's job server.")] = None,
+) -> None:
+    """Submit one job with the settings given as flags, by the command that --dry-run prints."""
+    if job not in JOBS:
+        raise ValueError(f"no job is named {job!r}; the wheel is {', '.join(JOBS)}")
+    if on not in ("local", "standalone", "kubernetes"):
+        raise ValueError(f"--on {on}: should be local, standalone or kubernetes")
+    given = {"spark_master": spark_master, "ray_address": ray_address}
+    cluster = ClusterSettings(**{name: value for name, value in given.items() if value is not None})
+    command = submitting.command(JOBS[job], on, cluster, context.args)  # type: ignore[arg-type]
+    if dry_run:
+        print(shlex.join(command))
+        return
+    raise typer.Exit(subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode)
+
+
+@app.command()
+def tables(
+    name: Annotated[str | None, typer.Argument(help="Describe this table, such as gold/recommendations.")] = None,
+    lake: LakePath = Path("lake"),
+) -> None:
+    """List the lake's tables, or describe one: columns, types, meanings."""
+    held = Lake(str(lake))
+    if name is None:
+        grid = Grid("table", "rows", "one row is", box=None)
+        for table in held.tables():
+            grid.add_row(table, f"{held.num_rows(table):,}", contract(table).comment)
+        console.print(grid)
+        return
+    declared = contract(name)
+    console.print(f"[bold]{name}[/bold]  {declared.comment}\nkey: {', '.join(declared.key) or 'none'}")
+    grid = Grid("column", "type", "meaning", box=None)
+    for column in declared.columns:
+        grid.add_row(column.name, f"{column.type}{'' if column.nullable else ' not null'}", column.comment)
+    console.print(grid)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="SQL of DuckDB; a table is layer.name, such as gold.recommendations.")],
+    lake: LakePath = Path("lake"),
+    limit: Annotated[int, typer.Option(help="Rows to print.", min=1)] = 50,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, all rows.")] = False,
+) -> None:
+    """Ask the lake in SQL, read-only."""
+    from lib import sql as asking  # noqa: PLC0415
+
+    columns, rows = asking.query(Lake(str(lake)), sql, limit=None if csv else limit)
+    if csv:
+        asking.print_csv(columns, rows)
+        return
+    grid = Grid(*columns, box=None)
+    for row in rows:
+        grid.add_row(*("" if value is None else str(value) for value in row))
+    console.print(grid)
+
+
+@app.command()
+def report(
+    lake: LakePath = Path("lake"), out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None
+) -> None:
+    """Write the HTML report of a lake, one page without a network, and print its path."""
+    from lib.report import write_report  # noqa: PLC0415
+
+    print(write_report(lake, out))
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        console.print(f"[red]error[/red]  {error}", soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
+def _print_summary(lake: Path) -> None:
+    from lib.report import summary_rows  # noqa: PLC0415
+
+    grid = Grid("", "", box=None, show_header=False)
+    for name, words in summary_rows(lake):
+        grid.add_row(f"[bold]{name}[/bold]", words)
+    console.print()
+    console.print(grid)

@@ -1,0 +1,179 @@
+"""Ray: the session of a job, how wide it trains, and the local cluster to which the wheel submits.
+
+The only file of lib that imports ray, and only where a function needs it: a command that needs no Ray pays nothing for it.
+"""
+
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.settings import ClusterSettings
+from lib.wheel import ROOT
+
+LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
+LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
+START_SECONDS = 180
+POLL_SECONDS = 0.5
+
+
+@contextmanager
+def ray_session(cluster: ClusterSettings) -> Iterator[None]:
+    """Connect to the cluster that the job was submitted to, else start one in this process for its length."""
+    import ray  # noqa: PLC0415
+
+    inside = "RAY_ADDRESS" in os.environ
+    sizes: dict[str, Any] = (
+        {}
+        if inside
+        else {
+            "num_cpus": max(LOCAL_LOGICAL_CPUS, round(cluster.num_workers * cluster.cpus_per_worker)),
+            "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    )
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=None if inside else "local", log_to_driver=True, logging_level=30, **sizes)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def scaling_config(cluster: ClusterSettings) -> Any:
+    """Ray Train's ScalingConfig: so many workers, half a CPU each on one machine, a GPU each where settings say so."""
+    from ray.train import ScalingConfig  # noqa: PLC0415
+
+    return ScalingConfig(
+        num_workers=cluster.num_workers,
+        use_gpu=cluster.use_gpu,
+        resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})},
+    )
+
+
+@dataclass
+class LocalCluster:
+    """A Ray head on this machine, reached through its job server with a token of its own."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """End the head and all that it started."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def start_local_cluster(log: Path) -> LocalCluster:
+    """Start a head with token authentication; it ends with this process, even when that is killed.
+
+    Raises:
+        ValueError: it did not come up; its output lies in `log`.
+    """
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    port, dashboard_port = _free_port(), _free_port()
+    command = [
+        _executable("ray"), "start", "--head", "--block", "--disable-usage-stats", f"--port={port}",
+        "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        f"--num-cpus={LOCAL_LOGICAL_CPUS}", f"--object-store-memory={LOCAL_OBJECT_STORE_BYTES}",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
+        )
+    cluster = LocalCluster(f"http://127.0.0.1:{dashboard_port}", process)
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if _answers(dashboard_port):
+            return cluster
+        time.sleep(POLL_SECONDS)
+    cluster.stop()
+    raise ValueError(f"the local Ray cluster did not start within {START_SECONDS} s; its output is in {log}")
+
+
+def run_job(address: str, entrypoint: str, show: Callable[[str], None], log: Path) -> None:
+    """Submit a job by the job API, show its lines as they come, keep all its output in `log`, and wait for its end.
+
+    Raises:
+        ValueError: no job server answers at the address, or the job failed.
+    """
+    from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415
+
+    try:
+        client = JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"no Ray job server answers at {address} ({type(error).__name__})") from None
+    working_directory = {"working_dir": str(ROOT), "excludes": ["/tests", "/benchmarks", "/docs", "/acceptance"]}
+    job_id = client.submit_job(entrypoint=entrypoint, runtime_env=working_directory)
+    seen = 0
+    try:
+        while True:
+            status = client.get_job_status(job_id)
+            text = client.get_job_logs(job_id)
+            for line in text[seen:].splitlines():
+                show(line)
+            with log.open("a") as output:
+                output.write(text[seen:])
+            seen = len(text)
+            if status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
+                break
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        client.stop_job(job_id)
+        raise
+    if status != JobStatus.SUCCEEDED:
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        raise ValueError(errors[-1].removeprefix("error: ") if errors else f"the Ray job ended as {status.value}")
+
+
+def _answers(port: int) -> bool:
+    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
+
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(("127.0.0.1", port)) != 0:
+            return False
+    try:
+        JobSubmissionClient(f"http://127.0.0.1:{port}").list_jobs()
+    except (OSError, RuntimeError):  # half started: asked again until the deadline
+        return False
+    return True
+
+
+def _executable(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _free_port() -> int:
+    """A port below Ray's worker ports (10002-19999) that nobody listens on."""
+    for port in range(9100 + secrets.randbelow(400), 10000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise ValueError("no free port between 9100 and 9999 for the local Ray cluster")
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel (Linux) to end this child when its parent dies, however it dies."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

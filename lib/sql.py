@@ -1,0 +1,47 @@
+"""SQL over the lake by DuckDB: each table a view `layer.name` on its current files, with projection and filters pushed down."""
+
+import csv
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import duckdb
+
+from lib.lake import Lake
+
+
+def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """A connection in which every table of the lake is a view `layer.name`, read-only: it holds no file of its own."""
+    connection = duckdb.connect()
+    connection.execute("SET enable_external_access = false")
+    for table in lake.tables():
+        layer, name = table.split("/")
+        connection.register(f"{layer}__{name}", lake.dataset(table))
+        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{layer}"')
+        connection.execute(f'CREATE VIEW "{layer}"."{name}" AS SELECT * FROM "{layer}__{name}"')
+    return connection
+
+
+def query(lake: Lake, sql: str, *, limit: int | None) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Names of the columns and the first `limit` rows of a query.
+
+    Raises:
+        ValueError: the SQL is wrong, or it is no query.
+    """
+    if not re.match(r"\s*(select|with|from|describe|show|explain|summarize)\b", sql, re.IGNORECASE):
+        raise ValueError("only queries are run: begin with SELECT, WITH, FROM, DESCRIBE, SHOW, EXPLAIN or SUMMARIZE")
+    with connect(lake) as connection:
+        try:
+            result = connection.execute(sql)
+            rows = result.fetchall() if limit is None else result.fetchmany(limit)
+        except duckdb.Error as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        return [column[0] for column in result.description], rows
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a result as CSV to standard output."""
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    writer.writerows(rows)

@@ -1,0 +1,52 @@
+"""The commands that submit a job to a cluster, as one would type them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from lib.settings import ClusterSettings
+from lib.wheel import Job
+
+Target = Literal["local", "standalone", "kubernetes"]
+PACKAGE = "dist/cartwheel.zip"
+
+
+def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Sequence[str]) -> list[str]:
+    """The `spark-submit` or `ray job submit` of one job, below the checkout.
+
+    Raises:
+        ValueError: the target needs an address that the settings do not give, or the job is none to submit.
+    """
+    if job.engine == "spark":
+        return [
+            "spark-submit",
+            *("--master", _spark_master(target, cluster)),
+            *(("--deploy-mode", "cluster") if target == "kubernetes" else ()),
+            *("--properties-file", "conf/spark-defaults.conf"),
+            *("--py-files", PACKAGE),
+            str(job.path),
+            *arguments,
+        ]
+    if job.engine == "ray":
+        if target != "local" and cluster.ray_address is None:
+            raise ValueError(f"{job.name} on {target} needs --cluster.ray-address, such as http://head:8265")
+        address = ("--address", cluster.ray_address) if cluster.ray_address else ()
+        return ["ray", "job", "submit", *address, "--working-dir", ".", "--", "python", str(job.path), *arguments]
+    raise ValueError(f"{job.name} runs where the command runs: `cartwheel {job.name}`")
+
+
+def environment() -> dict[str, str]:
+    """The environment in which these commands are found: the tools of this Python first on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+
+
+def _spark_master(target: Target, cluster: ClusterSettings) -> str:
+    prefix = {"local": "local", "standalone": "spark://", "kubernetes": "k8s://"}[target]
+    if not cluster.spark_master.startswith(prefix):
+        raise ValueError(
+            f"--on {target} needs --cluster.spark-master {prefix}..., the settings say {cluster.spark_master}"
+        )
+    return cluster.spark_master

@@ -1,0 +1,198 @@
+"""Walking the wheel on one machine: every job in its order, the fresh ones passed over, progress shown, noise in a file."""
+
+import fcntl
+import importlib.util
+import os
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from lib import cluster, runs
+from lib.report import write_report
+from lib.settings import SHARED_SECTIONS, JobSettings
+from lib.wheel import JOBS, ROOT, WHEEL, Job
+
+SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
+
+
+class JobError(Exception):
+    """A job ended with an error; the wheel stops there."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job of a walk with the arguments it is given and the settings these make."""
+
+    job: Job
+    arguments: list[str]
+    settings: JobSettings
+    main: Callable[[JobSettings], None]
+
+
+def load_job(job: Job) -> ModuleType:
+    """The job's module, by path as spark-submit loads it: `jobs/` never stands on sys.path."""
+    name = f"cartwheel_job_{job.name}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / job.path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def settings_class(job: Job) -> type[JobSettings]:
+    """The settings class in a job's file."""
+    name = "".join(word.capitalize() for word in job.name.split("_")) + "Settings"
+    found: type[JobSettings] = getattr(load_job(job), name)
+    return found
+
+
+def plan(names: Sequence[str], arguments: Sequence[str]) -> list[Stage]:
+    """The stages of a walk; every setting of every job is checked before the first one starts.
+
+    Raises:
+        ValueError: an unknown key, an impossible value, or a flag whose section names no job.
+    """
+    stages = []
+    for job in (JOBS[name] for name in names):
+        if job.engine != "local":
+            own = arguments_of(job, arguments)
+            stages.append(Stage(job, own, settings_class(job).load(own), load_job(job).main))
+    return stages
+
+
+def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
+    """Those of the flags `--section.key value` that bear on one job: the shared sections' and its own.
+
+    Raises:
+        ValueError: a flag's section names no job.
+    """
+    kept: list[str] = []
+    keep = True
+    for argument in arguments:
+        if argument.startswith("--"):
+            section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
+            if section not in (*SHARED_SECTIONS, *JOBS, "config", "as_of"):
+                known = ", ".join((*SHARED_SECTIONS, *JOBS))
+                raise ValueError(f"{argument}: no job or section is named {section!r}; known are {known}")
+            keep = section in (*SHARED_SECTIONS, "config", "as_of") or section == job.name
+        if keep:
+            kept.append(argument)
+    return kept
+
+
+def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> int:
+    """Run the stages that are not fresh, then write the report; returns 2 where a bad file was set aside, else 0.
+
+    Raises:
+        JobError: a job ended with an error, in one line.
+        ValueError: another walk is under way on this lake.
+    """
+    log = lake / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    exit_code = 0
+    with _only_walk(lake), _noise_to(log), _ray_when_needed(stages, log) as ray_address:
+        for number, stage in enumerate(stages, 1):
+            show(f"[{number}/{len(stages)}] {stage.job.name}: {stage.job.does}")
+            # ingest looks for new files itself
+            unchanged = None if stage.job.name == "ingest" else runs.is_fresh(stage.job, stage.settings)
+            if unchanged is not None:
+                show(f"{stage.job.name:<15}unchanged ({unchanged})")
+                continue
+            try:
+                exit_code = max(exit_code, _run(stage, ray_address, show, log))
+            except Exception as error:
+                with log.open("a") as output:
+                    output.write(traceback.format_exc())
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                first_line = (str(error).strip().splitlines() or [""])[0]
+                raise JobError(f"{stage.job.name}: {kind}{first_line}\nall output: {log}") from error
+    write_report(lake)
+    return exit_code
+
+
+def _run(stage: Stage, ray_address: Callable[[], str], show: Callable[[str], None], log: Path) -> int:
+    if stage.job.engine == "ray":
+        entrypoint = shlex.join(["python", str(stage.job.path), *stage.arguments])
+        cluster.run_job(ray_address(), entrypoint, _lines_of(stage.job, show), log)
+        return 0
+    try:
+        stage.main(stage.settings)
+    except SystemExit as end:
+        if end.code != SOME_FILES_SET_ASIDE:
+            raise ValueError(f"ended with exit code {end.code}") from None
+        return SOME_FILES_SET_ASIDE
+    return 0
+
+
+def _lines_of(job: Job, show: Callable[[str], None]) -> Callable[[str], None]:
+    """Show a Ray job's own lines; the cluster's and the workers' go to the log alone."""
+
+    def show_own(line: str) -> None:
+        if line.startswith(f"{job.name:<15}"):
+            show(line)
+
+    return show_own
+
+
+@contextmanager
+def _ray_when_needed(stages: Sequence[Stage], log: Path) -> Iterator[Callable[[], str]]:
+    """Address of the job server: the settings', else a local cluster that starts with the first Ray job and stops at the end."""
+    started: list[cluster.LocalCluster] = []
+
+    def address() -> str:
+        given = stages[0].settings.cluster.ray_address
+        if given is not None:
+            return given
+        if not started:
+            started.append(cluster.start_local_cluster(log))
+        return started[0].address
+
+    try:
+        yield address
+    finally:
+        for local in started:
+            local.stop()
+
+
+@contextmanager
+def _noise_to(log: Path) -> Iterator[None]:
+    """Send what Spark, Java and Python write to standard error to the log file."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with log.open("ab") as output:
+        os.dup2(output.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(shown, 2)
+        os.close(shown)
+
+
+@contextmanager
+def _only_walk(lake: Path) -> Iterator[None]:
+    """One walk at a time on a lake; the lock goes with the process, however it ends."""
+    with (lake / ".walk").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another `cartwheel run` is under way on {lake}") from None
+        yield
+
+
+def names_between(first: str | None, last: str | None) -> list[str]:
+    """The jobs of the wheel from one to another, both included."""
+    names = [job.name for job in WHEEL]
+    for name in (first, last):
+        if name is not None and name not in names:
+            raise ValueError(f"no job is named {name!r}; the wheel is {', '.join(names)}")
+    return names[names.index(first) if first else 0 : (names.index(last) if last else len(names) - 1) + 1]
