@@ -36,10 +36,8 @@ docs: .venv/.ready
 	$(BIN)/python -m lib.docs
 
 # The zip that spark-submit ships to the executors: lib, rl, gan and the shipped mappings.
-package: dist/cartwheel.zip
-dist/cartwheel.zip: $(shell find lib rl gan conf -type f -not -name '*.pyc')
-	@mkdir -p dist && rm -f $@
-	@python3 -m zipfile -c $@.part lib rl gan conf && mv $@.part $@
+package: .venv/.ready
+	@$(BIN)/python -m lib.package dist/cartwheel.zip
 
 acceptance: .venv/.ready package
 	$(BIN)/python -m acceptance

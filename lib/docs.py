@@ -1,0 +1,115 @@
+"""The generated pages: docs/tables.md from the contracts, docs/settings.md from the settings classes.
+
+`python -m lib.docs` writes them; with `--check` it says which are stale and fails.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import annotated_types
+from pydantic.fields import FieldInfo
+
+from lib.settings import SHARED_SECTIONS
+from lib.tables import TABLES, Table
+from lib.walk import settings_class
+from lib.wheel import ROOT, WHEEL
+
+
+def tables_page() -> str:
+    """Every contract as Markdown: what a row is, key, columns, checks, who writes and who reads it."""
+    lines = [
+        "# Tables",
+        "",
+        "Generated from `lib/tables` by `make docs`; every column's meaning also stands in the table itself.",
+        "",
+    ]
+    for table in TABLES.values():
+        lines += _table_lines(table)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def settings_page() -> str:
+    """Every section of the settings as Markdown: key, type, default, meaning."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from the settings classes by `make docs`. A key is given as a flag (`--clean.session-gap-minutes 45`), in the",
+        "environment (`CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=45`) or in the file that `--config` names; the first of these wins.",
+        "",
+        "## Shared by all jobs",
+        "",
+    ]
+    for name, section in SHARED_SECTIONS.items():
+        lines += _section_lines(name, section.__doc__, section.model_fields)
+    lines += ["## Of one job", ""]
+    for job in WHEEL:
+        if job.engine != "local":
+            settings = settings_class(job)
+            lines += _section_lines(job.name, settings.__doc__, settings.own_fields())
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(check: bool) -> int:
+    """Write the pages, or compare them with what stands in docs/; returns the exit code."""
+    stale = []
+    for path, text in ((Path("docs/tables.md"), tables_page()), (Path("docs/settings.md"), settings_page())):
+        target = ROOT / path
+        if check and (not target.is_file() or target.read_text() != text):
+            stale.append(str(path))
+        elif not check:
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(text)
+    if stale:
+        print(f"stale: {', '.join(stale)}; run `make docs` and commit", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def _table_lines(table: Table) -> Iterator[str]:
+    writers = [f"`{job.name}`" for job in WHEEL if table.name in job.writes]
+    readers = [f"`{job.name}`" for job in WHEEL if table.name in (*job.reads, *job.may_read)]
+    yield from (f"## {table.name}", "", table.comment, "")
+    yield f"Key: {', '.join(f'`{column}`' for column in table.key) or 'none'}. Contract version {table.version}."
+    if table.partition_by:
+        yield f"Partitioned by {', '.join(f'`{column}`' for column in table.partition_by)}."
+    if writers:
+        yield f"Written by {', '.join(writers)}{'; read by ' + ', '.join(readers) if readers else ''}."
+    yield from ("", "| column | type | | meaning |", "|---|---|---|---|")
+    if table.open:
+        yield "| *the source's own columns* | string | | as received |"
+    for column in table.columns:
+        marks = ", ".join(
+            mark for mark, holds in (("required", not column.nullable), ("volatile", column.volatile)) if holds
+        )
+        yield f"| {column.name} | {column.type} | {marks} | {column.comment} |"
+    yield ""
+    for name, condition in table.checks.items():
+        yield f"- check `{name}`: `{condition}`"
+    if table.checks:
+        yield ""
+
+
+def _section_lines(name: str, text: str | None, fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    yield from (f"### {name}", "", (text or "").strip().splitlines()[0] if text else "", "")
+    yield from ("| key | type | default | allowed | meaning |", "|---|---|---|---|---|")
+    for key, field in fields.items():
+        kind = getattr(field.annotation, "__name__", None) or str(field.annotation)
+        if "[" in str(field.annotation) or "|" in str(field.annotation):
+            kind = str(field.annotation).replace("typing.", "").replace("|", "\\|")
+        default = field.get_default(call_default_factory=True)
+        yield f"| {key} | {kind} | `{default!r}` | {_allowed(field)} | {(field.description or '').replace('|', chr(92) + '|')} |"
+    yield ""
+
+
+def _allowed(field: FieldInfo) -> str:
+    signs = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
+    return ", ".join(
+        f"{sign} {getattr(rule, kind.__name__.lower())}"
+        for rule in field.metadata
+        for kind, sign in signs.items()
+        if type(rule) is kind
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("--check" in sys.argv))

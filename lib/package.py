@@ -1,0 +1,29 @@
+"""The zip that spark-submit ships to the executors: lib, rl, gan and what stands under conf.
+
+`python -m lib.package FILE` writes it, whole or not at all.
+"""
+
+import sys
+import zipfile
+from pathlib import Path
+
+from lib.wheel import ROOT
+
+PACKAGED = ("lib", "rl", "gan", "conf")
+
+
+def build(target: Path) -> Path:
+    """Write the zip, its entries in order and without bytecode, so that equal sources give equal content."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder in PACKAGED:
+            for file in sorted((ROOT / folder).rglob("*")):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    archive.write(file, file.relative_to(ROOT))
+    part.replace(target)
+    return target
+
+
+if __name__ == "__main__":
+    print(build(Path(sys.argv[1])))
