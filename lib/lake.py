@@ -167,13 +167,13 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
     )
     if missing or unknown:
         raise ValueError(f"{table.name}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
+    for column in table.columns:
+        if not column.nullable and data[column.name].null_count:
+            raise ValueError(f"{table.name}: {data[column.name].null_count} rows have no {column.name}")
     try:
         rows = data.select(table.schema.names).cast(table.schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise ValueError(f"{table.name}: {error}") from None
-    for column in table.columns:
-        if not column.nullable and rows[column.name].null_count:
-            raise ValueError(f"{table.name}: {rows[column.name].null_count} rows have no {column.name}")
     with duckdb.connect() as connection:
         connection.register("rows", rows)
         for name, condition in table.checks.items():

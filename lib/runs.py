@@ -83,7 +83,9 @@ class Run:
     @cached_property
     def times(self) -> LogTimes:
         """The log's times: from its mapping, else at 80 % and 90 % of the span of silver/events."""
-        return log_times(self.lake, self.mapping, self.inputs.get("silver/events"))
+        if not self.has("silver/events"):
+            raise Skipped("there is no silver/events: no record of the log was accepted yet")
+        return log_times(self.lake, self.mapping, self.inputs["silver/events"])
 
     @cached_property
     def as_of(self) -> datetime:
@@ -100,8 +102,19 @@ class Run:
 
     def dataset(self, table: str) -> ds.Dataset:
         """An input table at its pinned version, as an Arrow dataset."""
+        return self.lake.dataset(table, self.version_of(table))
+
+    def version_of(self, table: str) -> int:
+        """The pinned version of an input; ends the run as skipped where the job cannot do without it and it holds no rows."""
+        if table in self.job.reads and not self.has(table):
+            writer = next((job for job in JOBS.values() if table in job.writes), None)
+            last = ops.last_run(self.lake, writer.name) if writer else None
+            raise Skipped(
+                f"there is no {table}"
+                + (f" ({writer.name}: {last['message']})" if writer and last and last["message"] else "")
+            )
         assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or it is absent"
-        return self.lake.dataset(table, self.inputs[table])
+        return self.inputs[table]
 
     def read_arrow(
         self, table: str, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
@@ -218,12 +231,11 @@ class Run:
 def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterator[Any]:
     """Begin a run, or take up an unfinished one; record how it ends.
 
-    A job whose needed input is absent or empty is skipped with one line. An error is recorded, its traceback is kept in
+    A job that asks for an input it cannot do without is skipped, with one line, where that is absent or empty. An error is recorded, its traceback is kept in
     `<lake>/logs/<run_id>.txt`, and it goes on to the caller.
     """
     run = _begin(JOBS[job], settings, kind)
     try:
-        _require_inputs(run)
         yield run
     except Skipped as reason:
         run.save("skipped", str(reason))
@@ -281,17 +293,13 @@ def pin_inputs(job: Job, lake: Lake) -> dict[str, int]:
     return {name: version for name, version in versions.items() if version is not None}
 
 
-def log_times(lake: Lake, mapping: formats.Mapping, version: int | None) -> LogTimes:
+def log_times(lake: Lake, mapping: formats.Mapping, version: int) -> LogTimes:
     """The log's times, from its mapping where it names them, else from the statistics of silver/events.
 
     Raises:
-        ValueError: there are no events yet, or the mapping's times lie outside the log.
+        ValueError: the mapping's times lie outside the log.
     """
-    if version is None:
-        raise ValueError("the lake has no silver/events yet; run ingest and clean first")
     files = pa.table(lake.open("silver/events", version).get_add_actions(flatten=True))
-    if files.num_rows == 0:
-        raise ValueError("silver/events is empty: no record of the log was accepted")
     lows, highs = files["min.event_time"], files["max.event_time"]
     start, last = _utc(pc.min(lows).as_py()), _utc(pc.max(highs).as_py())
     # Delta's statistics keep milliseconds: the last event lies within the millisecond.
@@ -344,23 +352,10 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     run = kind(
         job, settings, lake, f"{job.name}-{number:06d}", number, inputs_now, hash_now, code_now, datetime.now(UTC)
     )
-    if job.name not in BEFORE_EVENTS and "silver/events" in inputs_now:
-        _ = run.as_of
+    if job.name not in BEFORE_EVENTS and run.has("silver/events"):
+        _ = run.as_of  # recorded with the run
     run.save("running")
     return run
-
-
-def _require_inputs(run: Run) -> None:
-    """Skip the run where a table that the job cannot do without is absent or empty, with the reason of its writer."""
-    for table in run.job.reads:
-        if table == "bronze/*":
-            if not any(name.startswith("bronze/") and name != "bronze/images" for name in run.inputs):
-                raise ValueError("the lake has no bronze tables yet; run ingest first")
-        elif not run.has(table):
-            writer = next((job for job in JOBS.values() if table in job.writes), None)
-            last = ops.last_run(run.lake, writer.name) if writer else None
-            why = f" ({writer.name}: {last['message']})" if writer and last and last["message"] else ""
-            raise Skipped(f"there is no {table}{why}")
 
 
 def _require_writable(lake: Lake) -> None:

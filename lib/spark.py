@@ -74,9 +74,9 @@ class SparkRun(runs.Run):
 
     def read(self, table: str) -> DataFrame:
         """An input table at its pinned version."""
-        assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or it is absent"
-        self.lake.open(table, self.inputs[table])
-        reader = self.spark.read.format("delta").option("versionAsOf", self.inputs[table])
+        version = self.version_of(table)
+        self.lake.open(table, version)
+        reader = self.spark.read.format("delta").option("versionAsOf", version)
         return reader.load(self.lake.uri(table))
 
     def read_or_empty(self, table: str) -> DataFrame:

@@ -1,0 +1,120 @@
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import duckdb
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from lib.lake import CONTRACT_VERSION, Lake, commit_files, conform, write_files
+from lib.tables import contract
+
+VECTORS = contract("gold/vectors")
+BASE = {
+    "model": "als",
+    "version": "als-000001",
+    "kind": "user",
+    "id": "u1",
+    "values": [0.5, -0.5],
+    "as_of": datetime(2026, 1, 1, tzinfo=UTC),
+}
+
+
+def vectors(*overrides: dict) -> pa.Table:
+    return pa.Table.from_pylist([BASE | override for override in overrides], schema=VECTORS.schema)
+
+
+def commit(lake: Lake, rows: pa.Table, *, number: int, where: dict[str, str] | None = None) -> int:
+    files = write_files(lake, VECTORS, [rows])
+    return commit_files(lake, VECTORS, files, transaction="test", number=number, where=where)
+
+
+@pytest.fixture
+def lake(tmp_path) -> Lake:
+    return Lake(str(tmp_path / "lake"))
+
+
+def test_what_was_written_is_read_with_equal_rows_by_delta_rs_and_duckdb(lake):
+    rows = vectors({}, {"id": "u2", "values": []}, {"kind": "item", "id": "i1"})
+    commit(lake, rows, number=1)
+
+    by_delta_rs = lake.dataset("gold/vectors").to_table().select(VECTORS.schema.names).sort_by("id")
+    dataset = lake.dataset("gold/vectors")  # noqa: F841 - DuckDB finds it by its name
+    by_duckdb = duckdb.sql("SELECT * FROM dataset ORDER BY id").to_arrow_table().select(VECTORS.schema.names)
+
+    assert by_delta_rs.to_pylist() == rows.sort_by("id").to_pylist()
+    assert by_duckdb.to_pylist() == rows.sort_by("id").to_pylist()
+
+
+def test_a_run_number_commits_once(lake):
+    first = commit(lake, vectors({}), number=1)
+    again = commit(lake, vectors({"id": "other"}), number=1)
+
+    assert again == first
+    assert lake.dataset("gold/vectors").to_table().column("id").to_pylist() == ["u1"]
+
+
+def test_a_share_of_a_table_is_replaced_and_the_rest_stays(lake):
+    commit(lake, vectors({}, {"model": "encoder"}), number=1)
+    commit(lake, vectors({"id": "new"}), number=2, where={"model": "als"})
+
+    held = lake.dataset("gold/vectors").to_table().to_pylist()
+    assert {(row["model"], row["id"]) for row in held} == {("als", "new"), ("encoder", "u1")}
+
+
+def test_files_carry_statistics_that_let_a_reader_skip_them(lake):
+    commit(lake, vectors({"id": "a"}, {"id": "b"}), number=1)
+    actions = pa.table(lake.open("gold/vectors").get_add_actions(flatten=True))
+    assert actions["min.id"].to_pylist() == ["a"]
+    assert actions["max.id"].to_pylist() == ["b"]
+    assert actions["num_records"].to_pylist() == [2]
+
+
+def test_compaction_is_no_newer_data(lake):
+    commit(lake, vectors({}), number=1)
+    version = commit(lake, vectors({"model": "encoder"}), number=2, where={"model": "encoder"})
+    DeltaTable(lake.uri("gold/vectors")).optimize.compact()
+    DeltaTable(lake.uri("gold/vectors")).alter.set_table_properties({"delta.logRetentionDuration": "interval 9 days"})
+    assert lake.data_version("gold/vectors") == version
+    assert lake.data_version("gold/absent") is None
+
+
+def test_a_table_of_another_contract_version_is_refused(lake):
+    commit(lake, vectors({}), number=1)
+    DeltaTable(lake.uri("gold/vectors")).alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
+    with pytest.raises(ValueError, match=r"gold/vectors is of contract version 7, this release knows version 1"):
+        lake.open("gold/vectors")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (vectors({}).drop_columns(["values"]), r"missing columns \['values'\]"),
+        (vectors({}).append_column("extra", pa.array([1])), r"unknown columns \['extra'\]"),
+        (vectors({}).set_column(3, "id", pa.array([None], pa.string())), "1 rows have no id"),
+        (vectors({"kind": "shop"}), "1 rows break the check known_kind"),
+        (vectors({}, {}), "stands twice"),
+    ],
+)
+def test_rows_that_break_the_contract_are_refused(rows, told):
+    with pytest.raises(ValueError, match=told):
+        conform(VECTORS, rows)
+
+
+def test_money_and_dates_survive_the_files(lake):
+    table = contract("silver/events")
+    row = dict.fromkeys(table.schema.names) | {
+        "event_id": "e",
+        "item_id": "i",
+        "event_type": "purchase",
+        "event_time": datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC),
+        "event_date": date(2026, 3, 29),
+        "price": Decimal("19.9900"),
+        "quantity": 2,
+        "context": [("page", "home")],
+        "is_bot": False,
+        "source_record": "lines:a.csv:1",
+    }
+    rows = conform(table, pa.Table.from_pylist([row], schema=table.schema))
+    commit_files(lake, table, write_files(lake, table, [rows]), transaction="test", number=1)
+    assert lake.dataset("silver/events").to_table().select(table.schema.names).to_pylist() == [row]

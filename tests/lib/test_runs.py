@@ -1,0 +1,188 @@
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import Field
+
+from lib import ops
+from lib.lake import Lake, commit_files, write_files
+from lib.runs import InputFile, Run, is_fresh, start_run
+from lib.settings import JobSettings
+from lib.tables import contract
+from lib.wheel import JOBS
+
+EVENTS = contract("silver/events")
+DAY_ZERO = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class ExperimentSettings(JobSettings):
+    """Stands for any job that reads silver/events."""
+
+    confidence: float = Field(0.95, description="of the intervals")
+
+
+class IngestSettings(JobSettings):
+    """Stands for the job that reads files."""
+
+
+def event(number: int) -> dict:
+    time = DAY_ZERO + timedelta(days=number)
+    given = {
+        "event_id": f"e{number}",
+        "item_id": "i",
+        "event_type": "view",
+        "event_time": time,
+        "event_date": date(2026, 1, 1),
+    }
+    return dict.fromkeys(EVENTS.schema.names) | given | {"is_bot": False, "source_record": "f:1", "context": []}
+
+
+def put_events(lake: Lake, number: int, *, days: int = 101) -> None:
+    rows = pa.Table.from_pylist([event(day) for day in range(days)], schema=EVENTS.schema)
+    commit_files(lake, EVENTS, write_files(lake, EVENTS, [rows]), transaction="test", number=number)
+
+
+def result(metric: str = "ctr") -> pa.Table:
+    table = contract("gold/experiments")
+    given = {"experiment": "x", "arm": "a", "control": "b", "metric": metric, "num_arm": 1, "num_control": 1}
+    row = dict.fromkeys(table.schema.names) | given | {"verdict": "undecided", "reason": "too few"}
+    return pa.Table.from_pylist([row], schema=table.schema)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(str(tmp_path / "lake"))
+    put_events(lake, 1)
+    return lake
+
+
+def settings_for(lake: Lake, **given) -> ExperimentSettings:
+    return ExperimentSettings(lake={"path": lake.path}, log={"format": "rees46"}, **given)
+
+
+def only_row(lake: Lake) -> dict:
+    (row,) = ops.runs(lake)
+    return row
+
+
+def test_a_run_records_what_it_consumed_and_what_it_wrote(lake):
+    with start_run("experiment", settings_for(lake)) as run:
+        run.commit_arrow("gold/experiments", result())
+
+    row = only_row(lake)
+    assert (row["run_id"], row["status"], row["rows"]) == ("experiment-000001", "done", 1)
+    assert row["inputs"] == [{"table": "silver/events", "version": lake.data_version("silver/events")}]
+    assert row["outputs"] == [{"table": "gold/experiments", "version": lake.data_version("gold/experiments")}]
+
+
+def test_the_times_stand_at_80_and_90_percent_of_the_span_and_as_of_follows_them(lake):
+    with start_run("experiment", settings_for(lake)) as run:
+        times = run.times
+        assert run.as_of == times.test_from
+        run.commit_arrow("gold/experiments", result())
+    assert (times.start, times.valid_from, times.test_from) == (
+        DAY_ZERO,
+        DAY_ZERO + timedelta(days=80),
+        DAY_ZERO + timedelta(days=90),
+    )
+    assert times.window == times.end - times.test_from
+    assert times.end > DAY_ZERO + timedelta(days=100)
+
+
+def test_a_failed_run_that_has_committed_is_taken_up_with_its_inputs(lake):
+    pinned = lake.data_version("silver/events")
+    with pytest.raises(RuntimeError, match="power"), start_run("experiment", settings_for(lake)) as run:
+        run.commit_arrow("gold/experiments", result())
+        raise RuntimeError("power cut")
+    put_events(lake, 2)
+
+    with start_run("experiment", settings_for(lake)) as again:
+        assert (again.run_id, again.inputs["silver/events"], again.as_of) == (run.run_id, pinned, run.as_of)
+        again.commit_arrow("gold/experiments", result("conversion"))
+
+    assert only_row(lake)["status"] == "done"
+    held = lake.dataset("gold/experiments").to_table().column("metric").to_pylist()
+    assert held == ["ctr"], "what the run had committed stays: it commits each output once"
+
+
+def test_a_failed_run_without_a_commit_is_abandoned_when_there_is_newer_data(lake):
+    with pytest.raises(ValueError, match="limit"), start_run("experiment", settings_for(lake)):
+        raise ValueError("over the limit")
+    put_events(lake, 2)
+    with start_run("experiment", settings_for(lake)) as run:
+        assert (run.number, run.inputs["silver/events"]) == (2, lake.data_version("silver/events"))
+    assert [row["status"] for row in ops.runs(lake)] == ["abandoned", "done"]
+
+
+def test_a_failure_keeps_its_traceback_and_goes_on_to_the_caller(lake):
+    with pytest.raises(ValueError, match="the reason"), start_run("experiment", settings_for(lake)) as run:
+        raise ValueError("the reason")
+    assert only_row(lake)["message"] == "ValueError: the reason"
+    assert "the reason" in (lake.folder / "logs" / f"{run.run_id}.txt").read_text()
+
+
+def test_a_job_is_fresh_until_inputs_or_settings_change(lake):
+    job = JOBS["experiment"]
+    assert is_fresh(job, settings_for(lake)) is None
+    with start_run("experiment", settings_for(lake)) as run:
+        run.commit_arrow("gold/experiments", result())
+    assert is_fresh(job, settings_for(lake)) == "done"
+    assert is_fresh(job, settings_for(lake, confidence=0.9)) is None
+    put_events(lake, 2)
+    assert is_fresh(job, settings_for(lake)) is None
+
+
+def test_a_job_without_its_input_is_skipped_with_the_reason(tmp_path, capsys):
+    empty = Lake(str(tmp_path / "lake"))
+    with start_run("experiment", settings_for(empty)) as run:
+        run.read_arrow("silver/events")
+        pytest.fail("the job goes no further")
+    assert only_row(empty)["status"] == "skipped"
+    assert "there is no silver/events" in capsys.readouterr().out
+
+
+def test_a_skip_inside_a_run_says_why_and_counts_as_fresh(lake):
+    with start_run("experiment", settings_for(lake)) as run:
+        run.skip("no experiment in this log")
+    assert is_fresh(JOBS["experiment"], settings_for(lake)) == "no experiment in this log"
+
+
+def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_path):
+    path = str(tmp_path / "lake")
+    settings = IngestSettings(lake={"path": path}, log={"format": "rees46"})
+    first, second = InputFile("a.csv", "1" * 64, "behaviour"), InputFile("b.csv", "2" * 64, "behaviour")
+
+    with pytest.raises(RuntimeError), start_run("ingest", settings) as run:
+        run.take_files([first])
+        raise RuntimeError("power cut")
+    with start_run("ingest", settings) as run:
+        assert run.take_files([first, second]) == [first]
+    with start_run("ingest", settings) as run:
+        assert run.known_files() == {first.sha256}
+
+
+def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ValueError, match="cannot be written"),
+        start_run("ingest", IngestSettings(lake={"path": str(tmp_path / "file" / "lake")}, log={"format": "rees46"})),
+    ):
+        pass
+
+
+def test_a_promoted_model_retires_the_one_before(lake):
+    def promote() -> Run:
+        with start_run("experiment", settings_for(lake)) as run:
+            checkpoint = run.files("policy") / "weights.bin"
+            checkpoint.write_bytes(b"weights")
+            run.register_model("policy", run.files("policy"), checkpoint=checkpoint, num_parameters=3)
+        return run
+
+    first, second = promote(), promote()
+    assert {row["version"]: row["status"] for row in ops.models(lake)} == {
+        first.run_id: "retired",
+        second.run_id: "promoted",
+    }
+    assert second.current_model("policy")["uri"] == f"files/policy/{second.run_id}"
+    assert second.current_model("gan") is None

@@ -1,0 +1,66 @@
+import pytest
+
+from lib.docs import main as docs_main
+from lib.docs import tables_page
+from lib.settings import ClusterSettings
+from lib.submit import command
+from lib.tables import TABLES
+from lib.walk import arguments_of, names_between
+from lib.wheel import JOBS, ROOT, WHEEL
+
+
+def test_each_job_reads_only_what_earlier_ones_write():
+    written: set[str] = set()
+    for job in WHEEL:
+        assert {*job.reads, *job.may_read} <= written, job.name
+        written |= set(job.writes)
+
+
+def test_every_table_has_a_writer_and_every_job_a_file():
+    written = {table for job in WHEEL for table in job.writes}
+    assert {name for name in TABLES if not name.startswith("ops/")} - {"bronze/source"} == written - {"bronze/*"}
+    assert [job.name for job in WHEEL if job.engine != "local" and not (ROOT / job.path).is_file()] == []
+
+
+def test_a_flag_goes_to_the_jobs_it_bears_on():
+    flags = ["--lake.path", "x", "--clean.session-gap-minutes", "45", "--train_gan.seed=3", "--as-of", "end"]
+    assert arguments_of(JOBS["clean"], flags) == [
+        "--lake.path",
+        "x",
+        "--clean.session-gap-minutes",
+        "45",
+        "--as-of",
+        "end",
+    ]
+    assert arguments_of(JOBS["train_gan"], flags) == ["--lake.path", "x", "--train_gan.seed=3", "--as-of", "end"]
+    with pytest.raises(ValueError, match="'cleen'"):
+        arguments_of(JOBS["clean"], ["--cleen.x", "1"])
+
+
+def test_a_walk_may_begin_and_end_anywhere():
+    assert names_between("evaluate", "train_policy") == ["evaluate", "decisions", "train_policy"]
+    with pytest.raises(ValueError, match="'evaluat'"):
+        names_between("evaluat", None)
+
+
+def test_submit_composes_the_commands_one_would_type():
+    spark = command(
+        JOBS["clean"], "standalone", ClusterSettings(spark_master="spark://head:7077"), ["--lake.path", "s3://l"]
+    )
+    assert " ".join(spark) == (
+        "spark-submit --master spark://head:7077 --properties-file conf/spark-defaults.conf "
+        "--py-files dist/cartwheel.zip jobs/spark/clean.py --lake.path s3://l"
+    )
+    ray = command(JOBS["train_gan"], "kubernetes", ClusterSettings(ray_address="http://head:8265"), [])
+    assert " ".join(ray) == "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_gan.py"
+    with pytest.raises(ValueError, match=r"needs --cluster.spark-master k8s://"):
+        command(JOBS["clean"], "kubernetes", ClusterSettings(), [])
+
+
+def test_the_tables_page_names_every_column():
+    page = tables_page()
+    assert all(f"| {column.name} |" in page for table in TABLES.values() for column in table.columns)
+
+
+def test_the_generated_pages_are_not_stale():
+    assert docs_main(check=True) == 0
