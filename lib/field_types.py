@@ -22,6 +22,24 @@ ISO_ZONE = r"(:\d{2}(?:\.\d+)?)\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
 
 
+def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """The frame's columns of the schema's names, in its types; PAIRS become maps."""
+    table = frame.select(schema.names).to_arrow()
+    columns = [
+        _map_array(column.combine_chunks()) if pa.types.is_map(field.type) else column.cast(field.type)
+        for column, field in zip(table.columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _map_array(lists: pa.Array) -> pa.MapArray:
+    plain = lists.cast(pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())])))
+    fields = [pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())]
+    entries = pa.StructArray.from_arrays(plain.values.flatten(), fields=fields)
+    kind, buffers = pa.map_(pa.string(), pa.string()), plain.buffers()[:2]
+    return pa.Array.from_buffers(kind, len(plain), buffers, offset=plain.offset, children=[entries])
+
+
 def parse_time(text: pl.Expr, time_format: str, timezone: str) -> pl.Expr:
     """Times in UTC to the microsecond; one without a zone is in `timezone`.
 

@@ -7,7 +7,14 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from lib.tables.bronze import SOURCE
 
@@ -194,6 +201,14 @@ def find_columns(columns: Sequence[str], name: str) -> list[str]:
         return [column for column in columns if fnmatchcase(column, stored)]
     outer = stored_names((name.split(".", maxsplit=1)[0],))[0]
     return [outer] if "." in name and outer in columns else []
+
+
+def locate(columns: Sequence[str], name: str) -> tuple[str, str | None] | None:
+    """The bronze column that a mapping's name means, and the JSON path of the value in it where it is nested."""
+    found = find_columns(columns, name)
+    if not found:
+        return None
+    return found[0], None if found[0] == stored_names((name,))[0] else "$." + name.split(".", 1)[1]
 
 
 def regular_expression(value: str) -> str:

@@ -6,7 +6,7 @@ A record is a line of a CSV or JSON lines file, or a row of a Parquet file. Ever
 import codecs
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from gzip import BadGzipFile, GzipFile
@@ -90,20 +90,22 @@ def _single_file(log: str, num_bytes: int, mapping: Mapping) -> tuple[list[LogFi
     return [], 1
 
 
-def inspect_file(file: LogFile, source: Source) -> Inspection:
-    """Read a file through once: its SHA-256, its columns, and the first thing that makes it unreadable as a whole."""
-    sha256 = hashlib.sha256()
-    with _open(file.location) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            sha256.update(chunk)
+def inspect_file(file: LogFile, source: Source, known: Collection[str] = ()) -> Inspection:
+    """Read a file through: its SHA-256, and unless that is `known` its columns and what makes it unreadable as a whole."""
+    try:
+        sha256 = _sha256(file)
+    except OSError as error:
+        return Inspection("", problem=f"cannot be opened: {error.strerror or error}")
+    if sha256 in known:
+        return Inspection(sha256)
     try:
         names = _parquet_names(file) if source.reader.type == "parquet" else _text_names(file, source)
     except UnreadableError as error:
-        return Inspection(sha256.hexdigest(), problem=str(error))
+        return Inspection(sha256, problem=str(error))
     missing = missing_columns(stored_names(names), source)
     if missing:
-        return Inspection(sha256.hexdigest(), names, f"has no column {missing[0]!r}; it has {', '.join(names)}")
-    return Inspection(sha256.hexdigest(), names)
+        return Inspection(sha256, names, f"has no column {missing[0]!r}; it has {', '.join(names)}")
+    return Inspection(sha256, names)
 
 
 def missing_columns(columns: Sequence[str], source: Source) -> list[str]:
@@ -118,8 +120,8 @@ def read_records(
 
     A column that the file lacks is null. Records are numbered from 1.
     """
-    own = stored_names(names)
-    places = [own.index(column) if column in own else None for column in columns]
+    own = [name.lower() for name in stored_names(names)]  # Spark's names of columns know no case
+    places = [own.index(column.lower()) if column.lower() in own else None for column in columns]
     first = 1
     for batch in _batches(file, source, names):
         texts = [pa.nulls(len(batch), pa.string()) if at is None else batch.column(at) for at in places]
@@ -253,6 +255,14 @@ def _unpacked(file: LogFile, encoding: str) -> Iterator[bytes]:
         while block := content.read(BLOCK_BYTES):
             yield block if is_utf8 else decoder.decode(block).encode()
         yield decoder.decode(b"", final=True).encode()
+
+
+def _sha256(file: LogFile) -> str:
+    digest = hashlib.sha256()
+    with _open(file.location) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _filesystem(location: str) -> tuple[pafs.FileSystem, str]:

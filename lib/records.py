@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from lib import field_types as types
-from lib.format_parts import Condition, Rule, TypeColumn, find_columns, placeholders
+from lib.format_parts import (
+    Condition,
+    Rule,
+    TypeColumn,
+    find_columns,
+    locate,
+    placeholders,
+)
 from lib.formats import FIELDS, LIST_FIELDS, MAP_FIELDS, Mapping, Source
 from lib.json_lines import text_array
 from lib.tables.bronze import SOURCE
@@ -28,14 +35,14 @@ TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys((*FIELDS["events"], *FIELDS["items"]), pl.String),
     **dict.fromkeys(LIST_FIELDS, types.TEXTS),
     **dict.fromkeys(MAP_FIELDS, types.PAIRS),
-    **{"event_time": types.TIME, "quantity": pl.Int64, "position": pl.Int64, "price": types.MONEY},
-    **{"rating": pl.Float64, "propensity": pl.Float64},
+    "event_time": types.TIME, "quantity": pl.Int64, "position": pl.Int64, "price": types.MONEY,
+    "rating": pl.Float64, "propensity": pl.Float64,
 }
 PARSERS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     **dict.fromkeys(LIST_FIELDS, types.parse_list),
     **dict.fromkeys(MAP_FIELDS, types.parse_map),
-    **{"quantity": types.parse_whole, "position": types.parse_whole, "price": types.parse_money},
-    **{"rating": types.parse_number, "propensity": types.parse_number},
+    "quantity": types.parse_whole, "position": types.parse_whole, "price": types.parse_money,
+    "rating": types.parse_number, "propensity": types.parse_number,
 }
 IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # of an impression alone, not of its click
 MOST_POSITIONS = 2**31 - 1
@@ -148,12 +155,11 @@ def _hashed(typed: pl.DataFrame, *further: str) -> pl.Series:
 
 def _column(name: str, own: Sequence[str]) -> pl.Expr:
     """The text of one source column, or of one nested in a JSON column; null where no file has it."""
-    found = find_columns(own, name)
-    if not found:
+    place = locate(own, name)
+    if place is None:
         return pl.lit(None, pl.String)
-    if "." in name and name not in own and found[0] != name:
-        return pl.col(found[0]).str.json_path_match("$." + name.split(".", 1)[1])
-    return pl.col(found[0])
+    column, path = place
+    return pl.col(column).str.json_path_match(path) if path else pl.col(column)
 
 
 def _template(text: str, own: Sequence[str]) -> pl.Expr:

@@ -1,0 +1,244 @@
+"""clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, bronze/rejects.
+
+Types, UTC, one outcome a record, duplicates, double clicks, sessions, bots, keyed pseudonyms. One shuffle brings a user's
+records together; Polars cleans each shard (lib/cleaning.py). Rebuilds its tables, one transaction each; accepted and rejected
+records add up to bronze. Too many refused records, or another pseudonym key, stop it before it writes. A rerun, a retry or a
+kill changes nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import partial, reduce
+from math import ceil
+from typing import Any
+
+from pydantic import Field
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from lib import clean_batches as rows
+from lib import formats
+from lib.broadcast import Broadcast
+from lib.cleaning import DESCRIPTION, CleaningRules
+from lib.format_parts import locate, stored_names
+from lib.formats import Source
+from lib.lake import Lake
+from lib.pseudonyms import fingerprint, load_key
+from lib.settings import JobSettings
+from lib.spark import SparkRun, spark_schema, start_run
+from lib.tables import contract
+from lib.tables.bronze import SOURCE
+
+KEY_PROPERTY = "cartwheel.pseudonymKey"  # of silver/events: the fingerprint of the key behind its user_key
+LEAST_SHARD_RECORDS = 20_000  # smaller shards only cost
+DECLARED = tuple(column.name for column in SOURCE.columns)
+
+
+class CleanSettings(JobSettings):
+    """What makes a record a double click, a session or a bot's, and when the job stops."""
+
+    double_click_seconds: float = Field(
+        2,
+        ge=0,
+        le=60,
+        description="a view at most this long after the same user's last view of the item is its double click",
+    )
+    session_gap_minutes: int = Field(30, ge=1, le=1440, description="a silence longer than this ends a session")
+    bot_actions_per_day: int = Field(500, ge=1, description="more moments with an event on one UTC day are a bot's")
+    bot_actions_per_hour: int = Field(200, ge=1, description="more moments with an event in one hour are a bot's")
+    bot_regular_actions: int = Field(
+        30, ge=3, description="gaps within a day's sessions before their regularity is judged"
+    )
+    bot_gap_variation: float = Field(
+        0.1, ge=0, le=1, description="gaps whose standard deviation is at most this part of their mean are a bot's"
+    )
+    max_reject_frac: float = Field(
+        0.05, ge=0, le=1, description="share of a source's records that may be malformed or hold a bad value"
+    )
+    records_per_shard: int = Field(
+        500_000, ge=1000, le=5_000_000, description="records that one task cleans, about; they must fit its memory"
+    )
+
+    def rules(self) -> CleaningRules:
+        """The thresholds as lib/cleaning.py takes them."""
+        return CleaningRules(**{field.name: getattr(self, field.name) for field in fields(CleaningRules)})
+
+
+def in_shards(records: Mapping[str, DataFrame], mapping: formats.Mapping, *, whole: str, num_shards: int) -> DataFrame:
+    """The records of several sources, each with its own columns beside the others', spread over shards.
+
+    All records with one value of the field `whole` come to one shard; of those without a value, all equal ones, so that
+    they never gather in one place.
+    """
+    frames = []
+    for name, frame in records.items():
+        own = own_columns(frame)
+        value = value_of(whole, mapping.sources[name], own)
+        everything = F.xxhash64(*map(quoted, own), F.col("malformed"))
+        shard = F.when(value.isNotNull(), F.xxhash64(value)).otherwise(everything)
+        renamed = [quoted(column).alias(rows.prefixed(name, column)) for column in own]
+        frames.append(frame.select(F.lit(name).alias(rows.SOURCE_NAME), shard.alias("shard"), *renamed, *DECLARED))
+    together = reduce(partial(DataFrame.unionByName, allowMissingColumns=True), frames)
+    return together.repartition(num_shards, "shard").drop("shard")
+
+
+def value_of(field: str, source: Source, own: Sequence[str]) -> Column:
+    """The text of a field that comes from one column, as lib/records.py reads it; null where there is none."""
+    name = source.names.get(field)
+    place = locate(own, name.column) if name is not None and name.column is not None else None
+    if place is None:
+        return F.lit(None).cast("string")
+    column, path = place
+    text = F.get_json_object(quoted(column), path) if path else quoted(column)
+    return F.when(~text.isin(*source.null_values), text) if source.null_values else text
+
+
+def latest_items(descriptions: DataFrame, pictures: DataFrame) -> DataFrame:
+    """One row an item: each property as last described; what a catalogue says counts before what events say."""
+    is_catalogue = F.col("kind") == rows.CATALOGUE_ITEM
+    order = F.struct(is_catalogue, "event_time", "described_by")
+    latest = [
+        F.max_by(field, F.when(F.col("price" if field == "currency" else field).isNotNull(), order)).alias(field)
+        for field in DESCRIPTION
+    ]
+    pictured = pictures.select("item_id").distinct().withColumn("has_picture", F.lit(True))
+    image_uri = F.when(F.col("has_picture"), F.concat(F.lit("bronze/images#"), "item_id")).otherwise(F.col("image_uri"))
+    items = descriptions.groupBy("item_id").agg(*latest).join(pictured, on="item_id", how="left")
+    return items.withColumn("image_uri", image_uri).drop("has_picture")
+
+
+def require_same_key(lake: Lake, key: bytes) -> None:
+    """Refuse another key than the one behind the pseudonyms that the lake holds.
+
+    Raises:
+        ValueError: says so, with both fingerprints.
+    """
+    if lake.exists("silver/events"):
+        before = lake.open("silver/events").metadata().configuration.get(KEY_PROPERTY)
+        if before != fingerprint(key):
+            raise ValueError(
+                f"the pseudonyms of silver/events were made with another key (its fingerprint is {before}, this one's "
+                f"{fingerprint(key)}); give the key that they were made with"
+            )
+
+
+def require_fit_records(
+    counts: Sequence[Mapping[str, Any]], rejects: DataFrame, mapping: formats.Mapping, *, max_reject_frac: float
+) -> None:
+    """Refuse to go on where too many records of a source are malformed or hold bad values, or none of its times can be read.
+
+    Raises:
+        ValueError: says how many of what, the limit, what to look at, and shows the first.
+    """
+    for source in sorted({row["source"] for row in counts}):
+        num_records = {row["outcome"]: row["num_records"] for row in counts if row["source"] == source}
+        total = sum(num_records.values())
+        unfit = {reason: n for reason, n in num_records.items() if n and reason.startswith(("malformed", "bad_value:"))}
+        no_time = unfit.get("bad_value:event_time", 0)
+        is_timeless = no_time and sum(num_records.values()) == sum(
+            unfit.get(reason, 0) for reason in ("malformed", "bad_value:event_type", "bad_value:event_time")
+        )
+        if is_timeless or sum(unfit.values()) > max_reject_frac * total:
+            reason = "bad_value:event_time" if is_timeless else max(unfit, key=lambda reason: (unfit[reason], reason))
+            what = f"{unfit[reason]:,} of {total:,} records of {source}"
+            limit = (
+                ""
+                if is_timeless
+                else f"; {sum(unfit.values()):,} are refused in all (limit {max_reject_frac:.3g} of them)"
+            )
+            raise ValueError(
+                f"{what} {described(reason, mapping.sources[source])}{limit}; {first_of(rejects, source, reason, mapping)}"
+            )
+
+
+def described(reason: str, source: Source) -> str:
+    """What is wrong with records that are refused for this reason, and where to look."""
+    _, _, field = reason.partition(":")
+    if not field:
+        return "do not fit the reader; is it right?"
+    name = source.names.get(field)
+    columns = ", ".join(name.source_columns) if name else "its rules" if field == "event_type" else "its constant"
+    return f"have no fit {field}; is the mapping's {columns} right?"
+
+
+def first_of(rejects: DataFrame, source: str, reason: str, mapping: formats.Mapping) -> str:
+    """The first record that was refused for this reason: the value that did not fit, and where it stands."""
+    chosen = rejects.where((F.col("source") == source) & (F.col("reason") == reason))
+    first = (
+        chosen.orderBy("source_file", F.length("source_record"), "source_record").select("source_record", "raw").first()
+    )
+    assert first is not None
+    name = mapping.sources[source].names.get(reason.partition(":")[2])
+    if reason == "malformed" or name is None or name.column is None:
+        return f"first: {first['source_record']}"
+    value = json.loads(first["raw"]).get(stored_names((name.column,))[0])
+    return f"first: {value!r} in {first['source_record']}"
+
+
+def quoted(column: str) -> Column:
+    """A column whose name may hold dots and dashes."""
+    return F.col(f"`{column}`")
+
+
+def own_columns(frame: DataFrame) -> list[str]:
+    """The source's own columns of a table of bronze."""
+    return [column for column in frame.columns if column not in DECLARED]
+
+
+def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes]) -> DataFrame:
+    """What all records of the mapping's sources become, in rows of several kinds (lib/clean_batches.py)."""
+    clean_events = partial(rows.clean_event_batches, mapping=run.mapping, rules=settings.rules(), key=key)
+    clean_items = partial(rows.clean_item_batches, mapping=run.mapping)
+    parts = []
+    for kind, whole, clean in (("events", "user_id", clean_events), ("items", "item_id", clean_items)):
+        records = {name: run.read(f"bronze/{name}") for name in run.mapping.of_kind(kind) if run.has(f"bronze/{name}")}
+        if records:
+            num_records = sum(run.lake.num_rows(f"bronze/{name}", run.inputs[f"bronze/{name}"]) for name in records)
+            num_shards = max(
+                ceil(num_records / settings.records_per_shard),
+                min(run.spark.sparkContext.defaultParallelism, ceil(num_records / LEAST_SHARD_RECORDS)),
+            )
+            shards = in_shards(records, run.mapping, whole=whole, num_shards=num_shards)
+            parts.append(shards.mapInArrow(clean, schema=spark_schema(rows.CLEANED)))
+        elif kind == "events":
+            raise ValueError(f"the lake holds no records of the format {run.mapping.name}; run ingest with it first")
+    return reduce(DataFrame.unionByName, parts)
+
+
+def counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
+    """How many records and events had which outcome, by source and outcome."""
+    counts = cleaned_rows.where(F.col("kind") == rows.COUNT).groupBy("source", "outcome")
+    totals = counts.agg(F.sum("num_records").alias("num_records"), F.sum("num_events").alias("num_events"))
+    by_outcome: list[dict[str, Any]] = (
+        totals.toArrow().sort_by([("source", "ascending"), ("outcome", "ascending")]).to_pylist()
+    )
+    return by_outcome
+
+
+def main(settings: CleanSettings) -> None:
+    """Rebuild silver and the rejects of clean from all of bronze."""
+    with start_run("clean", settings) as run:
+        key = load_key(settings.privacy, settings.lake.path)
+        require_same_key(run.lake, key)
+        shared_key = run.spark.sparkContext.broadcast(key)
+        result = cleaned(run, settings, shared_key).persist()
+        counts = counted(result)
+        for source in sorted({row["source"] for row in counts}):
+            run.log(
+                f"cleaned {source}", **{row["outcome"]: row["num_records"] for row in counts if row["source"] == source}
+            )
+        rejects = result.where(F.col("kind") == rows.REJECT).withColumn("stage", F.lit("clean"))
+        require_fit_records(counts, rejects, run.mapping, max_reject_frac=settings.max_reject_frac)
+
+        events = result.where(F.col("kind") == rows.EVENT).select(contract("silver/events").schema.names)
+        run.commit("silver/events", events, properties={KEY_PROPERTY: fingerprint(key)})
+        descriptions = result.where(F.col("kind").isin(rows.EVENT_ITEM, rows.CATALOGUE_ITEM))
+        run.commit("silver/items", latest_items(descriptions, run.read_or_empty("bronze/images")))
+        run.commit("bronze/rejects", rejects.select(contract("bronze/rejects").schema.names), where={"stage": "clean"})
+        result.unpersist()
+        shared_key.destroy()
+
+
+if __name__ == "__main__":
+    main(CleanSettings.from_command_line())

@@ -1,0 +1,204 @@
+"""ingest: the log's new files -> bronze/<source> of each source of the mapping, bronze/images, bronze/rejects.
+
+Every record as received, as text; a line that does not fit is kept whole. A file is known by the SHA-256 of its content and is
+read once, whatever its name. One that cannot be read is set aside whole with its reason: the others go on, and the exit code
+is 2. Appends once a run: a rerun, a retry or a kill changes nothing.
+"""
+
+import heapq
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from math import ceil
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import Field as DeltaField
+from deltalake.schema import PrimitiveType
+from pydantic import Field
+from pyspark.sql import DataFrame, SparkSession
+
+from lib.file_batches import FILES, FOUND, inspect_files, read_files
+from lib.format_parts import stored_names
+from lib.lake import Lake
+from lib.reading import find_files
+from lib.runs import InputFile
+from lib.settings import JobSettings
+from lib.spark import SparkRun, spark_schema, start_run
+from lib.tables import Table, contract
+
+MOST_LINES = 20  # of files that are set aside
+FoundFile = dict[str, Any]  # a row of lib.file_batches.FOUND
+
+
+class IngestSettings(JobSettings):
+    """When the job stops, and how it is cut into tasks."""
+
+    max_bad_files_frac: float = Field(
+        0.5, ge=0, le=1, description="share of the new files that may be set aside before the job stops"
+    )
+    task_megabytes: int = Field(128, ge=1, le=4096, description="size of the files that one task reads, about")
+
+
+def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> list[FoundFile]:
+    """The files of a log that belong to a source, by path, each with the SHA-256 of its content.
+
+    Where that is not among those `read_before`, also with the names of the columns and what makes the file unreadable.
+
+    Raises:
+        ValueError: there is no log, or none of its files belongs to a source.
+    """
+    files, num_strangers = find_files(log, run.mapping)
+    if not files:
+        patterns = ", ".join(pattern for source in run.mapping.sources.values() for pattern in source.files)
+        raise ValueError(f"none of the {num_strangers} files of {log} fits a pattern of {run.mapping.name}: {patterns}")
+    rows = pa.Table.from_pylist([asdict(file) for file in files], schema=FILES)
+    known = run.spark.sparkContext.broadcast(read_before)
+    look = partial(inspect_files, mapping=run.mapping, known=known)
+    looked_through = in_tasks(run.spark, rows, task_bytes=task_bytes).mapInArrow(look, schema=spark_schema(FOUND))
+    found: list[FoundFile] = looked_through.toArrow().sort_by("path").to_pylist()
+    run.log("looked through", files=len(found), without_source=num_strangers)
+    return found
+
+
+def told_apart(
+    found: Sequence[FoundFile], *, read_before: set[str], pinned: set[str]
+) -> tuple[list[FoundFile], list[FoundFile]]:
+    """The new files that can be read, and those that cannot; of equal ones the first.
+
+    A run that is taken up again has `pinned` what it reads: those files and no others are the good ones.
+
+    Raises:
+        ValueError: a pinned file is gone.
+    """
+    different: dict[str, FoundFile] = {}
+    for file in found:
+        different.setdefault(file["sha256"] or file["path"], file)
+    new = [file for sha256, file in different.items() if sha256 not in read_before]
+    good = [file for file in new if file["problem"] is None and (not pinned or file["sha256"] in pinned)]
+    gone = pinned - {file["sha256"] for file in good}
+    if gone:
+        raise ValueError(f"{len(gone)} files that this run began to read before it was stopped are gone or changed")
+    return good, [file for file in new if file["problem"] is not None]
+
+
+def require_good_files(good: list[FoundFile], bad: list[FoundFile], *, most_bad_frac: float) -> None:
+    """Refuse to go on where no new file can be read, or too few.
+
+    Raises:
+        ValueError: says how many, the limit, and what is wrong with the first.
+    """
+    num_new = len(good) + len(bad)
+    if not good or len(bad) > most_bad_frac * num_new:
+        limit = f" (limit {most_bad_frac:.0%})" if good else ""
+        raise ValueError(
+            f"{len(bad)} of {num_new} new files cannot be read{limit}: {bad[0]['path']} {bad[0]['problem']}"
+        )
+
+
+def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> None:
+    """Append the records of one source's files to its table, after giving it the columns that it lacks."""
+    table = contract(f"bronze/{source}")
+    if table.open:
+        table = table.with_source_columns(union_of_columns(run.lake, table, files))
+        add_columns(run.lake, table)
+    read = partial(read_files, mapping=run.mapping, schema=table.schema, batch_id=run.run_id, arrived_at=run.started_at)
+    tasks = in_tasks(run.spark, pa.Table.from_pylist(list(files), schema=FOUND), task_bytes=task_bytes)
+    records = tasks.mapInArrow(read, schema=spark_schema(table.schema))
+    run.commit(table.name, records, mode="append", declared=table)
+
+
+def union_of_columns(lake: Lake, table: Table, files: Iterable[FoundFile]) -> tuple[str, ...]:
+    """The source's own columns: those that its table has, then those of new files; names that differ in case are one."""
+    names = lake.open(table.name).schema().to_arrow().names if lake.exists(table.name) else []
+    own: dict[str, str] = {}
+    for name in [*names, *(name for file in files for name in stored_names(file["names"]))]:
+        own.setdefault(name.lower(), name)
+    return tuple(name for name in own.values() if name not in table.schema.names)
+
+
+def add_columns(lake: Lake, table: Table) -> None:
+    """Give an open table the columns that it lacks; they are text, and null in the records that it holds."""
+    if lake.exists(table.name):
+        delta = lake.open(table.name)
+        present = {field.name for field in delta.schema().fields}
+        missing = [DeltaField(name, PrimitiveType("string")) for name in table.schema.names if name not in present]
+        if missing:
+            delta.alter.add_columns(missing)
+
+
+def refused_files(lake: Lake) -> list[dict[str, Any]]:
+    """The rows of bronze/rejects of files that were set aside whole."""
+    if not lake.exists("bronze/rejects"):
+        return []
+    rows: list[dict[str, Any]] = (
+        lake.dataset("bronze/rejects").to_table(filter=pc.field("stage") == "ingest").to_pylist()
+    )
+    return rows
+
+
+def refusal(run: SparkRun, file: FoundFile) -> dict[str, Any]:
+    """The row of bronze/rejects of a file that is set aside; it is looked at again when it or the mapping has changed."""
+    return {
+        "stage": "ingest",
+        "source": file["source"],
+        "source_file": file["path"],
+        "source_record": None,
+        "reason": f"file:{file['problem']}",
+        "raw": json.dumps({"sha256": file["sha256"], "mapping_sha256": run.mapping.sha256}),
+        "batch_id": run.run_id,
+        "arrived_at": run.started_at,
+    }
+
+
+def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
+    """Files spread over tasks of about equal size: the largest first, each to the task with the least so far."""
+    sizes = files["num_bytes"].to_pylist()
+    num_tasks = max(min(len(sizes), spark.sparkContext.defaultParallelism), ceil(sum(sizes) / task_bytes))
+    loads = [(0, task) for task in range(num_tasks)]
+    chosen = [0] * len(sizes)
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        load, chosen[place] = heapq.heappop(loads)
+        heapq.heappush(loads, (load + sizes[place], chosen[place]))
+    spread = files.append_column("task", pa.array(chosen, pa.int32()))
+    return spark.createDataFrame(spread).repartitionById(num_tasks, "task").drop("task")
+
+
+def main(settings: IngestSettings) -> None:
+    """Read the log's new files; exit with code 2 where one was set aside."""
+    bad: list[FoundFile] = []
+    with start_run("ingest", settings) as run:
+        refused = refused_files(run.lake)
+        pinned = {file.sha256 for file in run.input_files}
+        judged = [json.loads(row["raw"]) for row in refused]
+        known = run.known_files() | {file["sha256"] for file in judged if file["mapping_sha256"] == run.mapping.sha256}
+        task_bytes = settings.task_megabytes << 20
+        found = find(
+            run, settings.log.path or f"{settings.lake.path}/raw/market", known - pinned, task_bytes=task_bytes
+        )
+        good, bad = told_apart(found, read_before=known - pinned, pinned=pinned)
+        if not good and not bad:
+            run.skip(f"no new files among {len(found)}")
+        for file in bad[:MOST_LINES]:
+            run.log(f"set aside {file['path']}: it {file['problem']}")
+        require_good_files(good, bad, most_bad_frac=settings.max_bad_files_frac)
+        run.take_files(InputFile(file["path"], file["sha256"], file["source"]) for file in good)
+        for source in run.mapping.sources:
+            files = [file for file in good if file["source"] == source]
+            if files:
+                append(run, source, files, task_bytes=task_bytes)
+        judged_now = {file["sha256"] for file in (*good, *bad)}
+        kept = [row for row, file in zip(refused, judged, strict=True) if file["sha256"] not in judged_now]
+        if bad or len(kept) < len(refused):
+            rows = pa.Table.from_pylist(
+                [*kept, *(refusal(run, file) for file in bad)], schema=contract("bronze/rejects").schema
+            )
+            run.commit_arrow("bronze/rejects", rows, where={"stage": "ingest"})
+    if bad:
+        raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main(IngestSettings.from_command_line())

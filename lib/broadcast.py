@@ -1,0 +1,12 @@
+"""What a broadcast variable looks like to code that knows no Spark: a value that reaches the tasks outside the query plan."""
+
+from typing import Protocol, TypeVar
+
+Value_co = TypeVar("Value_co", covariant=True)
+
+
+class Broadcast(Protocol[Value_co]):
+    """Holds a value that is the same in every task."""
+
+    @property
+    def value(self) -> Value_co: ...

@@ -1,0 +1,85 @@
+"""What clean's tasks run over Arrow batches: a shard of records in; events, rejects, item descriptions and counts out.
+
+All four leave in rows of one schema, told apart by `kind`, so that one pass over bronze makes them. Needs no Spark itself.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import polars as pl
+import pyarrow as pa
+
+from lib.broadcast import Broadcast
+from lib.cleaning import CleaningRules, CleanShard, clean_events, clean_items
+from lib.field_types import to_arrow
+from lib.formats import Mapping
+from lib.tables.bronze import REJECTS, SOURCE
+from lib.tables.silver import EVENTS, ITEMS
+
+SOURCE_NAME = "source_name"
+EVENT, REJECT, COUNT, EVENT_ITEM, CATALOGUE_ITEM = "event", "reject", "count", "event_item", "catalogue_item"
+ROWS_PER_BATCH = 20_000
+# A row of any kind: its kind's columns are filled, the others null.
+CLEANED = pa.schema(
+    {
+        field.name: field.type
+        for field in (
+            pa.field("kind", pa.string()),
+            *EVENTS.schema,
+            *(field for field in REJECTS.schema if field.name != "stage"),
+            *ITEMS.schema,
+            *(pa.field(name, pa.string()) for name in ("described_by", "outcome")),
+            *(pa.field(name, pa.int64()) for name in ("num_records", "num_events")),
+        )
+    }.items()
+)
+
+
+def prefixed(source: str, column: str) -> str:
+    """What a source's own column is called beside those of other sources."""
+    return f"{source}|{column}"
+
+
+def clean_event_batches(
+    batches: Iterable[pa.RecordBatch], *, mapping: Mapping, rules: CleaningRules, key: Broadcast[bytes]
+) -> Iterator[pa.RecordBatch]:
+    """Clean a shard of whole users; see `lib.cleaning.clean_events`."""
+    records = _by_source(batches)
+    if records:
+        yield from _rows(clean_events(records, mapping, rules, key.value), item_kind=EVENT_ITEM)
+
+
+def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: Mapping) -> Iterator[pa.RecordBatch]:
+    """Clean a shard of items; see `lib.cleaning.clean_items`."""
+    records = _by_source(batches)
+    if records:
+        yield from _rows(clean_items(records, mapping), item_kind=CATALOGUE_ITEM)
+
+
+def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
+    """A shard's records by source, each with its own columns under their names in bronze."""
+    received = [batch for batch in batches if batch.num_rows]
+    if not received:
+        return {}
+    shard = pl.DataFrame(pa.Table.from_batches(received))
+    declared = [column.name for column in SOURCE.columns]
+    records = {}
+    for source in shard[SOURCE_NAME].unique().sort():
+        start = prefixed(source, "")
+        own = {column: column.removeprefix(start) for column in shard.columns if column.startswith(start)}
+        records[source] = shard.filter(pl.col(SOURCE_NAME) == source).select(*own, *declared).rename(own)
+    return records
+
+
+def _rows(shard: CleanShard, *, item_kind: str) -> Iterator[pa.RecordBatch]:
+    frames = {EVENT: shard.events, REJECT: shard.rejects, COUNT: shard.counts, item_kind: shard.items}
+    for kind, frame in frames.items():
+        if frame is None or frame.is_empty():
+            continue
+        for part in frame.with_columns(kind=pl.lit(kind)).iter_slices(ROWS_PER_BATCH):
+            own = pa.schema(field for field in CLEANED if field.name in part.columns)
+            table = to_arrow(part, own)
+            arrays = [
+                table[field.name].combine_chunks() if field.name in part.columns else pa.nulls(len(table), field.type)
+                for field in CLEANED
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=CLEANED)
