@@ -1,0 +1,284 @@
+import hashlib
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.cleaning import CleaningRules, clean_events, clean_items
+from lib.field_types import TIME
+from lib.formats import Mapping
+from lib.pseudonyms import pseudonyms
+from lib.tables.silver import EVENTS
+
+RULES = CleaningRules(
+    double_click_seconds=2,
+    session_gap_minutes=30,
+    bot_actions_per_day=50,
+    bot_actions_per_hour=40,
+    bot_regular_actions=10,
+    bot_gap_variation=0.1,
+)
+KEY = b"a key of the tests"
+MAPPING = Mapping(
+    name="own",
+    currency="EUR",
+    sources={
+        "clicks": {
+            "files": "*.csv",
+            "names": {"user_id": "user", "item_id": "item", "event_time": "time", "price": "price", "title": "title"},
+            "events": [{"type": {"column": "what"}}],
+            "product": "^[a-z]",
+        },
+        "offers": {
+            "files": "*.jsonl",
+            "names": {"item_id": "item", "event_time": "time"},
+            "events": [{"type": "impression"}, {"type": "view", "when": {"click": 1}}],
+        },
+        "products": {
+            "kind": "items",
+            "files": "items/*.csv",
+            "names": {"item_id": "item", "title": "title", "price": "price", "event_time": "changed"},
+        },
+    },
+)
+DEFAULTS = {"user": "u", "item": "i", "time": "2024-01-01 12:00:00", "what": "view", "price": None, "title": None}
+ORIGIN = {
+    **{"source_file": "a.csv", "source_file_sha256": "0", "malformed": None, "batch_id": "ingest-000001"},
+    "arrived_at": datetime(2026, 1, 1, tzinfo=UTC),
+}
+
+
+def records(*rows: dict, **defaults) -> pl.DataFrame:
+    """Records as bronze holds them: DEFAULTS and each row's overrides."""
+    full = [DEFAULTS | {"record_number": number} | ORIGIN | defaults | row for number, row in enumerate(rows, start=1)]
+    schema = dict.fromkeys(full[0], pl.String) | {"record_number": pl.Int64, "arrived_at": TIME}
+    return pl.DataFrame(full, schema=schema)
+
+
+def clean(*rows: dict, rules: CleaningRules = RULES, **defaults):
+    return clean_events({"clicks": records(*rows, **defaults)}, MAPPING, rules, KEY)
+
+
+def at(seconds: float) -> dict:
+    return {"time": (datetime(2024, 1, 1, 12, tzinfo=UTC) + timedelta(seconds=seconds)).isoformat()}
+
+
+def reasons(shard) -> dict[str, str]:
+    return dict(shard.rejects.sort("source_record").select("source_record", "reason").iter_rows())
+
+
+def test_each_record_has_the_first_outcome_that_holds():
+    shard = clean(
+        {},
+        {"malformed": "x"},
+        {"what": "hover", "item": "9"},
+        {},
+        {"item": "9"},
+        {"item": "9"},
+        at(1),
+    )
+    assert reasons(shard) == {
+        "a.csv:2": "malformed",
+        "a.csv:3": "bad_value:event_type",
+        "a.csv:4": "duplicate",
+        "a.csv:5": "not_a_product",
+        "a.csv:6": "duplicate",  # of a record that is itself refused
+        "a.csv:7": "double_click",
+    }
+    assert shard.events["source_record"].to_list() == ["clicks/a.csv:1"]
+    assert shard.counts.sort("outcome").rows() == [
+        ("clicks", "accepted", 1, 1),
+        ("clicks", "bad_value:event_type", 1, 1),
+        ("clicks", "double_click", 1, 1),
+        ("clicks", "duplicate", 2, 2),
+        ("clicks", "malformed", 1, 1),
+        ("clicks", "not_a_product", 1, 1),
+    ]
+
+
+def test_a_reject_keeps_what_was_received_and_where():
+    reject = clean({"item": None, "price": "9", "source_file": "b.csv", "record_number": 7}).rejects.to_dicts()
+    assert reject == [
+        {
+            **{"source": "clicks", "source_file": "b.csv", "source_record": "b.csv:7", "reason": "bad_value:item_id"},
+            "raw": '{"user": "u", "time": "2024-01-01 12:00:00", "what": "view", "price": "9"}',
+            **{"batch_id": "ingest-000001", "arrived_at": datetime(2026, 1, 1, tzinfo=UTC)},
+        }
+    ]
+
+
+def test_the_first_of_equal_records_by_file_and_number_is_kept():
+    rows = (
+        {"source_file": "b.csv"},
+        {"source_file": "a.csv", "record_number": 9},
+        {"source_file": "a.csv", "record_number": 3},
+    )
+    assert clean(*rows).events["source_record"].to_list() == ["clicks/a.csv:3"]
+
+
+def test_a_double_click_is_a_view_soon_after_the_one_before():
+    shard = clean(
+        at(0),
+        at(2),
+        at(4),  # 2 s after a view that is a double click itself
+        at(6.001),
+        at(6.5) | {"item": "j"},
+        at(6.6) | {"user": "v"},
+        at(6.7) | {"what": "cart"},
+        at(6.8) | {"user": None},
+        at(6.9) | {"user": None},
+    )
+    assert reasons(shard) == {"a.csv:2": "double_click", "a.csv:3": "double_click"}
+
+
+def test_a_session_ends_with_a_silence_over_the_gap():
+    shard = clean(at(0), at(1800), at(3601), at(3600) | {"user": "v"}, at(3600) | {"user": None})
+    events = shard.events.sort("user_key", "event_time", nulls_last=True)
+    u, v = pseudonyms(pl.Series(["u", "v"]), KEY)
+    of_u, of_v = (events.filter(pl.col("user_key") == key) for key in (u, v))
+    first, second, third = of_u["session_id"]
+    assert first == second != third
+    assert of_v["session_id"][0] not in (first, third)
+    assert first == hashlib.sha256(f"{u} {of_u['event_id'][0]}".encode()).hexdigest()[:32]
+    assert events["session_id"].to_list()[-1] is None
+
+
+def test_refused_records_neither_open_nor_prolong_a_session():
+    shard = clean(at(0), at(1500) | {"item": "9"}, at(3000))
+    assert shard.events["session_id"].n_unique() == 2
+
+
+def bots(shard) -> set:
+    return set(shard.events.select("is_bot", "bot_reason").iter_rows())
+
+
+def test_a_day_with_too_many_actions_is_a_bots_and_the_next_day_is_not():
+    irregular = [(i * 61 + i * i % 37) * 10 for i in range(52)]
+    shard = clean(*(at(second) for second in irregular[:51]), at(24 * 3600))
+    by_day = (
+        shard.events.group_by("event_date").agg(pl.col("is_bot").all(), pl.col("bot_reason").first()).sort("event_date")
+    )
+    assert by_day["is_bot"].to_list() == [True, False]
+    assert by_day["bot_reason"].to_list() == ["more than 50 actions a day", None]
+    assert bots(clean(*(at(second) for second in irregular[:40]))) == {(False, None)}
+
+
+def test_an_hour_with_too_many_actions_is_a_bots():
+    irregular = [i * 40 + i * i % 37 for i in range(45)]
+    assert bots(clean(*(at(second) for second in irregular))) == {(True, "more than 40 actions an hour")}
+
+
+def test_regular_gaps_are_a_bots_and_silences_between_sessions_do_not_hide_them():
+    regular = [60 * i for i in range(6)] + [20_000 + 60 * i for i in range(6)]
+    assert bots(clean(*(at(second) for second in regular))) == {(True, "regular gaps between actions")}
+    assert bots(clean(*(at(second) for second in regular[:-1]))) == {(False, None)}  # 9 gaps are too few to tell
+
+
+def test_the_lines_of_one_order_are_one_action():
+    lines = [{"what": "purchase", "item": f"i{n}"} for n in range(60)]
+    assert bots(clean(*lines)) == {(False, None)}
+
+
+def test_bots_are_flagged_by_user():
+    shard = clean(
+        *(at(60 * n) for n in range(12)), *(at(60 * n) | {"user": None} for n in range(12)), at(0) | {"user": "v"}
+    )
+    flagged = shard.events.group_by("user_key").agg(pl.col("is_bot").all()).rows()
+    assert sorted(flag for _, flag in flagged) == [False, False, True]
+
+
+def test_a_record_of_several_events_is_accepted_when_one_of_them_is():
+    offers = records({"click": "1"}, {"click": "1", "time": "soon"}, {"click": "0"}, what=None, source_file="o.jsonl")
+    shard = clean_events({"offers": offers}, MAPPING, RULES, KEY)
+    # The third record is another (its click is 0), but as an impression it differs from the first in that field alone.
+    assert sorted(shard.events["event_type"]) == ["impression", "impression", "view"]
+    assert reasons(shard) == {"o.jsonl:2": "bad_value:event_time"}
+    assert shard.counts.sort("outcome").rows() == [
+        ("offers", "accepted", 2, 3),
+        ("offers", "bad_value:event_time", 1, 2),
+    ]
+
+
+def test_events_describe_their_items_and_the_latest_says_so():
+    shard = clean(
+        at(0) | {"title": "Lamp", "price": "5"},
+        at(9) | {"title": None, "price": "6"},
+        at(5) | {"title": "Red lamp", "price": None},
+        at(99) | {"title": "No product", "item": "9"},
+    )
+    latest = shard.items.sort("event_time").select("item_id", "title", "price").rows()
+    assert latest == [("i", "Red lamp", None), ("i", None, Decimal(6))]
+
+
+def test_a_catalogue_has_its_own_outcomes():
+    rows = [
+        {"item": "i", "title": "Lamp", "price": "5", "changed": None},
+        {"item": "i", "title": "Lamp", "price": "5", "changed": None},
+        {"item": "i", "title": "Red lamp", "price": "6", "changed": None},
+        {"item": "j", "title": "Mug", "price": "cheap", "changed": None},
+    ]
+    products = records(*rows).drop("user", "what", "time")
+    shard = clean_items({"products": products}, MAPPING)
+    assert shard.events is None
+    assert reasons(shard) == {"a.csv:2": "duplicate", "a.csv:4": "bad_value:price"}
+    assert shard.items.select("item_id", "title", "price").rows() == [("i", "Red lamp", Decimal(6))]
+
+
+def test_events_have_the_columns_of_silver():
+    events = clean({"price": "2.5"}, {"user": None}).events
+    assert events.columns == [column.name for column in EVENTS.columns]
+    assert events.sort("user_key")["currency"].to_list() == [None, "EUR"]
+    assert events.select("event_id", "is_bot", "source_record", "event_date").null_count().row(0) == (0, 0, 0, 0)
+
+
+some_records = st.lists(
+    st.fixed_dictionaries(
+        {
+            "user": st.sampled_from(["u", "v", None]),
+            "item": st.sampled_from(["i", "j", "9", None]),
+            "time": st.sampled_from([at(n)["time"] for n in (0, 1, 2, 4, 2000, 90_000)] + ["soon", None]),
+            "what": st.sampled_from(["view", "cart", "hover"]),
+            "malformed": st.sampled_from([None, None, None, "x"]),
+        }
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_records, st.randoms(use_true_random=False))
+def test_accepted_and_rejected_add_up_and_the_order_of_records_changes_nothing(rows, random):
+    whole = records(*rows)
+    shard = clean_events({"clicks": whole}, MAPPING, RULES, KEY)
+    assert shard.events.height + shard.rejects.height == whole.height
+    assert shard.counts["num_records"].sum() == whole.height
+    places = list(range(whole.height))
+    random.shuffle(places)
+    shuffled = clean_events({"clicks": whole[places]}, MAPPING, RULES, KEY)
+    for one, other in zip(shard, shuffled, strict=True):
+        key = [c for c in ("event_id", "source_record", "outcome", "item_id", "described_by") if c in one.columns]
+        assert one.sort(key).equals(other.sort(key))
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_records)
+def test_a_shard_of_one_user_gives_what_a_shard_of_all_gives(rows):
+    whole = records(*rows)
+    together = clean_events({"clicks": whole}, MAPPING, RULES, KEY).events
+    apart = [
+        clean_events({"clicks": part}, MAPPING, RULES, KEY).events
+        for _, part in whole.group_by("user", maintain_order=True)
+    ]
+    assert pl.concat(apart).sort("event_id").equals(together.sort("event_id"))
+
+
+@pytest.mark.parametrize("what", ["malformed", "item"])
+def test_a_shard_without_an_event_is_empty_and_typed(what):
+    shard = clean({what: "x" if what == "malformed" else None})
+    assert shard.events.is_empty()
+    assert shard.events.schema == clean({}).events.schema
+    assert shard.rejects.height == 1

@@ -1,0 +1,249 @@
+import hashlib
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import polars as pl
+import pytest
+
+from lib.field_types import TIME
+from lib.formats import Mapping, load_mapping
+from lib.records import NUMBER, raw_json, type_events, type_items
+
+RECORD = {
+    **{"source_file": "a.csv", "source_file_sha256": "0", "malformed": None, "batch_id": "ingest-000001"},
+    "arrived_at": datetime(2026, 1, 1, tzinfo=UTC),
+}
+
+
+def records(*rows: dict, **columns) -> pl.DataFrame:
+    """Records as bronze holds them, numbered; each row overrides the columns' common values."""
+    names = dict.fromkeys(key for row in (columns, *rows) for key in row)
+    texts = {name: pl.String for name in names if name not in ("record_number", "arrived_at")}
+    schema = (
+        texts | {"record_number": pl.Int64, "arrived_at": TIME} | dict.fromkeys(("malformed", "batch_id"), pl.String)
+    )
+    schema |= dict.fromkeys(("source_file", "source_file_sha256"), pl.String)
+    full = [RECORD | {"record_number": number} | columns | row for number, row in enumerate(rows, start=1)]
+    return pl.DataFrame(full, schema=schema).with_row_index(NUMBER)
+
+
+def a_mapping(**overrides) -> Mapping:
+    source = {
+        "files": "*.csv",
+        "names": {"user_id": "user", "item_id": "item", "event_time": "time"},
+        "events": [{"type": {"column": "what"}}],
+    }
+    return Mapping(name="own", currency="EUR", sources={"log": source | overrides})
+
+
+def typed(mapping: Mapping, *rows: dict, **columns) -> list[dict]:
+    defaults = {"user": "u", "item": "i", "time": "2024-01-01", "what": "view"}
+    frame = records(*rows, **(defaults | columns))
+    return type_events(frame, "log", mapping).sort("record", "event_type").to_dicts()
+
+
+def refusals(mapping: Mapping, *rows: dict, **columns) -> list[str | None]:
+    return [event["refusal"] for event in typed(mapping, *rows, **columns)]
+
+
+def test_a_line_of_online_retail_is_a_purchase_and_a_cancellation_a_return():
+    line = {
+        **{"InvoiceNo": "536365", "StockCode": "85123A", "Description": "HOLDER", "Quantity": "6", "Country": "UK"},
+        **{"InvoiceDate": "2010-12-01 08:26:00", "UnitPrice": "2.55", "CustomerID": "17850.0"},
+    }
+    rows = records(line, line | {"InvoiceNo": "C536365", "Quantity": "-6"}, line | {"StockCode": "POST"})
+    purchase, returned, post = type_events(rows, "lines", load_mapping("online_retail")).sort("record").to_dicts()
+    expected = {
+        **{
+            "event_type": "purchase",
+            "user_id": "17850.0",
+            "item_id": "85123A",
+            "quantity": 6,
+            "price": Decimal("2.55"),
+        },
+        **{"currency": "GBP", "order_id": "536365", "title": "HOLDER", "refusal": None, "is_product": True},
+        "event_time": datetime(2010, 12, 1, 8, 26, tzinfo=UTC),
+    }
+    assert {key: purchase[key] for key in expected} == expected
+    assert (returned["event_type"], returned["quantity"], returned["order_id"]) == ("return", 6, "C536365")
+    assert not post["is_product"]
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"UnitPrice": "0.0"}, "bad_value:price"),
+        ({"UnitPrice": "-11062.06"}, "bad_value:price"),
+        ({"UnitPrice": "free"}, "bad_value:price"),
+        ({"Quantity": "0"}, "bad_value:quantity"),
+        ({"Quantity": "-9", "UnitPrice": "0"}, "bad_value:quantity"),
+        ({"InvoiceNo": "C1"}, "bad_value:quantity"),  # a cancellation of a positive quantity
+        ({"InvoiceDate": "2010-13-01 08:26:00"}, "bad_value:event_time"),
+        ({"InvoiceDate": None, "StockCode": None}, "bad_value:event_time"),
+        ({"StockCode": None}, "bad_value:item_id"),
+        ({"CustomerID": None}, None),
+        ({"Quantity": None}, None),
+    ],
+)
+def test_the_first_bad_value_is_the_reason(change, refusal):
+    line = {
+        **{"InvoiceNo": "536365", "StockCode": "85123A", "Description": None, "Quantity": "6", "Country": "UK"},
+        **{"InvoiceDate": "2010-12-01 08:26:00", "UnitPrice": "2.55", "CustomerID": "17850.0"},
+    }
+    events = type_events(records(line | change), "lines", load_mapping("online_retail"))
+    assert events["refusal"].to_list() == [refusal]
+    assert events["event_id"].is_null().to_list() == [refusal is not None]
+
+
+def test_an_impression_of_open_bandit_and_its_click_come_from_one_record():
+    line = {
+        **{"column_1": "7", "timestamp": "2019-11-24 00:03:13.442536+00:00", "item_id": "14", "position": "3"},
+        **{"propensity_score": "0.029", "user_feature_0": "x", "user-item_affinity_0": "0.0", "click": "1"},
+    }
+    rows = records(line, line | {"click": "0", "column_1": "8"}, source_file="random/men/men.csv")
+    impression, view, other = (
+        type_events(rows, "impressions", load_mapping("obd")).sort("record", "event_type").to_dicts()
+    )
+    assert (impression["event_type"], view["event_type"], other["event_type"]) == ("impression", "view", "impression")
+    assert impression["request_id"] == view["request_id"] == "random-7" != other["request_id"]
+    assert (impression["position"], impression["propensity"], view["position"], view["propensity"]) == (
+        3,
+        0.029,
+        None,
+        None,
+    )
+    assert (impression["policy"], impression["arm"], impression["experiment"]) == ("random", "random", "obd")
+    assert impression["user_id"] is None
+    assert impression["context"] == [
+        {"key": "user_feature_0", "value": "x"},
+        {"key": "user-item_affinity_0", "value": "0.0"},
+    ]
+    assert impression["event_id"] != view["event_id"]
+
+
+def test_a_session_of_otto_gives_an_event_an_element():
+    events = [{"aid": 1, "ts": 1659304800025, "type": "clicks"}, {"aid": 2, "ts": 1659304800026, "type": "orders"}]
+    rows = records({"session": "5", "events": json.dumps(events)}, {"session": "6", "events": "[]"})
+    click, order, nothing = type_events(rows, "sessions", load_mapping("otto")).sort("record", "event_time").to_dicts()
+    assert (click["event_type"], click["item_id"], click["user_id"]) == ("view", "1", "5")
+    assert click["event_time"] == datetime(2022, 7, 31, 22, 0, 0, 25_000, tzinfo=UTC)
+    assert (order["event_type"], order["item_id"], order["record"]) == ("purchase", "2", 0)
+    assert (nothing["refusal"], nothing["record"]) == ("bad_value:event_type", 1)
+
+
+def test_an_element_keeps_its_id_when_its_session_arrives_again_with_more():
+    first = {"aid": 1, "ts": 1659304800025, "type": "clicks"}
+    sessions = ([first], [first, {"aid": 2, "ts": 1659304800026, "type": "clicks"}])
+    rows = records(*({"session": "5", "events": json.dumps(session)} for session in sessions))
+    ids = type_events(rows, "sessions", load_mapping("otto")).sort("record", "event_time")["event_id"]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_an_event_id_is_the_hash_of_format_fields_and_type():
+    event = typed(a_mapping(), {"note": "x"})[0]
+    identity = "own\x1eitem\x1fi\x1enote\x1fx\x1etime\x1f2024-01-01\x1euser\x1fu\x1ewhat\x1fview\x1e" + "\x1eview"
+    assert event["event_id"] == hashlib.sha256(identity.encode()).hexdigest()
+
+
+def test_an_event_id_does_not_know_its_file_its_place_or_columns_that_are_empty():
+    one = typed(a_mapping(), {"note": None})[0]
+    other = typed(a_mapping(), {"source_file": "b.csv", "record_number": 9, "batch_id": "x"})[0]
+    assert one["event_id"] == other["event_id"] != typed(a_mapping(), {"note": "x"})[0]["event_id"]
+
+
+def test_parts_of_the_path_are_fields_of_a_record():
+    mapping = a_mapping(files="{shop}/*.csv", constants={"arm": "{shop}"})
+    one, other = typed(mapping, {"source_file": "a/1.csv"}, {"source_file": "b/1.csv"})
+    assert (one["arm"], other["arm"]) == ("a", "b")
+    assert one["event_id"] != other["event_id"]
+
+
+def test_equal_records_are_separate_where_the_mapping_says_so_but_not_across_files():
+    mapping = a_mapping(equal_records_are_separate=True)
+    files = ("a.csv", "a.csv", "b.csv")
+    first, second, copy = typed(mapping, *({"source_file": file} for file in files))
+    assert first["event_id"] != second["event_id"]
+    assert first["event_id"] == copy["event_id"]
+
+
+def test_types_and_conditions_on_columns():
+    mapping = a_mapping(
+        events=[
+            {"type": {"column": "what", "values": {"1": "view"}}, "unless": {"kind": ["test", "robot"]}},
+            {"type": "cart", "when": {"kind": {"matches": "^b"}}},
+        ]
+    )
+    rows = [{"what": "1", "kind": "buy"}, {"what": "1", "kind": "robot"}, {"what": "2", "kind": None}]
+    events = [(e["record"], e["event_type"], e["refusal"]) for e in typed(mapping, *rows)]
+    assert events == [
+        (0, "cart", None),
+        (0, "view", None),
+        (1, None, "bad_value:event_type"),
+        (2, None, "bad_value:event_type"),
+    ]
+
+
+def test_an_unknown_type_a_late_time_and_impossible_numbers_are_bad_values():
+    mapping = a_mapping(
+        names={"item_id": "item", "event_time": "time", "position": "at", "propensity": "p", "rating": "r"}
+    )
+    ended = mapping.model_copy(
+        update={"times": mapping.times.model_copy(update={"end": datetime(2024, 2, 1, tzinfo=UTC)})}
+    )
+    rows = [
+        {"what": "hover"},
+        {"time": "2024-02-01"},
+        {"at": "0"},
+        {"p": "0"},
+        {"p": "1.5"},
+        {"r": "good"},
+        {"at": "1", "p": "1", "r": "-3", "time": "2024-01-31 23:59:59"},
+    ]
+    assert refusals(ended, *rows, at=None, p=None, r=None) == [
+        *("bad_value:event_type", "bad_value:event_time", "bad_value:position", "bad_value:propensity"),
+        *("bad_value:propensity", "bad_value:rating", None),
+    ]
+
+
+def test_texts_that_stand_for_nothing_are_unknown():
+    event = typed(a_mapping(null_values=["NULL", "-"]), {"user": "NULL"})[0]
+    assert (event["user_id"], event["refusal"]) == (None, None)
+    assert refusals(a_mapping(null_values=["NULL", "-"]), {"item": "-"}) == ["bad_value:item_id"]
+
+
+def test_nested_columns_lists_and_templates():
+    names = {
+        **{"user_id": "who.id", "item_id": "item", "event_time": "time", "candidates": "offer"},
+        **{"category": {"column": "path", "separator": "/"}, "order_id": {"template": "{what}-{item}"}},
+    }
+    event = typed(
+        a_mapping(names=names),
+        {"who": '{"id": "u7", "age": 3}', "offer": '["i", "j"]', "path": "home/lamps", "what": "impression"},
+    )[0]
+    assert (event["user_id"], event["candidates"], event["category"]) == ("u7", ["i", "j"], ["home", "lamps"])
+    assert event["order_id"] == "impression-i"
+
+
+def test_a_column_of_the_source_may_bear_any_name_of_ours():
+    event = typed(a_mapping(), {"source": "app", "record": "x", "event_id": "y", "outcome": "z", "reason": "q"})[0]
+    assert event["source"] == "log"
+    assert event["refusal"] is None
+
+
+def test_a_malformed_record_is_refused_and_kept_as_it_came():
+    rows = records({"malformed": "a;b", "item": None}, {"item": "i", "time": None})
+    assert refusals(a_mapping(), {"malformed": "a;b", "item": None, "time": None, "what": None}) == ["malformed"]
+    assert raw_json(rows).to_list() == ["a;b", '{"item": "i"}']
+
+
+def test_items_of_a_catalogue_are_typed():
+    row = {
+        **{"item_id": "i1", "title": "Lamp", "category": "Home", "subcategory": "Lamps", "brand": None},
+        **{"price": "49.00", "colour": "Red", "currency": "EUR"},
+    }
+    rows = records(row, row | {"price": "-1"}, row | {"item_id": None}, {"malformed": "x"} | dict.fromkeys(row))
+    items = type_items(rows, "items", load_mapping("market")).to_dicts()
+    assert [item["refusal"] for item in items] == [None, "bad_value:price", "bad_value:item_id", "malformed"]
+    assert (items[0]["category"], items[0]["price"], items[0]["currency"]) == (["Home", "Lamps"], Decimal(49), "EUR")
+    assert items[0]["attributes"] == [{"key": "colour", "value": "Red"}]
