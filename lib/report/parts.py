@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from lib.report.charts import Chart
 from lib.report.facts import Row
@@ -113,6 +114,11 @@ def with_interval(row: Row | None) -> str:
 def probability(p: float | None) -> str:
     """0.0123 -> 0.012; what rounds to zero is < 0.001."""
     return "–" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def moment(time: datetime | None) -> str:
+    """20 Mar 2026 00:00."""
+    return "–" if time is None else f"{time:%d %b %Y %H:%M}"
 
 
 def plural(number: int, noun: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from lib import ops
 from lib.report.charts import bar_chart, column_chart
 from lib.report.facts import LakeFacts
-from lib.report.parts import Grid, Picture, Section, count, decimal, percent, plural, words
+from lib.report.parts import Grid, Picture, Section, count, decimal, moment, percent, plural, words
 
 NUM_TOP = 10
 NUM_ADVERTISED_ITEMS = 4
@@ -150,7 +150,7 @@ def shoppers(facts: LakeFacts) -> Section:
             ],
         )
     )
-    text = f"{plural(num_users, 'user')} known before {facts.as_of:%d %b %Y %H:%M}; {percent(quartiles['num_buyers'], num_users)} of them bought."
+    text = f"{plural(num_users, 'user')} known before {moment(facts.as_of)}; {percent(quartiles['num_buyers'], num_users)} of them bought."
     return Section("shoppers", title, text, charts, tables)
 
 
@@ -184,7 +184,7 @@ def products(facts: LakeFacts) -> Section:
             for row in rows
         ],
     )
-    text = f"{plural(facts.counts['gold/item_profiles'], 'product')} seen before {facts.as_of:%d %b %Y %H:%M}. Rates are smoothed towards the shop’s."
+    text = f"{plural(facts.counts['gold/item_profiles'], 'product')} seen before {moment(facts.as_of)}. Rates are smoothed towards the shop’s."
     return Section("products", title, text, [], [top])
 
 

@@ -1,0 +1,332 @@
+"""featurize: silver/events, silver/items -> gold/user_profiles, gold/item_profiles, gold/interactions, gold/examples, gold/scaling.
+
+Profiles are known as of `run.as_of`; examples look at each user at three dates (lib/features.py). Nothing that happened at or after a
+row's `as_of` enters it, labels excepted. Bots are left out. A log that names no users gives item profiles and empty user tables.
+Rebuilds its tables, one transaction each, when silver has new data. A rerun, a retry or a kill changes nothing.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+import pyarrow as pa
+from pydantic import Field
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
+from pyspark.sql import functions as F
+
+from lib.features import FEATURES, ExampleDate, example_dates, examples
+from lib.profiles import user_profiles
+from lib.settings import JobSettings
+from lib.shards import apply_to_shard
+from lib.spark import spark_schema, start_run
+from lib.tables import contract
+
+DAY_MICROSECONDS = 86_400 * 1_000_000
+RAW_EXAMPLES = pa.schema(
+    [
+        pa.field("user_key", pa.string()),
+        pa.field("as_of", pa.timestamp("us", tz="UTC")),
+        pa.field("split", pa.string()),
+        pa.field("label", pa.int32()),
+        *(pa.field(name, pa.float64()) for name in FEATURES),
+    ]
+)
+
+
+class FeaturizeSettings(JobSettings):
+    """Weights are in units of a purchase."""
+
+    prior_views: float = Field(
+        20, gt=0, description="imagined views at the shop's mean rate that smooth an item's rate"
+    )
+    prior_impressions: float = Field(50, gt=0, description="imagined impressions that smooth an item's click rate")
+    view_weight: float = Field(0.2, ge=0, description="of a view, in interactions and interest tags")
+    cart_weight: float = Field(0.6, ge=0, description="of a cart")
+    favourite_weight: float = Field(0.6, ge=0, description="of a favourite")
+    purchase_weight: float = Field(1.0, ge=0, description="of a purchase")
+    rating_weight: float = Field(0.2, ge=0, description="of a rating, whatever it says")
+    half_life_days: float = Field(30.0, gt=0, description="age at which an event counts half in interest tags")
+    max_tags: int = Field(20, ge=1, le=1000, description="interest tags kept a user")
+
+    @property
+    def event_weights(self) -> dict[str, float]:
+        """Weight by event type; a return weighs nothing."""
+        return {
+            "view": self.view_weight,
+            "cart": self.cart_weight,
+            "favourite": self.favourite_weight,
+            "purchase": self.purchase_weight,
+            "rating": self.rating_weight,
+        }
+
+
+class Scaled(NamedTuple):
+    """Scaled examples and the bounds that scaled them."""
+
+    examples: DataFrame
+    scaling: DataFrame
+
+
+def is_type(*event_types: str) -> Column:
+    """Whether the event is of one of `event_types`."""
+    return F.col("event_type").isin(*event_types)
+
+
+def item_counts(events: DataFrame, *, as_of: datetime) -> DataFrame:
+    """One row an item with an event before `as_of`: its events by type, distinct users, first event and last price.
+
+    Users are counted over pairs of item and user, so that no set of users is held anywhere; rows without a user are one such pair.
+    """
+    is_known_user = F.col("user_key").isNotNull()
+    priced = F.when(F.col("price").isNotNull(), F.struct("event_time", "price"))
+    pairs = (
+        events.where(F.col("event_time") < as_of)
+        .groupBy("item_id", "user_key")
+        .agg(
+            F.count_if(is_type("impression")).alias("num_impressions"),
+            F.count_if(~is_type("impression")).alias("num_touches"),
+            F.count_if(is_type("view")).alias("num_views"),
+            F.count_if(is_type("view") & F.col("request_id").isNotNull()).alias("num_clicks"),
+            F.count_if(is_type("cart")).alias("num_carts"),
+            F.count_if(is_type("purchase")).alias("num_purchases"),
+            F.count_if(is_type("return")).alias("num_returns"),
+            F.min("event_time").alias("first_seen_at"),
+            F.max(priced).alias("last_priced"),
+        )
+    )
+    summed = ("num_impressions", "num_touches", "num_views", "num_clicks", "num_carts", "num_purchases", "num_returns")
+    return pairs.groupBy("item_id").agg(
+        *(F.sum(name).alias(name) for name in summed),
+        F.count_if(is_known_user & (F.col("num_purchases") > 0)).alias("num_buyers"),
+        F.count_if(is_known_user & (F.col("num_touches") > 0)).alias("num_users"),
+        F.min("first_seen_at").alias("first_seen_at"),
+        F.max("last_priced").getField("price").alias("last_price"),
+    )
+
+
+def item_profiles(
+    counts: DataFrame,
+    items: DataFrame,
+    *,
+    num_shop_users: int,
+    as_of: datetime,
+    prior_views: float,
+    prior_impressions: float,
+) -> DataFrame:
+    """One row an item of `counts` (see item_counts): gold/item_profiles.
+
+    Rates are shrunk towards the shop's by imagined views (impressions) at its mean rate: the posterior mean under a beta prior of
+    that weight, its mean estimated from all items (empirical Bayes). `num_shop_users` are the known users who touched any item.
+    """
+    shop = counts.agg(
+        F.try_divide(F.sum(F.least("num_clicks", "num_impressions")), F.sum("num_impressions")).alias(
+            "shop_click_rate"
+        ),
+        F.try_divide(F.sum("num_purchases"), F.sum("num_views")).alias("shop_purchase_rate"),
+    )
+    clicks = F.least("num_clicks", "num_impressions")  # an impression may be clicked twice
+    views = F.col("num_views")
+    click_rate = (clicks + prior_impressions * F.col("shop_click_rate")) / (
+        F.col("num_impressions") + prior_impressions
+    )
+    purchase_rate = (F.col("num_purchases") + prior_views * F.col("shop_purchase_rate")) / (views + prior_views)
+    share_of_users = (F.col("num_users") + 1) / (num_shop_users + 1)
+    catalogue = items.select("item_id", F.col("price").alias("listed_price"), "category")
+    # One narrow row an item in one partition: a rank is global, and items are few beside events.
+    by_popularity = Window.partitionBy(F.lit(0)).orderBy(
+        F.desc("num_buyers"), F.desc("num_users"), F.desc("num_events"), "item_id"
+    )
+    in_category = Window.partitionBy("category", F.col("price").isNull()).orderBy("price")
+    return (
+        counts.join(catalogue, on="item_id", how="left")
+        .crossJoin(F.broadcast(shop))
+        .withColumn("price", F.coalesce("last_price", "listed_price"))
+        .withColumn("num_events", F.col("num_touches") + F.col("num_impressions"))
+        .select(
+            "item_id",
+            F.lit(as_of).alias("as_of"),
+            "num_impressions",
+            "num_views",
+            "num_carts",
+            "num_purchases",
+            "num_returns",
+            "num_buyers",
+            "num_users",
+            click_rate.alias("click_rate"),
+            purchase_rate.alias("purchase_rate"),
+            "price",
+            F.when(F.col("price").isNotNull(), F.percent_rank().over(in_category)).alias("price_position"),
+            "first_seen_at",
+            days_between(F.col("first_seen_at"), as_of).alias("age_days"),
+            (-F.log2(share_of_users)).alias("novelty"),
+            F.row_number().over(by_popularity).cast("bigint").alias("popularity_rank"),
+        )
+    )
+
+
+def touching_users(events: DataFrame, *, as_of: datetime) -> DataFrame:
+    """The known users with an event other than an impression before `as_of`."""
+    is_touch = (F.col("event_time") < as_of) & F.col("user_key").isNotNull() & ~is_type("impression")
+    return events.where(is_touch).select("user_key").distinct()
+
+
+def days_between(start: Column, end: datetime) -> Column:
+    """Days from `start` to `end`, fractions included."""
+    return (F.unix_micros(F.lit(end)) - F.unix_micros(start)) / DAY_MICROSECONDS
+
+
+def interactions(
+    events: DataFrame, *, valid_from: datetime, test_from: datetime, event_weights: Mapping[str, float], relevant: str
+) -> DataFrame:
+    """One row a pair of a known user and an item in a split: gold/interactions. Impressions are the shop's doing and left out."""
+    split = (
+        F.when(F.col("event_time") < valid_from, "train")
+        .when(F.col("event_time") < test_from, "valid")
+        .otherwise("test")
+    )
+    counts = (
+        events.where(F.col("user_key").isNotNull() & ~is_type("impression"))
+        .withColumn("split", split)
+        .groupBy("user_key", "item_id", "split")
+        .agg(
+            *(F.count_if(is_type(event_type)).alias(f"num_{event_type}") for event_type in event_weights),
+            F.count("*").alias("count"),
+            F.count_if(is_type(relevant)).alias("num_relevant"),
+            F.min("event_time").alias("first_time"),
+            F.max("event_time").alias("last_time"),
+        )
+    )
+    # From counts, not as a sum over events: then the order of events does not show in the last digit.
+    weight = F.lit(0.0)
+    for event_type, unit in event_weights.items():
+        weight += unit * F.col(f"num_{event_type}")
+    return counts.select(
+        "user_key", "item_id", "split", weight.alias("weight"), "count", "num_relevant", "first_time", "last_time"
+    )
+
+
+def user_shards(events: DataFrame, items: DataFrame) -> DataFrame:
+    """Events of known users with their item's tags, whole users to a partition; columns as lib/profiles.py describes them."""
+
+    def path(_: Column, place: Column) -> Column:
+        return F.concat(F.lit("category="), F.concat_ws("/", F.slice("category", F.lit(1), place + 1)))
+
+    tags = items.select(
+        "item_id",
+        F.transform("category", path).alias("category_tags"),
+        F.concat(F.lit("brand="), "brand").alias("brand_tag"),
+    )
+    return (
+        events.where(F.col("user_key").isNotNull())
+        .join(tags, on="item_id", how="left")
+        .select(
+            "user_key",
+            "item_id",
+            "event_type",
+            "event_time",
+            "session_id",
+            "quantity",
+            "price",
+            "request_id",
+            "category_tags",
+            "brand_tag",
+        )
+        .repartition("user_key")
+    )
+
+
+def profiles_of(shards: DataFrame, *, as_of: datetime, settings: FeaturizeSettings) -> DataFrame:
+    """One row a user with an event before `as_of`: gold/user_profiles."""
+    schema = contract("gold/user_profiles").schema
+    describe = partial(
+        user_profiles,
+        as_of=as_of,
+        event_weights=settings.event_weights,
+        half_life_days=settings.half_life_days,
+        max_tags=settings.max_tags,
+    )
+    return shards.mapInArrow(partial(apply_to_shard, function=describe, schema=schema), spark_schema(schema))
+
+
+def raw_examples(shards: DataFrame, *, dates: list[ExampleDate], relevant: str) -> DataFrame:
+    """One row a user and date, features not yet scaled, one column each."""
+    look = partial(examples, dates=dates, relevant=relevant)
+    return shards.mapInArrow(partial(apply_to_shard, function=look, schema=RAW_EXAMPLES), spark_schema(RAW_EXAMPLES))
+
+
+def scaled(raw: DataFrame, spark: SparkSession, *, as_of: datetime) -> Scaled:
+    """gold/examples and gold/scaling: each feature min-max scaled by its bounds in the train split, the rest clipped to 0..1.
+
+    A feature that is constant in train becomes 0. Without train examples there are no bounds, and so no examples either.
+    """
+    in_train = F.col("split") == "train"
+    bounds = raw.where(in_train).agg(
+        *(F.min(name).alias(f"min_{name}") for name in FEATURES),
+        *(F.max(name).alias(f"max_{name}") for name in FEATURES),
+    )
+    bound = bounds.first()
+    assert bound is not None, "an aggregate without groups is one row"
+    if bound[0] is None:
+        return Scaled(
+            spark.createDataFrame([], spark_schema(contract("gold/examples").schema)),
+            spark.createDataFrame([], spark_schema(contract("gold/scaling").schema)),
+        )
+    low = {name: float(bound[f"min_{name}"]) for name in FEATURES}
+    high = {name: float(bound[f"max_{name}"]) for name in FEATURES}
+    clipped = raw.where(~in_train).agg(
+        *(F.count_if((F.col(n) < low[n]) | (F.col(n) > high[n])).alias(n) for n in FEATURES)
+    )
+    num_clipped = clipped.first()
+    assert num_clipped is not None, "an aggregate without groups is one row"
+    rows = [
+        Row(feature=n, as_of=as_of, position=position, min=low[n], max=high[n], num_clipped=int(num_clipped[n]))
+        for position, n in enumerate(FEATURES)
+    ]
+    features = F.array(*(scaled_feature(name, low[name], high[name]) for name in FEATURES)).cast("array<float>")
+    return Scaled(
+        raw.select("user_key", "as_of", "split", features.alias("features"), "label"),
+        spark.createDataFrame(rows, spark_schema(contract("gold/scaling").schema)),
+    )
+
+
+def scaled_feature(name: str, low: float, high: float) -> Column:
+    """(x - low) / (high - low), clipped to 0..1; 0 where the bounds are the same."""
+    if high <= low:
+        return F.lit(0.0)
+    return F.least(F.greatest((F.col(name) - low) / (high - low), F.lit(0.0)), F.lit(1.0))
+
+
+def main(settings: FeaturizeSettings) -> None:
+    with start_run("featurize", settings) as run:
+        events = run.read("silver/events").where(~F.col("is_bot"))
+        items = run.read_or_empty("silver/items")
+        times, as_of, relevant = run.times, run.as_of, run.mapping.relevance
+        split_at = {"valid_from": times.valid_from, "test_from": times.test_from}
+        shards = user_shards(events, items).persist()
+        counts = item_counts(events, as_of=as_of).persist()
+
+        pairs = interactions(shards, **split_at, event_weights=settings.event_weights, relevant=relevant)
+        run.commit("gold/interactions", pairs)
+        users = profiles_of(shards, as_of=as_of, settings=settings)
+        run.commit("gold/user_profiles", users)
+        profiles = item_profiles(
+            counts,
+            items,
+            num_shop_users=touching_users(shards, as_of=as_of).count(),
+            as_of=as_of,
+            prior_views=settings.prior_views,
+            prior_impressions=settings.prior_impressions,
+        )
+        run.commit("gold/item_profiles", profiles)
+        dates = example_dates(**split_at, end=times.end, as_of=as_of)
+        raw = raw_examples(shards, dates=dates, relevant=relevant).persist()
+        result = scaled(raw, run.spark, as_of=as_of)
+        run.commit("gold/scaling", result.scaling)
+        run.commit("gold/examples", result.examples)
+        for frame in (shards, counts, raw):
+            frame.unpersist()
+
+
+if __name__ == "__main__":
+    main(FeaturizeSettings.from_command_line())

@@ -1,0 +1,284 @@
+"""The featurize job on a hand-made log of 100 days: whole rows worked by hand, and a future that must not show."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from lib.features import FEATURES
+from lib.lake import Lake, commit_files, conform, write_files
+from lib.spark import session, spark_schema
+from lib.tables import contract
+
+ONE_GIGABYTE = {"driver_memory": "1g"}
+# Times of market logs: 80 % and 90 % of the span; its mapping ends the market on the first of July.
+END = datetime(2026, 7, 1, tzinfo=UTC)
+START = END - timedelta(days=100)
+VALID_FROM, TEST_FROM = START + timedelta(days=80), START + timedelta(days=90)
+EVENT: dict[str, Any] = {
+    "user_key": "ann",
+    "item_id": "shoe",
+    "event_type": "view",
+    "session_id": "s",
+    "is_bot": False,
+    "source_record": "events:part-0:1",
+}
+ITEMS = [
+    {"item_id": "shoe", "category": ["Shoes", "Boots"], "brand": "Acme", "price": Decimal(30)},
+    {"item_id": "hat", "category": ["Hats"], "brand": "Acme", "price": Decimal(10)},
+    {"item_id": "cap", "category": ["Hats"], "price": Decimal(20)},
+]
+
+
+def event(day: float, **overrides: Any) -> dict[str, Any]:
+    """An event `day` days after the log's start."""
+    time = START + timedelta(days=day)
+    return EVENT | {"event_time": time, "event_date": time.date()} | overrides
+
+
+def numbered(*rows: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"event_id": f"e{number}"} | row for number, row in enumerate(rows)]
+
+
+LOG = numbered(
+    event(0, event_type="impression", request_id="r1"),
+    event(0.5, request_id="r1", price=Decimal(25)),
+    event(0.5, user_key=None, session_id=None, item_id="hat"),
+    event(60, event_type="cart"),
+    event(60, user_key="bob", item_id="hat"),
+    event(72, event_type="purchase", price=Decimal(28), quantity=2),
+    event(75, user_key="bob", item_id="hat", event_type="return"),
+    event(76, user_key="bot", item_id="cap", is_bot=True),
+    event(82, user_key="bob", item_id="hat", event_type="purchase", price=Decimal(11)),
+    event(85, user_key="cid", item_id="cap", event_type="favourite"),
+    event(91, user_key="cid", item_id="cap", event_type="purchase", price=Decimal(21)),
+    event(95, user_key="dot", item_id="shoe"),
+)
+
+
+def put(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    table, lake = contract(name), Lake(str(path))
+    whole = [dict.fromkeys(table.schema.names) | row for row in rows]
+    files = write_files(lake, table, [conform(table, pa.Table.from_pylist(whole, schema=table.schema))])
+    commit_files(lake, table, files, transaction="test", number=1)
+
+
+def read(path: Path, name: str) -> list[dict[str, Any]]:
+    order = [(column, "ascending") for column in contract(name).key]
+    rows: list[dict[str, Any]] = Lake(str(path)).dataset(name).to_table().sort_by(order).to_pylist()
+    return rows
+
+
+@pytest.fixture(scope="module")
+def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
+    return load_job("spark/featurize")
+
+
+@pytest.fixture(scope="module")
+def spark(job: ModuleType) -> SparkSession:
+    return session(job.FeaturizeSettings(cluster=ONE_GIGABYTE))
+
+
+def run(job: ModuleType, path: Path, **settings: Any) -> None:
+    job.main(job.FeaturizeSettings(**{"lake": {"path": str(path)}, "cluster": ONE_GIGABYTE} | settings))
+
+
+@pytest.fixture(scope="module")
+def lake(job: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake on which the job has run once with its defaults."""
+    path = tmp_path_factory.mktemp("lakes") / "featurized"
+    put(path, "silver/events", LOG)
+    put(path, "silver/items", ITEMS)
+    run(job, path)
+    return path
+
+
+def frame(spark: SparkSession, name: str, rows: list[dict[str, Any]]) -> DataFrame:
+    schema = spark_schema(contract(name).schema)
+    return spark.createDataFrame([tuple(row.get(column) for column in schema.names) for row in rows], schema)
+
+
+def test_interactions_are_pairs_by_split_without_impressions_bots_and_unknown_users(lake: Path) -> None:
+    rows = {(row["user_key"], row["item_id"], row["split"]): row for row in read(lake, "gold/interactions")}
+    found = {key: (round(row["weight"], 9), row["count"], row["num_relevant"]) for key, row in rows.items()}
+    assert found == {
+        ("ann", "shoe", "train"): (1.8, 3, 1),  # a view, a cart, a purchase
+        ("bob", "hat", "train"): (0.2, 2, 0),  # a view, a return
+        ("bob", "hat", "valid"): (1.0, 1, 1),
+        ("cid", "cap", "valid"): (0.6, 1, 0),
+        ("cid", "cap", "test"): (1.0, 1, 1),
+        ("dot", "shoe", "test"): (0.2, 1, 0),
+    }
+    shoe = rows["ann", "shoe", "train"]
+    assert (shoe["first_time"], shoe["last_time"]) == (START + timedelta(days=0.5), START + timedelta(days=72))
+
+
+def test_user_profiles_are_of_everyone_known_before_as_of(lake: Path) -> None:
+    rows = {row["user_key"]: row for row in read(lake, "gold/user_profiles")}
+    assert set(rows) == {"ann", "bob", "cid"}  # the bot is left out, dot comes later
+    ann = rows["ann"]
+    assert (ann["recency_days"], ann["tenure_days"], ann["num_events"], ann["num_items"]) == (18.0, 90.0, 3, 1)
+    assert (ann["spend"], ann["mean_price"], ann["click_rate"]) == (Decimal("56.0000"), 28.0, 1.0)
+    assert [tag["tag"] for tag in ann["interest_tags"]] == ["brand=Acme", "category=Shoes", "category=Shoes/Boots"]
+    assert ann["favourite_category"] == "Shoes"
+    assert sum(tag["weight"] for tag in rows["bob"]["interest_tags"]) == pytest.approx(1.0)
+    assert all(row["as_of"] == TEST_FROM for row in rows.values())
+
+
+def test_item_profiles_count_and_rank_what_was_known_before_as_of(lake: Path) -> None:
+    rows = {row["item_id"]: row for row in read(lake, "gold/item_profiles")}
+    counted = ("num_impressions", "num_views", "num_carts", "num_purchases", "num_returns", "num_buyers", "num_users")
+    assert {item: [row[name] for name in counted] for item, row in rows.items()} == {
+        "shoe": [1, 1, 1, 1, 0, 1, 1],
+        "hat": [0, 2, 0, 1, 1, 1, 1],  # the view without a user counts for the item, not as a user
+        "cap": [0, 0, 0, 0, 0, 0, 1],
+    }
+    # Ties in buyers and users are broken by events: the hat has four, the shoe has four with its impression; then by id.
+    assert {item: row["popularity_rank"] for item, row in rows.items()} == {"hat": 1, "shoe": 2, "cap": 3}
+    assert rows["shoe"]["age_days"] == 90.0
+    assert rows["hat"]["novelty"] == pytest.approx(-math.log2(2 / 4))  # one of three users, one added to both
+
+
+def test_item_rates_are_shrunk_towards_the_shop_s(lake: Path) -> None:
+    rows = {row["item_id"]: row for row in read(lake, "gold/item_profiles")}
+    shop_rate = 2 / 3  # two purchases, three views
+    assert rows["shoe"]["purchase_rate"] == pytest.approx((1 + 20 * shop_rate) / (1 + 20))
+    assert rows["cap"]["purchase_rate"] == pytest.approx(shop_rate)
+    assert rows["shoe"]["click_rate"] == pytest.approx(1.0)  # one click, one impression, here as in the shop
+
+
+def test_an_item_has_its_last_price_before_as_of_and_its_place_in_its_category(lake: Path) -> None:
+    rows = {row["item_id"]: row for row in read(lake, "gold/item_profiles")}
+    prices = {item: (row["price"], row["price_position"]) for item, row in rows.items()}
+    assert prices == {
+        "shoe": (Decimal(28), 0.0),
+        "hat": (Decimal(11), 0.0),
+        "cap": (Decimal(20), 1.0),  # the catalogue's: it was sold at 21 only after as_of; the one other hat costs less
+    }
+
+
+def test_examples_look_at_three_dates_and_label_the_window_after(lake: Path) -> None:
+    rows = read(lake, "gold/examples")
+    assert [(row["user_key"], row["split"], row["as_of"], row["label"]) for row in rows] == [
+        ("ann", "train", START + timedelta(days=70), 1),
+        ("ann", "valid", VALID_FROM, 0),
+        ("ann", "test", TEST_FROM, 0),
+        ("bob", "train", START + timedelta(days=70), 0),
+        ("bob", "valid", VALID_FROM, 1),
+        ("bob", "test", TEST_FROM, 0),
+        ("cid", "test", TEST_FROM, 1),
+    ]
+    assert all(len(row["features"]) == len(FEATURES) for row in rows)
+    assert all(0.0 <= value <= 1.0 for row in rows for value in row["features"])
+
+
+def test_scaling_is_fitted_on_train_alone_and_counts_what_it_clips(lake: Path) -> None:
+    bounds = {row["feature"]: row for row in read(lake, "gold/scaling")}
+    assert sorted(bounds, key=lambda name: bounds[name]["position"]) == list(FEATURES)
+    # In train ann has been known for 70 days and bob for 10.
+    tenure = bounds["log_tenure_days"]
+    assert (tenure["min"], tenure["max"]) == pytest.approx((math.log1p(10), math.log1p(70)))
+    assert tenure["num_clipped"] == 3  # ann on valid (80) and test (90), cid on test (5); bob (20 and 30) lies within
+    features = {(row["user_key"], row["split"]): row["features"] for row in read(lake, "gold/examples")}
+    place = tenure["position"]
+    assert (features["ann", "train"][place], features["ann", "test"][place], features["cid", "test"][place]) == (
+        1,
+        1,
+        0,
+    )
+    scaled = (math.log1p(20) - math.log1p(10)) / (math.log1p(70) - math.log1p(10))
+    assert features["bob", "valid"][place] == pytest.approx(scaled, abs=1e-6)
+    # Nobody had bought by then: a feature that is constant in train is 0, and those who bought since are clipped.
+    bought = bounds["has_purchased"]
+    assert (bought["min"], bought["max"], bought["num_clipped"]) == (0.0, 0.0, 3)
+    assert {row[bought["position"]] for row in features.values()} == {0.0}
+
+
+def test_moving_the_future_changes_no_profile_and_no_feature(job: ModuleType, lake: Path, tmp_path: Path) -> None:
+    past = [row for row in LOG if row["event_time"] < TEST_FROM]
+    future = [
+        event(90, event_type="purchase", item_id="cap", price=Decimal(99), quantity=9),
+        event(93, user_key="bob", event_type="cart"),
+        event(97, user_key="eve", item_id="new"),
+        event(99, user_key="cid", event_type="impression", item_id="hat"),
+    ]
+    put(tmp_path, "silver/events", numbered(*past, *future))
+    put(tmp_path, "silver/items", ITEMS)
+    run(job, tmp_path)
+    for table in ("gold/user_profiles", "gold/item_profiles"):
+        assert read(tmp_path, table) == read(lake, table)
+    without_label = [{k: v for k, v in row.items() if k != "label"} for row in read(lake, "gold/examples")]
+    assert [{k: v for k, v in row.items() if k != "label"} for row in read(tmp_path, "gold/examples")] == without_label
+    assert read(tmp_path, "gold/scaling") == read(lake, "gold/scaling")
+    labels = {row["user_key"]: row["label"] for row in read(tmp_path, "gold/examples") if row["split"] == "test"}
+    assert labels == {"ann": 1, "bob": 0, "cid": 0}
+
+
+def test_a_production_run_leaves_the_labels_of_test_open(job: ModuleType, lake: Path, tmp_path: Path) -> None:
+    put(tmp_path, "silver/events", LOG)
+    run(job, tmp_path, time={"as_of": "end"})
+    assert read(tmp_path, "gold/interactions") == read(lake, "gold/interactions")
+    rows = {(row["user_key"], row["split"]): (row["as_of"], row["label"]) for row in read(tmp_path, "gold/examples")}
+    assert {key: value for key, value in rows.items() if key[1] == "test"} == {
+        (user, "test"): (END, None) for user in ("ann", "bob", "cid", "dot")
+    }
+    assert rows["cid", "valid"] == (TEST_FROM, 1)
+    assert rows["bob", "train"] == (VALID_FROM, 1)
+    profiles = {row["user_key"]: row for row in read(tmp_path, "gold/user_profiles")}
+    assert set(profiles) == {"ann", "bob", "cid", "dot"}
+    assert profiles["ann"]["interest_tags"] is None  # this lake has no catalogue
+
+
+def test_a_log_that_names_no_users_has_item_profiles_and_empty_user_tables(job: ModuleType, tmp_path: Path) -> None:
+    anonymous = {"user_key": None, "session_id": None}
+    put(
+        tmp_path,
+        "silver/events",
+        numbered(
+            *(event(day, event_type="impression", request_id=f"r{day}", **anonymous) for day in range(4)),
+            event(1, request_id="r1", **anonymous),
+        ),
+    )
+    run(job, tmp_path)
+    (shoe,) = read(tmp_path, "gold/item_profiles")
+    assert (shoe["num_impressions"], shoe["num_views"], shoe["num_users"], shoe["novelty"]) == (4, 1, 0, 0.0)
+    assert shoe["click_rate"] == pytest.approx(0.25)
+    for table in ("gold/user_profiles", "gold/interactions", "gold/examples", "gold/scaling"):
+        assert read(tmp_path, table) == []
+
+
+def test_an_item_s_rate_is_null_where_the_log_has_no_views_or_impressions(job: ModuleType, spark: SparkSession) -> None:
+    events = frame(spark, "silver/events", numbered(event(1, event_type="purchase")))
+    counts = job.item_counts(events, as_of=TEST_FROM)
+    profiles = job.item_profiles(
+        counts,
+        frame(spark, "silver/items", []),
+        num_shop_users=1,
+        as_of=TEST_FROM,
+        prior_views=20,
+        prior_impressions=50,
+    )
+    row = profiles.first()
+    assert row is not None
+    assert (row["click_rate"], row["purchase_rate"], row["price"], row["price_position"]) == (None, None, None, None)
+
+
+def test_the_relevant_event_may_be_another_than_the_purchase(job: ModuleType, spark: SparkSession) -> None:
+    events = frame(spark, "silver/events", numbered(event(1), event(2), event(3, event_type="purchase")))
+    pairs = job.interactions(
+        events,
+        valid_from=VALID_FROM,
+        test_from=TEST_FROM,
+        event_weights={"view": 0.5, "purchase": 2.0},
+        relevant="view",
+    )
+    row = pairs.first()
+    assert row is not None
+    assert (row["num_relevant"], row["count"], row["weight"]) == (2, 3, 3.0)
