@@ -1,0 +1,213 @@
+"""The ingest job on folders of small files: every record as received, each file once, bad ones set aside."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lib import ops
+from lib.lake import Lake
+
+MAPPING = """
+name: own
+sources:
+  lines:
+    files: "*.csv"
+    names: {user_id: user, item_id: item, event_time: time}
+    events: [{type: view}]
+  clicks:
+    files: "clicks/*"
+    reader: {type: json_lines}
+    names: {item_id: item, event_time: at}
+    events: [{type: view}]
+  products:
+    kind: items
+    files: "products.parquet"
+    reader: {type: parquet}
+    names: {item_id: id}
+  images:
+    kind: images
+    files: "images/*.parquet"
+    reader: {type: parquet}
+    names: {item_id: id, bytes: jpg}
+"""
+ONE = b"user,item,time\nu,i,2024-01-01\n"
+BAD_FILES = {
+    "empty.csv": (b"", "is empty"),
+    "header.csv": (b"user,item,time\n", "holds a header and no record"),
+    "picture.csv": (b"\x89PNG\r\n\x1a\n\0\0", "is binary, not csv text"),
+    "cut.csv.gz": (gzip.compress(ONE * 100)[:-9], "is a gzip file that was cut off"),
+    "other.csv": (b"user,item\nu,i\n", "has no column 'time'; it has user, item"),
+}
+
+
+class Shop:
+    """A log folder, a mapping of it and a lake; `ingest` runs the job on them."""
+
+    def __init__(self, folder: Path, job: ModuleType) -> None:
+        self.log, self.mapping, self.job = folder / "log", folder / "own.yaml", job
+        self.lake = Lake(str(folder / "lake"))
+        self.log.mkdir()
+        self.mapping.write_text(MAPPING)
+
+    def put(self, name: str, content: bytes) -> None:
+        path = self.log / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    def ingest(self, **settings: Any) -> int:
+        """Run the job; returns its exit code."""
+        places = {"lake": {"path": self.lake.path}, "log": {"path": str(self.log), "format": str(self.mapping)}}
+        try:
+            self.job.main(self.job.IngestSettings(**places, cluster={"driver_memory": "1g"}, **settings))
+        except SystemExit as exit_code:
+            assert isinstance(exit_code.code, int)
+            return exit_code.code
+        return 0
+
+    def read(self, table: str, *columns: str) -> list[dict[str, Any]]:
+        rows = self.lake.dataset(table).to_table(columns=list(columns) or None).to_pylist()
+        return sorted(rows, key=lambda row: (row.get("source_file", ""), row.get("record_number", 0)))
+
+    def versions(self) -> dict[str, int]:
+        return {table: self.lake.open(table).version() for table in self.lake.tables() if not table.startswith("ops/")}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, load_job: Callable[[str], ModuleType]) -> Shop:
+    return Shop(tmp_path, load_job("spark/ingest"))
+
+
+def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> None:
+    shop.put("1.csv", b"user,item,time,unit price\nu,007,now,\nbroken\n")
+    shop.put("clicks/a.gz", gzip.compress(b'{"item": 7, "at": 1.50, "ctx": {"b": [1]}}\n'))
+    (shop.log / "images").mkdir()
+    pq.write_table(pa.table({"id": [7], "price": [2.5]}), shop.log / "products.parquet")
+    pq.write_table(pa.table({"id": [7], "jpg": [b"\xff\xd8"]}), shop.log / "images/1.parquet")
+    assert shop.ingest() == 0
+    run = ops.last_run(shop.lake, "ingest")
+    assert run is not None
+    files = {file["path"]: file["sha256"] for file in run["input_files"]}
+    arrival = {"batch_id": "ingest-000001", "arrived_at": run["started_at"]}
+
+    def origin(path: str) -> dict[str, Any]:
+        return {"source_file": path, "source_file_sha256": files[path]} | arrival
+
+    nothing = dict.fromkeys(("user", "item", "time"))
+    assert shop.read("bronze/lines") == [
+        {"user": "u", "item": "007", "time": "now", "unit_price": None, "record_number": 1, "malformed": None}
+        | origin("1.csv"),
+        nothing | {"unit_price": None, "record_number": 2, "malformed": "broken"} | origin("1.csv"),
+    ]
+    assert shop.read("bronze/clicks") == [
+        {"item": "7", "at": "1.50", "ctx": '{"b":[1]}', "record_number": 1, "malformed": None} | origin("clicks/a.gz")
+    ]
+    assert shop.read("bronze/products") == [
+        {"id": "7", "price": "2.5", "record_number": 1, "malformed": None} | origin("products.parquet")
+    ]
+    assert shop.read("bronze/images") == [
+        {"item_id": "7", "bytes": b"\xff\xd8", "uri": None, "width": None, "height": None} | origin("images/1.parquet")
+    ]
+    assert not shop.lake.exists("bronze/rejects")
+
+
+def test_only_a_new_file_is_read_and_it_may_bring_columns(shop: Shop) -> None:
+    shop.put("1.csv", ONE)
+    assert shop.ingest() == 0
+    shop.put("copy of 1.csv", ONE)
+    before = shop.versions()
+    assert shop.ingest() == 0
+    assert shop.versions() == before
+    last = ops.last_run(shop.lake, "ingest")
+    assert last is not None
+    assert (last["status"], last["message"]) == ("skipped", "no new files among 2")
+
+    shop.put("0.csv", b"Shade,time,item,user\nred,t,j,v\n")
+    shop.put("2.csv", b"user,item,time,shade\nw,k,t,blue\n")
+    assert shop.ingest() == 0
+    assert shop.read("bronze/lines", "source_file", "user", "Shade") == [
+        {"source_file": "0.csv", "user": "v", "Shade": "red"},
+        {"source_file": "1.csv", "user": "u", "Shade": None},
+        {"source_file": "2.csv", "user": "w", "Shade": "blue"},
+    ]
+
+
+def test_bad_files_are_set_aside_and_the_others_go_on(shop: Shop) -> None:
+    for name, (content, _) in BAD_FILES.items():
+        shop.put(name, content)
+    for number in range(len(BAD_FILES)):
+        shop.put(f"good{number}.csv", ONE + b"u,i,%d\n" % number)
+    assert shop.ingest() == 2
+    assert len(shop.read("bronze/lines")) == 2 * len(BAD_FILES)
+    rejects = shop.read("bronze/rejects", "stage", "source", "source_file", "source_record", "reason")
+    whole = {"stage": "ingest", "source": "lines", "source_record": None}
+    assert rejects == [
+        whole | {"source_file": name, "reason": f"file:{problem}"} for name, (_, problem) in sorted(BAD_FILES.items())
+    ]
+    before = shop.versions()
+    assert shop.ingest() == 0  # nothing is new: what was set aside stays so
+    assert shop.versions() == before
+
+
+def test_a_file_that_was_set_aside_is_read_when_the_mapping_is_mended(shop: Shop) -> None:
+    shop.put("1.csv", ONE)
+    shop.put("2.csv", b"user,item\nu,i\n")
+    assert shop.ingest() == 2
+    shop.mapping.write_text(MAPPING.replace("event_time: time}", "event_time: item}", 1))
+    assert shop.ingest() == 0
+    assert [row["source_file"] for row in shop.read("bronze/lines")] == ["1.csv", "2.csv"]
+    assert shop.read("bronze/rejects") == []
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_without_a_good_file_there_is_one_line_and_no_table(shop: Shop, name: str) -> None:
+    content, problem = BAD_FILES[name]
+    shop.put(name, content)
+    with pytest.raises(ValueError) as error:
+        shop.ingest()
+    assert str(error.value) == f"1 of 1 new files cannot be read: {name} {problem}"
+    assert shop.versions() == {}
+
+
+def test_more_bad_files_than_the_limit_stop_the_job(shop: Shop) -> None:
+    shop.put("1.csv", ONE)
+    shop.put("2.csv", b"")
+    with pytest.raises(ValueError, match=r"1 of 2 new files cannot be read \(limit 20%\): 2\.csv is empty"):
+        shop.ingest(max_bad_files_frac=0.2)
+    assert shop.versions() == {}
+
+
+def test_a_log_of_another_kind_and_no_log_at_all_are_one_line(shop: Shop) -> None:
+    shop.put("readme.txt", b"hello")
+    with pytest.raises(ValueError, match=r"none of the 1 files of .* fits a pattern of own: \*\.csv, clicks/\*, prod"):
+        shop.ingest()
+    shop.log.rename(shop.log.with_name("moved"))
+    with pytest.raises(ValueError, match="there is no log at"):
+        shop.ingest()
+    shop.mapping.unlink()
+    with pytest.raises(ValueError, match="there is no mapping file"):
+        shop.ingest()
+
+
+def test_a_run_that_broke_between_two_sources_is_taken_up_and_appends_nothing_twice(shop: Shop) -> None:
+    shop.put("1.csv", ONE)
+    shop.put("clicks/a", json.dumps({"item": "i", "at": "t"}).encode())
+    obstacle = shop.lake.folder / "bronze/clicks"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("in the way of a table's folder")
+    with pytest.raises(Exception, match="clicks"):
+        shop.ingest()
+    assert len(shop.read("bronze/lines")) == 1
+    obstacle.unlink()
+    shop.put("2.csv", ONE + b"v,j,t\n")  # came later: it waits for the next run
+    assert shop.ingest() == 0
+    assert (len(shop.read("bronze/lines")), len(shop.read("bronze/clicks"))) == (1, 1)
+    assert shop.ingest() == 0
+    assert len(shop.read("bronze/lines")) == 3
+    assert [run["run_id"] for run in ops.runs(shop.lake, "ingest")] == ["ingest-000001", "ingest-000002"]
