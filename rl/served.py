@@ -1,5 +1,6 @@
 """The policy that would serve: (1 - epsilon) softmax(Q / temperature) + epsilon logging, and how its temperature is chosen."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl.decisions import Decisions, Flags, Floats, Ints
-from rl.estimators import Matrix, cumulative_ratios, effective_sample_size
+from rl.estimators import Matrix, effective_sample_size, importance_weights
 
 NUM_TEMPERATURES = 97
 
@@ -26,27 +27,6 @@ def softmax(values: Floats, temperature: float) -> Matrix:
     weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     probabilities: Matrix = weights / weights.sum(axis=1, keepdims=True)
     return probabilities
-
-
-@dataclass(frozen=True)
-class ServedPolicy:
-    """A softmax over learned action values, mixed with the logging policy so that every logged choice keeps a chance."""
-
-    values: ActionValues
-    temperature: float
-    epsilon: float
-
-    def learned_part(self, states: Floats, candidates: Floats, mask: Flags) -> Matrix:
-        """softmax(Q / temperature), [n, k]."""
-        return softmax(self.values.action_values(states, candidates, mask), self.temperature)
-
-    def __call__(self, states: Floats, candidates: Floats, logging: Floats) -> Matrix:
-        """The whole policy's probabilities [n, k], where the logging policy's `logging` [n, k] are known, as in serving.
-
-        Candidates that the logging policy never shows (probability 0) are not shown.
-        """
-        learned = self.learned_part(states, candidates, np.asarray(logging) > 0)
-        return (1 - self.epsilon) * learned + self.epsilon * np.asarray(logging, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -76,16 +56,35 @@ class TargetPolicy:
         return expected
 
 
-def target_policy(values: ActionValues, decisions: Decisions, *, temperature: float, epsilon: float) -> TargetPolicy:
-    """The served policy over `values` on the candidates of logged decisions."""
-    served = ServedPolicy(values, temperature, epsilon)
-    learned = served.learned_part(decisions.states, decisions.candidates, decisions.mask)
-    return TargetPolicy(learned, epsilon, decisions.actions, decisions.propensities)
+@dataclass(frozen=True)
+class ServedPolicy:
+    """A softmax over learned action values, mixed with the logging policy so that every logged choice keeps a chance."""
+
+    values: ActionValues
+    temperature: float
+    epsilon: float
+
+    def learned_part(self, states: Floats, candidates: Floats, mask: Flags) -> Matrix:
+        """softmax(Q / temperature), [n, k]."""
+        return softmax(self.values.action_values(states, candidates, mask), self.temperature)
+
+    def __call__(self, states: Floats, candidates: Floats, logging: Floats) -> Matrix:
+        """The whole policy's probabilities [n, k], where the logging policy's `logging` [n, k] are known, as in serving.
+
+        Candidates that the logging policy never shows (probability 0) are not shown.
+        """
+        learned = self.learned_part(states, candidates, np.asarray(logging) > 0)
+        return (1 - self.epsilon) * learned + self.epsilon * np.asarray(logging, dtype=np.float64)
+
+    def on(self, decisions: Decisions) -> TargetPolicy:
+        """This policy on the candidates of logged decisions."""
+        learned = self.learned_part(decisions.states, decisions.candidates, decisions.mask)
+        return TargetPolicy(learned, self.epsilon, decisions.actions, decisions.propensities)
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """The chosen temperature, in the unit of Q, and the share of validation episodes that its weights are worth."""
+    """The chosen temperature, in the unit of Q, and the share of the episodes that its weights are worth."""
 
     value: float
     effective_frac: float
@@ -97,23 +96,29 @@ def choose_temperature(
     """The greediest temperature whose importance weights keep an effective sample of `min_effective_frac` of the episodes.
 
     Tried from hot (nearly uniform) to cold, from 100 to 0.01 of the typical spread of Q among candidates, 24 to the decade;
-    the search stops at the first that falls short. Where even the hottest does, that one is returned.
+    once one suffices the search goes on to the first that falls short. Where none suffices it is the one that comes nearest.
+
+    Raises:
+        ValueError: there is no episode to choose on.
     """
     if len(decisions) == 0:
         raise ValueError("a temperature is chosen on logged episodes, and there is none")
     q_values = values.action_values(decisions.states, decisions.candidates, decisions.mask)
-    spread = np.nanmean(np.nanstd(np.where(decisions.mask, q_values, np.nan), axis=1))
-    grid = max(float(spread), 1e-8) * np.logspace(2, -2, NUM_TEMPERATURES)
-    chosen = None
-    for temperature in grid:
-        learned = softmax(q_values, float(temperature))
-        ratios = TargetPolicy(learned, epsilon, decisions.actions, decisions.propensities).ratios
-        weights = cumulative_ratios(decisions.by_step(ratios, fill=1.0))[:, -1]
-        frac = effective_sample_size(weights) / decisions.num_episodes
-        if chosen is not None and frac < min_effective_frac:
+    spread = float(np.nanmean(np.nanstd(np.where(decisions.mask, q_values, np.nan), axis=1)))
+    nearest, chosen = Temperature(np.inf, -1.0), None
+    for value in max(spread, 1e-8) * np.logspace(2, -2, NUM_TEMPERATURES):
+        target = TargetPolicy(softmax(q_values, float(value)), epsilon, decisions.actions, decisions.propensities)
+        tried = Temperature(float(value), effective_frac(target.ratios, decisions))
+        if tried.effective_frac >= min_effective_frac:
+            chosen = tried
+        elif chosen is not None:
             break
-        chosen = Temperature(float(temperature), frac)
-        if frac < min_effective_frac:
-            break
-    assert chosen is not None
-    return chosen
+        nearest = max(nearest, tried, key=lambda temperature: temperature.effective_frac)
+    return chosen or nearest
+
+
+def effective_frac(ratios: Matrix, decisions: Decisions) -> float:
+    """Effective sample size of the weights that estimators give to logged episodes, as a share of these; ratios are [n]."""
+    matrix = decisions.by_step(ratios, fill=1.0)
+    weights = importance_weights(matrix, max_weight=math.sqrt(decisions.num_episodes))[:, -1]
+    return effective_sample_size(weights) / decisions.num_episodes

@@ -85,6 +85,16 @@ def test_with_a_model_of_zeros_doubly_robust_is_importance_sampling() -> None:
     assert estimate.value == pytest.approx(by_hand)
 
 
+def test_truncated_weights_are_capped_step_by_step() -> None:
+    rewards, ratios = np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([[4.0, 0.5], [1.0, 8.0]])
+    zeros = np.zeros_like(rewards)
+    dr = doubly_robust(rewards, ratios, zeros, zeros, bootstrap(2), discount=1.0, max_weight=3.0)
+    assert dr.value == pytest.approx(((3 * 1 + 2 * 1) + (1 * 0 + 3 * 1)) / 2)
+    wis = per_decision_wis(rewards, ratios, bootstrap(2), discount=1.0, max_weight=3.0)
+    assert wis.value == pytest.approx((3 * 1) / (3 + 1) + (2 + 3) / (2 + 3))
+    assert dr.effective_sample_size == pytest.approx(5**2 / (4 + 9))
+
+
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=40))
 def test_a_policy_valued_on_its_own_log_is_worth_its_mean_reward_exactly(clicks: list[int]) -> None:
     rewards = np.array(clicks, dtype=float)[:, None]

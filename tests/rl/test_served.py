@@ -1,11 +1,12 @@
 """The policy that would serve: its probabilities, its ratios on a log, and how greedy it may be."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from rl.decisions import Decisions, Flags, Floats
-from rl.estimators import cumulative_ratios, effective_sample_size
-from rl.served import ServedPolicy, TargetPolicy, choose_temperature, softmax, target_policy
+from rl.served import ServedPolicy, TargetPolicy, choose_temperature, effective_frac, softmax
 
 
 class FirstFeature:
@@ -58,18 +59,31 @@ def test_expectation_is_right_on_average_over_the_logging_policy() -> None:
     assert logging @ by_action == pytest.approx((0.9 * learned[0] + 0.1 * logging) @ q[0])
 
 
+def frac_at(log: Decisions, temperature: float) -> float:
+    """The share of episodes that the weights are worth, by way of the policy itself."""
+    return effective_frac(ServedPolicy(FirstFeature(), temperature, 0.1).on(log).ratios, log)
+
+
+def test_effective_share_is_of_truncated_weights_of_whole_episodes() -> None:
+    log = uniform_log(num_episodes=4)
+    ratios = np.array([1.0, 1.0, 2.0, 0.5, 1.0, 1.0, 10.0, 10.0])  # the last episode weighs 100, truncated to sqrt(4)
+    assert effective_frac(ratios, log) == pytest.approx((1 + 1 + 1 + 2) ** 2 / (1 + 1 + 1 + 4) / 4)
+
+
 def test_temperature_is_the_coldest_that_keeps_the_effective_sample() -> None:
     log = uniform_log()
     chosen = choose_temperature(FirstFeature(), log, epsilon=0.1, min_effective_frac=0.3)
-
-    def effective_frac(temperature: float) -> float:
-        target = target_policy(FirstFeature(), log, temperature=temperature, epsilon=0.1)
-        weights = cumulative_ratios(log.by_step(target.ratios, fill=1.0))[:, -1]
-        return effective_sample_size(weights) / log.num_episodes
-
-    assert chosen.effective_frac == pytest.approx(effective_frac(chosen.value))
+    assert chosen.effective_frac == pytest.approx(frac_at(log, chosen.value))
     assert chosen.effective_frac >= 0.3
-    assert effective_frac(chosen.value * 10 ** (-4 / 96)) < 0.3
+    assert frac_at(log, chosen.value * 10 ** (-4 / 96)) < 0.3
+
+
+def test_where_no_temperature_does_the_nearest_is_taken() -> None:
+    log = dataclasses.replace(uniform_log(), propensities=np.random.default_rng(5).uniform(0.01, 1.0, size=800))
+    chosen = choose_temperature(FirstFeature(), log, epsilon=0.1, min_effective_frac=0.9)
+    assert chosen.effective_frac < 0.9
+    assert chosen.effective_frac >= frac_at(log, chosen.value * 2) - 1e-9
+    assert chosen.effective_frac >= frac_at(log, chosen.value / 2) - 1e-9
 
 
 def test_temperature_needs_an_episode() -> None:

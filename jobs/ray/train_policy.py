@@ -1,0 +1,267 @@
+"""train_policy: gold/decisions -> gold/policy_values, a version of the model `policy`.
+
+Learns Q on train (tabular, the readable baseline, and RLlib's DQN), chooses each policy's temperature on valid, values it on test
+by per-decision self-normalised importance sampling and doubly robust, and promotes DQN's only when its lower bound beats the
+logging policy's value. On a log of the simulator the true values stand beside. Checkpoints lie under the run's files; a run that
+was killed goes on from the last. A rerun, a retry or a kill changes nothing.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+from pydantic import Field
+
+from lib.cluster import ray_session
+from lib.runs import Run, start_run
+from lib.settings import JobSettings
+from lib.tables import contract
+from rl import qnet
+from rl.decisions import COLUMNS, Decisions
+from rl.estimators import Estimate
+from rl.logged import REWARDS, RewardWeights
+from rl.market import TrueValue
+from rl.served import ActionValues, ServedPolicy, Temperature, choose_temperature
+from rl.tabular import TabularQ, fit_tabular
+from rl.train import DqnSettings, train_dqn
+from rl.truth import LOG_FOLDER, MarketTruth, interval
+from rl.valuation import Valuation, Verdict, verdict
+
+Row = dict[str, Any]
+SPLITS = ("train", "valid", "test")
+SERVED = "dqn"  # the policy that would serve; the tabular one is its yardstick
+REFERENCE = "reference"
+
+
+class TrainPolicySettings(JobSettings):
+    """How Q is learned, how greedily it would serve, and on what evidence."""
+
+    discount: float = Field(0.9, ge=0, le=1, description="worth of a reward one decision later")
+    num_updates: int = Field(2000, ge=1, description="minibatches that DQN learns from at most")
+    max_epochs: float = Field(12, gt=0, description="times that DQN sees the log at most; 100 minibatches at least")
+    batch_size: int = Field(256, ge=1, description="transitions in a minibatch")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    tau: float = Field(0.01, gt=0, le=1, description="share the target network takes over after every minibatch")
+    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the layers that score a candidate")
+    num_learners: int = Field(0, ge=0, description="remote learners of RLlib; 0 learns in the job's own process")
+    num_state_cells: int = Field(16, ge=1, description="states that the tabular baseline tells apart")
+    num_candidate_cells: int = Field(64, ge=1, description="candidates that the tabular baseline tells apart")
+    epsilon: float = Field(0.1, ge=0, lt=1, description="share of decisions left to the logging policy")
+    min_effective_frac: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="effective sample, as a share of the validation episodes, that bounds the greediness",
+    )
+    min_effective_episodes: float = Field(
+        50, ge=0, description="effective test episodes below which no policy is promoted"
+    )
+    num_resamples: int = Field(1000, ge=100, description="bootstrap draws of users")
+    true_value_sessions: int = Field(5000, ge=100, description="sessions simulated for a true value (market only)")
+    reward_click: float = Field(REWARDS.click, ge=0, description="as decisions has it; for the true value only")
+    reward_cart: float = Field(REWARDS.cart, ge=0, description="as decisions has it; for the true value only")
+    reward_purchase: float = Field(REWARDS.purchase, ge=0, description="as decisions has it; for the true value only")
+    seed: int = Field(0, ge=0, description="of network, batches, cells, folds and bootstrap")
+
+
+def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool) -> DqnSettings:
+    """DQN's hyperparameters for a log of `num_rows` decisions: few rows are not seen too often."""
+    most = max(100, math.ceil(settings.max_epochs * num_rows / settings.batch_size))
+    return DqnSettings(
+        discount=settings.discount,
+        hidden=settings.hidden,
+        learning_rate=settings.learning_rate,
+        tau=settings.tau,
+        batch_size=settings.batch_size,
+        num_updates=min(settings.num_updates, most),
+        num_learners=settings.num_learners,
+        use_gpu=use_gpu,
+        seed=settings.seed,
+    )
+
+
+def policy_rows(
+    policy: str, dataset: str, version: str, valued: Valuation, estimates: dict[str, Estimate]
+) -> list[Row]:
+    """Rows of gold/policy_values, one an estimator, without a verdict."""
+    return [
+        {
+            "policy": policy,
+            "dataset": dataset,
+            "version": version,
+            "estimator": name,
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "effective_sample_size": estimate.effective_sample_size,
+            "num_episodes": estimate.num_episodes,
+            "num_rewarded": valued.num_rewarded,
+            "verdict": REFERENCE,
+            "reason": f"{estimate.effective_sample_size:.0f} effective of {estimate.num_episodes} episodes",
+        }
+        for name, estimate in estimates.items()
+    ]
+
+
+def true_rows(values: dict[str, TrueValue], version: str) -> list[Row]:
+    """Rows of gold/policy_values for values that the market itself tells."""
+    logging = values["logging"].value
+    return [
+        {
+            "policy": policy,
+            "dataset": "test",
+            "version": version,
+            "estimator": "true",
+            "value": true.value,
+            "low": interval(true)[0],
+            "high": interval(true)[1],
+            "effective_sample_size": None,
+            "num_episodes": true.num_sessions,
+            "num_rewarded": None,
+            "verdict": REFERENCE,
+            "reason": f"{true.num_sessions} simulated sessions; {true.value / logging:.2f} times the logging mixture's",
+        }
+        for policy, true in values.items()
+    ]
+
+
+def logging_rows(run: Run, decisions: Decisions, settings: TrainPolicySettings) -> Iterator[Row]:
+    """The value of each logging policy by its own decisions of the whole log, by mean return and by importance sampling."""
+    for policy in sorted(set(decisions.policies)):
+        valued = valuation(decisions.take(decisions.policies == policy), settings)
+        estimates = valued.logging()
+        own = estimates["pdis"]
+        run.log(
+            f"logging policy {policy} on its own log: {own.value:.6g} ({own.low:.6g} to {own.high:.6g}), "
+            f"mean return {estimates['mean_return'].value:.6g}, rewarded {valued.num_rewarded} of {len(valued.decisions)}"
+        )
+        yield from policy_rows("logging", f"all/{policy}", run.run_id, valued, estimates)
+
+
+def valued(
+    run: Run, parts: dict[str, Decisions], served: dict[str, ServedPolicy], settings: TrainPolicySettings
+) -> tuple[list[Row], Verdict]:
+    """Rows of every policy on valid and test, with the verdict in the row that it rests on: the served policy's DR on test."""
+    rows, said = [], Verdict("keep_logging", "not valued")
+    for dataset in ("valid", "test"):
+        if not len(parts[dataset]):
+            continue
+        valued_on = valuation(parts[dataset], settings)
+        logging = valued_on.logging()["mean_return"]
+        rows += policy_rows("logging", dataset, run.run_id, valued_on, {"mean_return": logging})
+        for name, policy in served.items():
+            estimates = valued_on.target(policy.on(parts[dataset]), seed=settings.seed)
+            found = policy_rows(name, dataset, run.run_id, valued_on, estimates)
+            if (name, dataset) == (SERVED, "test"):
+                said = verdict(estimates["dr"], logging, min_effective_episodes=settings.min_effective_episodes)
+                found = [row | said._asdict() if row["estimator"] == "dr" else row for row in found]
+            rows += found
+    run.log(f"verdict {said.verdict}: {said.reason}")
+    return rows, said
+
+
+def valuation(decisions: Decisions, settings: TrainPolicySettings) -> Valuation:
+    """A valuation with the job's discount and bootstrap."""
+    return Valuation.on(decisions, discount=settings.discount, num_resamples=settings.num_resamples, seed=settings.seed)
+
+
+def learn(run: Run, train: Decisions, settings: TrainPolicySettings) -> tuple[TabularQ, qnet.CandidateQNet]:
+    """Q by both learners."""
+    tabular = fit_tabular(
+        train,
+        discount=settings.discount,
+        num_state_cells=settings.num_state_cells,
+        num_candidate_cells=settings.num_candidate_cells,
+        seed=settings.seed,
+    )
+    run.log("learned tabular Q", decisions=len(train), cells=tabular.table.size)
+    dqn = dqn_settings(settings, num_rows=len(train), use_gpu=run.settings.cluster.use_gpu)
+
+    def on_progress(num_updates: int, metrics: dict[str, float]) -> None:
+        if num_updates % 500 == 0 or num_updates == dqn.num_updates:
+            run.log("learning DQN", updates=f"{num_updates}/{dqn.num_updates}", loss=metrics["loss"])
+
+    return tabular, train_dqn(train, dqn, run.files("policy"), on_progress=on_progress)
+
+
+def start_truth(run: Run, settings: TrainPolicySettings) -> Any | None:
+    """An actor that makes the market again while the policies learn; None where the log is not the simulator's."""
+    folder = run.lake.folder / LOG_FOLDER
+    if run.mapping.name != "market" or not MarketTruth.is_known(folder):
+        return None
+    weights = RewardWeights(settings.reward_click, settings.reward_cart, settings.reward_purchase)
+    return ray.remote(MarketTruth).remote(
+        folder,
+        test_from=run.times.test_from,
+        rewards=weights,
+        discount=settings.discount,
+        num_sessions=settings.true_value_sessions,
+    )
+
+
+def keep(
+    run: Run, network: qnet.CandidateQNet, temperature: Temperature, settings: TrainPolicySettings, said: Verdict
+) -> None:
+    """Write what would serve and register it: promoted or a candidate."""
+    folder = run.files("policy")
+    (folder / "settings.json").write_text(json.dumps(settings.model_dump(mode="json"), indent=2))
+    checkpoint = folder / "qnet.pt"
+    qnet.save(network, checkpoint, temperature=temperature.value, epsilon=settings.epsilon)
+    run.register_model(
+        "policy",
+        folder,
+        checkpoint=checkpoint,
+        num_parameters=sum(p.numel() for p in network.parameters()),
+        status="promoted" if said.verdict == "promote" else "candidate",
+    )
+
+
+def read_splits(run: Run) -> tuple[Decisions, dict[str, Decisions]]:
+    """All logged decisions, and those of each split."""
+    rows = run.read_arrow("gold/decisions", columns=[*COLUMNS, "split"])
+    rows = rows.sort_by([("episode_id", "ascending"), ("step", "ascending")])
+    decisions, split = Decisions.from_arrow(rows), rows["split"].to_numpy()
+    return decisions, {name: decisions.take(split == name) for name in SPLITS}
+
+
+def main(settings: TrainPolicySettings) -> None:
+    with start_run("train_policy", settings) as run:
+        torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
+        decisions, parts = read_splits(run)
+        train, valid, test = (parts[name] for name in SPLITS)
+        run.log("decisions", train=len(train), valid=len(valid), test=len(test), episodes=decisions.num_episodes)
+        if not train.is_transition.any() or not len(test):
+            run.skip("no logged decision to learn from before valid_from, or none to value a policy on after test_from")
+        with ray_session(settings.cluster):
+            truth = start_truth(run, settings)
+            tabular, network = learn(run, train, settings)
+            learned: dict[str, ActionValues] = {"tabular": tabular, SERVED: network}
+            if not len(valid):
+                run.log("no validation episode: the temperatures are chosen on train")
+            temperatures = {
+                name: choose_temperature(
+                    values,
+                    valid if len(valid) else train,
+                    epsilon=settings.epsilon,
+                    min_effective_frac=settings.min_effective_frac,
+                )
+                for name, values in learned.items()
+            }
+            served = {
+                name: ServedPolicy(values, temperatures[name].value, settings.epsilon)
+                for name, values in learned.items()
+            }
+            true_values = truth.values.remote(served) if truth else None
+            rows, said = valued(run, parts, served, settings)
+            rows += logging_rows(run, decisions, settings)
+            rows += true_rows(ray.get(true_values), run.run_id) if true_values else []
+        keep(run, network, temperatures[SERVED], settings, said)
+        run.commit_arrow("gold/policy_values", pa.Table.from_pylist(rows, schema=contract("gold/policy_values").schema))
+
+
+if __name__ == "__main__":
+    main(TrainPolicySettings.from_command_line())
