@@ -1,0 +1,173 @@
+"""How well probabilities of a binary label rank and fit: AUC, PR-AUC, log loss, with bootstrap intervals and paired differences.
+
+The values are scikit-learn's. The intervals come of resampling examples, which must be independent of each other (one user is one
+example): every metric is computed in every resample from how often each example was drawn, models side by side on the same draws.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from lib.metrics import CONFIDENCE, NUM_RESAMPLES, resample_weights
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+METRICS: dict[str, Callable[[Labels, Floats], float]] = {
+    "auc": roc_auc_score,
+    "pr_auc": average_precision_score,
+    "log_loss": lambda labels, probabilities: log_loss(labels, probabilities, labels=[0, 1]),
+}
+RANKING_METRICS = ("auc", "pr_auc")  # undefined where all labels are the same
+SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # scikit-learn's clip before the logarithm
+
+_CELLS_AT_ONCE = 1 << 21  # drawn counts in memory at a time
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % bootstrap interval; None where the labels leave it undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def evaluate(
+    labels: Labels,
+    probabilities: Mapping[str, Floats],
+    *,
+    reference: str,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, dict[str, Interval]]:
+    """Every metric of every model, and what each model has over the reference model on the same draws.
+
+    Args:
+        labels: (n,) of 0 and 1, at least one.
+        probabilities: model -> (n,) predicted probabilities of a 1.
+        reference: the model that the others are compared with; its name stands in `<metric>_minus_<reference>`.
+        seed: of the bootstrap.
+        num_resamples: of the bootstrap.
+
+    Returns:
+        model -> metric -> value and interval. AUC and PR-AUC are None where all labels are the same.
+
+    Raises:
+        ValueError: there is no example, or a model does not have one probability of each.
+    """
+    if not len(labels):
+        raise ValueError("metrics need at least one labelled example; got none")
+    for model, predicted in probabilities.items():
+        if predicted.shape != labels.shape:
+            raise ValueError(f"{model} has {predicted.shape} probabilities of {labels.shape} labels")
+    values = {model: _values(labels, predicted) for model, predicted in probabilities.items()}
+    drawn = _resampled(labels, probabilities, seed=seed, num_resamples=num_resamples)
+    found: dict[str, dict[str, Interval]] = {}
+    for model in probabilities:
+        rows = {metric: _interval(values[model][metric], drawn[model][metric]) for metric in METRICS}
+        if model != reference:
+            for metric in METRICS:
+                own, other = values[model][metric], values[reference][metric]
+                value = None if own is None or other is None else own - other
+                difference = drawn[model][metric] - drawn[reference][metric]
+                rows[f"{metric}_minus_{reference}"] = _interval(value, difference)
+        found[model] = rows
+    return found
+
+
+def resampled_auc(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
+    """Area under the ROC curve in each resample: the share of pairs of a 1 and a 0 that are in order, ties counted half.
+
+    Args:
+        labels: (n,).
+        probabilities: (n,).
+        weights: (resamples, n), how often each example was drawn.
+
+    Returns:
+        (resamples,), NaN where a resample holds one class only.
+    """
+    starts, order = _ties(probabilities)
+    positive = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
+    negative = np.add.reduceat(weights[:, order] * (1 - labels[order]), starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return _divided((positive * below).sum(axis=1), pairs)
+
+
+def resampled_average_precision(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
+    """Average precision, sum over thresholds of (R_k - R_(k-1)) P_k, in each resample; arguments as for `resampled_auc`."""
+    starts, order = _ties(-probabilities)
+    positive = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
+    drawn = np.cumsum(np.add.reduceat(weights[:, order], starts, axis=1), axis=1)
+    precision = _divided(np.cumsum(positive, axis=1), drawn)
+    total, all_drawn = positive.sum(axis=1), drawn[:, -1]
+    value = _divided(np.nansum(positive * precision, axis=1), total)
+    return np.where(total < all_drawn, value, np.nan)
+
+
+def resampled_log_loss(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
+    """Mean of -log p(label) in each resample; arguments as for `resampled_auc`."""
+    p = np.clip(probabilities, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    losses = -np.where(labels == 1, np.log(p), np.log1p(-p))
+    return _divided(weights @ losses, weights.sum(axis=1))
+
+
+RESAMPLED: dict[str, Callable[[Labels, Floats, Floats], Floats]] = {
+    "auc": resampled_auc,
+    "pr_auc": resampled_average_precision,
+    "log_loss": resampled_log_loss,
+}
+
+
+def _values(labels: Labels, probabilities: Floats) -> dict[str, float | None]:
+    has_both = 0 < labels.sum() < len(labels)
+    return {
+        metric: float(value(labels, probabilities)) if has_both or metric not in RANKING_METRICS else None
+        for metric, value in METRICS.items()
+    }
+
+
+def _resampled(
+    labels: Labels, probabilities: Mapping[str, Floats], *, seed: int, num_resamples: int
+) -> dict[str, dict[str, Floats]]:
+    """For each model and metric its values (resamples,), all on the same draws; a few resamples in memory at a time."""
+    keys = np.arange(len(labels), dtype=np.uint64)
+    found = {model: {metric: np.empty(num_resamples) for metric in RESAMPLED} for model in probabilities}
+    step = max(1, _CELLS_AT_ONCE // len(labels))
+    for start in range(0, num_resamples, step):
+        part = slice(start, min(start + step, num_resamples))
+        # Each part has a seed of its own: the bootstrap numbers its resamples from 0.
+        drawn = resample_weights(keys, num_resamples=part.stop - start, seed=(seed << 20) + start)
+        weights = drawn.T.astype(np.float64)
+        for model, predicted in probabilities.items():
+            for metric, resampled in RESAMPLED.items():
+                found[model][metric][part] = resampled(labels, predicted, weights)
+    return found
+
+
+def _interval(value: float | None, drawn: Floats) -> Interval:
+    """The middle 95 % of the resamples in which the metric is defined."""
+    defined = drawn[~np.isnan(drawn)]
+    if value is None or not len(defined):
+        return Interval(value, None, None)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def _ties(scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(starts, order): `order` sorts the scores ascending, `starts` are the places where a new value begins."""
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    return starts, order
+
+
+def _divided(numerator: Floats, denominator: Floats) -> Floats:
+    """Numerator / denominator, NaN where that is 0."""
+    result: Floats = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result
