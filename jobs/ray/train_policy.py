@@ -33,6 +33,7 @@ from rl.valuation import Valuation, Verdict, verdict
 
 Row = dict[str, Any]
 SPLITS = ("train", "valid", "test")
+DQN = DqnSettings()  # where the defaults of its hyperparameters stand
 SERVED = "dqn"  # the policy that would serve; the tabular one is its yardstick
 REFERENCE = "reference"
 
@@ -40,14 +41,16 @@ REFERENCE = "reference"
 class TrainPolicySettings(JobSettings):
     """How Q is learned, how greedily it would serve, and on what evidence."""
 
-    discount: float = Field(0.9, ge=0, le=1, description="worth of a reward one decision later")
-    num_updates: int = Field(2000, ge=1, description="minibatches that DQN learns from at most")
+    discount: float = Field(DQN.discount, ge=0, le=1, description="worth of a reward one decision later")
+    num_updates: int = Field(DQN.num_updates, ge=1, description="minibatches that DQN learns from at most")
     max_epochs: float = Field(12, gt=0, description="times that DQN sees the log at most; 100 minibatches at least")
-    batch_size: int = Field(256, ge=1, description="transitions in a minibatch")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
-    tau: float = Field(0.01, gt=0, le=1, description="share the target network takes over after every minibatch")
-    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the layers that score a candidate")
-    num_learners: int = Field(0, ge=0, description="remote learners of RLlib; 0 learns in the job's own process")
+    batch_size: int = Field(DQN.batch_size, ge=1, description="transitions in a minibatch")
+    learning_rate: float = Field(DQN.learning_rate, gt=0, description="of Adam")
+    tau: float = Field(DQN.tau, gt=0, le=1, description="share the target network takes over after every minibatch")
+    hidden: tuple[int, ...] = Field(DQN.hidden, min_length=1, description="widths of the layers that score a candidate")
+    num_learners: int = Field(
+        DQN.num_learners, ge=0, description="remote learners of RLlib; 0 learns in the job's own process"
+    )
     num_state_cells: int = Field(16, ge=1, description="states that the tabular baseline tells apart")
     num_candidate_cells: int = Field(64, ge=1, description="candidates that the tabular baseline tells apart")
     epsilon: float = Field(0.1, ge=0, lt=1, description="share of decisions left to the logging policy")
@@ -61,11 +64,11 @@ class TrainPolicySettings(JobSettings):
         50, ge=0, description="effective test episodes below which no policy is promoted"
     )
     num_resamples: int = Field(1000, ge=100, description="bootstrap draws of users")
-    true_value_sessions: int = Field(5000, ge=100, description="sessions simulated for a true value (market only)")
+    true_value_sessions: int = Field(3000, ge=100, description="sessions simulated for a true value (market only)")
     reward_click: float = Field(REWARDS.click, ge=0, description="as decisions has it; for the true value only")
     reward_cart: float = Field(REWARDS.cart, ge=0, description="as decisions has it; for the true value only")
     reward_purchase: float = Field(REWARDS.purchase, ge=0, description="as decisions has it; for the true value only")
-    seed: int = Field(0, ge=0, description="of network, batches, cells, folds and bootstrap")
+    seed: int = Field(DQN.seed, ge=0, description="of network, batches, cells, folds and bootstrap")
 
 
 def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool) -> DqnSettings:

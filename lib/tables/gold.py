@@ -254,7 +254,9 @@ POLICY_VALUES = Table(
     version=1,
     columns=(
         required("policy", TEXT, "logging, dqn, tabular, ..."),
-        required("dataset", TEXT, "which decisions: valid or test, with the logging policy where only one is meant"),
+        required(
+            "dataset", TEXT, "which decisions: all, valid or test; all/<policy>: those that one logging policy made"
+        ),
         required("version", TEXT, "the policy's version: its run's id"),
         required("estimator", TEXT, "mean_return, pdis (per-decision self-normalised), dr (doubly robust), true"),
         required("value", REAL, "mean discounted return of an episode"),

@@ -199,3 +199,22 @@ def test_the_markets_log_gives_the_markets_own_decisions() -> None:
     assert len(read) == len(logged.row) > 500
     for name in ("steps", "states", "candidates", "mask", "actions", "propensities", "rewards", "is_last"):
         np.testing.assert_array_equal(getattr(read, name), getattr(expected, name), err_msg=name)
+
+
+def test_the_future_changes_rewards_and_nothing_that_is_observed() -> None:
+    past = [{"event_type": "view", "event_time": after(-600), "session_id": "before"}]
+    session = [
+        {"event_time": after(0), "request_id": "r0", "position": 1},
+        {"event_time": after(5), "request_id": "r1", "position": 2, "item_id": "b"},
+    ]
+    future = [
+        {"event_type": "purchase", "event_time": after(6), "request_id": "r0"},
+        {"event_type": "view", "event_time": after(900), "session_id": "t", "item_id": "b"},
+        {"event_type": "purchase", "event_time": after(901), "session_id": "t", "item_id": "b"},
+    ]
+    day = int(after(0).timestamp() // 86_400)
+    of_today = ItemDays(np.array([0, 1]), np.array([day, day + 1]), np.array([[9.0, 5, 5, 3, 2], [9, 5, 5, 3, 2]]))
+    before, later = rows([*past, *session], shop()), rows([*past, *session, *future], shop(item_days=of_today))
+    for name in ("state", "candidate_features", "next_state", "action", "propensity", "split"):
+        assert [row[name] for row in before] == [row[name] for row in later], name
+    assert [row["reward"] for row in later] == [3.0, 0.0]

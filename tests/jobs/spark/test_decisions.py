@@ -2,27 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from lib import ops
-from lib.lake import Lake, commit_files, conform, write_files
-from lib.tables import contract
 
-NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-EVENT: dict[str, Any] = {
-    "user_key": "u",
-    "item_id": "a",
-    "event_type": "impression",
-    "event_time": NOON,
-    "session_id": "s",
-    "is_bot": False,
-    "source_record": "events:part-0:1",
-}
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+EVENT: dict[str, Any] = {"user_key": "u", "event_type": "impression", "event_time": NOON, "session_id": "s"}
 SHOWN: dict[str, Any] = {"propensity": 0.25, "policy": "popular", "candidates": ["a", "b"]}
 ITEMS: list[dict[str, Any]] = [
     {"item_id": "a", "category": ["toys"], "brand": "x", "price": 10},
@@ -30,18 +18,6 @@ ITEMS: list[dict[str, Any]] = [
 ]
 # A user of whom nothing is known at noon: no counts, rates at their prior of 1 in 10, the middle price level, never seen.
 UNKNOWN_USER = [0.0] * 5 + [0.1, 0.1, 0.5, 1.0, 0.0, -1.0]
-
-
-def put(lake: Lake, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    table = contract(name)
-    whole = [dict.fromkeys(table.schema.names) | row for row in rows]
-    files = write_files(lake, table, [conform(table, pa.Table.from_pylist(whole, schema=table.schema))])
-    commit_files(lake, table, files, transaction="test", number=1)
-
-
-def events(*overrides: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = [EVENT | {"event_id": f"e{i}"} | override for i, override in enumerate(overrides)]
-    return [row | {"event_date": row["event_time"].date()} for row in rows]
 
 
 def flat(vectors: Sequence[Sequence[float]]) -> list[float]:
@@ -53,33 +29,26 @@ def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
     return load_job("spark/decisions")
 
 
-def run(job: ModuleType, path: Path, **settings: Any) -> list[dict[str, Any]]:
-    job.main(job.DecisionsSettings(lake={"path": str(path)}, cluster={"driver_memory": "1g"}, **settings))
-    lake = Lake(str(path))
-    if not lake.exists("gold/decisions"):
-        return []
-    rows = lake.dataset("gold/decisions").to_table().sort_by([("episode_id", "ascending"), ("step", "ascending")])
-    return rows.to_pylist()
-
-
-def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, tmp_path: Path) -> None:
-    lake, second = Lake(str(tmp_path)), NOON + timedelta(minutes=1)
-    put(lake, "silver/items", ITEMS)
-    put(
-        lake,
-        "silver/events",
-        events(
-            SHOWN | {"request_id": "r1", "position": 1},
-            {"event_type": "view", "request_id": "r1", "event_time": NOON + timedelta(seconds=30)},
-            SHOWN | {"request_id": "r2", "position": 2, "event_time": second, "item_id": "b", "propensity": 0.75},
-            {"event_type": "purchase", "request_id": "r2", "event_time": second + timedelta(days=2), "item_id": "b",
-             "session_id": "later"},
-            SHOWN | {"user_key": "bot", "session_id": "of a bot", "is_bot": True},
-            SHOWN | {"user_key": "v", "session_id": "broken", "propensity": None},
-            {"user_key": "w", "session_id": "last", "event_type": "view", "event_time": NOON + timedelta(days=20)},
-        ),
-    )  # fmt: skip
-    rows = run(job, tmp_path)
+def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: Any) -> None:
+    second = NOON + timedelta(minutes=1)
+    small_lake.put("silver/items", *ITEMS)
+    events: list[dict[str, Any]] = [
+        SHOWN | {"request_id": "r1", "position": 1},
+        {"event_type": "view", "request_id": "r1", "event_time": NOON + timedelta(seconds=30)},
+        SHOWN | {"request_id": "r2", "position": 2, "event_time": second, "item_id": "b", "propensity": 0.75},
+        {
+            "event_type": "purchase",
+            "request_id": "r2",
+            "item_id": "b",
+            "event_time": second + timedelta(days=2),
+            "session_id": "later",
+        },
+        SHOWN | {"user_key": "bot", "session_id": "of a bot", "is_bot": True},
+        SHOWN | {"user_key": "v", "session_id": "broken", "propensity": None},
+    ]
+    small_lake.put_events(*(EVENT | event for event in events))
+    job.main(job.DecisionsSettings(**small_lake.settings()))
+    rows = small_lake.read("gold/decisions")
     assert [(row["episode_id"], row["step"]) for row in rows] == [("s", 0), ("s", 1)]
     # Nothing is known of the items before this first day: each rate is the shop's prior, 1 in 10, times 2.
     rates = [0.2, 0.2, 0.2, 0.0]
@@ -130,22 +99,24 @@ def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, tmp_path: Path) 
             else:
                 assert row[name] == value, name
 
-    job.main(job.DecisionsSettings(lake={"path": str(tmp_path)}))
-    assert lake.num_rows("gold/decisions") == 2
+    job.main(job.DecisionsSettings(**small_lake.settings()))
+    assert small_lake.read("gold/decisions") == rows
 
 
-def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(job: ModuleType, tmp_path: Path) -> None:
-    lake = Lake(str(tmp_path))
-    put(lake, "silver/items", [{"item_id": item} for item in ("0", "1", "2")])
-    nobody = EVENT | {"user_key": None, "session_id": None, "policy": "random", "propensity": 1 / 3}
+def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(
+    job: ModuleType, small_lake: Any
+) -> None:
+    small_lake.put("silver/items", *({"item_id": item} for item in ("0", "1", "2")))
+    nobody = {"event_type": "impression", "policy": "random", "propensity": 1 / 3}
     context = [("user_feature_0", "cef3"), ("user-item_affinity_0", "0.0"), ("user-item_affinity_2", "4.0")]
-    impressions = [
-        nobody | {"item_id": "2", "request_id": "random-0", "position": 3, "context": context},
-        nobody | {"item_id": "2", "request_id": "random-0", "event_type": "view", "propensity": None, "policy": None},
+    small_lake.put_events(
+        nobody | {"item_id": "2", "request_id": "random-0", "position": 3, "context": context, "event_time": NOON},
+        {"event_type": "view", "item_id": "2", "request_id": "random-0", "event_time": NOON},
         nobody | {"item_id": "0", "request_id": "random-1", "position": 1, "event_time": NOON + timedelta(days=10)},
-    ]
-    put(lake, "silver/events", events(*impressions))
-    clicked, other = run(job, tmp_path, log={"format": "obd"}, context_width=2, num_positions=3)
+    )
+    settings = small_lake.settings() | {"log": {"format": "obd"}}
+    job.main(job.DecisionsSettings(**settings, context_width=2, num_positions=3))
+    clicked, other = small_lake.read("gold/decisions")
     for row, episode, reward, split in ((clicked, "e0", 1.0, "train"), (other, "e2", 0.0, "test")):
         assert (row["episode_id"], row["step"], row["user_key"], row["is_last"]) == (episode, 0, None, True)
         assert (row["candidates"], row["reward"], row["split"], row["policy"]) == (
@@ -164,10 +135,12 @@ def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(j
 
 
 def test_a_log_without_propensities_is_skipped_with_one_line(
-    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: ModuleType, small_lake: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lake = Lake(str(tmp_path))
-    put(lake, "silver/events", events({"event_type": "view"}, {}, {"event_time": NOON + timedelta(days=10)}))
-    assert run(job, tmp_path) == []
+    small_lake.put_events(EVENT | {"event_type": "view"}, EVENT)
+    job.main(job.DecisionsSettings(**small_lake.settings()))
+    assert small_lake.read("gold/decisions") == []
     assert "skipped: no impressions with propensities in this log" in capsys.readouterr().out
-    assert ops.last_run(lake, "decisions")["status"] == "skipped"  # type: ignore[index]
+    last = ops.last_run(small_lake.lake, "decisions")
+    assert last is not None
+    assert last["status"] == "skipped"
