@@ -1,6 +1,7 @@
 """Spark: the session, and runs that read and commit DataFrames. The only file beside jobs/spark that imports pyspark."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ def session(settings: JobSettings) -> SparkSession:
     os.environ.setdefault("POLARS_MAX_THREADS", "1")  # a task is one core wide
     builder = SparkSession.builder.appName("cartwheel")
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if not submitted:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     defaults = (
         {}
         if submitted
