@@ -5,7 +5,7 @@ example): every metric is computed in every resample from how often each example
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,17 @@ def evaluate(
                 rows[f"{metric}_minus_{reference}"] = _interval(value, difference)
         found[model] = rows
     return found
+
+
+def metric_rows(
+    found: Mapping[str, Mapping[str, Interval]], *, version: str, split: str, num_examples: int
+) -> list[dict[str, Any]]:
+    """What `evaluate` found as rows of gold/model_metrics."""
+    return [
+        {"model": model, "version": version, "split": split, "metric": metric, "n": num_examples, **interval._asdict()}
+        for model, metrics in found.items()
+        for metric, interval in metrics.items()
+    ]
 
 
 def resampled_auc(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:

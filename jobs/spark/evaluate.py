@@ -99,17 +99,17 @@ def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> Dat
     )
 
 
-def measured(judged: DataFrame, *, settings: EvaluateSettings) -> DataFrame:
+def measured(judged: DataFrame, *, k: int, num_resamples: int, num_shards: int, seed: int) -> DataFrame:
     """Value and interval of every metric of every strategy: shards of users are summed apart and brought together here.
 
     Only sums reach the driver, as many as shards, strategies and metrics.
     """
 
     def sums(shard: pa.Table) -> pa.Table:
-        return shard_sums(shard, k=settings.k, num_resamples=settings.num_resamples, seed=settings.seed)
+        return shard_sums(shard, k=k, num_resamples=num_resamples, seed=seed)
 
     user_hash = F.xxhash64("user_key")
-    shard = F.pmod(user_hash, F.lit(settings.num_shards)).cast("int")
+    shard = F.pmod(user_hash, F.lit(num_shards)).cast("int")
     sharded = judged.select("*", user_hash.alias("user_hash"), shard.alias("shard"))
     summary = summarised(sharded.groupBy("shard").applyInArrow(sums, schema=SUMS).toArrow())
     return judged.sparkSession.createDataFrame(summary)
@@ -149,7 +149,13 @@ def main(settings: EvaluateSettings) -> None:
             run.skip(f"no user has a {run.mapping.relevance} in the {split} window")
         run.log("population", users_and_questions=num_users, items=num_items)
 
-        metrics = measured(judged_lists(lists, wanted, population), settings=settings)
+        metrics = measured(
+            judged_lists(lists, wanted, population),
+            k=settings.k,
+            num_resamples=settings.num_resamples,
+            num_shards=settings.num_shards,
+            seed=settings.seed,
+        )
         covered = coverages(lists, population, num_items=num_items)
         rows = with_coverage(metrics, covered).select(
             F.lit(run.as_of).alias("as_of"),

@@ -85,14 +85,20 @@ def catalogue_of(pairs: DataFrame, titles: DataFrame | None) -> tuple[Catalogue,
 
 
 def similarities(
-    users: DataFrame, catalogue: Catalogue, num_users: NDArray[np.float64], settings: RecommendSettings
+    users: DataFrame,
+    catalogue: Catalogue,
+    *,
+    num_users: NDArray[np.float64],
+    num_neighbours: int,
+    max_items_per_user: int,
+    items_per_block: int,
 ) -> sp.csr_array:
     """Each item's nearest neighbours by cosine: Gram matrices of shards of users, brought together by block of items."""
-    latest = users.select(F.slice("items", 1, settings.max_items_per_user).alias("items"))
-    shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=settings.items_per_block)
+    latest = users.select(F.slice("items", 1, max_items_per_user).alias("items"))
+    shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=items_per_block)
 
     def nearest(block: pa.Table) -> pa.Table:
-        return cosine_neighbours(block, num_users=num_users, num_neighbours=settings.num_neighbours)
+        return cosine_neighbours(block, num_users=num_users, num_neighbours=num_neighbours)
 
     blocks = latest.mapInArrow(shard, schema=GRAM_BLOCKS)
     found = blocks.groupBy("block").applyInArrow(nearest, schema=NEIGHBOURS).toArrow()
@@ -152,7 +158,14 @@ def main(settings: RecommendSettings) -> None:
         run.log("histories", users=users.count(), items=len(catalogue.item_ids))
 
         verb = strategies.VERBS.get(run.mapping.relevance, "chosen")
-        similarity = similarities(users, catalogue, num_users, settings)
+        similarity = similarities(
+            users,
+            catalogue,
+            num_users=num_users,
+            num_neighbours=settings.num_neighbours,
+            max_items_per_user=settings.max_items_per_user,
+            items_per_block=settings.items_per_block,
+        )
         run.log("neighbours", pairs=similarity.nnz)
         k = settings.list_length
         counting = {

@@ -1,0 +1,89 @@
+"""What an acceptance check returns, and how it turns the wheel: as a user does, by the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.wheel import ROOT
+
+SHARED = ROOT.parent / "shared"
+DATA = SHARED / "data"
+CARTWHEEL = str(Path(sys.executable).parent / "cartwheel")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of what must be shown, what was measured, and whether it holds."""
+
+    says: str
+    measured: str
+    holds: bool
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user who has activated nothing: this Python's tools first on the path."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def turn(lake: Path, *arguments: str, check: bool = True) -> tuple[float, str]:
+    """`cartwheel run` on a lake; returns its seconds and what it printed.
+
+    Raises:
+        RuntimeError: it failed, with the end of its output.
+    """
+    began = time.monotonic()
+    command = [CARTWHEEL, "run", "--lake", str(lake), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {done.returncode}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+        )
+    return time.monotonic() - began, done.stdout
+
+
+def turn_on_a_real_log(lake: Path, name: str, *arguments: str) -> tuple[float, str]:
+    """`cartwheel run` on one of the real logs, known by the name of its format and folder."""
+    return turn(lake, "--logs", str(DATA / name), "--format", name, *arguments)
+
+
+def turn_and_kill(lake: Path, after_seconds: float, *arguments: str) -> bool:
+    """Begin `cartwheel run` and kill it hard; returns whether it was still running then."""
+    command = [CARTWHEEL, "run", "--lake", str(lake), *arguments]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        process.wait(timeout=after_seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+def run_command(command: Sequence[str], *, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
+    """Run a command to its end; returns its output.
+
+    Raises:
+        RuntimeError: it failed, with the end of its output.
+    """
+    done = subprocess.run(
+        command, cwd=cwd, env={**environment(), **(extra or {})}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout

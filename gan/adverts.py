@@ -1,0 +1,283 @@
+"""Composing an advert: the generated picture with its mark, title, price and call to action, in the sizes of the trade.
+
+Three layouts, chosen by proportion: a wide one (728x90), a tall one (160x600) and a rectangle (300x250). Every text has a box of
+its own and is set to stay inside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from gan.palette import WHITE, Palette, Rgb, palette_of
+from gan.provenance import MARK
+from gan.typeset import Box, SetText, drawable, fit, font, text_width
+
+Pixels = NDArray[np.uint8]  # [3, R, R]
+
+SMOOTH = 4  # shapes are drawn that much larger, then reduced, for smooth edges
+MARK_GROUND, MARK_INK = (24, 24, 27), WHITE
+SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "CNY": "¥", "INR": "₹", "KRW": "₩", "ILS": "₪", "VND": "₫"}
+WITHOUT_DECIMALS = ("JPY", "KRW", "VND", "CLP", "ISK", "HUF")
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The words of an advert; a line that is None is left out."""
+
+    title: str
+    call_to_action: str
+    kicker: str | None = None  # small line above the title
+    price: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each part of an advert stands."""
+
+    size: tuple[int, int]
+    panel: Box  # stronger ground behind the picture
+    picture: Box
+    kicker: Box | None
+    title: Box
+    price: Box
+    button: Box
+    title_sizes: Sequence[int]
+    title_lines: int
+    price_sizes: Sequence[int]
+    button_sizes: Sequence[int]
+    mark_size: int
+
+
+@dataclass
+class Advert:
+    """A composed advert, and where each of its texts was drawn."""
+
+    image: Image.Image
+    text_boxes: dict[str, Box] = field(default_factory=dict)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Width and height of a size such as "300x250".
+
+    Raises:
+        ValueError: it is no such size, or too small for text that can be read.
+    """
+    width, separator, height = size.partition("x")
+    if not (separator and width.isdigit() and height.isdigit()):
+        raise ValueError(f"{size!r} is no size; expected width x height in pixels, such as 300x250")
+    w, h = int(width), int(height)
+    smallest = (468, 60) if w >= 3 * h else (120, 400) if h >= 2 * w else (250, 200)
+    if w < smallest[0] or h < smallest[1] or w > 2000 or h > 2000:
+        raise ValueError(f"{size} cannot hold an advert; of its shape from {smallest[0]}x{smallest[1]} to 2000x2000")
+    return w, h
+
+
+def layout_of(width: int, height: int) -> Layout:
+    """The layout of a size that `parse_size` accepted."""
+    if width >= 3 * height:
+        return _wide(width, height)
+    return _tall(width, height) if height >= 2 * width else _rectangle(width, height)
+
+
+def _wide(width: int, height: int) -> Layout:
+    """Picture left, words in the middle, price and button right."""
+    edge = round(height * 0.09)
+    panel = Box(0, 0, height + edge, height)
+    picture = Box(edge + edge // 2, edge, edge + edge // 2 + height - 2 * edge, height - edge)
+    button = Box(width - edge * 2 - round(height * 1.5), round(height * 0.28), width - edge * 2, round(height * 0.72))
+    price = Box(button.left - edge * 2 - round(height * 1.35), 0, button.left - edge * 2, height)
+    words = Box(panel.right + edge * 2, edge, price.left - edge * 2, height - edge)
+    kicker_height = round(height * 0.2)
+    return Layout(
+        size=(width, height), panel=panel, picture=picture,
+        kicker=Box(words.left, words.top, words.right, words.top + kicker_height),
+        title=Box(words.left, words.top + kicker_height, words.right, words.bottom),
+        price=price, button=button,
+        title_sizes=_sizes(height * 0.27, height * 0.16), title_lines=2,
+        price_sizes=_sizes(height * 0.30, height * 0.13), button_sizes=_sizes(height * 0.18, height * 0.11),
+        mark_size=max(round(height * 0.1), 9),
+    )  # fmt: skip
+
+
+def _rectangle(width: int, height: int) -> Layout:
+    """Picture left, words right of it, price and button below."""
+    edge = round(height * 0.064)
+    foot = round(height * 0.24)
+    side = min(round(width * 0.48), height - foot - 2 * edge)
+    panel = Box(0, 0, side + 2 * edge, height - foot)
+    picture = Box(edge, (panel.height - side) // 2, edge + side, (panel.height - side) // 2 + side)
+    words = Box(panel.right + edge, edge, width - edge, panel.bottom - edge // 2)
+    kicker_height = round(height * 0.075)
+    row = Box(edge, height - foot, width - edge, height)
+    button = Box(row.right - round(row.width * 0.45), row.top + round(foot * 0.2), row.right, row.bottom - round(foot * 0.2))
+    return Layout(
+        size=(width, height), panel=panel, picture=picture,
+        kicker=Box(words.left, words.top, words.right, words.top + kicker_height),
+        title=Box(words.left, words.top + kicker_height, words.right, words.bottom),
+        price=Box(row.left, row.top, button.left - edge, row.bottom), button=button,
+        title_sizes=_sizes(height * 0.088, height * 0.056), title_lines=6,
+        price_sizes=_sizes(height * 0.116, height * 0.06), button_sizes=_sizes(height * 0.064, height * 0.044),
+        mark_size=max(round(height * 0.042), 10),
+    )  # fmt: skip
+
+
+def _tall(width: int, height: int) -> Layout:
+    """Picture on top, words below it, price and button at the foot."""
+    edge = round(width * 0.075)
+    side = width - 2 * edge
+    panel = Box(0, 0, width, max(side + 2 * edge, round(height * 0.42)))
+    picture = Box(edge, (panel.height - side) // 2, edge + side, (panel.height - side) // 2 + side)
+    button_height = round(width * 0.27)
+    button = Box(edge, height - edge - button_height, width - edge, height - edge)
+    price = Box(edge, button.top - round(width * 0.36), width - edge, button.top)
+    words = Box(edge, panel.bottom + edge, width - edge, price.top)
+    kicker_height = round(width * 0.12)
+    return Layout(
+        size=(width, height), panel=panel, picture=picture,
+        kicker=Box(words.left, words.top, words.right, words.top + kicker_height),
+        title=Box(words.left, words.top + kicker_height, words.right, words.bottom),
+        price=price, button=button,
+        title_sizes=_sizes(width * 0.165, width * 0.1), title_lines=8,
+        price_sizes=_sizes(width * 0.2, width * 0.1), button_sizes=_sizes(width * 0.106, width * 0.075),
+        mark_size=max(round(width * 0.07), 10),
+    )  # fmt: skip
+
+
+def _sizes(largest: float, smallest: float) -> list[int]:
+    return list(range(round(largest), max(round(smallest), 9) - 1, -1))
+
+
+def price_text(price: Decimal | None, currency: str | None) -> str | None:
+    """A price as shown: €1,299.00, ¥1,299, PLN 12.50; without a known currency just the number; None without a price."""
+    if price is None:
+        return None
+    number = f"{price:,.0f}" if currency in WITHOUT_DECIMALS else f"{price:,.2f}"
+    if currency is None:
+        return number
+    return f"{SYMBOLS[currency]}{number}" if currency in SYMBOLS else f"{currency} {number}"
+
+
+def upscaled(pixels: Pixels, side: int) -> Image.Image:
+    """A generated picture [3, R, R] enlarged by Lanczos interpolation."""
+    return Image.fromarray(pixels.transpose(1, 2, 0)).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def marked(pixels: Pixels, side: int) -> Image.Image:
+    """The picture alone, enlarged, with its mark."""
+    image = upscaled(pixels, side)
+    whole = Box(0, 0, side, side)
+    place = mark_box(whole, max(side // 20, 10))
+    _rounded(image, place, MARK_GROUND, radius=place.height // 2)
+    _draw_mark(image, place, max(side // 20, 10))
+    return image
+
+
+def compose(pixels: Pixels, copy: Copy, size: tuple[int, int], *, palette_name: str) -> Advert:
+    """An advert of a size around a generated picture [3, R, R]; `palette_name` decides the hue of a picture without colour."""
+    layout, palette = layout_of(*size), palette_of(pixels, palette_name)
+    advert = Advert(_ground(layout, palette))
+    _place_picture(advert.image, pixels, layout.picture)
+    place = mark_box(layout.picture, layout.mark_size)
+    _rounded(advert.image, place, MARK_GROUND, radius=place.height // 2)
+    advert.text_boxes["mark"] = _draw_mark(advert.image, place, layout.mark_size)
+    _draw_words(advert, copy, layout, palette)
+    if copy.price:
+        price = fit(copy.price, layout.price, sizes=layout.price_sizes, weight="Bold", max_lines=1)
+        left = layout.price.right - price.width if layout.price.height == size[1] else layout.price.left
+        top = layout.price.top + (layout.price.height - price.height) // 2
+        advert.text_boxes["price"] = _draw_text(advert.image, price, (left, top), palette.accent)
+    _draw_button(advert, copy.call_to_action, layout, palette)
+    ImageDraw.Draw(advert.image).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=palette.line)
+    return advert
+
+
+def _ground(layout: Layout, palette: Palette) -> Image.Image:
+    image = Image.new("RGB", layout.size, palette.ground)
+    ImageDraw.Draw(image).rectangle(
+        (layout.panel.left, layout.panel.top, layout.panel.right - 1, layout.panel.bottom - 1), fill=palette.panel
+    )
+    _rounded(image, layout.picture, WHITE, radius=_radius(layout.picture))
+    return image
+
+
+def _place_picture(image: Image.Image, pixels: Pixels, box: Box) -> None:
+    picture = upscaled(pixels, box.width)
+    image.paste(picture, (box.left, box.top), _rounded_mask(box, _radius(box)))
+
+
+def _radius(box: Box) -> int:
+    return max(box.width // 14, 4)
+
+
+def mark_box(picture: Box, size: int) -> Box:
+    """The plate of the mark: at the lower left of the picture, inside it."""
+    width, height = text_width(MARK, font("Bold", size)) + size, round(size * 1.6)
+    gap = min(max(picture.width // 24, 2), (picture.width - width) // 2)
+    left, bottom = picture.left + gap, picture.bottom - max(gap, 2)
+    return Box(left, bottom - height, left + width, bottom)
+
+
+def _draw_mark(image: Image.Image, place: Box, size: int) -> Box:
+    face = font("Bold", size)
+    return _draw_line(image, MARK, face, ((place.left + place.right) / 2, (place.top + place.bottom) / 2), MARK_INK, "mm")
+
+
+def _draw_words(advert: Advert, copy: Copy, layout: Layout, palette: Palette) -> None:
+    """Kicker and title, one above the other."""
+    gap = round(layout.title_sizes[0] * 0.2) if copy.kicker else 0
+    room = Box(layout.title.left, layout.title.top + gap, layout.title.right, layout.title.bottom)
+    title = fit(drawable(copy.title), room, sizes=layout.title_sizes, weight="Bold", max_lines=layout.title_lines)
+    kicker: SetText | None = None
+    if copy.kicker and layout.kicker:
+        size = min(max(round(title.size * 0.62), 10), round(layout.kicker.height / 1.2))
+        kicker = fit(drawable(copy.kicker).upper(), layout.kicker, sizes=[size], weight="Regular", max_lines=1)
+    height = title.height + gap + (kicker.height if kicker else 0)
+    column = Box(layout.title.left, (layout.kicker or layout.title).top, layout.title.right, layout.title.bottom)
+    top = column.top + max(column.height - height, 0) // 2
+    if kicker:
+        advert.text_boxes["kicker"] = _draw_text(advert.image, kicker, (column.left, top), palette.muted)
+        top += kicker.height + gap
+    advert.text_boxes["title"] = _draw_text(advert.image, title, (column.left, top), palette.ink)
+
+
+def _draw_button(advert: Advert, text: str, layout: Layout, palette: Palette) -> None:
+    box = layout.button
+    _rounded(advert.image, box, palette.accent, radius=box.height // 2)
+    room = Box(box.left + box.height // 3, box.top, box.right - box.height // 3, box.bottom)
+    label = fit(drawable(text), room, sizes=layout.button_sizes, weight="Bold", max_lines=1)
+    middle = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
+    advert.text_boxes["call_to_action"] = _draw_line(advert.image, label.lines[0], label.font, middle, WHITE, "mm")
+
+
+def _draw_text(image: Image.Image, text: SetText, start: tuple[int, int], ink: Rgb) -> Box:
+    left, top = start
+    boxes = [
+        _draw_line(image, line, text.font, (left, top + round((number + 0.5) * text.line_height)), ink, "lm")
+        for number, line in enumerate(text.lines)
+    ]
+    return Box(
+        min(b.left for b in boxes), min(b.top for b in boxes), max(b.right for b in boxes), max(b.bottom for b in boxes)
+    )
+
+
+def _draw_line(image: Image.Image, line: str, face: object, place: tuple[float, float], ink: Rgb, anchor: str) -> Box:
+    draw = ImageDraw.Draw(image)
+    draw.text(place, line, font=face, fill=ink, anchor=anchor)  # type: ignore[arg-type]
+    left, top, right, bottom = draw.textbbox(place, line, font=face, anchor=anchor)  # type: ignore[arg-type]
+    return Box(int(left), int(top), -int(-right // 1), -int(-bottom // 1))
+
+
+def _rounded(image: Image.Image, box: Box, fill: Rgb, *, radius: int) -> None:
+    image.paste(fill, (box.left, box.top, box.right, box.bottom), _rounded_mask(box, radius))
+
+
+def _rounded_mask(box: Box, radius: int) -> Image.Image:
+    large = Image.new("L", (box.width * SMOOTH, box.height * SMOOTH))
+    ImageDraw.Draw(large).rounded_rectangle(
+        (0, 0, large.width - 1, large.height - 1), radius=radius * SMOOTH, fill=255
+    )
+    return large.resize((box.width, box.height), Image.Resampling.BOX)

@@ -1,0 +1,76 @@
+"""Differentiable augmentation (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training").
+
+Both real and generated pictures are augmented before the discriminator sees them, and gradients pass through to the generator, so
+that a few hundred pictures do not become known by heart and the augmentations do not leak into what is generated. The random
+numbers, one set a picture, come from the generator passed in. Pictures are [N, 3, R, R] in -1..1; the result has the same
+shape, its values may leave -1..1.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+TRANSLATION_FRAC = 1 / 8  # largest shift, as a share of the side
+CUTOUT_FRAC = 1 / 2  # side of the square that is blanked, as a share of the side
+
+
+def _uniform(pictures: Tensor, random: torch.Generator) -> Tensor:
+    """One number in [0, 1) a picture: [N, 1, 1, 1]."""
+    return torch.rand(len(pictures), 1, 1, 1, generator=random, device=pictures.device, dtype=pictures.dtype)
+
+
+def _integers(pictures: Tensor, low: int, high: int, random: torch.Generator) -> Tensor:
+    """One whole number in [low, high] a picture: [N]."""
+    return torch.randint(low, high + 1, (len(pictures),), generator=random, device=pictures.device)
+
+
+def colour(pictures: Tensor, random: torch.Generator) -> Tensor:
+    """Brightness moved by up to 0.5 of -1..1's half, saturation scaled by 0..2, contrast by 0.5..1.5."""
+    brighter = pictures + (_uniform(pictures, random) - 0.5)
+    grey = brighter.mean(dim=1, keepdim=True)
+    saturated = grey + (brighter - grey) * (2 * _uniform(pictures, random))
+    mean = saturated.mean(dim=(1, 2, 3), keepdim=True)
+    return mean + (saturated - mean) * (0.5 + _uniform(pictures, random))
+
+
+def translation(pictures: Tensor, random: torch.Generator) -> Tensor:
+    """Shifted by up to an eighth of the side each way; what comes in from outside is 0 (mid-grey)."""
+    side = pictures.shape[-1]
+    reach = round(side * TRANSLATION_FRAC)
+    down, right = (_integers(pictures, -reach, reach, random)[:, None] for _ in range(2))
+    place = torch.arange(side, device=pictures.device)[None] + reach  # of each output row or column, in the padded picture
+    rows, columns = (place + down)[:, :, None], (place + right)[:, None, :]  # [N, R, 1], [N, 1, R]
+    padded = pad(pictures, (reach, reach, reach, reach)).permute(0, 2, 3, 1)  # [N, R + 2 reach, R + 2 reach, 3]
+    picture = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+    return padded[picture, rows, columns].permute(0, 3, 1, 2)
+
+
+def cutout(pictures: Tensor, random: torch.Generator) -> Tensor:
+    """A square of half the side, its centre anywhere, set to 0 (mid-grey)."""
+    side = pictures.shape[-1]
+    half = round(side * CUTOUT_FRAC) // 2
+    centre_row, centre_column = (_integers(pictures, 0, side, random)[:, None] for _ in range(2))
+    place = torch.arange(side, device=pictures.device)[None]
+    in_rows = (place >= centre_row - half) & (place < centre_row + half)
+    in_columns = (place >= centre_column - half) & (place < centre_column + half)
+    blank = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # [N, 1, R, R]
+    return pictures * ~blank
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "colour": colour,
+    "translation": translation,
+    "cutout": cutout,
+}
+
+
+def augment(pictures: Tensor, names: Sequence[str], random: torch.Generator) -> Tensor:
+    """The named augmentations, one after another; none leaves the pictures as they are. An unknown name is a ValueError."""
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise ValueError(f"no augmentation is named {name!r}; known are {', '.join(AUGMENTATIONS)}")
+        pictures = AUGMENTATIONS[name](pictures, random)
+    assert pictures.ndim == 4
+    return pictures

@@ -1,0 +1,160 @@
+"""Product pictures made ready once: decoded, squared, reduced, given a class, split into training and held-out ones.
+
+A prepared file is Parquet with one row a picture: item_id, label, is_held_out and the pixels (uint8, [3, R, R]); its metadata
+holds the names of the classes and the resolution. A class is a category path joined by " / ", or ALL where there is none.
+"""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Pixels = NDArray[np.uint8]  # [N, 3, R, R]
+Category = tuple[str, ...]  # coarse to fine
+
+ALL = "all"  # class of pictures without a category
+ROWS_PER_GROUP = 1024
+WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class PreparedPictures:
+    """N pictures of K classes."""
+
+    item_ids: list[str]
+    labels: NDArray[np.int64]  # [N] of 0..K-1
+    is_held_out: NDArray[np.bool_]  # [N]
+    pixels: Pixels
+    classes: tuple[str, ...]
+
+    def of(self, label: int, *, held_out: bool) -> Pixels:
+        """The training or held-out pictures of one class: [n, 3, R, R]."""
+        return self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
+
+
+def decode(data: bytes, resolution: int) -> Pixels | None:
+    """A picture file as [3, R, R]: upright, on white, padded to a square, averaged down; None where it cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.draft("RGB", (2 * resolution, 2 * resolution))  # lets a JPEG be decoded at a fraction of its size
+            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    on_white = Image.new("RGBA", upright.size, (*WHITE, 255))
+    on_white.alpha_composite(upright)
+    square = ImageOps.pad(on_white.convert("RGB"), (max(upright.size),) * 2, color=WHITE)
+    reduced = square.resize((resolution, resolution), Image.Resampling.BOX if square.width >= resolution else None)
+    return np.asarray(reduced).transpose(2, 0, 1)
+
+
+def class_name(category: Sequence[str]) -> str:
+    """The class of a category path."""
+    return " / ".join(category) if category else ALL
+
+
+def assign_classes(categories: Mapping[str, Category], *, min_pictures: int) -> dict[str, str]:
+    """The class of each item: its category path, cut short from the fine end until at least `min_pictures` items share it.
+
+    Items whose whole path is too rare fall into the class ALL; where that is too rare as well, they are left out of the
+    result, unless there is no other class.
+    """
+    path = dict(categories)
+    for depth in range(max(map(len, path.values()), default=0), 0, -1):
+        shared_by = Counter(path.values())
+        path = {
+            item: p[:-1] if len(p) == depth and shared_by[p] < min_pictures else p for item, p in path.items()
+        }
+    shared_by = Counter(path.values())
+    if shared_by[()] < min_pictures and len(shared_by) > 1:
+        path = {item: p for item, p in path.items() if p}
+    return {item: class_name(p) for item, p in path.items()}
+
+
+def class_of(category: Sequence[str], classes: Sequence[str]) -> str | None:
+    """The class that stands for a category: its longest beginning that is one, else ALL, else None."""
+    names = [class_name(category[:depth]) for depth in range(len(category), -1, -1)]
+    return next((name for name in names if name in classes), None)
+
+
+def hashed_order(item_ids: Sequence[str], seed: int) -> list[str]:
+    """The distinct items in an order that only the seed and the ids decide."""
+    return sorted(set(item_ids), key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).digest())
+
+
+def prepare(
+    pictures: Mapping[str, Pixels], classes: Mapping[str, str], *, held_out_frac: float, seed: int
+) -> PreparedPictures:
+    """Pictures ([3, R, R] by item) of the items that have a class; the first share of each class in hashed order is held out.
+
+    At least one picture of each class is held out.
+    """
+    order = hashed_order([item for item in pictures if item in classes], seed)
+    names = tuple(sorted({classes[item] for item in order}))
+    labels = np.array([names.index(classes[item]) for item in order], dtype=np.int64)
+    is_held_out = np.zeros(len(order), dtype=bool)
+    for label in range(len(names)):
+        members = np.flatnonzero(labels == label)
+        is_held_out[members[: max(round(len(members) * held_out_frac), 1)]] = True
+    return PreparedPictures(order, labels, is_held_out, np.stack([pictures[item] for item in order]), names)
+
+
+def write(prepared: PreparedPictures, path: Path) -> None:
+    """Write a prepared file, whole or not at all."""
+    resolution = prepared.pixels.shape[-1]
+    size = 3 * resolution**2
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(size), len(prepared.pixels), [None, pa.py_buffer(np.ascontiguousarray(prepared.pixels))]
+    )
+    columns = {
+        "item_id": pa.array(prepared.item_ids, pa.string()),
+        "label": pa.array(prepared.labels),
+        "is_held_out": pa.array(prepared.is_held_out),
+        "pixels": pixels,
+    }
+    table = pa.table(columns).replace_schema_metadata(
+        {"classes": json.dumps(prepared.classes), "resolution": str(resolution)}
+    )
+    part = path.with_suffix(".part")
+    pq.write_table(table, part, row_group_size=ROWS_PER_GROUP)
+    part.replace(path)
+
+
+def read(path: Path) -> PreparedPictures:
+    """Read a whole prepared file."""
+    return _prepared(pq.read_table(path))
+
+
+def read_training_share(path: Path, *, rank: int, num_workers: int) -> PreparedPictures:
+    """One worker's share of the training pictures: every `num_workers`-th, from `rank` on; a row group in memory at a time."""
+    file = pq.ParquetFile(path)
+    shares, seen = [], 0
+    for group in range(file.num_row_groups):
+        rows = file.read_row_group(group)
+        rows = rows.filter(pa.compute.invert(rows["is_held_out"]))
+        mine = (np.arange(seen, seen + rows.num_rows) % num_workers) == rank
+        shares.append(rows.filter(pa.array(mine)))
+        seen += rows.num_rows
+    return _prepared(pa.concat_tables(shares))
+
+
+def _prepared(table: pa.Table) -> PreparedPictures:
+    metadata = table.schema.metadata
+    resolution = int(metadata[b"resolution"])
+    pixels = table["pixels"].combine_chunks()
+    values = np.frombuffer(b"".join(pixels.to_pylist()), dtype=np.uint8)
+    return PreparedPictures(
+        item_ids=table["item_id"].to_pylist(),
+        labels=table["label"].to_numpy(),
+        is_held_out=table["is_held_out"].to_numpy(),
+        pixels=values.reshape(-1, 3, resolution, resolution).copy(),
+        classes=tuple(json.loads(metadata[b"classes"])),
+    )

@@ -1,0 +1,148 @@
+"""Setting text in a box: the fonts, wrapping, ellipsis, and the largest size at which a text fits.
+
+The fonts are Roboto Regular and Bold (Apache License 2.0, `gan/fonts/LICENSE`); Pillow's own font knows neither accents nor
+currency signs.
+"""
+
+import io
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal, NamedTuple
+
+from PIL.ImageFont import FreeTypeFont, Layout, truetype
+
+Weight = Literal["Regular", "Bold"]
+ELLIPSIS = "…"
+LINE_HEIGHT = 1.2  # of the font's size
+UNASSIGNED = "\uffff"  # a code point that no font draws: shows the sign for what is missing
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels: [left, right) x [top, bottom)."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    def inset(self, pixels: int) -> "Box":
+        """The box made smaller on every side."""
+        return Box(self.left + pixels, self.top + pixels, self.right - pixels, self.bottom - pixels)
+
+    def holds(self, other: "Box") -> bool:
+        """Whether the other lies inside."""
+        return (
+            self.left <= other.left and self.top <= other.top
+            and self.right >= other.right and self.bottom >= other.bottom
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SetText:
+    """A text as it will be drawn."""
+
+    lines: tuple[str, ...]
+    weight: Weight
+    size: int
+
+    @property
+    def font(self) -> FreeTypeFont:
+        return font(self.weight, self.size)
+
+    @property
+    def line_height(self) -> int:
+        return round(self.size * LINE_HEIGHT)
+
+    @property
+    def width(self) -> int:
+        return max((text_width(line, self.font) for line in self.lines), default=0)
+
+    @property
+    def height(self) -> int:
+        return self.line_height * len(self.lines)
+
+
+@cache
+def _font_file(weight: Weight) -> bytes:
+    return (files("gan") / "fonts" / f"Roboto-{weight}.ttf").read_bytes()
+
+
+@cache
+def font(weight: Weight, size: int) -> FreeTypeFont:
+    """The font at a size in pixels; its layout does not depend on what else the machine has installed."""
+    return truetype(io.BytesIO(_font_file(weight)), size, layout_engine=Layout.BASIC)
+
+
+@cache
+def is_drawable(character: str) -> bool:
+    """Whether the fonts have a shape for the character."""
+    sample = font("Regular", 16)
+    missing = sample.getmask(UNASSIGNED)
+    shape = sample.getmask(character)
+    return character.isspace() or shape.size != missing.size or bytes(shape) != bytes(missing)
+
+
+def drawable(text: str) -> str:
+    """The text composed (NFC), white space as single blanks, without characters that the fonts cannot draw."""
+    composed = unicodedata.normalize("NFC", text)
+    return " ".join("".join(c for c in composed if is_drawable(c)).split())
+
+
+def text_width(text: str, face: FreeTypeFont) -> int:
+    """Pixels from the pen's start to the right end of the text, rounded up."""
+    left, _, right, _ = face.getbbox(text, anchor="ls")
+    return -int(-max(face.getlength(text), right - min(left, 0)) // 1)
+
+
+def wrap(text: str, face: FreeTypeFont, width: int) -> list[str]:
+    """Lines no wider than `width`, broken at blanks; a word that is wider itself is broken where it must be."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if text_width(longer, face) <= width:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while text_width(line, face) > width and len(line) > 1:
+            cut = next(c for c in range(len(line) - 1, 0, -1) if c == 1 or text_width(line[:c], face) <= width)
+            lines.append(line[:cut])
+            line = line[cut:]
+    return [*lines, line] if line else lines
+
+
+def ellipsised(lines: Sequence[str], face: FreeTypeFont, width: int, max_lines: int) -> list[str]:
+    """The first `max_lines` lines; where more were there, the last one ends in an ellipsis and still fits."""
+    if len(lines) <= max_lines:
+        return list(lines)
+    last = lines[max_lines - 1]
+    while last and text_width(last.rstrip(" ,.;:-") + ELLIPSIS, face) > width:
+        last = last[:-1]
+    return [*lines[: max_lines - 1], last.rstrip(" ,.;:-") + ELLIPSIS]
+
+
+def fit(text: str, box: Box, *, sizes: Sequence[int], weight: Weight, max_lines: int) -> SetText:
+    """The text at the largest of `sizes` (descending) at which it fits the box whole; at the smallest, cut by an ellipsis."""
+    assert list(sizes) == sorted(sizes, reverse=True)
+    for size in sizes:
+        face = font(weight, size)
+        room = min(max_lines, box.height // round(size * LINE_HEIGHT))
+        lines = wrap(text, face, box.width)
+        no_word_broken = all(text_width(word, face) <= box.width for word in text.split())
+        if len(lines) <= room and no_word_broken:
+            return SetText(tuple(lines), weight, size)
+    assert room >= 1, f"not even one line of {sizes[-1]} pixels fits into {box}"
+    return SetText(tuple(ellipsised(lines, face, box.width, room)), weight, sizes[-1])

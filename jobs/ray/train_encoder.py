@@ -1,0 +1,322 @@
+"""train_encoder: gold/examples, gold/interactions, silver/items -> gold/vectors, gold/model_metrics, models `encoder`, `two_tower`.
+
+One run of Ray Train fits the purchase encoder, then the two towers (lib/models). The encoder learns on train, stops by valid and is
+judged on test beside logistic regression on the same features; its vectors are those of the users as of `run.as_of`. The two
+towers are fitted on all that was known before `run.as_of`; evaluate judges their lists. Each worker reads its share once, by
+rank, and keeps it in memory. Every epoch leaves a checkpoint: a killed worker or job goes on from there. Users without a
+history get no vector, and items that nobody touched neither. A rerun, a retry or a kill changes nothing.
+"""
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from ray import train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig
+from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
+from torch import distributed, nn
+
+from lib.cluster import ray_session, scaling_config
+from lib.lake import Lake
+from lib.models import rows
+from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers
+from lib.models.judging import REFERENCE, judge
+from lib.models.purchase_encoder import PurchaseEncoder
+from lib.models.rows import KnownPairs
+from lib.models.two_tower import PairSampler, TwoTower
+from lib.runs import Run, start_run
+from lib.settings import JobSettings
+from lib.tables import contract
+
+STATE_FILE = "state.pt"
+MIN_BATCHES = 50  # of an epoch of the two towers: a small log is seen often enough
+POLL_SECONDS = "0.2"  # how often Ray Train takes reports in; by default every 2 s, and short epochs would wait for it
+KEPT_CHECKPOINTS = 2  # one that was reported just before a kill can be lost
+
+
+class TrainEncoderSettings(JobSettings):
+    """The two towers' defaults were chosen on validation windows: of the market, and of a year of a real shop (Online Retail)."""
+
+    num_epochs: int = Field(40, ge=1, description="passes of the purchase encoder over its examples, at most")
+    patience: int = Field(5, ge=1, description="epochs without a lower validation loss after which it stops")
+    batch_size: int = Field(256, ge=1, description="examples in a batch of the purchase encoder, over all workers")
+    learning_rate: float = Field(1e-3, gt=0, description="of the purchase encoder (AdamW)")
+    weight_decay: float = Field(1e-2, ge=0, description="of the purchase encoder (AdamW)")
+    two_tower_epochs: int = Field(6, ge=1, description="passes of the two towers over as many pairs as the log holds")
+    two_tower_batch_size: int = Field(
+        1024, ge=2, description="pairs in a batch, over all workers; each worker's pairs are each other's negatives"
+    )
+    two_tower_learning_rate: float = Field(1e-2, gt=0, description="of the two towers (Adam)")
+    two_tower_dimensions: int = Field(64, ge=1, le=4096, description="length of their vectors")
+    history_length: int = Field(16, ge=1, description="items drawn from a user's history for one pair, in training")
+    half_life_days: float = Field(30, gt=0, description="age at which an interaction counts half")
+    browsing_weight: float = Field(
+        0.1, gt=0, description="what browsing counts, beside purchases, as a thing to foretell"
+    )
+    max_failures: int = Field(3, ge=0, description="times that lost workers are started again")
+    num_resamples: int = Field(1000, ge=100, description="bootstrap draws of users")
+    seed: int = Field(0, ge=0, description="of weights, batches and bootstrap")
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker is told: where the tables lie, at which versions, and how to fit."""
+
+    lake: str
+    versions: dict[str, int]
+    as_of: datetime
+    half_life_days: float
+    browsing_weight: float
+    num_dimensions: int
+    history_length: int
+    encoder: EncoderPlan
+    two_tower: TwoTowerPlan
+
+    def examples(self, split: str) -> Examples:
+        """The labelled examples of a split."""
+        columns, is_of_split = ["user_key", "features", "label"], pc.field("split") == split
+        return rows.labelled_examples(self._rows("gold/examples", columns, is_of_split))
+
+    def known_pairs(self) -> KnownPairs:
+        """What was known of users and items before `as_of`."""
+        columns = ["user_key", "item_id", "weight", "num_relevant", "last_time"]
+        return rows.known_pairs(
+            self._rows("gold/interactions", columns),
+            as_of=self.as_of,
+            half_life_days=self.half_life_days,
+            browsing_weight=self.browsing_weight,
+        )
+
+    def untrained_towers(self, item_ids: pa.Array) -> TwoTower:
+        """Two towers over these items, with their category and brand where the log knows them."""
+        is_known = "silver/items" in self.versions
+        items = self._rows("silver/items", ["item_id", "category", "brand"]) if is_known else None
+        torch.manual_seed(self.two_tower.seed)
+        return TwoTower(rows.item_tags(item_ids, items), self.num_dimensions)
+
+    def _rows(self, table: str, columns: list[str], filter: pc.Expression | None = None) -> pa.Table:
+        return Lake(self.lake).dataset(table, self.versions[table]).to_table(columns=columns, filter=filter)
+
+
+def train_worker(config: dict[str, Task]) -> None:
+    """What each worker of Ray Train does; the states of both models are one checkpoint an epoch."""
+    torch.set_num_threads(1)
+    task = config["task"]
+    context = train.get_context()
+    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    states = load_states(train.get_checkpoint())
+
+    def keep(model: str, state: State) -> None:
+        states[model] = state
+        report(states, rank, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
+
+    examples, valid = task.examples("train"), task.examples("valid")
+    share = rows.share_of(len(examples.labels), rank, num_workers)
+    torch.manual_seed(task.encoder.seed)
+    fit_encoder(
+        prepare_model(PurchaseEncoder(examples.features.shape[1])),
+        Examples(examples.features[share], examples.labels[share]),
+        Examples(valid.features[rank::num_workers], valid.labels[rank::num_workers]),
+        task.encoder,
+        rank=rank,
+        total=total_over_workers,
+        state=states.get("encoder"),
+        keep=lambda state: keep("encoder", state),
+    )
+    known = task.known_pairs()
+    own = rows.pairs_of_users(known.pairs, rank, num_workers)
+    fit_two_towers(
+        prepare_model(task.untrained_towers(known.item_ids)),
+        PairSampler(own, num_items=len(known.item_ids), history_length=task.history_length),
+        task.two_tower,
+        num_batches=max(MIN_BATCHES, math.ceil(len(known.pairs.item) / task.two_tower.batch_size / num_workers)),
+        rank=rank,
+        state=states.get("two_tower"),
+        keep=lambda state: keep("two_tower", state),
+    )
+
+
+def load_states(checkpoint: Checkpoint | None) -> dict[str, State]:
+    """Each model's state in a checkpoint; nothing where there is none."""
+    if checkpoint is None:
+        return {}
+    with checkpoint.as_directory() as folder:
+        states: dict[str, State] = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+    return states
+
+
+def report(states: dict[str, State], rank: int, metrics: dict[str, Any]) -> None:
+    """Report an epoch to Ray Train; the first worker's states are the checkpoint, for all hold the same weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            torch.save(states, Path(folder) / STATE_FILE)
+            checkpoint = Checkpoint.from_directory(folder)
+        train.report(metrics, checkpoint=checkpoint)
+
+
+def total_over_workers(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of the workers' tensors."""
+    if distributed.is_initialized():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def task_of(run: Run, settings: TrainEncoderSettings) -> Task:
+    """The workers' task; batches are shared out, so that their whole does not depend on the number of workers."""
+    num_workers = settings.cluster.num_workers
+    return Task(
+        lake=settings.lake.path if "://" in settings.lake.path else str(run.lake.folder),
+        versions=run.inputs,
+        as_of=run.as_of,
+        half_life_days=settings.half_life_days,
+        browsing_weight=settings.browsing_weight,
+        num_dimensions=settings.two_tower_dimensions,
+        history_length=settings.history_length,
+        encoder=EncoderPlan(
+            num_epochs=settings.num_epochs,
+            patience=settings.patience,
+            batch_size=math.ceil(settings.batch_size / num_workers),
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            seed=settings.seed,
+        ),
+        two_tower=TwoTowerPlan(
+            num_epochs=settings.two_tower_epochs,
+            batch_size=math.ceil(settings.two_tower_batch_size / num_workers),
+            learning_rate=settings.two_tower_learning_rate,
+            seed=settings.seed,
+        ),
+    )
+
+
+def require_trainable(labels: NDArray[np.float32], *, num_users: int, num_workers: int) -> None:
+    """Refuse what no model can be trained on: `labels` of the train split, `num_users` with a history.
+
+    Raises:
+        ValueError: fewer rows than workers, or a single class of labels.
+    """
+    for what, size in (("labelled users in the train split", len(labels)), ("users with a history", num_users)):
+        if size < num_workers:
+            raise ValueError(
+                f"{size} {what}, fewer than the {num_workers} training workers; take a longer log"
+                + (f" or set --cluster.num-workers {size}" if size else "")
+            )
+    if labels.min() == labels.max():
+        raise ValueError(
+            f"all {len(labels):,} labels of the train split are {labels[0]:.0f}, and the purchase model needs both classes; set "
+            "valid_from and test_from in the mapping so that some users buy in the label window and some do not"
+        )
+
+
+def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State]:
+    """Both models' last states, by a run of Ray Train that bears the run's name and goes on where that stood."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if settings.cluster.use_gpu else "gloo"),
+        scaling_config=scaling_config(settings.cluster),
+        run_config=RunConfig(
+            name=run.run_id,
+            storage_path=str(run.files("encoder")),
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+        ),
+    )
+    return load_states(trainer.fit().checkpoint)
+
+
+def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSettings) -> None:
+    """The encoder's metrics, and its vectors of the users as of `run.as_of`."""
+    train_examples, splits = task.examples("train"), {split: task.examples(split) for split in ("valid", "test")}
+    encoder = PurchaseEncoder(train_examples.features.shape[1])
+    encoder.load_state_dict(state["best"])
+    judged = judge(
+        encoder, train_examples, splits, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples
+    )
+    for split, (_, labels) in splits.items():
+        aucs = {row["model"]: row["value"] for row in judged if (row["split"], row["metric"]) == (split, "auc")}
+        if None in aucs.values():
+            run.log(f"{split} holds a single class of labels: its AUC and PR-AUC are null", users=len(labels))
+        else:
+            run.log(f"AUC on {split}" if aucs else f"no label is known in {split}: no metric of it", **aucs)
+
+    users = run.read_arrow("gold/examples", ["user_key", "features"], pc.field("split") == "test").sort_by("user_key")
+    with torch.no_grad():
+        vectors = encoder.represent(rows.feature_tensor(users["features"]))
+    ids = users["user_key"].combine_chunks()
+    stored = rows.vector_rows(vectors, ids, model="encoder", version=run.run_id, kind="user", as_of=run.as_of)
+    run.commit_arrow("gold/vectors", stored, where={"model": "encoder"})
+    for model in ("encoder", REFERENCE):
+        own = [row for row in judged if row["model"] == model]
+        table = pa.Table.from_pylist(own, schema=contract("gold/model_metrics").schema)
+        run.commit_arrow("gold/model_metrics", table, where={"model": model})
+    register(run, "encoder", encoder)
+
+
+def publish_two_towers(run: Run, task: Task, state: State, known: KnownPairs) -> None:
+    """The vectors of every user with a history, and of every item that someone touched, before `run.as_of`."""
+    towers = task.untrained_towers(known.item_ids)
+    towers.load_state_dict(state["model"])
+    with torch.no_grad():
+        items = towers.item_vectors(torch.arange(len(known.item_ids)))
+    users = towers.user_vectors(known.pairs, len(known.user_keys))
+    stored = [
+        rows.vector_rows(vectors, ids, model="two_tower", version=run.run_id, kind=kind, as_of=run.as_of)
+        for kind, vectors, ids in (("user", users, known.user_keys), ("item", items, known.item_ids))
+    ]
+    run.commit_arrow("gold/vectors", pa.concat_tables(stored), where={"model": "two_tower"})
+    register(run, "two_tower", towers)
+
+
+def register(run: Run, model: str, module: nn.Module) -> None:
+    """Write a model's weights into its folder of the run and make it the current version."""
+    checkpoint = run.files(model) / f"{model}.pt"
+    torch.save(module.state_dict(), checkpoint)
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    run.register_model(model, run.files(model), checkpoint=checkpoint, num_parameters=num_parameters)
+
+
+def main(settings: TrainEncoderSettings) -> None:
+    """Fit both models and publish vectors, metrics and versions."""
+    with start_run("train_encoder", settings) as run:
+        torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
+        task = task_of(run, settings)
+        labels, known = task.examples("train").labels.numpy(), task.known_pairs()
+        run.log(
+            "read",
+            examples=len(labels),
+            positive=int(labels.sum()),
+            users=len(known.user_keys),
+            items=len(known.item_ids),
+            pairs=len(known.pairs.user),
+        )
+        require_trainable(labels, num_users=len(known.user_keys), num_workers=settings.cluster.num_workers)
+        with ray_session(settings.cluster):
+            states = fit(run, task, settings)
+        encoder, two_tower = states["encoder"], states["two_tower"]
+        run.log(
+            "trained",
+            encoder_epochs=encoder["epoch"],
+            best_epoch=encoder["best_epoch"],
+            encoder_loss=encoder["best_loss"],
+            two_tower_epochs=two_tower["epoch"],
+            two_tower_loss=two_tower["loss"],
+        )
+        publish_encoder(run, task, encoder, settings)
+        publish_two_towers(run, task, two_tower, known)
+
+
+if __name__ == "__main__":
+    main(TrainEncoderSettings.from_command_line())

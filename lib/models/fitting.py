@@ -1,0 +1,183 @@
+"""Epoch loops that can be taken up again.
+
+After every epoch all that the next one needs is kept, and chance depends on the seed, the epoch and the worker's rank alone. So a
+fit that is interrupted anywhere and taken up ends with the same weights.
+
+A `state` is what torch.save can write. The loops know nothing of how workers talk to each other: a trainer wraps the model, so that
+gradients are averaged, and gives `total`, which adds a tensor up over the workers.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.models import purchase_encoder, two_tower
+from lib.models.purchase_encoder import PurchaseEncoder
+from lib.models.two_tower import PairSampler, TwoTower
+
+State = dict[str, Any]
+Keep = Callable[[State], None]
+Total = Callable[[Tensor], Tensor]
+ROWS_AT_ONCE = 1 << 16
+
+
+class Examples(NamedTuple):
+    """Labelled examples: features (N, F) float32 in 0..1, labels (N,) float32 of 0 and 1."""
+
+    features: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """How the purchase encoder is fitted; sizes are those of one worker."""
+
+    num_epochs: int  # at most
+    patience: int  # epochs without a lower validation loss after which it stops
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class TwoTowerPlan:
+    """How the two towers are fitted; sizes are those of one worker."""
+
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The total over the workers where there is one."""
+    return tensor
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that a trainer wrapped, or the model itself."""
+    inner = getattr(model, "module", model)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def epoch_generator(seed: int, epoch: int, rank: int) -> torch.Generator:
+    """Chance of one epoch of one worker."""
+    drawn = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(seed))
+    return torch.Generator().manual_seed(int(drawn[0]) ^ (epoch * 1_000_003 + rank))
+
+
+def log_loss(model: PurchaseEncoder, examples: Examples, total: Total = alone) -> float | None:
+    """Mean log loss over the examples of all workers; None where there is none."""
+    device = next(model.parameters()).device
+    summed = torch.zeros(2, dtype=torch.float64, device=device)
+    model.eval()
+    with torch.no_grad():
+        for rows in torch.arange(len(examples.labels)).split(ROWS_AT_ONCE):
+            logits, labels = model(examples.features[rows].to(device)), examples.labels[rows].to(device)
+            loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+            summed += torch.stack([loss.double(), summed.new_tensor(float(len(rows)))])
+    summed = total(summed)
+    return (summed[0] / summed[1]).item() if summed[1] else None
+
+
+def fit_encoder(
+    model: nn.Module,
+    train: Examples,
+    valid: Examples,
+    plan: EncoderPlan,
+    *,
+    rank: int = 0,
+    total: Total = alone,
+    state: State | None = None,
+    keep: Keep = lambda _: None,
+) -> State:
+    """Fit a PurchaseEncoder (or what wraps one); the epoch with the lowest validation loss wins.
+
+    Args:
+        model: with the weights to begin with; those of `state`, where given, take their place.
+        train: this worker's share, of the same size for every worker.
+        valid: this worker's share; without any in the whole, the training loss decides.
+        plan: the hyperparameters.
+        rank: this worker's.
+        total: adds a tensor up over the workers.
+        state: as `keep` was given it, to go on from there.
+        keep: called after every epoch with the state so far.
+
+    Returns:
+        The last state: `best` holds the winning weights, `best_epoch` counts from 1.
+    """
+    own = unwrapped(model)
+    assert isinstance(own, PurchaseEncoder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    if state is None:
+        state = {"epoch": 0, "best_epoch": 0, "best_loss": float("inf"), "best": copy.deepcopy(own.state_dict())}
+    else:
+        _load(own, optimizer, state)
+    while state["epoch"] < plan.num_epochs and state["epoch"] - state["best_epoch"] < plan.patience:
+        epoch = state["epoch"] + 1
+        generator = epoch_generator(plan.seed, epoch, rank)
+        loss = purchase_encoder.train_epoch(model, optimizer, *train, batch_size=plan.batch_size, generator=generator)
+        valid_loss = log_loss(own, valid, total)
+        if valid_loss is None:
+            valid_loss = log_loss(own, train, total)
+            assert valid_loss is not None, "every worker has a share of the training examples"
+        state = {**state, "epoch": epoch, "loss": loss, "valid_loss": valid_loss, **_weights(own, optimizer)}
+        if valid_loss < state["best_loss"]:
+            state |= {"best_epoch": epoch, "best_loss": valid_loss, "best": state["model"]}
+        keep(state)
+    return state
+
+
+def fit_two_towers(
+    model: nn.Module,
+    sampler: PairSampler,
+    plan: TwoTowerPlan,
+    *,
+    num_batches: int,
+    rank: int = 0,
+    state: State | None = None,
+    keep: Keep = lambda _: None,
+) -> State:
+    """Fit a TwoTower (or what wraps one) on this worker's pairs; arguments as for `fit_encoder`.
+
+    An epoch has `num_batches`, the same number for every worker.
+
+    Returns:
+        The last state; `model` holds the weights.
+    """
+    own = unwrapped(model)
+    assert isinstance(own, TwoTower)
+    optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate)
+    if state is None:
+        state = {"epoch": 0, **_weights(own, optimizer)}
+    else:
+        _load(own, optimizer, state)
+    while state["epoch"] < plan.num_epochs:
+        epoch = state["epoch"] + 1
+        loss = two_tower.train_epoch(
+            model,
+            optimizer,
+            sampler,
+            batch_size=plan.batch_size,
+            num_batches=num_batches,
+            generator=epoch_generator(plan.seed, epoch, rank),
+        )
+        state = {"epoch": epoch, "loss": loss, **_weights(own, optimizer)}
+        keep(state)
+    return state
+
+
+def _weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    return {"model": copy.deepcopy(model.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
+
+
+def _load(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,134 @@
+"""Arrow rows of gold tables as the tensors that the models take, and their vectors as rows. Nothing here reads or writes."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lib.models.fitting import Examples
+from lib.models.two_tower import Pairs
+
+DAY_SECONDS = 86_400.0
+
+
+class KnownPairs(NamedTuple):
+    """Pairs with the ids behind their numbers: user u is user_keys[u], item i is item_ids[i]; both sorted."""
+
+    pairs: Pairs
+    user_keys: pa.Array
+    item_ids: pa.Array
+
+
+def feature_tensor(features: pa.ChunkedArray) -> Tensor:
+    """The column `features` of gold/examples: (N, F) float32.
+
+    Raises:
+        ValueError: the rows do not have the same number of features.
+    """
+    lists = features.combine_chunks()
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
+    if len(lengths) > 1:
+        raise ValueError(f"gold/examples: rows of {lengths} features in one table; run featurize again")
+    return torch.from_numpy(values.reshape(len(lists), lengths[0] if lengths else 0))
+
+
+def labelled_examples(rows: pa.Table) -> Examples:
+    """Rows of gold/examples whose label is known, in the order of their users."""
+    known = rows.filter(pc.is_valid(rows["label"])).sort_by("user_key")
+    labels = known["label"].to_numpy().astype(np.float32)
+    return Examples(feature_tensor(known["features"]), torch.from_numpy(labels))
+
+
+def share_of(num_rows: int, rank: int, num_workers: int) -> Tensor:
+    """Rows of one worker, of equal number for all: a few are given twice where they do not divide (as DistributedSampler)."""
+    size = -(-num_rows // num_workers)
+    return (torch.arange(size) * num_workers + rank) % num_rows
+
+
+def known_pairs(
+    interactions: pa.Table, *, as_of: datetime, half_life_days: float, browsing_weight: float
+) -> KnownPairs:
+    """What each user had to do with each item before `as_of`, from rows of gold/interactions.
+
+    A pair counts log(1 + weight) in the user's history. It is foretold in proportion to log(1 + relevant events), and by
+    `browsing_weight` of its weight in the history, so that a log of few purchases has something to learn from. Both are
+    halved with every `half_life_days` since the pair's last event. A pair without positive weight (a return of something
+    bought before the log began) is none.
+    """
+    rows = interactions.filter(pc.field("last_time") < pa.scalar(as_of, pa.timestamp("us", tz="UTC")))
+    summed = rows.group_by(["user_key", "item_id"]).aggregate(
+        [("weight", "sum"), ("num_relevant", "sum"), ("last_time", "max")]
+    )
+    summed = summed.filter(pc.field("weight_sum") > 0).sort_by([("user_key", "ascending"), ("item_id", "ascending")])
+    user, user_keys = _numbered(summed["user_key"])
+    item, item_ids = _numbered(summed["item_id"])
+    last_seconds = summed["last_time_max"].cast(pa.int64()).to_numpy() / 1e6
+    decay = np.exp2((last_seconds - as_of.timestamp()) / DAY_SECONDS / half_life_days)
+    # Long past pairs keep a trace, so that a history that is old throughout still has a mean.
+    decay = np.maximum(decay, 1e-9)
+    seen = np.log1p(summed["weight_sum"].to_numpy())
+    wanted = np.log1p(summed["num_relevant_sum"].to_numpy()) + browsing_weight * seen
+    pairs = Pairs(*(torch.from_numpy(column) for column in (user, item, seen * decay, wanted * decay)))
+    return KnownPairs(pairs, user_keys, item_ids)
+
+
+def pairs_of_users(pairs: Pairs, rank: int, num_workers: int) -> Pairs:
+    """The pairs of one worker's users, every `num_workers`-th, numbered anew from 0."""
+    is_own = pairs.user % num_workers == rank
+    own = Pairs(*(column[is_own] for column in pairs))
+    return own._replace(user=own.user // num_workers)
+
+
+def item_tags(item_ids: pa.Array, items: pa.Table | None) -> Tensor:
+    """Numbers from 1 of each item's tags: its category at every level and its brand; (I, T), filled up with 0.
+
+    Args:
+        item_ids: the items, in order.
+        items: rows of silver/items (item_id, category, brand), or None where the log has none.
+    """
+    if items is None:
+        return torch.zeros(len(item_ids), 1, dtype=torch.int64)
+    place = pc.index_in(item_ids, value_set=items["item_id"].combine_chunks())
+    categories, brands = items["category"].take(place).to_pylist(), items["brand"].take(place).to_pylist()
+    numbers: dict[tuple[str, ...], int] = {}
+    tagged = []
+    for category, brand in zip(categories, brands, strict=True):
+        path = tuple(category or ())
+        tags = [("category", *path[: level + 1]) for level in range(len(path))] + ([("brand", brand)] if brand else [])
+        tagged.append([numbers.setdefault(tag, len(numbers) + 1) for tag in tags])
+    tags_of_items = np.zeros((len(item_ids), max(map(len, tagged), default=0) or 1), dtype=np.int64)
+    for row, found in enumerate(tagged):
+        tags_of_items[row, : len(found)] = found
+    return torch.from_numpy(tags_of_items)
+
+
+def vector_rows(vectors: Tensor, ids: pa.Array, *, model: str, version: str, kind: str, as_of: datetime) -> pa.Table:
+    """Rows of gold/vectors: one of the vectors (N, D) an id."""
+    size, width = vectors.shape
+    flat = pa.array(vectors.detach().float().numpy().ravel())
+    values = pa.FixedSizeListArray.from_arrays(flat, width).cast(pa.list_(pa.float32()))
+    named = {"model": model, "version": version, "kind": kind}
+    return pa.table(
+        {
+            **{column: pa.repeat(value, size) for column, value in named.items()},
+            "id": ids,
+            "values": values,
+            "as_of": pa.repeat(pa.scalar(as_of, pa.timestamp("us", tz="UTC")), size),
+        }
+    )
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
+    """Each value's place among the sorted distinct values, and these."""
+    encoded = column.combine_chunks().dictionary_encode()
+    distinct = encoded.dictionary
+    order = pc.sort_indices(distinct).to_numpy()
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return place[encoded.indices.to_numpy()], distinct.take(pa.array(order))

@@ -1,0 +1,144 @@
+"""Two towers in their plainest form: the score of a user and an item is the dot product of their vectors.
+
+Item tower: the item's own embedding plus those of its tags (categories, brand), which items of few interactions share. User
+tower: the weighted mean of the item tower's vectors over the user's history. It holds nothing of a user, so whoever has a history
+has a vector, without training anew, and whoever has none has none. Trained by in-batch sampled softmax, corrected for how often
+an item is in a batch (Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations").
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+INITIAL_DEVIATION = 0.1
+NEVER = -1e9  # a logit that no softmax sees
+
+
+class Pairs(NamedTuple):
+    """P interactions sorted by user: what users had to do with which items, and how much it counts.
+
+    `history_weight` says how much a pair counts in its user's history, `target_weight` how often it is drawn to be foretold.
+    """
+
+    user: Tensor  # (P,) int64 from 0, ascending without a gap
+    item: Tensor  # (P,) int64
+    history_weight: Tensor  # (P,) float64, above 0
+    target_weight: Tensor  # (P,) float64, above 0
+
+
+class TwoTower(nn.Module):
+    """Both towers; `item_tags` (I, T) int64 holds each item's tags, filled up with 0, which stands for none."""
+
+    item_tags: Tensor
+
+    def __init__(self, item_tags: Tensor, num_dimensions: int) -> None:
+        super().__init__()
+        self.register_buffer("item_tags", item_tags)
+        num_tags = int(item_tags.max()) + 1 if item_tags.numel() else 1
+        self.item = nn.Embedding(len(item_tags), num_dimensions)
+        self.tag = nn.Embedding(num_tags, num_dimensions, padding_idx=0)
+        nn.init.normal_(self.item.weight, std=INITIAL_DEVIATION)
+        nn.init.normal_(self.tag.weight, std=INITIAL_DEVIATION)
+        nn.init.zeros_(self.tag.weight[0])
+
+    def item_vectors(self, items: Tensor) -> Tensor:
+        """The item tower: (N,) -> (N, D)."""
+        vectors: Tensor = self.item(items) + self.tag(self.item_tags[items]).sum(dim=1)
+        return vectors
+
+    def forward(self, targets: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of B users, whose histories are samples of L items, and of the B items to foretell, each (B, D).
+
+        A target is taken out of its own history: what the user would do anyway is not to be learnt from itself.
+        """
+        distinct, place = torch.unique(torch.cat([targets[:, None], history], dim=1), return_inverse=True)
+        vectors = F.embedding(place, self.item_vectors(distinct))
+        is_other = (history != targets[:, None]).unsqueeze(2).to(vectors.dtype)
+        users = (vectors[:, 1:] * is_other).sum(dim=1) / is_other.sum(dim=1).clamp(min=1)
+        return users, vectors[:, 0]
+
+    @torch.no_grad()
+    def user_vectors(self, pairs: Pairs, num_users: int) -> Tensor:
+        """The user tower over whole histories: (U, D)."""
+        weight = pairs.history_weight.to(self.item.weight.dtype)
+        items = self.item_vectors(torch.arange(self.item.num_embeddings, device=weight.device))
+        sums = items.new_zeros(num_users, items.shape[1])
+        for part in torch.arange(len(weight)).split(1 << 16):
+            sums.index_add_(0, pairs.user[part], items[pairs.item[part]] * weight[part, None])
+        total = items.new_zeros(num_users).index_add_(0, pairs.user, weight)
+        return sums / total[:, None]
+
+
+def sampled_softmax_loss(users: Tensor, items: Tensor, targets: Tensor, log_q: Tensor) -> Tensor:
+    """Cross-entropy of each user's own item among the batch's items, which serve as each other's negatives.
+
+    The logit of user b and item j is users_b . items_j - log q_j, with q_j the probability that item j is drawn: it takes out that
+    popular items are negatives more often (Yi et al. 2019, eq. 5). The user's own item under another row is no negative.
+
+    Args:
+        users: (B, D).
+        items: (B, D), row b the item to foretell of user b.
+        targets: (B,) int64, which items these are.
+        log_q: (B,), log q of these items.
+    """
+    logits = users @ items.T - log_q
+    same = targets[:, None] == targets[None, :]
+    same.fill_diagonal_(False)
+    return F.cross_entropy(logits.masked_fill(same, NEVER), torch.arange(len(targets), device=users.device))
+
+
+class PairSampler:
+    """Draws pairs by their target weight, and with each a sample of its user's history by the history weights."""
+
+    def __init__(self, pairs: Pairs, *, num_items: int, history_length: int) -> None:
+        self.pairs, self.history_length = pairs, history_length
+        counts = torch.bincount(pairs.user)
+        self.last_pair = counts.cumsum(0) - 1
+        self.first_pair = self.last_pair - counts + 1
+        weight = pairs.history_weight
+        total = weight.new_zeros(len(counts)).index_add_(0, pairs.user, weight)
+        self.history_share = weight / total[pairs.user]  # of each user adds up to 1
+        self.history_sum, self.target_sum = self.history_share.cumsum(0), pairs.target_weight.cumsum(0)
+        drawn = weight.new_zeros(num_items).index_add_(0, pairs.item, pairs.target_weight)
+        self.log_q = (drawn / drawn.sum()).log().to(torch.float32)  # -inf for an item that is never drawn
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(targets (B,), history (B, L)): B pairs' items, and L draws, with replacement, from each pair's user's history."""
+        at = torch.rand(size, dtype=torch.float64, generator=generator) * self.target_sum[-1]
+        pair = torch.searchsorted(self.target_sum, at, right=True).clamp(max=len(self.target_sum) - 1)
+        user = self.pairs.user[pair]
+        first, last = self.first_pair[user, None], self.last_pair[user, None]
+        before = self.history_sum[first] - self.history_share[first]
+        at = before + torch.rand(size, self.history_length, dtype=torch.float64, generator=generator)
+        drawn = torch.searchsorted(self.history_sum, at, right=True).clamp(first, last)
+        return self.pairs.item[pair], self.pairs.item[drawn]
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    sampler: PairSampler,
+    *,
+    batch_size: int,
+    num_batches: int,
+    generator: torch.Generator,
+) -> float:
+    """So many batches; returns the mean loss. `model` is a TwoTower or what a trainer wrapped around one."""
+    model.train()
+    device = next(model.parameters()).device
+    losses = []
+    for _ in range(num_batches):
+        targets, history = sampler.draw(batch_size, generator)
+        log_q = sampler.log_q[targets].to(device)
+        targets, history = targets.to(device), history.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            users, items = model(targets, history)
+            loss = sampled_softmax_loss(users, items, targets, log_q)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean().item()

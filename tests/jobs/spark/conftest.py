@@ -1,0 +1,69 @@
+"""A lake of tiny tables: a test puts rows in, runs a job by its `main`, and reads the whole output."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lib.lake import Lake, commit_files, conform, write_files
+from lib.tables import contract
+
+START, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 11, 21, 31))
+MAPPING = f"""
+name: tiny
+currency: EUR
+times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
+sources:
+  lines:
+    files: "*.csv"
+    names: {{user_id: user, item_id: item, event_time: time}}
+    events: [{{type: purchase}}]
+"""
+EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
+
+
+class SmallLake:
+    """Tables of a few rows, written and read without Spark; the log has two events, at its start and at its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lake = Lake(str(folder / "lake"))
+        self.mapping = folder / "tiny.yaml"
+        self.mapping.write_text(MAPPING)
+        self.writes = 0
+        self.put_events({"event_time": START}, {"event_time": END - timedelta(seconds=1)})
+
+    def put(self, name: str, *rows: dict[str, Any]) -> None:
+        """Make these rows the table's content; a column that a row leaves out is null."""
+        self.writes += 1
+        table = contract(name)
+        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
+        files = write_files(self.lake, table, [conform(table, pa.Table.from_pylist(whole, schema=table.schema))])
+        commit_files(self.lake, table, files, transaction="test", number=self.writes)
+
+    def put_events(self, *overrides: dict[str, Any]) -> None:
+        """Make purchases of item a, with overrides, the content of silver/events."""
+        rows = [EVENT | {"event_id": f"e{number}"} | override for number, override in enumerate(overrides)]
+        self.put("silver/events", *(row | {"event_date": row["event_time"].date()} for row in rows))
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """The table's rows in the order of its key; none where there is no table."""
+        if not self.lake.exists(name):
+            return []
+        order = [(column, "ascending") for column in contract(name).key]
+        rows: list[dict[str, Any]] = self.lake.dataset(name).to_table().sort_by(order).to_pylist()
+        return rows
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that every job takes which runs on this lake."""
+        return {
+            "lake": {"path": self.lake.path},
+            "log": {"format": str(self.mapping)},
+            "cluster": {"driver_memory": "1g"},
+        }
+
+
+@pytest.fixture
+def small_lake(tmp_path: Path) -> SmallLake:
+    return SmallLake(tmp_path)

@@ -1,0 +1,118 @@
+"""The als job on small tables, and its integers and preferences by themselves."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lib.tables import contract
+
+START, VALID_FROM, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 11, 21))
+PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
+LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
+
+
+def pair(user, item, **overrides):
+    return PAIR | {"user_key": user, "item_id": item} | overrides
+
+
+@pytest.fixture(scope="module")
+def job(load_job):
+    return load_job("spark/als")
+
+
+@pytest.fixture(scope="module")
+def spark(job):
+    from lib.spark import session
+
+    return session(job.AlsSettings(cluster={"driver_memory": "1g"}))
+
+
+def interactions(spark, *rows):
+    return spark.createDataFrame(pa.Table.from_pylist(list(rows), schema=contract("gold/interactions").schema))
+
+
+def test_preferences_are_the_log_of_the_weight_in_units_of_the_lightest_pair(job, spark):
+    frame = interactions(
+        spark,
+        pair("ann", "a", weight=5.0),
+        pair("ann", "b", weight=5.0),
+        pair("ann", "b", weight=10.0, split="valid", last_time=VALID_FROM),
+        pair("bob", "a", weight=0.0, num_relevant=0),  # a return alone
+        pair("bob", "b", weight=500.0, **LATER),  # not known yet
+    )
+    found = job.preferences(frame, as_of=TEST_FROM)
+    assert [(f.name, f.dataType.simpleString()) for f in found.schema] == [
+        ("user_key", "string"),
+        ("item_id", "string"),
+        ("strength", "float"),
+    ]
+    strengths = {(row.user_key, row.item_id): row.strength for row in found.collect()}
+    assert strengths == pytest.approx({("ann", "a"): np.log(2), ("ann", "b"): np.log(4)})
+
+
+@pytest.mark.parametrize("num_partitions", [1, 5])
+def test_ids_are_numbered_in_their_order_whatever_the_partitions(job, spark, num_partitions):
+    names = [f"user{number:03}" for number in range(40)]
+    shuffled = [names[(7 * i) % 40] for i in range(80)]  # each twice
+    frame = spark.createDataFrame([(name,) for name in shuffled], "id string").repartition(num_partitions)
+    spark.conf.set("spark.sql.adaptive.enabled", "false")  # else a sort of so few rows is one partition
+    try:
+        found = job.numbered(frame, "id").collect()
+    finally:
+        spark.conf.unset("spark.sql.adaptive.enabled")
+    assert sorted((row["id"], row["number"]) for row in found) == [(name, i) for i, name in enumerate(names)]
+
+
+def test_nothing_has_no_numbers(job, spark):
+    assert job.numbered(spark.createDataFrame([], "id string"), "id").count() == 0
+
+
+def two_tastes():
+    """Users of two tastes, each with all but one of the five items of theirs."""
+    for taste, letters in (("x", "abcde"), ("y", "fghij")):
+        for number, missing in enumerate(letters):
+            for letter in letters:
+                if letter != missing:
+                    yield pair(f"{taste}{number}", letter)
+
+
+def test_factors_recover_two_planted_tastes_and_land_with_their_version(job, small_lake):
+    small_lake.put("gold/interactions", *two_tastes(), pair("z", "later", **LATER))
+    settings = job.AlsSettings(**small_lake.settings(), rank=4, num_iterations=5)
+    job.main(settings)
+    rows = small_lake.read("gold/vectors")
+    assert {(r["model"], r["version"], r["as_of"]) for r in rows} == {("als", "als-000001", TEST_FROM)}
+    users = {r["id"]: np.array(r["values"]) for r in rows if r["kind"] == "user"}
+    items = {r["id"]: np.array(r["values"]) for r in rows if r["kind"] == "item"}
+    assert sorted(users) == sorted({p["user_key"] for p in two_tastes()})
+    assert sorted(items) == list("abcdefghij")
+    for user, factor in users.items():
+        best = sorted(items, key=lambda item: -float(factor @ items[item]))[:5]
+        assert sorted(best) == list("abcde" if user.startswith("x") else "fghij")
+    assert [(m["model"], m["version"], m["status"], m["num_parameters"]) for m in small_lake.read("ops/models")] == [
+        ("als", "als-000001", "promoted", 80)
+    ]
+
+
+def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors(job, small_lake):
+    small_lake.put("gold/interactions", *two_tastes())
+    other = {"model": "two_tower", "version": "v", "kind": "item", "id": "a", "values": [1.0], "as_of": START}
+    small_lake.put("gold/vectors", other)
+    factors = []
+    for _ in range(2):
+        job.main(job.AlsSettings(**small_lake.settings(), rank=4, num_iterations=3))
+        rows = small_lake.read("gold/vectors")
+        assert [row for row in rows if row["model"] == "two_tower"] == [other]
+        factors.append({(r["kind"], r["id"]): r["values"] for r in rows if r["model"] == "als"})
+    assert factors[0].keys() == factors[1].keys()
+    for key, values in factors[0].items():
+        np.testing.assert_allclose(factors[1][key], values, atol=1e-3)
+
+
+def test_without_interactions_before_as_of_the_run_is_skipped(job, small_lake, capsys):
+    small_lake.put("gold/interactions", pair("z", "later", **LATER))
+    job.main(job.AlsSettings(**small_lake.settings()))
+    assert "skipped: no interaction before 2026-01-21 00:00" in capsys.readouterr().out
+    assert small_lake.read("gold/vectors") == []

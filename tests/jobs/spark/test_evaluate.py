@@ -1,0 +1,151 @@
+"""The evaluate job on a few lists whose metrics are worked by hand."""
+
+from datetime import UTC, datetime
+from math import log2
+
+import pytest
+
+START, VALID_FROM, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 11, 21))
+PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
+LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
+SECOND = 1 / log2(3)  # the discount at rank 2
+
+
+def pair(user, item, **overrides):
+    return PAIR | {"user_key": user, "item_id": item} | overrides
+
+
+def listed(strategy, question, user, *items, as_of=TEST_FROM):
+    shared = {"as_of": as_of, "strategy": strategy, "question": question, "user_key": user, "score": 1.0, "reason": "-"}
+    return [shared | {"rank": place, "item_id": item} for place, item in enumerate(items, start=1)]
+
+
+@pytest.fixture(scope="module")
+def job(load_job):
+    return load_job("spark/evaluate")
+
+
+def shop(lake):
+    """Ann knew a and b and buys a again and c; dan is unseen and buys c; bob only looks at c."""
+    lake.put(
+        "gold/interactions",
+        pair("ann", "a"),
+        pair("ann", "b"),
+        pair("bob", "d"),
+        pair("ann", "e", weight=0.0, num_relevant=0),
+        pair("ann", "a", **LATER),
+        pair("ann", "c", **LATER),
+        pair("dan", "c", **LATER),
+        pair("bob", "c", num_relevant=0, **LATER),
+    )
+    lake.put(
+        "gold/recommendations",
+        *listed("popularity", "all", "ann", "b", "c", "d"),
+        *listed("popularity", "all", "bob", "b", "c"),
+        *listed("popularity", "all", "dan", "b", "c"),
+        *listed("popularity", "new", "ann", "c", "d"),
+        *listed("popularity", "new", "dan", "b", "c"),
+        *listed("rebuy", "all", "ann", "a"),
+    )
+
+
+def measured(job, lake, **settings):
+    job.main(job.EvaluateSettings(**lake.settings(), k=2, num_resamples=100, **settings))
+    return {
+        (row["question"], row["segment"], row["strategy"], row["metric"]): row
+        for row in lake.read("gold/ranking_metrics")
+    }
+
+
+def test_metrics_equal_the_values_worked_by_hand(job, small_lake):
+    shop(small_lake)
+    rows = measured(job, small_lake)
+    ideal = 1 + SECOND
+    expected = {
+        # Ann wants a and c: popularity has c second, rebuy has a first. Dan wants c, which popularity has second.
+        ("all", "all", "popularity", "ndcg"): (SECOND / ideal + SECOND) / 2,
+        ("all", "returning", "popularity", "ndcg"): SECOND / ideal,
+        ("all", "unseen", "popularity", "ndcg"): SECOND,
+        ("all", "all", "popularity", "recall"): (1 / 2 + 1) / 2,
+        ("all", "all", "popularity", "map"): (0.5 / 2 + 0.5) / 2,
+        ("all", "all", "rebuy", "ndcg"): (1 / ideal + 0) / 2,
+        ("all", "all", "rebuy", "precision"): (1 / 2 + 0) / 2,
+        ("all", "all", "rebuy", "hit_rate"): 1 / 2,
+        ("all", "all", "rebuy", "ndcg_minus_popularity"): (1 / ideal - SECOND / ideal - SECOND) / 2,
+        # Composed: ann gets a, then b; dan has popularity's list alone.
+        ("all", "all", "rebuy_then_popularity", "ndcg"): (1 / ideal + SECOND) / 2,
+        # Of the new items ann wants c alone, and rebuy has no list of new items.
+        ("new", "all", "popularity", "ndcg"): (1 + SECOND) / 2,
+        ("new", "all", "rebuy", "ndcg"): 0.0,
+        ("new", "all", "rebuy_then_popularity", "ndcg"): (1 + SECOND) / 2,
+        # Three items were known before: a, b, d. Within two places popularity shows b and c, then to ann anew c and d.
+        ("all", "all", "popularity", "coverage"): 2 / 3,
+        ("all", "unseen", "rebuy", "coverage"): 0.0,
+        ("all", "returning", "rebuy_then_popularity", "coverage"): 2 / 3,
+    }
+    assert {key: rows[key]["value"] for key in expected} == pytest.approx(expected)
+    assert {(row["as_of"], row["split"], row["k"], row["seed"]) for row in rows.values()} == {(TEST_FROM, "test", 2, 0)}
+    assert {key: (row["num_users"], row["num_without_list"]) for key, row in rows.items() if key[3] == "ndcg"} == {
+        ("all", "all", "popularity", "ndcg"): (2, 0),
+        ("all", "returning", "popularity", "ndcg"): (1, 0),
+        ("all", "unseen", "popularity", "ndcg"): (1, 0),
+        ("all", "all", "rebuy", "ndcg"): (2, 1),
+        ("all", "returning", "rebuy", "ndcg"): (1, 0),
+        ("all", "unseen", "rebuy", "ndcg"): (1, 1),
+        ("all", "all", "rebuy_then_popularity", "ndcg"): (2, 0),
+        ("all", "returning", "rebuy_then_popularity", "ndcg"): (1, 0),
+        ("all", "unseen", "rebuy_then_popularity", "ndcg"): (1, 0),
+        ("new", "all", "popularity", "ndcg"): (2, 0),
+        ("new", "returning", "popularity", "ndcg"): (1, 0),
+        ("new", "unseen", "popularity", "ndcg"): (1, 0),
+        ("new", "all", "rebuy", "ndcg"): (2, 2),
+        ("new", "returning", "rebuy", "ndcg"): (1, 1),
+        ("new", "unseen", "rebuy", "ndcg"): (1, 1),
+        ("new", "all", "rebuy_then_popularity", "ndcg"): (2, 0),
+        ("new", "returning", "rebuy_then_popularity", "ndcg"): (1, 0),
+        ("new", "unseen", "rebuy_then_popularity", "ndcg"): (1, 0),
+    }
+    coverage, ndcg = rows["all", "all", "popularity", "coverage"], rows["all", "all", "popularity", "ndcg"]
+    assert (coverage["low"], coverage["high"]) == (None, None)
+    assert (ndcg["low"], ndcg["high"]) == pytest.approx((SECOND / ideal, SECOND))
+
+
+def test_the_number_of_shards_changes_nothing(job, small_lake):
+    shop(small_lake)
+    one = measured(job, small_lake, num_shards=1)
+    many = measured(job, small_lake, num_shards=7)
+    assert one.keys() == many.keys()
+    for key, row in one.items():
+        for name in ("value", "low", "high"):
+            assert many[key][name] == (None if row[name] is None else pytest.approx(row[name], rel=1e-12))
+
+
+def test_lists_as_of_valid_from_are_judged_by_the_validation_window(job, small_lake):
+    small_lake.put(
+        "gold/interactions",
+        pair("ann", "a"),
+        pair("ann", "b", split="valid", first_time=VALID_FROM, last_time=VALID_FROM),
+        pair("ann", "c", **LATER),
+    )
+    small_lake.put(
+        "gold/recommendations",
+        *listed("popularity", "all", "ann", "b", as_of=VALID_FROM),
+        *listed("popularity", "new", "ann", "b", as_of=VALID_FROM),
+    )
+    rows = measured(job, small_lake, time={"as_of": "valid_from"})
+    assert rows["new", "all", "popularity", "ndcg"]["value"] == 1.0
+    assert {(row["as_of"], row["split"]) for row in rows.values()} == {(VALID_FROM, "valid")}
+
+
+@pytest.mark.parametrize(
+    ("as_of", "why"),
+    [
+        ("end", "no window to judge lists by begins at 2026-01-31"),
+        ("test_from", "no user has a purchase in the test window"),
+    ],
+)
+def test_without_a_window_or_without_purchases_in_it_the_run_is_skipped(job, small_lake, capsys, as_of, why):
+    small_lake.put("gold/interactions", pair("ann", "a"), pair("ann", "c", num_relevant=0, **LATER))
+    small_lake.put("gold/recommendations", *listed("popularity", "all", "ann", "c"))
+    assert measured(job, small_lake, time={"as_of": as_of}) == {}
+    assert f"skipped: {why}" in capsys.readouterr().out

@@ -1,0 +1,137 @@
+"""The experiment job on a few users whose figures are worked by hand, and on a planted better arm."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+END = datetime(2026, 1, 30, tzinfo=UTC)
+
+
+def at(days):
+    return START + timedelta(days=days)
+
+
+def impression(user, request, item="a", **overrides):
+    shared = {"event_type": "impression", "experiment": "front", "event_time": START}
+    return shared | {"user_key": user, "request_id": request, "item_id": item} | overrides
+
+
+def act(user, kind, **overrides):
+    return {"user_key": user, "event_type": kind, "event_time": START} | overrides
+
+
+@pytest.fixture(scope="module")
+def job(load_job):
+    return load_job("spark/experiment")
+
+
+def results(job, lake, *events, **settings):
+    lake.put_events(*events, {"event_time": END, "event_type": "rating"})
+    job.main(job.ExperimentSettings(**lake.settings(), **settings))
+    return {(row["arm"], row["metric"]): row for row in lake.read("gold/experiments")}
+
+
+def test_figures_equal_those_worked_by_hand(job, small_lake):
+    rows = results(
+        job,
+        small_lake,
+        # Ann (arm b) is shown two items, clicks one of them twice, buys two pieces of it and comes back: 3 signs of 4.
+        impression("ann", "r1", arm="b"),
+        impression("ann", "r2", arm="b", item="c"),
+        act("ann", "view", request_id="r1"),
+        act("ann", "view", request_id="r1", event_time=at(1)),
+        act("ann", "purchase", quantity=2, price=7, event_time=at(1)),
+        # What she bought before she was assigned is nobody's doing.
+        act("ann", "purchase", quantity=1, price=100, event_time=at(-0.5)),
+        # Bea (arm b) views another item than the one shown, and carts something: 1 of 4.
+        impression("bea", "r3", arm="b"),
+        act("bea", "view", request_id="r3", item_id="c"),
+        act("bea", "cart"),
+        # Cat (arm control) clicks and buys, but returns it: 1 of 4.
+        impression("cat", "r4", arm="control"),
+        act("cat", "view", request_id="r4"),
+        act("cat", "purchase", quantity=1, price=4),
+        act("cat", "return"),
+        # Dan (arm control) does nothing: 0 of 4. Eve saw both arms, Max is a machine, Ned was never assigned.
+        impression("dan", "r5", arm="control"),
+        impression("eve", "r6", arm="control"),
+        impression("eve", "r7", arm="b"),
+        impression("max", "r8", arm="b", is_bot=True),
+        act("ned", "purchase", quantity=1, price=1000),
+        impression(None, "r9", arm="b"),
+    )
+    assert {key: (row["arm_value"], row["control_value"], row["effect"]) for key, row in rows.items()} == {
+        ("b", "ctr"): pytest.approx((1 / 3, 1 / 2, 1 / 3 - 1 / 2)),
+        ("b", "conversion"): (0.5, 0.5, 0.0),
+        ("b", "revenue_per_user"): (7.0, 2.0, 5.0),
+        ("b", "satisfaction"): pytest.approx((0.5, 0.125, 0.375)),
+    }
+    for row in rows.values():
+        assert (row["experiment"], row["control"], row["num_arm"], row["num_control"]) == ("front", "control", 2, 2)
+        assert (row["sample_ratio_p"], row["verdict"]) == (1.0, "undecided")
+    assert rows["b", "revenue_per_user"]["reason"].startswith("7 against 2: +5 (95 % from -")
+
+
+def shop_with_a_better_arm(num_users=400):
+    """Users of arm b click three times as often; purchases are the same."""
+    rng = np.random.default_rng(0)
+    for user in range(num_users):
+        arm = ("a", "b")[user % 2]
+        for view in range(5):
+            request = f"{user}-{view}"
+            yield impression(f"u{user}", request, arm=arm)
+            if rng.random() < (0.1 if arm == "a" else 0.3):
+                yield act(f"u{user}", "view", request_id=request)
+        if rng.random() < 0.5:
+            yield act(f"u{user}", "purchase", quantity=1, price=10)
+
+
+def test_the_planted_better_arm_is_found_and_the_same_is_called_undecided(job, small_lake):
+    rows = results(job, small_lake, *shop_with_a_better_arm())
+    assert {key: row["verdict"] for key, row in rows.items()} == {
+        ("b", "ctr"): "better",
+        ("b", "conversion"): "undecided",
+        ("b", "revenue_per_user"): "undecided",
+        ("b", "satisfaction"): "better",
+    }
+    assert rows["b", "ctr"]["low"] > 0.1
+    turned = results(job, small_lake, *shop_with_a_better_arm(), control="b")
+    assert turned["a", "ctr"]["verdict"] == "worse"
+    assert turned["a", "ctr"]["effect"] == pytest.approx(-rows["b", "ctr"]["effect"])
+
+
+def test_arms_of_another_size_than_intended_make_every_verdict_invalid(job, small_lake):
+    events = list(shop_with_a_better_arm(200))
+    rows = results(job, small_lake, *events, shares={"a": 0.3, "b": 0.7})
+    assert {row["verdict"] for row in rows.values()} == {"invalid"}
+    assert rows["b", "ctr"]["reason"] == "the arms' sizes are not those intended: 100 in a, 100 in b (p 7e-10)"
+    with pytest.raises(ValueError, match=r"experiment.shares names a; the log's arms are a, b"):
+        results(job, small_lake, *events, shares={"a": 1.0})
+
+
+def test_without_users_the_unit_is_the_impression_and_only_clicks_are_compared(job, small_lake):
+    rows = results(
+        job,
+        small_lake,
+        *(impression(None, f"{arm}{n}", arm=arm) for arm in ("random", "bts") for n in range(10)),
+        *(act(None, "view", request_id=f"bts{n}", arm="bts", experiment="front") for n in range(4)),
+        act(None, "view", request_id="random1"),
+    )
+    assert {key: (row["control"], row["arm_value"], row["control_value"]) for key, row in rows.items()} == {
+        ("random", "ctr"): ("bts", 0.1, 0.4)
+    }
+    assert (rows["random", "ctr"]["num_arm"], rows["random", "ctr"]["num_control"]) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        ([act("ann", "purchase")], "no experiment in this log"),
+        ([impression("ann", "r1", arm="b")], "no arm to compare in front: each experiment has one arm"),
+    ],
+)
+def test_without_arms_to_compare_the_run_is_skipped(job, small_lake, capsys, events, why):
+    assert results(job, small_lake, *events) == {}
+    assert f"skipped: {why}" in capsys.readouterr().out

@@ -1,0 +1,136 @@
+"""The recommend job on a small shop whose lists are worked by hand."""
+
+from datetime import UTC, datetime
+from math import sqrt
+
+import pytest
+
+START, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 21))
+PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
+LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
+VECTOR = {"version": "als-000001", "as_of": START}
+
+
+def pair(user, item, **overrides):
+    return PAIR | {"user_key": user, "item_id": item} | overrides
+
+
+def vector(model, kind, id, values, **overrides):
+    return VECTOR | {"model": model, "kind": kind, "id": id, "values": values} | overrides
+
+
+@pytest.fixture(scope="module")
+def job(load_job):
+    return load_job("spark/recommend")
+
+
+def shop(lake):
+    """Ann has a and b (a twice), bob has b and c, eve has b; dan comes by only later, when item z is new too."""
+    lake.put(
+        "gold/interactions",
+        pair("ann", "a", num_relevant=2, weight=2.0),
+        pair("ann", "b"),
+        pair("bob", "b"),
+        pair("bob", "c"),
+        pair("eve", "b"),
+        pair("eve", "c", weight=0.0, num_relevant=0),  # a return of what was bought before the log began
+        pair("dan", "z", **LATER),
+    )
+    lake.put("silver/items", {"item_id": "a", "title": "Apple"}, {"item_id": "c", "title": None})
+
+
+def lists(lake, strategy, question):
+    rows = [
+        row for row in lake.read("gold/recommendations") if (row["strategy"], row["question"]) == (strategy, question)
+    ]
+    assert all(row["as_of"] == TEST_FROM for row in rows)
+    return [(row["user_key"], row["rank"], row["item_id"], pytest.approx(row["score"]), row["reason"]) for row in rows]
+
+
+def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other(job, small_lake, capsys):
+    shop(small_lake)
+    job.main(job.RecommendSettings(**small_lake.settings(), list_length=2, items_per_block=2))
+
+    by_all = [(1, "b", 3.0, "bought by 3 customers"), (2, "a", 1.0, "bought by 1 customer")]
+    assert lists(small_lake, "popularity", "all") == [(u, *row) for u in ("ann", "bob", "dan", "eve") for row in by_all]
+    one = "bought by 1 customer"
+    assert lists(small_lake, "popularity", "new") == [
+        ("ann", 1, "c", 1.0, one),
+        ("bob", 1, "a", 1.0, one),
+        *(("dan", *row) for row in by_all),
+        ("eve", 1, "a", 1.0, one),
+        ("eve", 2, "c", 1.0, one),
+    ]
+    assert lists(small_lake, "rebuy", "all") == [
+        ("ann", 1, "a", 2.0, "bought 2 times before"),
+        ("ann", 2, "b", 1.0, "bought once before"),
+        ("bob", 1, "b", 1.0, "bought once before"),
+        ("bob", 2, "c", 1.0, "bought once before"),
+        ("eve", 1, "b", 1.0, "bought once before"),
+    ]
+    assert lists(small_lake, "rebuy", "new") == []
+    near = 1 / sqrt(3)  # one user of b's three has a too, and one has c
+    assert lists(small_lake, "item_to_item", "all") == [
+        ("ann", 1, "a", 1 + near, "often together with b"),
+        ("ann", 2, "b", 1 + near, "often together with Apple"),
+        ("bob", 1, "b", 1 + near, "often together with c"),
+        ("bob", 2, "c", 1 + near, "often together with b"),
+        ("eve", 1, "b", 1.0, "one of your own items"),
+        ("eve", 2, "a", near, "often together with b"),
+    ]
+    assert lists(small_lake, "item_to_item", "new") == [
+        ("ann", 1, "c", near, "often together with b"),
+        ("bob", 1, "a", near, "often together with b"),
+        ("eve", 1, "a", near, "often together with b"),
+        ("eve", 2, "c", near, "often together with b"),
+    ]
+    assert {row["strategy"] for row in small_lake.read("gold/recommendations")} == {
+        "popularity",
+        "rebuy",
+        "item_to_item",
+    }
+    assert "als left out" in capsys.readouterr().out
+
+
+def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job, small_lake):
+    shop(small_lake)
+    small_lake.put(
+        "gold/vectors",
+        *(vector("als", "item", item, values) for item, values in (("a", [1, 0]), ("b", [0, 1]), ("z", [9, 9]))),
+        vector("als", "user", "ann", [3, 2]),
+        vector("als", "user", "stranger", [1, 1]),
+        vector("two_tower", "item", "c", [2], version="train_encoder-000007"),
+        vector("two_tower", "user", "dan", [0.5], version="train_encoder-000007"),
+        vector("two_tower", "user", "dan", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
+        vector("two_tower", "item", "c", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
+    )
+    job.main(job.RecommendSettings(**small_lake.settings()))
+    rows = [row for row in small_lake.read("gold/recommendations") if row["model"]]
+    columns = ("strategy", "question", "user_key", "rank", "item_id", "score", "model", "version")
+    als, towers = ("als", "als-000001"), ("two_tower", "train_encoder-000007")
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        ("als", "all", "ann", 1, "a", 3.0, *als),
+        ("als", "all", "ann", 2, "b", 2.0, *als),
+        ("two_tower", "all", "dan", 1, "c", 1.0, *towers),
+        ("two_tower", "new", "dan", 1, "c", 1.0, *towers),
+    ]
+    assert {row["reason"] for row in rows} == {"close to your taste (ALS)", "close to your taste (two towers)"}
+
+
+def test_moving_the_future_changes_no_list_of_the_users_known_before(job, small_lake):
+    shop(small_lake)
+    job.main(job.RecommendSettings(**small_lake.settings()))
+    before = [row for row in small_lake.read("gold/recommendations") if row["user_key"] != "dan"]
+    past = [pair(*p) for p in (("ann", "b"), ("bob", "b"), ("bob", "c"), ("eve", "b"))]
+    future = [pair("dan", "a", **LATER, weight=9.0), pair("ann", "c", **LATER), pair("bob", "z", **LATER)]
+    small_lake.put("gold/interactions", pair("ann", "a", num_relevant=2, weight=2.0), *past, *future)
+    job.main(job.RecommendSettings(**small_lake.settings()))
+    after = [row for row in small_lake.read("gold/recommendations") if row["user_key"] != "dan"]
+    assert before == after
+
+
+def test_without_interactions_before_as_of_the_run_is_skipped(job, small_lake, capsys):
+    small_lake.put("gold/interactions", pair("dan", "z", **LATER))
+    job.main(job.RecommendSettings(**small_lake.settings()))
+    assert "skipped: no interaction before 2026-01-21 00:00" in capsys.readouterr().out
+    assert small_lake.read("gold/recommendations") == []

@@ -1,0 +1,147 @@
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from lib.models.rows import (
+    feature_tensor,
+    item_tags,
+    known_pairs,
+    labelled_examples,
+    pairs_of_users,
+    share_of,
+    vector_rows,
+)
+from lib.tables import contract
+
+AS_OF = datetime(2026, 1, 31, tzinfo=UTC)
+INTERACTION = {
+    "user_key": "u",
+    "item_id": "a",
+    "split": "train",
+    "weight": 1.0,
+    "count": 1,
+    "num_relevant": 1,
+    "first_time": AS_OF - timedelta(days=30),
+    "last_time": AS_OF - timedelta(days=30),
+}
+
+
+def interactions(*overrides: dict[str, Any]) -> pa.Table:
+    rows = [INTERACTION | override for override in overrides]
+    return pa.Table.from_pylist(rows, schema=contract("gold/interactions").schema)
+
+
+def known(*overrides: dict[str, Any], browsing_weight: float = 0.5):
+    return known_pairs(interactions(*overrides), as_of=AS_OF, half_life_days=30, browsing_weight=browsing_weight)
+
+
+def examples(*rows: tuple[str, list[float], int | None]) -> pa.Table:
+    names = ("user_key", "features", "label")
+    schema = pa.schema([("user_key", pa.string()), ("features", pa.list_(pa.float32())), ("label", pa.int32())])
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=schema)
+
+
+def test_examples_come_in_the_order_of_their_users_and_without_unknown_labels():
+    found = labelled_examples(examples(("c", [0.5, 1.0], 1), ("a", [0.0, 0.25], 0), ("b", [1.0, 1.0], None)))
+    assert found.features.tolist() == [[0.0, 0.25], [0.5, 1.0]]
+    assert found.labels.tolist() == [0.0, 1.0]
+    assert (found.features.dtype, found.labels.dtype) == (torch.float32, torch.float32)
+
+
+def test_features_of_a_filtered_table_are_those_of_its_rows():
+    table = examples(("a", [1.0, 2.0], 1), ("b", [3.0, 4.0], 1), ("c", [5.0, 6.0], 1))
+    assert feature_tensor(table["features"][1:]).tolist() == [[3.0, 4.0], [5.0, 6.0]]
+    assert feature_tensor(table["features"][:0]).shape == (0, 0)
+
+
+def test_rows_with_different_numbers_of_features_are_refused():
+    with pytest.raises(ValueError, match="featurize"):
+        feature_tensor(examples(("a", [1.0], 1), ("b", [1.0, 2.0], 1))["features"])
+
+
+@pytest.mark.parametrize(("num_rows", "num_workers"), [(7, 2), (6, 3), (2, 2), (5, 4)])
+def test_shares_are_equal_and_cover_every_row(num_rows: int, num_workers: int):
+    shares = [share_of(num_rows, rank, num_workers).tolist() for rank in range(num_workers)]
+    assert len({len(share) for share in shares}) == 1
+    assert sorted({row for share in shares for row in share}) == list(range(num_rows))
+    assert sum(map(len, shares)) < num_rows + num_workers
+
+
+def test_a_pair_counts_by_weight_relevance_and_age():
+    found = known(
+        {"user_key": "v", "item_id": "b", "weight": 3.0, "num_relevant": 0},
+        {"user_key": "u", "item_id": "b", "weight": 1.0, "num_relevant": 1, "last_time": AS_OF - timedelta(days=60)},
+        {"user_key": "u", "item_id": "b", "split": "valid", "weight": 1.0, "num_relevant": 1},
+        {"user_key": "v", "item_id": "a", "weight": 1.0, "num_relevant": 3},
+    )
+    assert found.user_keys.to_pylist() == ["u", "v"]
+    assert found.item_ids.to_pylist() == ["a", "b"]
+    assert found.pairs.user.tolist() == [0, 1, 1]
+    assert found.pairs.item.tolist() == [1, 0, 1]
+    # 30 days old is half; both splits of (u, b) are one pair, as old as the later one.
+    log = math.log1p
+    assert found.pairs.history_weight.tolist() == pytest.approx([log(2) / 2, log(1) / 2, log(3) / 2])
+    targets = [(log(2) + log(2) / 2) / 2, (log(3) + log(1) / 2) / 2, (0 + log(3) / 2) / 2]
+    assert found.pairs.target_weight.tolist() == pytest.approx(targets)
+
+
+def test_nothing_from_as_of_on_is_known():
+    found = known({}, {"item_id": "b", "last_time": AS_OF}, {"user_key": "v", "last_time": AS_OF + timedelta(days=1)})
+    assert (found.user_keys.to_pylist(), found.item_ids.to_pylist()) == (["u"], ["a"])
+
+
+def test_a_pair_of_returns_alone_is_none_and_very_old_ones_keep_a_trace():
+    found = known({"item_id": "b", "weight": 0.0, "num_relevant": 0}, {"last_time": AS_OF - timedelta(days=90_000)})
+    assert found.item_ids.to_pylist() == ["a"]
+    assert found.pairs.history_weight.item() > 0
+
+
+def test_each_worker_has_whole_users_numbered_anew():
+    every = known(*({"user_key": f"u{user}", "item_id": item} for user in range(5) for item in "ab")).pairs
+    even, odd = (pairs_of_users(every, rank, 2) for rank in (0, 1))
+    assert even.user.tolist() == [0, 0, 1, 1, 2, 2]
+    assert odd.user.tolist() == [0, 0, 1, 1]
+    assert odd.item.tolist() == [0, 1, 0, 1]
+
+
+def test_tags_are_the_category_at_every_level_and_the_brand():
+    items = pa.table(
+        {
+            "item_id": ["c", "a", "b"],
+            "category": [["Home", "Mugs"], ["Home", "Lamps"], None],
+            "brand": ["Aster", None, "Aster"],
+        }
+    )
+    a, b, c, d = item_tags(pa.array(["a", "b", "c", "d"]), items).tolist()
+    assert a[0] == c[0] > 0  # Home
+    assert a[1] != c[1]
+    assert b == [c[2], 0, 0]  # Aster alone
+    assert d == [0, 0, 0]  # not in the catalogue
+    assert len(set(a + b + c)) == 5
+
+
+def test_a_word_means_another_tag_under_another_category_or_as_a_brand():
+    items = pa.table({"item_id": ["a"], "category": [["Blue", "Blue"]], "brand": ["Blue"]})
+    assert len(set(item_tags(pa.array(["a"]), items).tolist()[0])) == 3
+
+
+def test_without_a_catalogue_there_are_no_tags():
+    assert item_tags(pa.array(["a", "b"]), None).tolist() == [[0], [0]]
+
+
+def test_vectors_become_rows_of_the_contract():
+    table = vector_rows(
+        torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        pa.array(["u", "v"]),
+        model="encoder",
+        version="train_encoder-000001",
+        kind="user",
+        as_of=AS_OF,
+    )
+    expected = {"model": "encoder", "version": "train_encoder-000001", "kind": "user", "as_of": AS_OF}
+    rows = table.cast(contract("gold/vectors").schema).to_pylist()
+    assert rows == [expected | {"id": "u", "values": [1.0, 2.0]}, expected | {"id": "v", "values": [3.0, 4.0]}]

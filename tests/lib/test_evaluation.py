@@ -1,0 +1,126 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lib.evaluation import SUMS_SCHEMA, shard_sums, summarised
+from lib.metrics import METRICS, mean_interval
+
+JUDGED = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("question", pa.string()),
+        ("strategy", pa.string()),
+        ("user_key", pa.string()),
+        ("user_hash", pa.int64()),
+        ("is_returning", pa.bool_()),
+        ("num_relevant", pa.int64()),
+        ("hit_ranks", pa.list_(pa.int32())),
+    ]
+)
+BOOTSTRAP = {"k": 2, "num_resamples": 200, "seed": 1}
+BASE = {"shard": 0, "question": "all", "strategy": "popularity", "is_returning": True, "num_relevant": 1}
+
+
+def judged(*rows: dict) -> pa.Table:
+    hashes = {key: number for number, key in enumerate(sorted({row["user_key"] for row in rows}))}
+    return pa.Table.from_pylist([{**BASE, "user_hash": hashes[row["user_key"]], **row} for row in rows], schema=JUDGED)
+
+
+def summary_of(table: pa.Table) -> dict[tuple[str, str, str, str], dict]:
+    shards = [table.filter(pa.compute.equal(table["shard"], s)) for s in pa.compute.unique(table["shard"]).to_pylist()]
+    sums = pa.concat_tables([shard_sums(shard, **BOOTSTRAP) for shard in shards])
+    assert sums.schema == SUMS_SCHEMA
+    return {
+        (row["question"], row["segment"], row["strategy"], row["metric"]): row for row in summarised(sums).to_pylist()
+    }
+
+
+def some_users(num_shards: int) -> pa.Table:
+    """40 users of two strategies, to two questions; a quarter are unseen, and a third has no list of `als`."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(40):
+        for question in ("all", "new"):
+            for strategy in ("als", "popularity"):
+                ranks = [rank for rank in (1, 2) if rng.random() < 0.4]
+                rows.append(
+                    {
+                        "shard": user % num_shards,
+                        "question": question,
+                        "strategy": strategy,
+                        "user_key": f"u{user:02}",
+                        "is_returning": user % 4 != 0,
+                        "num_relevant": 3,
+                        "hit_ranks": None if strategy == "als" and user % 3 == 0 else ranks,
+                    }
+                )
+    return judged(*rows)
+
+
+def test_values_are_means_over_all_users_of_the_segment_and_those_without_a_list_score_zero():
+    summary = summary_of(
+        judged(
+            {"user_key": "a", "hit_ranks": [1]},
+            {"user_key": "b", "hit_ranks": [2], "num_relevant": 2},
+            {"user_key": "c", "hit_ranks": None},
+            {"user_key": "d", "hit_ranks": [], "is_returning": False},
+        )
+    )
+    means = {metric: summary["all", "all", "popularity", metric]["value"] for metric in METRICS}
+    ndcg_of_b = (1 / np.log2(3)) / (1 + 1 / np.log2(3))
+    assert means == pytest.approx(
+        {"ndcg": (1 + ndcg_of_b) / 4, "recall": 1.5 / 4, "precision": 1 / 4, "map": (1 + 0.25) / 4, "hit_rate": 2 / 4}
+    )
+    counts = {
+        segment: (row["num_users"], row["num_without_list"])
+        for (_, segment, _, metric), row in summary.items()
+        if metric == "ndcg"
+    }
+    assert counts == {"all": (4, 1), "returning": (3, 1), "unseen": (1, 0)}
+
+
+def test_differences_pair_each_user_with_itself():
+    summary = summary_of(
+        judged(
+            {"user_key": "a", "hit_ranks": [1]},
+            {"user_key": "b", "hit_ranks": []},
+            {"user_key": "a", "hit_ranks": [1], "strategy": "als"},
+            {"user_key": "b", "hit_ranks": [2], "strategy": "als"},
+        )
+    )
+    difference = summary["all", "all", "als", "hit_rate_minus_popularity"]
+    assert difference["value"] == 0.5
+    assert (difference["low"], difference["high"]) == (0.0, 1.0)
+    assert ("all", "all", "popularity", "hit_rate_minus_popularity") not in summary
+
+
+def test_shards_and_their_order_change_nothing():
+    whole, sharded = summary_of(some_users(1)), summary_of(some_users(5))
+    backwards = summary_of(some_users(5).take(pa.array(range(159, -1, -1))))
+    assert whole.keys() == sharded.keys()
+    for key, row in whole.items():
+        numbers = {
+            name: value for name, value in row.items() if name not in ("question", "segment", "strategy", "metric")
+        }
+        assert {name: sharded[key][name] for name in numbers} == pytest.approx(numbers, rel=1e-12)
+    assert backwards == sharded
+
+
+def test_intervals_are_those_of_the_users_drawn_as_one():
+    table = some_users(3)
+    row = summary_of(table)["new", "all", "popularity", "precision"]
+    mine = [r for r in table.to_pylist() if (r["question"], r["strategy"]) == ("new", "popularity")]
+    values = np.array([len(r["hit_ranks"]) / 2 for r in mine])
+    expected = mean_interval(values, seed=1, num_resamples=200)  # user_hash counts from 0 in the order of the keys
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(expected)
+
+
+def test_a_segment_without_users_has_no_value():
+    summary = summary_of(judged({"user_key": "a", "hit_ranks": [1]}))
+    row = summary["all", "unseen", "popularity", "ndcg"]
+    assert (row["value"], row["low"], row["high"], row["num_users"]) == (None, None, None, 0)
+
+
+def test_without_popularity_there_is_no_difference():
+    summary = summary_of(judged({"user_key": "a", "hit_ranks": [1], "strategy": "als"}))
+    assert {metric for _, _, _, metric in summary} == set(METRICS)
