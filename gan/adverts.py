@@ -113,7 +113,9 @@ def _rectangle(width: int, height: int) -> Layout:
     words = Box(panel.right + edge, edge, width - edge, panel.bottom - edge // 2)
     kicker_height = round(height * 0.075)
     row = Box(edge, height - foot, width - edge, height)
-    button = Box(row.right - round(row.width * 0.45), row.top + round(foot * 0.2), row.right, row.bottom - round(foot * 0.2))
+    button = Box(
+        row.right - round(row.width * 0.45), row.top + round(foot * 0.2), row.right, row.bottom - round(foot * 0.2)
+    )
     return Layout(
         size=(width, height), panel=panel, picture=picture,
         kicker=Box(words.left, words.top, words.right, words.top + kicker_height),
@@ -223,7 +225,9 @@ def mark_box(picture: Box, size: int) -> Box:
 
 def _draw_mark(image: Image.Image, place: Box, size: int) -> Box:
     face = font("Bold", size)
-    return _draw_line(image, MARK, face, ((place.left + place.right) / 2, (place.top + place.bottom) / 2), MARK_INK, "mm")
+    return _draw_line(
+        image, MARK, face, ((place.left + place.right) / 2, (place.top + place.bottom) / 2), MARK_INK, "mm"
+    )
 
 
 def _draw_words(advert: Advert, copy: Copy, layout: Layout, palette: Palette) -> None:
@@ -277,7 +281,5 @@ def _rounded(image: Image.Image, box: Box, fill: Rgb, *, radius: int) -> None:
 
 def _rounded_mask(box: Box, radius: int) -> Image.Image:
     large = Image.new("L", (box.width * SMOOTH, box.height * SMOOTH))
-    ImageDraw.Draw(large).rounded_rectangle(
-        (0, 0, large.width - 1, large.height - 1), radius=radius * SMOOTH, fill=255
-    )
+    ImageDraw.Draw(large).rounded_rectangle((0, 0, large.width - 1, large.height - 1), radius=radius * SMOOTH, fill=255)
     return large.resize((box.width, box.height), Image.Resampling.BOX)

@@ -40,7 +40,9 @@ def translation(pictures: Tensor, random: torch.Generator) -> Tensor:
     side = pictures.shape[-1]
     reach = round(side * TRANSLATION_FRAC)
     down, right = (_integers(pictures, -reach, reach, random)[:, None] for _ in range(2))
-    place = torch.arange(side, device=pictures.device)[None] + reach  # of each output row or column, in the padded picture
+    place = (
+        torch.arange(side, device=pictures.device)[None] + reach
+    )  # of each output row or column, in the padded picture
     rows, columns = (place + down)[:, :, None], (place + right)[:, None, :]  # [N, R, 1], [N, 1, R]
     padded = pad(pictures, (reach, reach, reach, reach)).permute(0, 2, 3, 1)  # [N, R + 2 reach, R + 2 reach, 3]
     picture = torch.arange(len(pictures), device=pictures.device)[:, None, None]

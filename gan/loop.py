@@ -100,7 +100,7 @@ def new_state(options: TrainOptions, device: torch.device) -> TrainState:
 
 
 def update_ema(ema: nn.Module, live: nn.Module, decay: float) -> None:
-    """ema <- decay ema + (1 - decay) live, for weights and running statistics; counters are copied."""
+    """Ema <- decay ema + (1 - decay) live, for weights and running statistics; counters are copied."""
     with torch.no_grad():
         for average, value in zip(_tensors(ema), _tensors(live), strict=True):
             if average.is_floating_point():
@@ -154,7 +154,7 @@ def batches(pictures: Tensor, labels: Labels, size: int, random: torch.Generator
         yield pictures[chosen].float() / 127.5 - 1, labels[chosen]
 
 
-def train_epoch(  # noqa: PLR0915 one linear loop reads best whole
+def train_epoch(
     state: TrainState,
     pictures: Tensor,
     labels: Labels,

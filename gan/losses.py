@@ -5,7 +5,7 @@ from torch.nn.functional import relu
 
 
 def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """mean max(0, 1 - D(x)) + mean max(0, 1 + D(G(z))): nothing more to gain once real is above 1 and fake below -1."""
+    """Mean max(0, 1 - D(x)) + mean max(0, 1 + D(G(z))): nothing more to gain once real is above 1 and fake below -1."""
     return relu(1 - real_scores).mean() + relu(1 + fake_scores).mean()
 
 

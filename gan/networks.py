@@ -4,6 +4,8 @@ Plain torch modules: they know nothing of Ray, files or devices. Legend of shape
 numbers, K classes, C channels. Pictures are float, RGB, in -1..1.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
@@ -35,7 +37,8 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # [N, C, H, W], [N] -> [N, C, H, W]
-        return self.norm(x) * self.gain(labels)[:, :, None, None] + self.bias(labels)[:, :, None, None]
+        scaled: Tensor = self.norm(x) * self.gain(labels)[:, :, None, None] + self.bias(labels)[:, :, None, None]
+        return scaled
 
 
 class GeneratorBlock(nn.Module):
@@ -64,7 +67,7 @@ class Generator(nn.Module):
         self.norm = ConditionalBatchNorm(channels[SMALLEST], num_classes)
         widths = list(channels.values())
         self.blocks = nn.ModuleList(
-            GeneratorBlock(narrow, wide, num_classes) for narrow, wide in zip(widths, widths[1:], strict=False)
+            GeneratorBlock(narrow, wide, num_classes) for narrow, wide in itertools.pairwise(widths)
         )
         self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, kernel_size=4, stride=2, padding=1)
         for module in self.modules():
@@ -107,7 +110,7 @@ class Discriminator(nn.Module):
         for conv in self.convs:
             x = leaky_relu(conv(x), 0.2)
         phi = x.sum(dim=(2, 3))  # [N, C] from [N, C, 4, 4]
-        scores = self.score(phi).squeeze(1) + (self.classes(labels) * phi).sum(dim=1)
+        scores: Tensor = self.score(phi).squeeze(1) + (self.classes(labels) * phi).sum(dim=1)
         assert scores.shape == labels.shape
         return scores
 

@@ -38,7 +38,8 @@ class PreparedPictures:
 
     def of(self, label: int, *, held_out: bool) -> Pixels:
         """The training or held-out pictures of one class: [n, 3, R, R]."""
-        return self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
+        chosen: Pixels = self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
+        return chosen
 
 
 def decode(data: bytes, resolution: int) -> Pixels | None:
@@ -70,9 +71,7 @@ def assign_classes(categories: Mapping[str, Category], *, min_pictures: int) -> 
     path = dict(categories)
     for depth in range(max(map(len, path.values()), default=0), 0, -1):
         shared_by = Counter(path.values())
-        path = {
-            item: p[:-1] if len(p) == depth and shared_by[p] < min_pictures else p for item, p in path.items()
-        }
+        path = {item: p[:-1] if len(p) == depth and shared_by[p] < min_pictures else p for item, p in path.items()}
     shared_by = Counter(path.values())
     if shared_by[()] < min_pictures and len(shared_by) > 1:
         path = {item: p for item, p in path.items() if p}

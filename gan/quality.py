@@ -90,7 +90,9 @@ class FeatureSpace:
 
     def __call__(self, pictures: Pictures) -> Floats:
         """Features [N, D] of pictures [N, 3, R, R]."""
-        features: Floats = ((np.concatenate(feature_groups(pictures), axis=1) - self.mean) / self.scale) @ self.components.T
+        features: Floats = (
+            (np.concatenate(feature_groups(pictures), axis=1) - self.mean) / self.scale
+        ) @ self.components.T
         return features
 
 
@@ -105,7 +107,7 @@ def ball_radii(features: Floats, num_neighbours: int = NUM_NEIGHBOURS) -> Floats
 
 def inside_manifold(features: Floats, reference: Floats, radii: Floats) -> Flags:
     """Whether each point [N, D] lies in the ball of at least one reference point [M, D]: [N]."""
-    inside: Flags = (cdist(features, reference) <= radii).any(axis=1)
+    inside: Flags = np.any(cdist(features, reference) <= radii, axis=1)
     return inside
 
 

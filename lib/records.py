@@ -35,14 +35,21 @@ TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys((*FIELDS["events"], *FIELDS["items"]), pl.String),
     **dict.fromkeys(LIST_FIELDS, types.TEXTS),
     **dict.fromkeys(MAP_FIELDS, types.PAIRS),
-    "event_time": types.TIME, "quantity": pl.Int64, "position": pl.Int64, "price": types.MONEY,
-    "rating": pl.Float64, "propensity": pl.Float64,
+    "event_time": types.TIME,
+    "quantity": pl.Int64,
+    "position": pl.Int64,
+    "price": types.MONEY,
+    "rating": pl.Float64,
+    "propensity": pl.Float64,
 }
 PARSERS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     **dict.fromkeys(LIST_FIELDS, types.parse_list),
     **dict.fromkeys(MAP_FIELDS, types.parse_map),
-    "quantity": types.parse_whole, "position": types.parse_whole, "price": types.parse_money,
-    "rating": types.parse_number, "propensity": types.parse_number,
+    "quantity": types.parse_whole,
+    "position": types.parse_whole,
+    "price": types.parse_money,
+    "rating": types.parse_number,
+    "propensity": types.parse_number,
 }
 IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # of an impression alone, not of its click
 MOST_POSITIONS = 2**31 - 1

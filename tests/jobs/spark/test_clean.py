@@ -1,17 +1,10 @@
 """The clean job on small logs, after ingest: silver by hand, what stops it, and that nobody's id gets out of bronze."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime
-from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from lib.lake import Lake
@@ -98,7 +91,7 @@ class Shop:
         return {table: self.lake.open(table).version() for table in self.lake.tables() if not table.startswith("ops/")}
 
 
-def pa_series(*texts: str):  # noqa: ANN201 - a Polars series
+def pa_series(*texts: str):
     import polars as pl
 
     return pl.Series(texts)
