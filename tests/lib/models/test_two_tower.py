@@ -59,20 +59,26 @@ def test_the_loss_corrects_logits_by_how_often_an_item_is_drawn():
     assert sampled_softmax_loss(users, items, log_q).item() == pytest.approx(expected)
 
 
-def test_corrected_scores_recover_how_likely_each_item_is():
-    truth = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    item_of = torch.zeros(4, 1, requires_grad=True)
+def learned_shares(truth: torch.Tensor, log_q: torch.Tensor) -> list[float]:
+    """Softmax of the scores of items that are drawn by `truth` and foretold for one and the same user."""
+    item_of = torch.zeros(len(truth), 1, requires_grad=True)
     optimizer = torch.optim.Adam([item_of], lr=0.02)
     generator = torch.Generator().manual_seed(0)
-    tail = []
+    late = []
     for step in range(600):
         targets = torch.multinomial(truth, 64, replacement=True, generator=generator)
-        loss = sampled_softmax_loss(torch.ones(64, 1), item_of[targets], truth[targets].log())
+        loss = sampled_softmax_loss(torch.ones(64, 1), item_of[targets], log_q[targets])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        tail += [item_of.detach()[:, 0].softmax(0)] if step >= 300 else []
-    assert torch.stack(tail).mean(dim=0).tolist() == pytest.approx(truth.tolist(), abs=0.03)
+        late += [item_of.detach()[:, 0].softmax(0)] if step >= 300 else []
+    return torch.stack(late).mean(dim=0).tolist()
+
+
+def test_corrected_scores_recover_how_likely_each_item_is_and_uncorrected_ones_do_not():
+    truth = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    assert learned_shares(truth, truth.log()) == pytest.approx(truth.tolist(), abs=0.03)
+    assert learned_shares(truth, torch.zeros(4)) == pytest.approx([0.25] * 4, abs=0.03)
 
 
 def test_pairs_are_drawn_by_target_weight_and_histories_by_history_weight():
