@@ -175,9 +175,10 @@ def total_over_workers(tensor: torch.Tensor) -> torch.Tensor:
 def task_of(run: Run, settings: TrainEncoderSettings) -> Task:
     """The workers' task; batches are shared out, so that their whole does not depend on the number of workers."""
     num_workers = settings.cluster.num_workers
+    tables = ["gold/examples", "gold/interactions"] + (["silver/items"] if run.has("silver/items") else [])
     return Task(
         lake=settings.lake.path if "://" in settings.lake.path else str(run.lake.folder),
-        versions=run.inputs,
+        versions={table: run.version_of(table) for table in tables},
         as_of=run.as_of,
         half_life_days=settings.half_life_days,
         browsing_weight=settings.browsing_weight,

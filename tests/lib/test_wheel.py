@@ -5,7 +5,7 @@ from lib.docs import tables_page
 from lib.settings import ClusterSettings
 from lib.submit import command
 from lib.tables import TABLES
-from lib.walk import arguments_of, names_between
+from lib.walk import arguments_of, names_between, settings_class
 from lib.wheel import JOBS, ROOT, WHEEL
 
 
@@ -64,3 +64,10 @@ def test_the_tables_page_names_every_column():
 
 def test_the_generated_pages_are_not_stale():
     assert docs_main(check=True) == 0
+
+
+@pytest.mark.parametrize("file", ["local.yaml", "cluster.yaml"])
+def test_every_settings_file_is_loaded_by_every_jobs_class(file):
+    for job in WHEEL:
+        if job.engine != "local":
+            assert settings_class(job).load(["--config", str(ROOT / "conf" / file)]).lake.path

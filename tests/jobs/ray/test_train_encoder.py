@@ -1,0 +1,285 @@
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lib import ops
+from lib.lake import Lake, commit_files, conform, write_files
+from lib.tables import contract
+
+START, TRAIN_AS_OF, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 6, 16, 21, 31))
+MAPPING = f"""
+name: tiny
+currency: EUR
+times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
+sources:
+  lines:
+    files: "*.csv"
+    names: {{user_id: user, item_id: item, event_time: time}}
+    events: [{{type: purchase}}]
+"""
+EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
+EXAMPLE_TIMES = {"train": TRAIN_AS_OF, "valid": VALID_FROM, "test": TEST_FROM}
+NUM_USERS, NUM_ITEMS = 120, 20
+CHECKPOINTS_BEFORE_KILL = 3
+PATIENCE_SECONDS = 240
+
+
+class KilledError(Exception):
+    """The job's end before its last output."""
+
+
+def fail(*_: Any) -> None:
+    raise KilledError
+
+
+class TinyLake:
+    """The tables that the job reads, of two tastes: users of an even number like the first half of the items."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lake = Lake(str(folder / "lake"))
+        self.mapping = folder / "tiny.yaml"
+        self.mapping.write_text(MAPPING)
+        times = (START, END - timedelta(seconds=1))
+        events = [EVENT | {"event_id": f"e{t}", "event_time": t, "event_date": t.date()} for t in times]
+        self.put("silver/events", events)
+
+    def put(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Make these rows the table's content; a column that a row leaves out is null."""
+        table = contract(name)
+        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
+        conforming = conform(table, pa.Table.from_pylist(whole, schema=table.schema))
+        files = write_files(self.lake, table, [conforming] if rows else [])
+        commit_files(self.lake, table, files, transaction="test", number=1)
+
+    def put_examples(self, label_of: Callable[[int], int], *, num_users: int = NUM_USERS) -> None:
+        """One example a user and split; the first feature goes with the user's number."""
+        self.put(
+            "gold/examples",
+            [
+                {
+                    "user_key": f"u{user:03d}",
+                    "as_of": as_of,
+                    "split": split,
+                    "features": [user / num_users, float(user % 3 == 0)],
+                    "label": label_of(user),
+                }
+                for split, as_of in EXAMPLE_TIMES.items()
+                for user in range(num_users)
+            ],
+        )
+
+    def put_interactions(self, *, num_users: int = NUM_USERS) -> None:
+        """Four items a user in train; one user and one item are first seen in test."""
+        rng = np.random.default_rng(0)
+        rows = []
+        for user in range(num_users):
+            for item in rng.permutation(NUM_ITEMS // 2)[:4]:
+                rows.append((f"u{user:03d}", f"i{item + NUM_ITEMS // 2 * (user % 2):02d}", "train", TRAIN_AS_OF))
+        rows += [("late", "i00", "test", TEST_FROM), ("u000", "late", "test", TEST_FROM)]
+        counts = {"weight": 1.0, "count": 1, "num_relevant": 1}
+        self.put(
+            "gold/interactions",
+            [
+                {"user_key": user, "item_id": item, "split": split, **counts, "first_time": t, "last_time": t}
+                for user, item, split, t in rows
+            ],
+        )
+
+    def settings(self, job: ModuleType, **overrides: Any) -> Any:
+        shared = {"lake": {"path": self.lake.path}, "log": {"format": str(self.mapping)}}
+        return job.TrainEncoderSettings(**(shared | overrides))
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.lake.dataset(name).to_table().to_pylist()
+        return rows
+
+
+@pytest.fixture
+def tiny_lake(tmp_path: Path) -> TinyLake:
+    return TinyLake(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
+    return load_job("ray/train_encoder")
+
+
+@pytest.fixture
+def ray_cluster(job: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local Ray for both runs of a test; its workers get the job's functions by value, for they cannot import its file."""
+    import ray
+    from ray import cloudpickle
+
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less to start
+    cloudpickle.register_pickle_by_value(job)
+    ray.init(address="local", num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    cloudpickle.unregister_pickle_by_value(job)
+
+
+def descendants(root: int) -> list[int]:
+    """Ids of the processes that `root` started, and theirs."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            continue
+    found, todo = [], [root]
+    while todo:
+        parent = todo.pop()
+        children = [child for child, of in parents.items() if of == parent]
+        found += children
+        todo += children
+    return found
+
+
+def title(process: int) -> str:
+    try:
+        return (Path("/proc") / str(process) / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+class WorkerKiller(threading.Thread):
+    """Kills one training worker of this process once some checkpoints were seen in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.seen, self.killed = folder, set[str](), list[int]()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(self.seen) < CHECKPOINTS_BEFORE_KILL and time.monotonic() < deadline:
+            self.seen |= {found.name for found in self.folder.glob("*/*/checkpoint_*")}
+            time.sleep(0.02)
+        workers = [process for process in descendants(os.getpid()) if "RayTrainWorker" in title(process)]
+        if len(self.seen) >= CHECKPOINTS_BEFORE_KILL and workers:
+            os.kill(workers[-1], signal.SIGKILL)
+            self.killed.append(workers[-1])
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
+    tiny_lake: TinyLake, job: ModuleType, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capfd: Any
+):
+    tiny_lake.put_examples(lambda user: int(user >= NUM_USERS / 2))
+    tiny_lake.put_interactions()
+    brands = [{"item_id": f"i{item:02d}", "category": ["Home"], "brand": f"b{item % 2}"} for item in range(NUM_ITEMS)]
+    tiny_lake.put("silver/items", brands)
+    settings = tiny_lake.settings(
+        job,
+        num_epochs=12,
+        patience=12,
+        learning_rate=1e-2,
+        batch_size=32,
+        two_tower_epochs=3,
+        two_tower_batch_size=64,
+        num_resamples=100,
+    )
+
+    killer = WorkerKiller(tiny_lake.lake.folder / "files" / "encoder")
+    killer.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(job, "publish_two_towers", fail)
+        with pytest.raises(KilledError):
+            job.main(settings)
+    killer.join()
+    assert killer.killed, "no training worker was killed"
+    assert {row["model"] for row in tiny_lake.read("gold/vectors")} == {"encoder"}
+
+    version_of_encoder = tiny_lake.lake.data_version("gold/model_metrics")
+    capfd.readouterr()
+    job.main(settings)
+    assert "takes up train_encoder-000001" in capfd.readouterr().out
+    assert tiny_lake.lake.data_version("gold/model_metrics") == version_of_encoder
+    check_vectors(tiny_lake)
+    check_metrics(tiny_lake)
+    for model in ("encoder", "two_tower"):
+        current = ops.current_model(tiny_lake.lake, model)
+        assert current is not None
+        assert (tiny_lake.lake.folder / current["uri"] / f"{model}.pt").is_file()
+
+
+def check_vectors(tiny_lake: TinyLake) -> None:
+    rows = tiny_lake.read("gold/vectors")
+    assert {(row["version"], row["as_of"]) for row in rows} == {("train_encoder-000001", TEST_FROM)}
+    vectors = {(row["model"], row["kind"], row["id"]): np.array(row["values"]) for row in rows}
+    users, items = [f"u{user:03d}" for user in range(NUM_USERS)], [f"i{item:02d}" for item in range(NUM_ITEMS)]
+    # Nobody and nothing that was first seen from `as_of` on.
+    expected = {("encoder", "user", user) for user in users} | {("two_tower", "user", user) for user in users}
+    assert set(vectors) == expected | {("two_tower", "item", item) for item in items}
+    assert {len(vectors[key]) for key in vectors if key[0] == "encoder"} == {128}
+    scores = (
+        np.array([vectors["two_tower", "user", user] for user in users])
+        @ np.array([vectors["two_tower", "item", item] for item in items]).T
+    )
+    likes_first_half = scores[:, : NUM_ITEMS // 2].mean(axis=1) > scores[:, NUM_ITEMS // 2 :].mean(axis=1)
+    assert likes_first_half.tolist() == [user % 2 == 0 for user in range(NUM_USERS)]
+
+
+def check_metrics(tiny_lake: TinyLake) -> None:
+    rows = {(r["model"], r["split"], r["metric"]): r for r in tiny_lake.read("gold/model_metrics")}
+    metrics = {"auc", "pr_auc", "log_loss"}
+    differences = {f"{metric}_minus_logistic_regression" for metric in metrics}
+    expected = {("encoder", metric) for metric in metrics | differences}
+    expected |= {("logistic_regression", metric) for metric in metrics}
+    assert set(rows) == {(model, split, metric) for split in ("valid", "test") for model, metric in expected}
+    assert rows["encoder", "test", "auc"]["value"] > 0.95
+    assert rows["encoder", "test", "auc"]["n"] == NUM_USERS
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_single_class_of_labels_is_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType, label: int):
+    tiny_lake.put_examples(lambda _: label)
+    tiny_lake.put_interactions()
+    with pytest.raises(ValueError, match=f"all {NUM_USERS} labels of the train split are {label}") as refusal:
+        job.main(tiny_lake.settings(job))
+    assert "\n" not in str(refusal.value)
+    assert not tiny_lake.lake.exists("gold/vectors")
+    assert not tiny_lake.lake.exists("gold/model_metrics")
+
+
+def test_fewer_users_than_workers_are_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType):
+    tiny_lake.put_examples(lambda user: user % 2, num_users=2)
+    tiny_lake.put_interactions()
+    with pytest.raises(ValueError, match=r"2 labelled users .* fewer than the 3 .* --cluster.num-workers 2"):
+        job.main(tiny_lake.settings(job, cluster={"num_workers": 3}))
+    assert not tiny_lake.lake.exists("gold/vectors")
+
+
+def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(tiny_lake: TinyLake, job: ModuleType):
+    tiny_lake.put_examples(lambda user: user % 2)
+    tiny_lake.put_interactions(num_users=1)
+    with pytest.raises(ValueError, match="1 users with a history"):
+        job.main(tiny_lake.settings(job))
+
+
+def test_a_log_without_users_is_skipped(tiny_lake: TinyLake, job: ModuleType, capsys: pytest.CaptureFixture[str]):
+    tiny_lake.put("gold/examples", [])
+    tiny_lake.put("gold/interactions", [])
+    job.main(tiny_lake.settings(job))
+    assert "skipped: there is no gold/examples" in capsys.readouterr().out
+    assert not tiny_lake.lake.exists("gold/vectors")
+
+
+def test_batches_are_shared_out_among_the_workers(tiny_lake: TinyLake, job: ModuleType):
+    tiny_lake.put_examples(lambda user: user % 2)
+    tiny_lake.put_interactions()
+    settings = tiny_lake.settings(job, batch_size=100, two_tower_batch_size=90, cluster={"num_workers": 3})
+    with job.start_run("train_encoder", settings) as run:
+        task = job.task_of(run, settings)
+    assert (task.encoder.batch_size, task.two_tower.batch_size) == (34, 30)
+    assert task.as_of == TEST_FROM
+    assert Path(task.lake).is_absolute()
