@@ -117,10 +117,10 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], None], log: Pat
     Raises:
         ValueError: no job server answers at the address, or the job failed.
     """
-    from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415
+    from ray.job_submission import JobStatus  # noqa: PLC0415
 
     try:
-        client = JobSubmissionClient(address)
+        client = _client(address)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"no Ray job server answers at {address} ({type(error).__name__})") from None
     working_directory = {"working_dir": str(ROOT), "excludes": ["/tests", "/benchmarks", "/docs", "/acceptance"]}
@@ -146,15 +146,21 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], None], log: Pat
         raise ValueError(errors[-1].removeprefix("error: ") if errors else f"the Ray job ended as {status.value}")
 
 
-def _answers(port: int) -> bool:
+def _client(address: str) -> Any:
+    """A client of the job server; the token goes along here, for Ray reads its own mode when it is imported."""
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
 
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
+
+
+def _answers(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         if probe.connect_ex(("127.0.0.1", port)) != 0:
             return False
     try:
-        JobSubmissionClient(f"http://127.0.0.1:{port}").list_jobs()
+        _client(f"http://127.0.0.1:{port}").list_jobs()
     except (OSError, RuntimeError):  # half started: asked again until the deadline
         return False
     return True
