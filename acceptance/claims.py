@@ -26,9 +26,9 @@ class Claim:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a user who has activated nothing: this Python's tools first on the path."""
+    """The environment of a user who has activated nothing: this Python's tools first on the path, Ray as it comes."""
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }

@@ -1,4 +1,4 @@
-"""What must be shown of the decision policy: it sells more, its estimates tell the truth, its verdict is right."""
+"""On the market: the policy that would serve sells more, estimates of value cover the truth, the verdict is right."""
 
 import importlib.util
 import os
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pyarrow import csv
 
+from acceptance import lakes
 from acceptance.claims import DATA, Claim
 from lib.cluster import ray_session
 from lib.lake import Lake
@@ -27,6 +28,12 @@ TRUE_SESSIONS = 20_000
 MIN_GAIN = 1.2
 NUM_MARKETS, MIN_COVERED = 20, 17
 TASTE = {"category_share": 2.0, "brand_share": 1.0, "item_click_rate": 1.0, "shown_category": -1.0}
+
+
+def check() -> list[Claim]:
+    """On default markets of three seeds, on twenty small ones, and on the default market's lake."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    return [served_policy_beats_logging(), doubly_robust_covers(), verdict_is_right(lakes.market())]
 
 
 class FixedTaste:
@@ -141,9 +148,3 @@ def _job(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    for claim in (doubly_robust_covers(), served_policy_beats_logging()):
-        print(f"{'holds' if claim.holds else 'FAILS'}: {claim.says}: {claim.measured}", flush=True)

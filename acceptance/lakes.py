@@ -1,0 +1,80 @@
+"""The lakes that several checks look at: each turned once for the same code, from nothing, and timed."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from acceptance.claims import DATA, turn
+from acceptance.results import CODE, STATE, code_hash
+
+LAKES = STATE / "lakes"
+# The simulator's default, small enough for checks that turn the wheel many times, and the real logs.
+SMALL_MARKET = ("--simulate.num-users", "600", "--simulate.num-items", "200", "--simulate.bots-per-user", "0.02")
+REAL_LOGS = ("online_retail", "rees46", "obd")
+
+
+def market() -> Path:
+    """The lake of the default simulated market."""
+    return _turned("market", ())
+
+
+def small_market() -> Path:
+    """The lake of a small simulated market."""
+    return _turned("small_market", SMALL_MARKET)
+
+
+def real_log(name: str) -> Path:
+    """The lake of one of the real logs, known by the name of its format and folder."""
+    return _turned(name, ("--logs", str(DATA / name), "--format", name))
+
+
+def seconds_of(lake: Path) -> float:
+    """How long the whole wheel took on a lake, from nothing."""
+    return float(json.loads(_stamp(lake).read_text())["seconds"])
+
+
+def copy_of(lake: Path, name: str) -> Path:
+    """A copy of a lake with its pseudonym key, in place of an earlier copy of that name."""
+    target = LAKES / name
+    remove(target)
+    shutil.copytree(lake, target)
+    shutil.copy2(key_of(lake), key_of(target))
+    return target
+
+
+def empty(name: str, *, key_of_lake: Path | None = None) -> Path:
+    """Where a lake may be made from nothing; with the pseudonym key of another, so that their tables can be compared."""
+    target = LAKES / name
+    remove(target)
+    LAKES.mkdir(parents=True, exist_ok=True)
+    if key_of_lake is not None:
+        shutil.copy2(key_of(key_of_lake), key_of(target))
+    return target
+
+
+def remove(lake: Path) -> None:
+    """Remove a lake, its key and its stamp."""
+    shutil.rmtree(lake, ignore_errors=True)
+    for file in (key_of(lake), _stamp(lake)):
+        file.unlink(missing_ok=True)
+
+
+def key_of(lake: Path) -> Path:
+    """The file of a lake's pseudonym key."""
+    return lake.with_name(f"{lake.name}.key")
+
+
+def _turned(name: str, arguments: Sequence[str]) -> Path:
+    lake = LAKES / name
+    code = code_hash(*CODE)
+    if not _stamp(lake).is_file() or json.loads(_stamp(lake).read_text())["code"] != code:
+        empty(name)
+        print(f"  turns the wheel on {name}", flush=True)
+        seconds, _ = turn(lake, *arguments)
+        _stamp(lake).write_text(json.dumps({"code": code, "seconds": seconds}))
+    return lake
+
+
+def _stamp(lake: Path) -> Path:
+    return lake.with_name(f"{lake.name}.json")
