@@ -32,7 +32,6 @@ CHECKS = (
     "daily_file",
     "spark_cluster",
     "ray_cluster",
-    "killed_worker",
     "killed_driver",
     "killed_walk",
     "bad_input",

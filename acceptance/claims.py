@@ -1,7 +1,6 @@
 """What an acceptance check returns, and how it turns the wheel: as a user does, by the command line."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -48,31 +47,6 @@ def turn(lake: Path, *arguments: str, check: bool = True) -> tuple[float, str]:
             f"{' '.join(command)} ended with {done.returncode}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
         )
     return time.monotonic() - began, done.stdout
-
-
-def turn_on_a_real_log(lake: Path, name: str, *arguments: str) -> tuple[float, str]:
-    """`cartwheel run` on one of the real logs, known by the name of its format and folder."""
-    return turn(lake, "--logs", str(DATA / name), "--format", name, *arguments)
-
-
-def turn_and_kill(lake: Path, after_seconds: float, *arguments: str) -> bool:
-    """Begin `cartwheel run` and kill it hard; returns whether it was still running then."""
-    command = [CARTWHEEL, "run", "--lake", str(lake), *arguments]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        process.wait(timeout=after_seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    return False
 
 
 def run_command(command: Sequence[str], *, cwd: Path, extra: Mapping[str, str] | None = None) -> str:

@@ -1,0 +1,54 @@
+"""One more daily file is the only one ingested, and every table is then the same as a run on all the files gives.
+
+On the last months of Online Retail (its windows for validation and test begin in them), to be quick.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from acceptance import lakes
+from acceptance.claims import DATA, Claim, turn
+from acceptance.results import STATE
+from acceptance.same import differences
+from lib import ops
+from lib.lake import Lake
+
+FIRST_DAY = "2011-08-01"
+
+
+def check() -> list[Claim]:
+    """One lake gets all files but the last, then the last; another all at once, with the same pseudonym key."""
+    files = sorted(file for file in (DATA / "online_retail").glob("*.csv") if file.stem >= FIRST_DAY)
+    logs = STATE / "daily_files"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    for file in files[:-1]:
+        shutil.copy2(file, logs)
+    lake = lakes.empty("grown")
+    turn_on(lake, logs)
+    shutil.copy2(files[-1], logs)
+    seconds = turn_on(lake, logs)
+    fresh = lakes.empty("at_once", key_of_lake=lake)
+    whole_seconds = turn_on(fresh, logs)
+    ingested = [[Path(file["path"]).name for file in row["input_files"]] for row in ops.runs(Lake(str(lake)), "ingest")]
+    apart = differences(lake, fresh)
+    num_tables = len([name for name in Lake(str(lake)).tables() if not name.startswith("ops/")])
+    return [
+        Claim(
+            "one more daily file added to the folder is the only one ingested",
+            f"{len(ingested[0])} files, then {', '.join(ingested[-1])} ({seconds:.0f} s)",
+            len(ingested[0]) == len(files) - 1 and ingested[1:] == [[files[-1].name]],
+        ),
+        Claim(
+            "every table is then the same as a run on all files gives",
+            f"{num_tables} tables, {os.cpu_count()} cores, {whole_seconds:.0f} s at once; different: {'; '.join(apart) or 'none'}",
+            not apart,
+        ),
+    ]
+
+
+def turn_on(lake: Path, logs: Path) -> float:
+    """The whole wheel on the files that lie there now; returns its seconds."""
+    seconds, _ = turn(lake, "--logs", str(logs), "--format", "online_retail")
+    return seconds

@@ -1,0 +1,58 @@
+"""`make demo` in a fresh clone with empty package caches, and again."""
+
+import shutil
+import time
+from pathlib import Path
+
+from acceptance.claims import Claim, run_command
+from acceptance.results import STATE
+from lib.wheel import ROOT
+
+FOLDER = STATE / "fresh"
+CLONE = FOLDER / "checkout"
+MOST_SECONDS_AGAIN = 90
+
+
+def check() -> list[Claim]:
+    """The README's first command: environment, Java packages and the wheel, from nothing."""
+    clone()
+    first, _ = make("demo")
+    again, told = make("demo")
+    num_passed_over = sum("unchanged" in line for line in told.splitlines())
+    return [
+        Claim("make demo in a fresh clone with an empty package cache: its time", f"{first / 60:.1f} minutes", True),
+        Claim(
+            "a second make demo sets up nothing and starts in seconds",
+            f"{again:.0f} s, {num_passed_over} jobs passed over",
+            "setup" not in told and again < MOST_SECONDS_AGAIN and num_passed_over > 0,
+        ),
+    ]
+
+
+def clone() -> Path:
+    """A clone of what is committed, without caches of Python packages and of Java's; the folder shared/ stands beside it."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    run_command(["git", "clone", "-q", str(ROOT), str(CLONE)], cwd=FOLDER)
+    if (ROOT.parent / "shared").exists():
+        (FOLDER / "shared").symlink_to(ROOT.parent / "shared")
+    return CLONE
+
+
+def make(target: str) -> tuple[float, str]:
+    """`make` of a target in the clone; returns its seconds and what it printed."""
+    began = time.monotonic()
+    told = run_command(["make", target], cwd=CLONE, extra=empty_caches())
+    return time.monotonic() - began, told
+
+
+def empty_caches() -> dict[str, str]:
+    """The environment in which uv and Spark's Ivy keep their packages below the fresh folder, and Python knows no checkout."""
+    java_home = FOLDER / "java_home"
+    java_home.mkdir(exist_ok=True)
+    return {
+        "UV_CACHE_DIR": str(FOLDER / "uv_cache"),
+        "JAVA_TOOL_OPTIONS": f"-Duser.home={java_home}",
+        "PYTHONPATH": "",
+        "VIRTUAL_ENV": "",
+    }
