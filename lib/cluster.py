@@ -123,8 +123,7 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], None], log: Pat
         client = _client(address)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"no Ray job server answers at {address} ({type(error).__name__})") from None
-    working_directory = {"working_dir": str(ROOT), "excludes": ["/tests", "/benchmarks", "/docs", "/acceptance"]}
-    job_id = client.submit_job(entrypoint=entrypoint, runtime_env=working_directory)
+    job_id = _submit(client, entrypoint)
     seen = 0
     try:
         while True:
@@ -144,6 +143,19 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], None], log: Pat
     if status != JobStatus.SUCCEEDED:
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         raise ValueError(errors[-1].removeprefix("error: ") if errors else f"the Ray job ended as {status.value}")
+
+
+def _submit(client: Any, entrypoint: str) -> str:
+    """Submit a job; a head that has just come up answers before its agent can take one, so that is asked again."""
+    working_directory = {"working_dir": str(ROOT), "excludes": ["/tests", "/benchmarks", "/docs", "/acceptance"]}
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=working_directory))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def _client(address: str) -> Any:
