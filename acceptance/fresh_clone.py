@@ -1,6 +1,8 @@
 """`make demo` in a fresh clone with empty package caches, and again."""
 
+import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -47,12 +49,12 @@ def make(target: str) -> tuple[float, str]:
 
 
 def empty_caches() -> dict[str, str]:
-    """The environment in which uv and Spark's Ivy keep their packages below the fresh folder, and Python knows no checkout."""
-    java_home = FOLDER / "java_home"
+    """A fresh machine's environment: uv and Spark's Ivy keep their packages below the fresh folder; nothing of this checkout."""
+    java_home, own = FOLDER / "java_home", {str(Path(sys.executable).parent), str(ROOT / ".venv" / "bin")}
     java_home.mkdir(exist_ok=True)
     return {
+        "PATH": os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if folder not in own),
         "UV_CACHE_DIR": str(FOLDER / "uv_cache"),
         "JAVA_TOOL_OPTIONS": f"-Duser.home={java_home}",
-        "PYTHONPATH": "",
-        "VIRTUAL_ENV": "",
+        **dict.fromkeys(("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS"), ""),
     }
