@@ -315,18 +315,6 @@ def log_times(lake: Lake, mapping: formats.Mapping, version: int) -> LogTimes:
     return times
 
 
-def report_errors_in_one_line() -> None:
-    """Let a user's error end a program with one line on stderr and exit code 1 instead of a traceback."""
-
-    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if isinstance(error, ValueError):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook
-
-
 def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     lake = Lake(settings.lake.path)
     _require_writable(lake)

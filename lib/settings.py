@@ -12,6 +12,7 @@ import sys
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import yaml
@@ -131,7 +132,11 @@ class JobSettings(BaseModel):
 
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
-        """Read `--config FILE`, the environment and flags; on a wrong setting say so in one line and exit with code 2."""
+        """Read `--config FILE`, the environment and flags; on a wrong setting say so in one line and exit with code 2.
+
+        It is the first thing that a job's command does: from here on a user's error is one line, not a traceback.
+        """
+        sys.excepthook = _one_line_for_users
         arguments = sys.argv[1:] if arguments is None else arguments
         try:
             return cls.load(arguments)
@@ -255,3 +260,11 @@ def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
         return f"unknown setting {location}; known in {section!r} are {', '.join(fields)}{more}"
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{location} = {first['input']!r}: {expected}{more}"
+
+
+def _one_line_for_users(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End a program with one line for what a user can mend (the run keeps the traceback), else with the traceback."""
+    if isinstance(error, ValueError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        sys.__excepthook__(kind, error, trace)

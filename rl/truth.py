@@ -1,5 +1,6 @@
 """The true value of policies on the simulated market whose log was learned from."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -18,36 +19,33 @@ def logging_itself(states: Floats, candidates: Floats, logging: Floats) -> Float
     return logging
 
 
-class MarketTruth:
-    """A market made again from the manifest of its log; tells what a session of its test window is worth under a policy."""
+def is_known(folder: Path) -> bool:
+    """Whether the simulator's finished log lies in `folder`."""
+    return (folder / MANIFEST).is_file()
 
-    def __init__(
-        self, folder: Path, *, test_from: datetime, rewards: RewardWeights, discount: float, num_sessions: int
-    ) -> None:
-        """Simulate the market's log once more (some seconds); `num_sessions` are simulated for each value."""
-        self.market = Market.read(folder)
-        self.since_ms = int(test_from.timestamp() * 1000)
-        self.rewards, self.discount, self.num_sessions = rewards, discount, num_sessions
-        self.logging = self.value(logging_itself)
 
-    @staticmethod
-    def is_known(folder: Path) -> bool:
-        """Whether the simulator's finished log lies in `folder`."""
-        return (folder / MANIFEST).is_file()
+def true_values(
+    folder: Path,
+    policies: Mapping[str, Policy],
+    *,
+    test_from: datetime,
+    rewards: RewardWeights,
+    discount: float,
+    num_sessions: int,
+) -> dict[str, TrueValue]:
+    """Mean discounted return of a session of the test window under each policy's own course of states, by simulation.
 
-    def value(self, policy: Policy) -> TrueValue:
-        """Mean discounted return of a session of the test window under the policy's own course of states."""
-        return self.market.true_value(
-            policy,
-            num_sessions=self.num_sessions,
-            since_ms=self.since_ms,
-            rewards=self.rewards,
-            discount=self.discount,
+    The market is made again from the manifest in its log's `folder` (some seconds); the logging strategies' value stands under the
+    name `logging`; `num_sessions` are simulated for each value.
+    """
+    market = Market.read(folder)
+    since_ms = int(test_from.timestamp() * 1000)
+    return {
+        name: market.true_value(
+            policy, num_sessions=num_sessions, since_ms=since_ms, rewards=rewards, discount=discount
         )
-
-    def values(self, policies: dict[str, Policy]) -> dict[str, TrueValue]:
-        """The value of each policy, and of the logging strategies under the name `logging`."""
-        return {"logging": self.logging} | {name: self.value(policy) for name, policy in policies.items()}
+        for name, policy in {"logging": logging_itself, **policies}.items()
+    }
 
 
 def interval(value: TrueValue) -> tuple[float, float]:

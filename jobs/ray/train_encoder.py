@@ -10,6 +10,7 @@ history get no vector, and items that nobody touched neither. A rerun, a retry o
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -79,7 +80,7 @@ class Task:
     browsing_weight: float
     num_dimensions: int
     history_length: int
-    encoder: EncoderPlan
+    encoder: EncoderPlan | None  # None: the log's labels train no purchase model
     two_tower: TwoTowerPlan
 
     def examples(self, split: str) -> Examples:
@@ -120,19 +121,8 @@ def train_worker(config: dict[str, Task]) -> None:
         states[model] = state
         report(states, rank, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
 
-    examples, valid = task.examples("train"), task.examples("valid")
-    share = rows.share_of(len(examples.labels), rank, num_workers)
-    torch.manual_seed(task.encoder.seed)
-    fit_encoder(
-        prepare_model(PurchaseEncoder(examples.features.shape[1])),
-        Examples(examples.features[share], examples.labels[share]),
-        Examples(valid.features[rank::num_workers], valid.labels[rank::num_workers]),
-        task.encoder,
-        rank=rank,
-        total=total_over_workers,
-        state=states.get("encoder"),
-        keep=lambda state: keep("encoder", state),
-    )
+    if task.encoder is not None:
+        fit_purchase_model(task, task.encoder, rank, num_workers, states.get("encoder"), lambda s: keep("encoder", s))
     known = task.known_pairs()
     own = rows.pairs_of_users(known.pairs, rank, num_workers)
     fit_two_towers(
@@ -143,6 +133,30 @@ def train_worker(config: dict[str, Task]) -> None:
         rank=rank,
         state=states.get("two_tower"),
         keep=lambda state: keep("two_tower", state),
+    )
+
+
+def fit_purchase_model(
+    task: Task,
+    plan: EncoderPlan,
+    rank: int,
+    num_workers: int,
+    state: State | None,
+    keep: Callable[[State], None],
+) -> None:
+    """Fit the encoder on this worker's share of the labelled users, from `state` on where there is one."""
+    examples, valid = task.examples("train"), task.examples("valid")
+    share = rows.share_of(len(examples.labels), rank, num_workers)
+    torch.manual_seed(plan.seed)
+    fit_encoder(
+        prepare_model(PurchaseEncoder(examples.features.shape[1])),
+        Examples(examples.features[share], examples.labels[share]),
+        Examples(valid.features[rank::num_workers], valid.labels[rank::num_workers]),
+        plan,
+        rank=rank,
+        total=total_over_workers,
+        state=state,
+        keep=keep,
     )
 
 
@@ -172,7 +186,7 @@ def total_over_workers(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def task_of(run: Run, settings: TrainEncoderSettings) -> Task:
+def task_of(run: Run, settings: TrainEncoderSettings, *, with_encoder: bool = True) -> Task:
     """The workers' task; batches are shared out, so that their whole does not depend on the number of workers."""
     num_workers = settings.cluster.num_workers
     tables = ["gold/examples", "gold/interactions"] + (["silver/items"] if run.has("silver/items") else [])
@@ -184,7 +198,9 @@ def task_of(run: Run, settings: TrainEncoderSettings) -> Task:
         browsing_weight=settings.browsing_weight,
         num_dimensions=settings.two_tower_dimensions,
         history_length=settings.history_length,
-        encoder=EncoderPlan(
+        encoder=None
+        if not with_encoder
+        else EncoderPlan(
             num_epochs=settings.num_epochs,
             patience=settings.patience,
             batch_size=math.ceil(settings.batch_size / num_workers),
@@ -201,23 +217,36 @@ def task_of(run: Run, settings: TrainEncoderSettings) -> Task:
     )
 
 
-def require_trainable(labels: NDArray[np.float32], *, num_users: int, num_workers: int) -> None:
-    """Refuse what no model can be trained on: `labels` of the train split, `num_users` with a history.
+def labels_of(run: Run) -> NDArray[np.float32]:
+    """The labels of the train split."""
+    stored = run.read_arrow("gold/examples", ["label"], pc.field("split") == "train")["label"]
+    labels: NDArray[np.float32] = stored.to_numpy().astype(np.float32)
+    return labels
+
+
+def require_rows(num_labelled: int, num_users: int, *, num_workers: int) -> None:
+    """Refuse a log too small to be shared out.
 
     Raises:
-        ValueError: fewer rows than workers, or a single class of labels.
+        ValueError: fewer labelled users, or users with a history, than workers.
     """
-    for what, size in (("labelled users in the train split", len(labels)), ("users with a history", num_users)):
+    for what, size in (("labelled users in the train split", num_labelled), ("users with a history", num_users)):
         if size < num_workers:
             raise ValueError(
                 f"{size} {what}, fewer than the {num_workers} training workers; take a longer log"
                 + (f" or set --cluster.num-workers {size}" if size else "")
             )
-    if labels.min() == labels.max():
-        raise ValueError(
-            f"all {len(labels):,} labels of the train split are {labels[0]:.0f}, and the purchase model needs both classes; set "
-            "valid_from and test_from in the mapping so that some users buy in the label window and some do not"
-        )
+
+
+def has_both_classes(run: Run, labels: NDArray[np.float32]) -> bool:
+    """Whether a purchase model can be trained; if not, says so, and what mends it."""
+    if labels.min() != labels.max():
+        return True
+    run.log(
+        f"leaves out the purchase model: all {len(labels):,} labels of the train split are {labels[0]:.0f}, and it needs both "
+        "classes; valid_from and test_from in the mapping say when labels are taken"
+    )
+    return False
 
 
 def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State]:
@@ -293,8 +322,9 @@ def main(settings: TrainEncoderSettings) -> None:
     """Fit both models and publish vectors, metrics and versions."""
     with start_run("train_encoder", settings) as run:
         torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
-        task = task_of(run, settings)
-        labels, known = task.examples("train").labels.numpy(), task.known_pairs()
+        labels = labels_of(run)
+        task = task_of(run, settings, with_encoder=len(labels) > 0 and has_both_classes(run, labels))
+        known = task.known_pairs()
         run.log(
             "read",
             examples=len(labels),
@@ -303,20 +333,14 @@ def main(settings: TrainEncoderSettings) -> None:
             items=len(known.item_ids),
             pairs=len(known.pairs.user),
         )
-        require_trainable(labels, num_users=len(known.user_keys), num_workers=settings.cluster.num_workers)
+        require_rows(len(labels), len(known.user_keys), num_workers=settings.cluster.num_workers)
         with ray_session(settings.cluster):
             states = fit(run, task, settings)
-        encoder, two_tower = states["encoder"], states["two_tower"]
-        run.log(
-            "trained",
-            encoder_epochs=encoder["epoch"],
-            best_epoch=encoder["best_epoch"],
-            encoder_loss=encoder["best_loss"],
-            two_tower_epochs=two_tower["epoch"],
-            two_tower_loss=two_tower["loss"],
-        )
-        publish_encoder(run, task, encoder, settings)
-        publish_two_towers(run, task, two_tower, known)
+        for model, state in states.items():
+            run.log(f"trained {model}", epochs=state["epoch"], loss=state["loss"])
+        if "encoder" in states:
+            publish_encoder(run, task, states["encoder"], settings)
+        publish_two_towers(run, task, states["two_tower"], known)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from rl.market import TrueValue
 from rl.served import ActionValues, ServedPolicy, Temperature, choose_temperature
 from rl.tabular import TabularQ, fit_tabular
 from rl.train import DqnSettings, train_dqn
-from rl.truth import LOG_FOLDER, MarketTruth, interval
+from rl.truth import LOG_FOLDER, interval, is_known, true_values
 from rl.valuation import Valuation, Verdict, verdict
 
 Row = dict[str, Any]
@@ -191,14 +191,16 @@ def learn(run: Run, train: Decisions, settings: TrainPolicySettings) -> tuple[Ta
     return tabular, train_dqn(train, dqn, run.files("policy"), on_progress=on_progress)
 
 
-def start_truth(run: Run, settings: TrainPolicySettings) -> Any | None:
-    """An actor that makes the market again while the policies learn; None where the log is not the simulator's."""
+def start_truth(run: Run, served: dict[str, ServedPolicy], settings: TrainPolicySettings) -> Any | None:
+    """Let a task simulate what the policies are truly worth while their estimates are made; None for a log of no market."""
     folder = run.lake.folder / LOG_FOLDER
-    if run.mapping.name != "market" or not MarketTruth.is_known(folder):
+    if run.mapping.name != "market" or not is_known(folder):
         return None
     weights = RewardWeights(settings.reward_click, settings.reward_cart, settings.reward_purchase)
-    return ray.remote(MarketTruth).remote(
+    simulate: Any = true_values  # Ray's own types know of no keywords
+    return ray.remote(simulate).remote(
         folder,
+        served,
         test_from=run.times.test_from,
         rewards=weights,
         discount=settings.discount,
@@ -240,7 +242,6 @@ def main(settings: TrainPolicySettings) -> None:
         if not train.is_transition.any() or not len(test):
             run.skip("no logged decision to learn from before valid_from, or none to value a policy on after test_from")
         with ray_session(settings.cluster):
-            truth = start_truth(run, settings)
             tabular, network = learn(run, train, settings)
             learned: dict[str, ActionValues] = {"tabular": tabular, SERVED: network}
             if not len(valid):
@@ -258,10 +259,10 @@ def main(settings: TrainPolicySettings) -> None:
                 name: ServedPolicy(values, temperatures[name].value, settings.epsilon)
                 for name, values in learned.items()
             }
-            true_values = truth.values.remote(served) if truth else None
+            truth = start_truth(run, served, settings)
             rows, said = valued(run, parts, served, settings)
             rows += logging_rows(run, decisions, settings)
-            rows += true_rows(ray.get(true_values), run.run_id) if true_values else []
+            rows += true_rows(ray.get(truth), run.run_id) if truth else []
         keep(run, network, temperatures[SERVED], settings, said)
         run.commit_arrow("gold/policy_values", pa.Table.from_pylist(rows, schema=contract("gold/policy_values").schema))
 

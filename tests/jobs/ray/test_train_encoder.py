@@ -226,7 +226,8 @@ def check_vectors(tiny_lake: TinyLake) -> None:
         @ np.array([vectors["two_tower", "item", item] for item in items]).T
     )
     likes_first_half = scores[:, : NUM_ITEMS // 2].mean(axis=1) > scores[:, NUM_ITEMS // 2 :].mean(axis=1)
-    assert likes_first_half.tolist() == [user % 2 == 0 for user in range(NUM_USERS)]
+    agreement = np.mean(likes_first_half == (np.arange(NUM_USERS) % 2 == 0))
+    assert agreement >= 0.95, agreement
 
 
 def check_metrics(tiny_lake: TinyLake) -> None:
@@ -241,13 +242,17 @@ def check_metrics(tiny_lake: TinyLake) -> None:
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_a_single_class_of_labels_is_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType, label: int):
+def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
+    tiny_lake: TinyLake, job: ModuleType, ray_cluster: None, label: int, capsys: pytest.CaptureFixture[str]
+):
     tiny_lake.put_examples(lambda _: label)
     tiny_lake.put_interactions()
-    with pytest.raises(ValueError, match=f"all {NUM_USERS} labels of the train split are {label}") as refusal:
-        job.main(tiny_lake.settings(job))
-    assert "\n" not in str(refusal.value)
-    assert not tiny_lake.lake.exists("gold/vectors")
+    job.main(tiny_lake.settings(job, two_tower_epochs=1))
+    told = [line for line in capsys.readouterr().out.splitlines() if "leaves out the purchase model" in line]
+    assert len(told) == 1
+    assert f"all {NUM_USERS} labels of the train split are {label}" in told[0]
+    models = tiny_lake.lake.dataset("gold/vectors").to_table(columns=["model"])["model"].unique().to_pylist()
+    assert models == ["two_tower"]
     assert not tiny_lake.lake.exists("gold/model_metrics")
 
 
