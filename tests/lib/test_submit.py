@@ -1,0 +1,57 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.settings import ClusterSettings
+from lib.submit import command, environment
+from lib.wheel import JOBS
+
+
+def typed(job: str, target, arguments=(), **cluster) -> str:
+    return " ".join(command(JOBS[job], target, ClusterSettings(**cluster), arguments))
+
+
+def test_on_one_machine_nothing_but_the_job_need_be_said():
+    assert typed("clean", "local", ["--clean.session-gap-minutes", "45"]) == (
+        "spark-submit --master local[2] --properties-file conf/spark-defaults.conf --py-files dist/cartwheel.zip "
+        "jobs/spark/clean.py --clean.session-gap-minutes 45"
+    )
+    assert typed("train_encoder", "local", ["--config", "conf/cluster.yaml"]) == (
+        "ray job submit --working-dir . -- python jobs/ray/train_encoder.py --config conf/cluster.yaml"
+    )
+
+
+def test_on_kubernetes_the_driver_runs_in_the_cluster_too():
+    assert typed("als", "kubernetes", spark_master="k8s://https://api:6443").startswith(
+        "spark-submit --master k8s://https://api:6443 --deploy-mode cluster --properties-file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "target", "cluster", "told"),
+    [
+        (
+            "clean",
+            "standalone",
+            {},
+            r"--on standalone needs --cluster.spark-master spark://..., the settings say local",
+        ),
+        ("clean", "local", {"spark_master": "spark://head:7077"}, r"--on local needs --cluster.spark-master local..."),
+        ("train_policy", "standalone", {}, r"train_policy on standalone needs --cluster.ray-address, such as http://"),
+        ("report", "local", {}, r"report runs where the command runs: `cartwheel report`"),
+    ],
+)
+def test_what_cannot_be_submitted_there_is_one_line(job, target, cluster, told):
+    with pytest.raises(ValueError, match=told) as error:
+        typed(job, target, **cluster)
+    assert "\n" not in str(error.value)
+
+
+def test_the_commands_are_those_of_the_python_that_runs_cartwheel():
+    found = subprocess.run(
+        ["bash", "-c", "command -v spark-submit ray"], env=environment(), capture_output=True, text=True, check=True
+    )
+    tools = Path(sys.executable).parent
+    assert found.stdout.split() == [str(tools / "spark-submit"), str(tools / "ray")]
