@@ -317,7 +317,7 @@ def log_times(lake: Lake, mapping: formats.Mapping, version: int) -> LogTimes:
 
 def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     lake = Lake(settings.lake.path)
-    _require_writable(lake)
+    require_writable(lake)
     hash_now, code_now, inputs_now = settings_hash(job, settings), code_version(job), pin_inputs(job, lake)
     last = ops.last_run(lake, job.name)
     if last is not None and last["status"] in ("running", "failed"):
@@ -346,7 +346,12 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     return run
 
 
-def _require_writable(lake: Lake) -> None:
+def require_writable(lake: Lake) -> None:
+    """Make the lake's folder and try to write there; an object store shows it at the first commit.
+
+    Raises:
+        ValueError: it cannot be written, and why.
+    """
     if "://" in lake.path:
         return
     try:

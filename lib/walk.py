@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lib import cluster, runs
+from lib.lake import Lake
 from lib.report import write_report
 from lib.settings import SHARED_SECTIONS, JobSettings
 from lib.wheel import JOBS, ROOT, WHEEL, Job
@@ -94,8 +95,9 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
 
     Raises:
         JobError: a job ended with an error, in one line.
-        ValueError: another walk is under way on this lake.
+        ValueError: another walk is under way on this lake, or the lake cannot be written.
     """
+    runs.require_writable(Lake(str(lake)))
     log = lake / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     exit_code = 0
