@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from lib import submit as submitting
 from lib.lake import Lake
@@ -16,7 +17,7 @@ from lib.tables import contract
 from lib.wheel import JOBS, ROOT
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # what a lake or a user says may hold brackets
 FLAGS_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 LakePath = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
 
@@ -54,7 +55,7 @@ def run(
     try:
         code = walk.walk(walk.plan(names, [*arguments, *context.args]), lake.absolute(), _show)
     except walk.JobError as failure:
-        console.print(f"[red]failed[/red]  {failure}", soft_wrap=True)
+        console.print(Text.assemble(("failed", "red"), f"  {failure}"), soft_wrap=True)
         raise typer.Exit(1) from None
     _print_summary(lake)
     raise typer.Exit(code)
@@ -97,7 +98,8 @@ def tables(
         console.print(grid)
         return
     declared = contract(name)
-    console.print(f"[bold]{name}[/bold]  {declared.comment}\nkey: {', '.join(declared.key) or 'none'}")
+    key = ", ".join(declared.key) or "none"
+    console.print(Text.assemble((name, "bold"), f"  {declared.comment}\nkey: {key}"))
     grid = Grid("column", "type", "meaning", box=None)
     for column in declared.columns:
         grid.add_row(column.name, f"{column.type}{'' if column.nullable else ' not null'}", column.comment)
@@ -139,7 +141,7 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        console.print(f"[red]error[/red]  {error}", soft_wrap=True)
+        console.print(Text.assemble(("error", "red"), f"  {error}"), soft_wrap=True)
         raise SystemExit(2) from None
 
 
@@ -152,6 +154,6 @@ def _print_summary(lake: Path) -> None:
 
     grid = Grid("", "", box=None, show_header=False)
     for name, words in summary_rows(lake):
-        grid.add_row(f"[bold]{name}[/bold]", words)
+        grid.add_row(Text(name, "bold"), words)
     console.print()
     console.print(grid)

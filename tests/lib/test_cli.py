@@ -1,0 +1,170 @@
+"""The command line in this process: what it prints and its exit code. Jobs end here before they start Spark or Ray."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lib.cli import main
+from lib.lake import Lake, commit_files, conform, write_files
+from lib.tables import contract
+
+ITEMS = [
+    {"item_id": "i1", "title": "Lamp [red] [/b]", "category": ["home", "light"]},
+    {"item_id": "i2", "title": "Mug"},
+]
+Cartwheel = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def cartwheel(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cartwheel:
+    """`cartwheel("tables", "--lake", "x")` returns the exit code and what was printed."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["cartwheel", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """A lake with two products."""
+    items = contract("silver/items")
+    rows = [dict.fromkeys(items.schema.names) | row for row in ITEMS]
+    files = write_files(
+        Lake(str(tmp_path / "lake")), items, [conform(items, pa.Table.from_pylist(rows, schema=items.schema))]
+    )
+    commit_files(Lake(str(tmp_path / "lake")), items, files, transaction="test", number=1)
+    return tmp_path / "lake"
+
+
+def one_line(printed: str) -> str:
+    (line,) = printed.splitlines()
+    return line
+
+
+def test_the_tables_are_listed_with_their_rows_and_what_a_row_is(cartwheel, lake):
+    code, printed = cartwheel("tables", "--lake", lake)
+    assert code == 0
+    heading, row = (line.split(maxsplit=2) for line in printed.splitlines())
+    assert heading == ["table", "rows", "one row is".ljust(len(heading[2]))]
+    assert row[:2] == ["silver/items", "2"]
+    assert row[2].strip() == contract("silver/items").comment
+
+
+def test_a_table_is_described_without_a_lake(cartwheel, tmp_path):
+    code, printed = cartwheel("tables", "gold/recommendations", "--lake", tmp_path / "none")
+    assert code == 0
+    assert "key: as_of, strategy, question, user_key, rank" in printed
+    assert all(column.name in printed for column in contract("gold/recommendations").columns)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_table_that_no_contract_names_is_one_line(cartwheel, lake):
+    code, printed = cartwheel("tables", "gold/recomendations", "--lake", lake)
+    assert code == 2
+    assert one_line(printed).startswith("error  no table is named 'gold/recomendations'; known are")
+
+
+def test_a_query_prints_values_as_they_are(cartwheel, lake):
+    code, printed = cartwheel("query", "SELECT title, category FROM silver.items ORDER BY item_id", "--lake", lake)
+    assert code == 0
+    assert [line.strip() for line in printed.splitlines()[1:]] == ["Lamp [red] [/b]  ['home', 'light']", "Mug"]
+
+
+def test_a_query_prints_so_many_rows_or_all_as_csv(cartwheel, lake):
+    sql = "SELECT item_id, title FROM silver.items ORDER BY 1"
+    _, printed = cartwheel("query", sql, "--lake", lake, "--limit", 1)
+    assert [line.split() for line in printed.splitlines()] == [["item_id", "title"], ["i1", "Lamp", "[red]", "[/b]"]]
+    assert cartwheel("query", sql, "--lake", lake, "--limit", 1, "--csv")[1].splitlines() == [
+        "item_id,title",
+        "i1,Lamp [red] [/b]",
+        "i2,Mug",
+    ]
+
+
+@pytest.mark.parametrize("sql", ["DELETE FROM silver.items", "SELECT [/b] FROM nowhere"])
+def test_a_query_that_is_wrong_or_none_is_one_line_and_changes_nothing(cartwheel, lake, sql):
+    code, printed = cartwheel("query", sql, "--lake", lake)
+    assert code == 2
+    assert one_line(printed).startswith("error  ")
+    assert Lake(str(lake)).num_rows("silver/items") == 2
+
+
+def test_the_report_prints_where_its_page_is(cartwheel, lake, tmp_path):
+    assert cartwheel("report", "--lake", lake) == (0, f"{lake}/files/report/index.html\n")
+    assert cartwheel("report", "--lake", lake, "--out", tmp_path / "page.html") == (0, f"{tmp_path}/page.html\n")
+    assert (tmp_path / "page.html").read_text() == (lake / "files" / "report" / "index.html").read_text()
+
+
+def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel):
+    assert cartwheel("submit", "clean", "--dry-run", "--lake.path", "/mnt/my lake") == (
+        0,
+        "spark-submit --master 'local[2]' --properties-file conf/spark-defaults.conf --py-files dist/cartwheel.zip "
+        "jobs/spark/clean.py --lake.path '/mnt/my lake'\n",
+    )
+    given = ["--on", "kubernetes", "--cluster.ray-address", "http://head:8265", "--cluster.num-workers", "8"]
+    assert cartwheel("submit", "train_encoder", *given, "--dry-run") == (
+        0,
+        "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_encoder.py "
+        "--cluster.num-workers 8\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["submit", "cleen"], "no job is named 'cleen'; the wheel is simulate, ingest, clean,"),
+        (["submit", "clean", "--on", "mars"], "--on mars: should be local, standalone or kubernetes"),
+        (["submit", "als", "--on", "standalone"], "--on standalone needs --cluster.spark-master spark://"),
+        (["run", "--from", "cleen"], "no job is named 'cleen'; the wheel is simulate, ingest, clean,"),
+        (["run", "--logs", "nowhere"], "--logs nowhere: no such file or folder"),
+        (
+            ["run", "--to", "ingest", "--clean.x", "1", "--cleen.x", "1"],
+            "--cleen.x: no job or section is named 'cleen'",
+        ),
+        (["run", "--to", "ingest", "--ingest.x", "1"], "unrecognized arguments: --ingest.x 1"),
+        (["run", "--to", "ingest", "--ingest.task-megabytes", "0"], "ingest.task_megabytes = '0': should be greater"),
+        (["run", "--to", "ingest", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_line_and_exit_code_2_before_anything_starts(
+    cartwheel, tmp_path, monkeypatch, arguments, told
+):
+    monkeypatch.chdir(tmp_path)
+    code, printed = cartwheel(*arguments)
+    assert code == 2
+    assert told in one_line(printed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_fails_is_one_line_with_the_path_of_the_log_and_exit_code_1(cartwheel, tmp_path):
+    (tmp_path / "log").mkdir()
+    lake = tmp_path / "lake"
+    code, printed = cartwheel("run", "--logs", tmp_path / "log", "--format", "otto", "--lake", lake, "--to", "clean")
+    assert code == 1
+    begun, failed, log = printed.splitlines()
+    assert begun.startswith("[1/2] ingest: ")
+    assert failed == f"failed  ingest: none of the 0 files of {tmp_path / 'log'} fits a pattern of otto: *.jsonl"
+    assert "Traceback" in Path(log.removeprefix("all output: ")).read_text()
+
+
+def test_a_wrong_format_name_lists_the_shipped_ones_and_changes_no_table(cartwheel, lake, tmp_path):
+    before = Lake(str(lake)).tables()
+    code, printed = cartwheel("run", "--logs", tmp_path, "--format", "oto", "--lake", lake, "--to", "clean")
+    assert code == 1
+    assert "ingest: unknown format 'oto'; shipped are market, obd, online_retail, otto, rees46" in printed
+    assert Lake(str(lake)).tables() == before
+
+
+def test_a_lake_that_cannot_be_written_ends_a_walk_with_one_line(cartwheel, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, printed = cartwheel("run", "--logs", tmp_path, "--lake", tmp_path / "file" / "lake", "--to", "ingest")
+    assert code == 2
+    assert one_line(printed) == f"error  the lake {tmp_path}/file/lake cannot be written: Not a directory"
