@@ -70,7 +70,7 @@ def parse_size(size: str) -> tuple[int, int]:
     if not (separator and width.isdigit() and height.isdigit()):
         raise ValueError(f"{size!r} is no size; expected width x height in pixels, such as 300x250")
     w, h = int(width), int(height)
-    smallest = (468, 60) if w >= 3 * h else (120, 400) if h >= 2 * w else (250, 200)
+    smallest = (600, 90) if w >= 3 * h else (120, 400) if h >= 2 * w else (250, 200)
     if w < smallest[0] or h < smallest[1] or w > 2000 or h > 2000:
         raise ValueError(f"{size} cannot hold an advert; of its shape from {smallest[0]}x{smallest[1]} to 2000x2000")
     return w, h
@@ -129,23 +129,24 @@ def _rectangle(width: int, height: int) -> Layout:
 
 def _tall(width: int, height: int) -> Layout:
     """Picture on top, words below it, price and button at the foot."""
-    edge = round(width * 0.075)
+    unit = min(width, round(height * 0.27))  # a broad advert leaves its words as much room as a narrow one
+    edge = round(unit * 0.075)
     side = width - 2 * edge
     panel = Box(0, 0, width, max(side + 2 * edge, round(height * 0.42)))
     picture = Box(edge, (panel.height - side) // 2, edge + side, (panel.height - side) // 2 + side)
-    button_height = round(width * 0.27)
+    button_height = round(unit * 0.27)
     button = Box(edge, height - edge - button_height, width - edge, height - edge)
-    price = Box(edge, button.top - round(width * 0.36), width - edge, button.top)
+    price = Box(edge, button.top - round(unit * 0.36), width - edge, button.top)
     words = Box(edge, panel.bottom + edge, width - edge, price.top)
-    kicker_height = round(width * 0.12)
+    kicker_height = round(unit * 0.12)
     return Layout(
         size=(width, height), panel=panel, picture=picture,
         kicker=Box(words.left, words.top, words.right, words.top + kicker_height),
         title=Box(words.left, words.top + kicker_height, words.right, words.bottom),
         price=price, button=button,
-        title_sizes=_sizes(width * 0.165, width * 0.1), title_lines=8,
-        price_sizes=_sizes(width * 0.2, width * 0.1), button_sizes=_sizes(width * 0.106, width * 0.075),
-        mark_size=max(round(width * 0.07), 10),
+        title_sizes=_sizes(unit * 0.165, unit * 0.1), title_lines=8,
+        price_sizes=_sizes(unit * 0.2, unit * 0.1), button_sizes=_sizes(unit * 0.106, unit * 0.075),
+        mark_size=max(round(unit * 0.07), 10),
     )  # fmt: skip
 
 

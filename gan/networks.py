@@ -56,6 +56,8 @@ class GeneratorBlock(nn.Module):
 class Generator(nn.Module):
     """Noise and a class in, a picture out.
 
+    The class enters beside the noise, as a learned vector of as many numbers (without it, gains and biases that all begin alike
+    need thousands of steps to tell classes apart), and in every batch normalisation.
     `forward(z, labels)`: z [N, Z] standard normal, labels [N] of 0..K-1 -> pictures [N, 3, R, R] in -1..1.
     """
 
@@ -63,7 +65,8 @@ class Generator(nn.Module):
         super().__init__()
         channels = channels_by_side(resolution, base_channels)
         self.resolution, self.num_classes, self.latent_dim = resolution, num_classes, latent_dim
-        self.project = nn.Linear(latent_dim, channels[SMALLEST] * SMALLEST**2, bias=False)
+        self.classes = nn.Embedding(num_classes, latent_dim)
+        self.project = nn.Linear(2 * latent_dim, channels[SMALLEST] * SMALLEST**2, bias=False)
         self.norm = ConditionalBatchNorm(channels[SMALLEST], num_classes)
         widths = list(channels.values())
         self.blocks = nn.ModuleList(
@@ -76,7 +79,8 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         assert z.shape == (len(labels), self.latent_dim), f"z is {tuple(z.shape)}, labels {tuple(labels.shape)}"
-        x = self.project(z).unflatten(1, (-1, SMALLEST, SMALLEST))  # [N, C, 4, 4]
+        x = self.project(torch.cat([z, self.classes(labels)], dim=1))  # [N, C x 16]
+        x = x.unflatten(1, (-1, SMALLEST, SMALLEST))  # [N, C, 4, 4]
         x = relu(self.norm(x, labels))
         for block in self.blocks:
             x = block(x, labels)

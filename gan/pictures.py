@@ -152,7 +152,7 @@ def _prepared(table: pa.Table) -> PreparedPictures:
     values = np.frombuffer(b"".join(pixels.to_pylist()), dtype=np.uint8)
     return PreparedPictures(
         item_ids=table["item_id"].to_pylist(),
-        labels=table["label"].to_numpy(),
+        labels=table["label"].to_numpy().copy(),  # Arrow's own memory cannot be written, which torch asks for
         is_held_out=table["is_held_out"].to_numpy(),
         pixels=values.reshape(-1, 3, resolution, resolution).copy(),
         classes=tuple(json.loads(metadata[b"classes"])),
