@@ -6,10 +6,12 @@ The only file of lib that imports ray, and only where a function needs it: a com
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +70,7 @@ class LocalCluster:
 
     address: str
     process: subprocess.Popen[bytes]
+    folder: Path
 
     def stop(self) -> None:
         """End the head and all that it started."""
@@ -76,6 +79,7 @@ class LocalCluster:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def start_local_cluster(log: Path) -> LocalCluster:
@@ -85,11 +89,15 @@ def start_local_cluster(log: Path) -> LocalCluster:
         ValueError: it did not come up; its output lies in `log`.
     """
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    port, dashboard_port = _free_port(), _free_port()
+    port, dashboard_port, agent_port = _free_ports(3)
+    # A folder of its own (a short one: it holds sockets) and an agent's port of its own: by default two clusters on one machine
+    # share both, so that jobs of one find the other, or no agent at all.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     command = [
         _executable("ray"), "start", "--head", "--block", "--disable-usage-stats", f"--port={port}",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
         f"--num-cpus={LOCAL_LOGICAL_CPUS}", f"--object-store-memory={LOCAL_OBJECT_STORE_BYTES}",
+        f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={folder}",
     ]  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
@@ -101,7 +109,7 @@ def start_local_cluster(log: Path) -> LocalCluster:
             env=environment,
             preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
-    cluster = LocalCluster(f"http://127.0.0.1:{dashboard_port}", process)
+    cluster = LocalCluster(f"http://127.0.0.1:{dashboard_port}", process, folder)
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         if _answers(dashboard_port):
@@ -182,13 +190,16 @@ def _executable(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _free_port() -> int:
-    """A port below Ray's worker ports (10002-19999) that nobody listens on."""
-    for port in range(9100 + secrets.randbelow(400), 10000):
+def _free_ports(number: int) -> list[int]:
+    """Ports below Ray's worker ports (10002-19999) that nobody listens on."""
+    first, free = 9100 + secrets.randbelow(400), []
+    for port in range(first, 10000):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise ValueError("no free port between 9100 and 9999 for the local Ray cluster")
+                free.append(port)
+        if len(free) == number:
+            return free
+    raise ValueError(f"no {number} free ports between {first} and 9999 for the local Ray cluster")
 
 
 def _die_with_parent() -> None:
