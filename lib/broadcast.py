@@ -1,7 +1,9 @@
 """What a broadcast variable looks like to code that knows no Spark: a value that reaches the tasks outside the query plan."""
 
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
+Value = TypeVar("Value")
 Value_co = TypeVar("Value_co", covariant=True)
 
 
@@ -10,3 +12,10 @@ class Broadcast(Protocol[Value_co]):
 
     @property
     def value(self) -> Value_co: ...
+
+
+@dataclass(frozen=True)
+class InProcess(Generic[Value]):
+    """The same for tasks that run in this process, without Spark."""
+
+    value: Value

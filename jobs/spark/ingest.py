@@ -20,6 +20,7 @@ from deltalake.schema import PrimitiveType
 from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 
+from lib.broadcast import InProcess
 from lib.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.format_parts import stored_names
 from lib.lake import Lake
@@ -45,7 +46,8 @@ class IngestSettings(JobSettings):
 def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> list[FoundFile]:
     """The files of a log that belong to a source, by path, each with the SHA-256 of its content.
 
-    Where that is not among those `read_before`, also with the names of the columns and what makes the file unreadable.
+    Where that is not among those `read_before`, also with the names of the columns and what makes the file unreadable. A log no
+    larger than a task is looked through in this process, so that no Spark starts only to find that nothing is new.
 
     Raises:
         ValueError: there is no log, or none of its files belongs to a source.
@@ -55,10 +57,16 @@ def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> 
         patterns = ", ".join(pattern for source in run.mapping.sources.values() for pattern in source.files)
         raise ValueError(f"none of the {num_strangers} files of {log} fits a pattern of {run.mapping.name}: {patterns}")
     rows = pa.Table.from_pylist([asdict(file) for file in files], schema=FILES)
-    known = run.spark.sparkContext.broadcast(read_before)
-    look = partial(inspect_files, mapping=run.mapping, known=known)
-    looked_through = in_tasks(run.spark, rows, task_bytes=task_bytes).mapInArrow(look, schema=spark_schema(FOUND))
-    found: list[FoundFile] = looked_through.toArrow().sort_by("path").to_pylist()
+    if sum(file.num_bytes for file in files) <= task_bytes:
+        looked_through = pa.Table.from_batches(
+            inspect_files(rows.to_batches(), mapping=run.mapping, known=InProcess(read_before)), schema=FOUND
+        )
+    else:
+        known = run.spark.sparkContext.broadcast(read_before)
+        look = partial(inspect_files, mapping=run.mapping, known=known)
+        tasks = in_tasks(run.spark, rows, task_bytes=task_bytes)
+        looked_through = tasks.mapInArrow(look, schema=spark_schema(FOUND)).toArrow()
+    found: list[FoundFile] = looked_through.sort_by("path").to_pylist()
     run.log("looked through", files=len(found), without_source=num_strangers)
     return found
 

@@ -85,8 +85,9 @@ def header(facts: LakeFacts, name: str | None) -> Header:
 
 
 def summary_rows(lake_path: Path) -> list[tuple[str, str]]:
-    """The end-of-run table: what (read, refused, kept, each question's ranking, policy, ...) and what is to be said of it."""
-    return summary_of(LakeFacts(Lake(str(lake_path))))
+    """The end-of-run table: what (read, refused, kept, each question's ranking, policy, ...) and what is to be said of it; last, where the page is."""
+    facts = LakeFacts(Lake(str(lake_path)))
+    return [*summary_of(facts), ("report", str(facts.lake.folder / REPORT_FILE))]
 
 
 def summary_of(facts: LakeFacts) -> list[tuple[str, str]]:

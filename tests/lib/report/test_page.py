@@ -318,6 +318,7 @@ def test_the_summary_tells_counts_ranks_verdict_and_adverts(full: Lake) -> None:
     assert rows["experiment"].startswith("personal against random: better on CTR.")
     assert rows["adverts"] == "1 made and accepted, 1 refused"
     assert rows["tables"] == str(full.folder)
+    assert rows["report"] == str(full.folder / "files" / "report" / "index.html")
 
 
 def test_a_section_without_its_table_says_why_in_one_line(tmp_path: Path) -> None:
