@@ -16,18 +16,24 @@ CASES: dict[str, tuple[str, ...]] = {
     "a header and no record": (f"{BAD_FILE}[header.csv]",),
     "a binary file named .csv": (f"{BAD_FILE}[picture.csv]",),
     "a truncated gzip among good files": ("test_bad_files_are_set_aside_and_the_others_go_on",),
-    "a wrong format name": ("test_a_wrong_name_lists_the_shipped_mappings",),
+    "a wrong format name": ("test_a_wrong_name_lists_the_shipped_mappings", "test_a_wrong_format_name_lists"),
     "a mapped column that is missing": (f"{BAD_FILE}[other.csv]",),
     "every time unparsable": ("test_a_log_whose_every_time_is_unreadable",),
     "more rejects than the limit": ("test_more_refused_records_than_the_limit",),
-    "an unknown setting": ("test_an_unknown_key_in_the_file_names_the_known_ones",),
+    "an unknown setting": (
+        "test_an_unknown_key_in_the_file_names_the_known_ones",
+        "test_a_wrong_flag_of_any_job_stops_a_walk",
+    ),
     "an impossible value": ("test_an_impossible_setting_is_told_in_one_line",),
-    "an unwritable lake": ("test_a_lake_that_cannot_be_written_is_one_line",),
+    "an unwritable lake": ("test_a_lake_that_cannot_be_written",),
     "no Ray cluster at the given address": ("test_no_ray_cluster_at_the_address",),
     "a table of another contract version": ("test_a_table_of_another_contract_version_is_refused",),
     "another pseudonym key": ("test_another_pseudonym_key",),
     "a catalogue without pictures": ("test_a_catalogue_without_pictures",),
-    "fewer rows than workers": ("test_fewer_users_than_workers_are_refused_in_one_line",),
+    "fewer rows than workers": (
+        "test_fewer_users_than_workers_are_refused_in_one_line",
+        "test_a_log_whose_history_is_of_fewer",
+    ),
     "a single class of labels": ("test_a_single_class_of_labels",),
 }
 
