@@ -4,16 +4,17 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from acceptance.claims import environment
 from lib.wheel import ROOT
 
 POLL_SECONDS = 0.02
+MOST_SECONDS_OF_SETUP = 1200
 T = TypeVar("T")
 
 
@@ -70,12 +71,19 @@ def wait_for(condition: Callable[[], T | None], *, seconds: float, what: str, st
 
 
 @contextmanager
-def started(command: Sequence[str], *, log: Path, cwd: Path = ROOT) -> Iterator["subprocess.Popen[bytes]"]:
+def started(
+    command: Sequence[str], *, log: Path, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A command that runs meanwhile, in a group of its own that ends with the block; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=cwd, env=environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=cwd,
+            env={**environment(), **(extra or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         yield process
@@ -83,6 +91,42 @@ def started(command: Sequence[str], *, log: Path, cwd: Path = ROOT) -> Iterator[
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+class Turned(NamedTuple):
+    """A run of the wheel to its end: seconds until it showed its first stage, seconds in all, what it printed."""
+
+    start_seconds: float
+    seconds: float
+    text: str
+
+    @property
+    def num_passed_over(self) -> int:
+        """Jobs that were found unchanged."""
+        return sum("unchanged" in line for line in self.text.splitlines())
+
+
+def watched_turn(
+    command: Sequence[str], *, log: Path, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
+) -> Turned:
+    """Turn the wheel by a command and note when it begins its first stage.
+
+    Raises:
+        RuntimeError: it failed, with the end of its output.
+    """
+    began = time.monotonic()
+    with started(command, log=log, cwd=cwd, extra=extra) as process:
+        wait_for(
+            lambda: "\n[1/" in f"\n{log.read_text()}" or None,
+            seconds=MOST_SECONDS_OF_SETUP,
+            what="the first stage",
+            started=process,
+        )
+        start_seconds = time.monotonic() - began
+        code = process.wait()
+    if code != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {code}: {log.read_text()[-2000:]}")
+    return Turned(start_seconds, time.monotonic() - began, log.read_text())
 
 
 def kill(pid: int) -> None:
