@@ -1,5 +1,6 @@
 """The lakes that several checks look at: each turned once for the same code, from nothing, and timed."""
 
+import fcntl
 import json
 import shutil
 from collections.abc import Sequence
@@ -67,18 +68,20 @@ def key_of(lake: Path) -> Path:
 
 
 def _turned(name: str, arguments: Sequence[str]) -> Path:
-    lake = LAKES / name
-    code = code_hash(*CODE)
-    if not _stamp(lake).is_file() or json.loads(_stamp(lake).read_text())["code"] != code:
-        if name in _failed:
-            raise RuntimeError(_failed[name])
-        print(f"  turns the wheel on {name}", flush=True)
-        try:
-            seconds, _ = turn(empty(name), *arguments)
-        except RuntimeError as error:
-            _failed[name] = str(error)
-            raise
-        _stamp(lake).write_text(json.dumps({"code": code, "seconds": seconds}))
+    lake, code = LAKES / name, code_hash(*CODE)
+    LAKES.mkdir(parents=True, exist_ok=True)
+    with (LAKES / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the acceptance may be making it
+        if not _stamp(lake).is_file() or json.loads(_stamp(lake).read_text())["code"] != code:
+            if name in _failed:
+                raise RuntimeError(_failed[name])
+            print(f"  turns the wheel on {name}", flush=True)
+            try:
+                seconds, _ = turn(empty(name), *arguments)
+            except RuntimeError as error:
+                _failed[name] = str(error)
+                raise
+            _stamp(lake).write_text(json.dumps({"code": code, "seconds": seconds}))
     return lake
 
 
