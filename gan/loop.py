@@ -1,5 +1,10 @@
 """The training loop of one worker, in plain torch: the same steps alone, or beside others of one process group.
 
+The first epochs start the generator as the decoder of a variational autoencoder (Ham et al. 2020, "Unbalanced GANs: Pre-training
+the Generator of Generative Adversarial Network using VAE"): in minutes on two cores a generator that starts from nothing learns
+blots. The adversarial epochs then sharpen; a reconstruction term of small weight keeps their pictures as varied as the real ones
+(Larsen et al. 2016, "Autoencoding beyond pixels using a learned similarity metric").
+
 An epoch is a fixed number of steps, so that a training costs the same whatever the number of pictures. All chance of an epoch
 comes from the seed, the epoch and the worker's rank, so a training that was resumed goes on as if it had never stopped.
 """
@@ -14,10 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from gan.augment import augment
-from gan.losses import discriminator_loss, generator_loss
-from gan.networks import Discriminator, Generator
+from gan.losses import discriminator_loss, generator_loss, reconstruction_loss
+from gan.networks import Discriminator, Encoder, Generator
 
 Labels = Tensor  # [N] of 0..K-1
+Row = dict[str, float | None]
+
+EMA_DECAY_OF_START = 0.9  # the first steps' weights are not worth remembering
+LOSSES = ("loss_reconstruction", "loss_discriminator", "loss_generator", "score_real", "score_fake")
 
 
 @dataclass(frozen=True)
@@ -26,11 +35,15 @@ class TrainOptions:
 
     resolution: int
     num_classes: int
-    num_epochs: int
+    num_epochs: int  # of both kinds
+    num_start_epochs: int  # of them, by reconstruction
     steps_per_epoch: int
     batch_size: int  # pictures a step, all workers together
     latent_dim: int = 64
     base_channels: int = 32
+    learning_rate_start: float = 4e-3
+    kl_weight: float = 2e-4
+    reconstruction_weight: float = 10.0  # beside the generator's adversarial loss
     learning_rate_generator: float = 2e-4
     learning_rate_discriminator: float = 4e-4  # two time scales (Heusel et al. 2017)
     beta1: float = 0.0
@@ -40,6 +53,17 @@ class TrainOptions:
     seed: int = 0
 
 
+STATEFUL = (
+    "generator",
+    "discriminator",
+    "ema",
+    "encoder",
+    "start_optimizer",
+    "generator_optimizer",
+    "discriminator_optimizer",
+)
+
+
 @dataclass
 class TrainState:
     """Networks, optimisers and the epochs done: what a checkpoint holds."""
@@ -47,30 +71,22 @@ class TrainState:
     generator: Generator
     discriminator: Discriminator
     ema: Generator  # exponential moving average of the generator: what is kept and used
-    generator_optimizer: torch.optim.Optimizer
+    encoder: Encoder
+    start_optimizer: torch.optim.Optimizer  # of generator and encoder
+    generator_optimizer: torch.optim.Optimizer  # of both, too, in the adversarial epochs
     discriminator_optimizer: torch.optim.Optimizer
     num_epochs_done: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)  # one row of losses an epoch
+    history: list[Row] = field(default_factory=list)  # one row of losses an epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: tensors and plain values."""
-        return {
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "ema": self.ema.state_dict(),
-            "generator_optimizer": self.generator_optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
-            "num_epochs_done": self.num_epochs_done,
-            "history": self.history,
-        }
+        parts = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        return parts | {"num_epochs_done": self.num_epochs_done, "history": self.history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where `state_dict` was taken."""
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.ema.load_state_dict(state["ema"])
-        self.generator_optimizer.load_state_dict(state["generator_optimizer"])
-        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         self.num_epochs_done = state["num_epochs_done"]
         self.history = list(state["history"])
 
@@ -86,13 +102,17 @@ def new_state(options: TrainOptions, device: torch.device) -> TrainState:
         }
         generator = Generator(latent_dim=options.latent_dim, **shape).to(device)
         discriminator = Discriminator(**shape).to(device)
+        encoder = Encoder(latent_dim=options.latent_dim, **shape).to(device)
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    both = [*generator.parameters(), *encoder.parameters()]
     betas = (options.beta1, options.beta2)
     return TrainState(
         generator=generator,
         discriminator=discriminator,
         ema=ema,
-        generator_optimizer=torch.optim.Adam(generator.parameters(), lr=options.learning_rate_generator, betas=betas),
+        encoder=encoder,
+        start_optimizer=torch.optim.Adam(both, lr=options.learning_rate_start),
+        generator_optimizer=torch.optim.Adam(both, lr=options.learning_rate_generator, betas=betas),
         discriminator_optimizer=torch.optim.Adam(
             discriminator.parameters(), lr=options.learning_rate_discriminator, betas=betas
         ),
@@ -163,56 +183,104 @@ def train_epoch(
     rank: int = 0,
     num_workers: int = 1,
     use_bf16: bool = False,
-) -> dict[str, float]:
+) -> Row:
     """One epoch of this worker's steps on its share of the pictures (uint8 [N, 3, R, R], labels [N]); updates `state`.
 
-    Each step: the discriminator learns to tell augmented real pictures from augmented generated ones of the same classes, then
-    the generator learns to be scored high. Gradients are averaged over the workers, so all keep the same weights. Returns
-    the epoch's mean losses and scores of this worker.
+    Gradients are averaged over the workers, so all keep the same weights. Returns the epoch's mean losses and scores of this
+    worker; None where the epoch has no such.
     """
-    device = pictures.device
-    generator, discriminator = state.generator.train(), state.discriminator.train()
-    random = epoch_generator(options, epoch=state.num_epochs_done, rank=rank, device=device)
+    random = epoch_generator(options, epoch=state.num_epochs_done, rank=rank, device=pictures.device)
     size = max(options.batch_size // num_workers, 1)
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_bf16)
-    sums = torch.zeros(4, device=device)
     stream = batches(pictures, labels, size, random)
+    is_start = state.num_epochs_done < options.num_start_epochs
+    step = start_step if is_start else adversarial_step
+    state.generator.train()
+    autocast = torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=use_bf16)
+    sums = torch.zeros((), device=pictures.device)
     for _ in range(options.steps_per_epoch):
-        real, label = next(stream)
-        with autocast:
-            # discriminator: real and generated in one pass
-            z = torch.randn(size, options.latent_dim, generator=random, device=device)
-            with torch.no_grad():
-                fake = generator(z, label)
-            both = augment(torch.cat([real, fake.float()]), options.augmentations, random)
-            real_scores, fake_scores = discriminator(both, torch.cat([label, label])).float().chunk(2)
-            loss_d = discriminator_loss(real_scores, fake_scores)
-        state.discriminator_optimizer.zero_grad()
-        loss_d.backward()
-        average_over_workers(_gradients(discriminator))
-        state.discriminator_optimizer.step()
-
-        discriminator.requires_grad_(False)
-        with autocast:
-            z = torch.randn(size, options.latent_dim, generator=random, device=device)
-            fake = augment(generator(z, label).float(), options.augmentations, random)
-            loss_g = generator_loss(discriminator(fake, label).float())
-        state.generator_optimizer.zero_grad()
-        loss_g.backward()
-        discriminator.requires_grad_(True)
-        average_over_workers(_gradients(generator))
-        state.generator_optimizer.step()
-        update_ema(state.ema, generator, options.ema_decay)
-        sums += torch.stack([loss_d, loss_g, real_scores.mean(), fake_scores.mean()]).detach()
+        sums = sums + step(state, *next(stream), options, random, autocast)
+    means: list[float] = (sums / options.steps_per_epoch).tolist()
 
     # batch statistics are each worker's own until here
-    average_over_workers(_running_statistics(generator) + _running_statistics(state.ema))
+    average_over_workers(_running_statistics(state.generator) + _running_statistics(state.ema))
     state.num_epochs_done += 1
-    means = (sums / options.steps_per_epoch).tolist()
-    names = ("loss_discriminator", "loss_generator", "score_real", "score_fake")
-    row = {"epoch": float(state.num_epochs_done), **dict(zip(names, means, strict=True))}
+    found = dict(zip(LOSSES, means, strict=False))
+    row: Row = {"epoch": float(state.num_epochs_done), **{name: found.get(name) for name in LOSSES}}
     state.history.append(row)
     return row
+
+
+def start_step(
+    state: TrainState,
+    real: Tensor,
+    labels: Labels,
+    options: TrainOptions,
+    random: torch.Generator,
+    autocast: torch.autocast,
+) -> Tensor:
+    """The generator learns to make the real pictures again from what the encoder sees in them. Returns [the loss]."""
+    with autocast:
+        loss = _reconstruction(state, real, labels, options, random)
+    state.start_optimizer.zero_grad()
+    loss.backward()
+    average_over_workers(_gradients(state.generator) + _gradients(state.encoder))
+    state.start_optimizer.step()
+    update_ema(state.ema, state.generator, min(options.ema_decay, EMA_DECAY_OF_START))
+    return loss.detach()[None]
+
+
+def adversarial_step(
+    state: TrainState,
+    real: Tensor,
+    labels: Labels,
+    options: TrainOptions,
+    random: torch.Generator,
+    autocast: torch.autocast,
+) -> Tensor:
+    """One step of each network.
+
+    The discriminator learns to tell augmented real pictures from augmented generated ones of the same classes, then the generator
+    learns to be scored high. Returns [reconstruction and discriminator and generator loss, mean score of real and of generated].
+    """
+    generator, discriminator = state.generator, state.discriminator.train()
+    noise = (len(real), options.latent_dim)
+    with autocast:
+        z = torch.randn(noise, generator=random, device=real.device)
+        with torch.no_grad():
+            fake = generator(z, labels)
+        both = augment(torch.cat([real, fake.float()]), options.augmentations, random)
+        # real and generated in one pass
+        real_scores, fake_scores = discriminator(both, torch.cat([labels, labels])).float().chunk(2)
+        loss_d = discriminator_loss(real_scores, fake_scores)
+    state.discriminator_optimizer.zero_grad()
+    loss_d.backward()
+    average_over_workers(_gradients(discriminator))
+    state.discriminator_optimizer.step()
+
+    discriminator.requires_grad_(False)
+    with autocast:
+        z = torch.randn(noise, generator=random, device=real.device)
+        fake = augment(generator(z, labels).float(), options.augmentations, random)
+        loss_g = generator_loss(discriminator(fake, labels).float())
+        loss_r = real.new_zeros(())
+        if options.reconstruction_weight > 0:
+            loss_r = _reconstruction(state, real, labels, options, random)
+    state.generator_optimizer.zero_grad()
+    (loss_g + options.reconstruction_weight * loss_r).backward()
+    discriminator.requires_grad_(True)
+    average_over_workers(_gradients(generator) + _gradients(state.encoder))
+    state.generator_optimizer.step()
+    update_ema(state.ema, generator, options.ema_decay)
+    return torch.stack([loss_r, loss_d, loss_g, real_scores.mean(), fake_scores.mean()]).detach()
+
+
+def _reconstruction(
+    state: TrainState, real: Tensor, labels: Labels, options: TrainOptions, random: torch.Generator
+) -> Tensor:
+    mean, log_variance = (part.float() for part in state.encoder(real, labels))
+    noise = torch.randn(mean.shape, generator=random, device=real.device)
+    made = state.generator(mean + noise * (log_variance / 2).exp(), labels).float()
+    return reconstruction_loss(made, real, mean, log_variance, options.kl_weight)
 
 
 def resolved(options: TrainOptions) -> dict[str, Any]:

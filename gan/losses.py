@@ -1,4 +1,8 @@
-"""The hinge loss of adversarial training (Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17). Scores are [N]."""
+"""The losses: hinge for adversarial training, reconstruction for the start.
+
+Hinge: Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17; scores are [N]. Reconstruction: the variational autoencoder of Kingma
+& Welling 2014 with a weight on its divergence (Higgins et al. 2017).
+"""
 
 from torch import Tensor
 from torch.nn.functional import relu
@@ -12,3 +16,9 @@ def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 def generator_loss(fake_scores: Tensor) -> Tensor:
     """-mean D(G(z)): the generator wants its pictures scored high."""
     return -fake_scores.mean()
+
+
+def reconstruction_loss(made: Tensor, real: Tensor, mean: Tensor, log_variance: Tensor, kl_weight: float) -> Tensor:
+    """Mean squared error of pictures [N, 3, R, R], and weight x KL(N(mean, variance) || N(0, 1)), summed over Z, mean over N."""
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
+    return (made - real).square().mean() + kl_weight * divergence

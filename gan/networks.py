@@ -1,4 +1,4 @@
-"""The two networks: a class-conditional DCGAN generator and a projection discriminator with spectral normalisation.
+"""The networks: a class-conditional DCGAN generator, a projection discriminator with spectral normalisation, and an encoder for the start.
 
 Plain torch modules: they know nothing of Ray, files or devices. Legend of shapes: N pictures, R resolution (32 or 64), Z latent
 numbers, K classes, C channels. Pictures are float, RGB, in -1..1.
@@ -117,6 +117,30 @@ class Discriminator(nn.Module):
         scores: Tensor = self.score(phi).squeeze(1) + (self.classes(labels) * phi).sum(dim=1)
         assert scores.shape == labels.shape
         return scores
+
+
+class Encoder(nn.Module):
+    """A picture and its class in, a normal distribution of the noise behind it out; serves the generator's first steps only.
+
+    `forward(pictures, labels)`: pictures [N, 3, R, R], labels [N] -> mean and log variance, each [N, Z].
+    """
+
+    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int = 64, base_channels: int = 32) -> None:
+        super().__init__()
+        widths = list(reversed(channels_by_side(resolution, base_channels).values()))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(narrow, wide, kernel_size=4, stride=2, padding=1)
+            for narrow, wide in zip([3, *widths], widths, strict=False)
+        )
+        self.classes = nn.Embedding(num_classes, latent_dim)
+        self.noise = nn.Linear(widths[-1] * SMALLEST**2 + latent_dim, 2 * latent_dim)
+
+    def forward(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        x = pictures
+        for conv in self.convs:
+            x = leaky_relu(conv(x), 0.2)
+        mean, log_variance = self.noise(torch.cat([x.flatten(1), self.classes(labels)], dim=1)).chunk(2, dim=1)
+        return mean, log_variance
 
 
 def num_parameters(module: nn.Module) -> int:

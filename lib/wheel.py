@@ -104,6 +104,24 @@ WHEEL: tuple[Job, ...] = (
         code=("rl",),
     ),
     Job("experiment", "spark", "the log's arms compared", reads=("silver/events",), writes=("gold/experiments",)),
+    Job(
+        "train_gan",
+        "ray",
+        "a conditional GAN of product pictures on Ray Train",
+        reads=("bronze/images",),
+        may_read=("silver/items",),
+        writes=("gold/model_metrics",),
+        code=("gan",),
+    ),
+    Job(
+        "make_creatives",
+        "ray",
+        "generated pictures and labelled adverts of recommended items",
+        reads=("gold/recommendations", "silver/items"),
+        models=("gan",),
+        writes=("gold/creatives",),
+        code=("gan",),
+    ),
     Job("report", "local", "one HTML page of all that"),
 )
 

@@ -10,12 +10,20 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from gan.loop import TrainOptions, average_over_workers, batches, new_state, resolved, train_epoch, update_ema
+from gan.loop import LOSSES, TrainOptions, average_over_workers, batches, new_state, resolved, train_epoch, update_ema
 from gan.losses import discriminator_loss
 
 CPU = torch.device("cpu")
 OPTIONS = TrainOptions(
-    resolution=32, num_classes=2, num_epochs=4, steps_per_epoch=3, batch_size=8, latent_dim=6, base_channels=4, seed=3
+    resolution=32,
+    num_classes=2,
+    num_epochs=4,
+    num_start_epochs=1,
+    steps_per_epoch=3,
+    batch_size=8,
+    latent_dim=6,
+    base_channels=4,
+    seed=3,
 )
 
 
@@ -34,6 +42,10 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
+
+
+def weights(network: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach() for parameter in network.parameters()]
 
 
 def test_a_training_that_was_resumed_ends_where_an_uninterrupted_one_does(
@@ -55,16 +67,28 @@ def test_a_training_that_was_resumed_ends_where_an_uninterrupted_one_does(
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
 
 
-def test_an_epoch_moves_every_weight_and_the_average_follows(data: tuple[torch.Tensor, torch.Tensor]):
+def test_the_epochs_of_both_kinds_move_every_weight_and_the_average_follows(data: tuple[torch.Tensor, torch.Tensor]):
     state = new_state(OPTIONS, CPU)
     before = copy.deepcopy(state)
-    row = train_epoch(state, *data, OPTIONS)
-    assert all(np.isfinite(value) for value in row.values())
-    for network in ("generator", "discriminator", "ema"):
+    start = train_epoch(state, *data, OPTIONS)
+    assert all(
+        torch.equal(*pair) for pair in zip(weights(state.discriminator), weights(before.discriminator), strict=True)
+    )
+    adversarial = train_epoch(state, *data, OPTIONS)
+    assert [name for name, value in start.items() if value is None] == list(LOSSES[1:])
+    assert None not in adversarial.values()
+    for network in ("generator", "discriminator", "ema", "encoder"):
         old, new = getattr(before, network), getattr(state, network)
         for (name, was), now in zip(old.named_parameters(), new.parameters(), strict=True):
             # The score's bias adds as much to one hinge as it takes from the other, while both act.
             assert name == "score.bias" or not torch.equal(was, now), f"{network}.{name} did not move"
+
+
+def test_the_start_brings_the_pictures_nearer(data: tuple[torch.Tensor, torch.Tensor]):
+    options = replace(OPTIONS, num_start_epochs=10, num_epochs=10, steps_per_epoch=10)
+    state = new_state(options, CPU)
+    losses = [train_epoch(state, *data, options)["loss_reconstruction"] for _ in range(10)]
+    assert losses[-1] < 0.25 * losses[0]
 
 
 def test_the_average_by_hand():

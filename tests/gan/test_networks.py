@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan.networks import Discriminator, Generator, channels_by_side, num_parameters
+from gan.networks import Discriminator, Encoder, Generator, channels_by_side, num_parameters
 
 
 @pytest.mark.parametrize(("resolution", "expected"), [(32, {4: 32, 8: 16, 16: 8}), (64, {4: 64, 8: 32, 16: 16, 32: 8})])
@@ -23,6 +23,9 @@ def test_pictures_and_scores_have_their_shapes_and_bounds(resolution: int):
     assert pictures.abs().max() <= 1
     scores = Discriminator(resolution=resolution, num_classes=3, base_channels=4)(pictures, torch.zeros(7).long())
     assert scores.shape == (7,)
+    encoder = Encoder(resolution=resolution, num_classes=3, latent_dim=5, base_channels=4)
+    mean, log_variance = encoder(pictures, torch.zeros(7).long())
+    assert mean.shape == log_variance.shape == (7, 5)
 
 
 def test_the_class_changes_both_the_picture_and_its_score():

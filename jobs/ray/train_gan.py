@@ -1,0 +1,271 @@
+"""train_gan: bronze/images, silver/items -> gold/model_metrics, model `gan`.
+
+Decodes the catalogue's pictures once, gives each a class by its item's category, holds a share of each class back, and trains a
+conditional GAN on the rest by Ray Train. The run's folder holds the prepared pictures, the resolved options, the losses, a grid of
+samples and the generator (the moving average of its weights). Every epoch leaves a checkpoint: a killed worker or job goes on from
+there. Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+
+from gan import evaluation, pictures
+from gan.augment import AUGMENTATIONS
+from gan.evaluation import Measure
+from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
+from gan.loop import TrainOptions, TrainState, resolved
+from gan.networks import num_parameters
+from gan.pictures import Category, Pixels, PreparedPictures
+from gan.provenance import provenance, save
+from gan.quality import NUM_NEIGHBOURS
+from gan.train import fit
+from lib.cluster import ray_session
+from lib.metrics import mean_interval
+from lib.runs import Run, start_run
+from lib.settings import JobSettings
+from lib.tables import contract
+
+MODEL = "gan"
+ROWS_PER_READ = 256  # pictures decoded at a time
+GRID_CLASSES, GRID_PICTURES = 24, 8
+NEEDED = NUM_NEIGHBOURS + 2  # training pictures that a class's neighbourhoods ask for, and a held-out one
+
+
+class TrainGanSettings(JobSettings):
+    """The defaults were chosen on the market's drawn pictures and tried on photographs of fashion: minutes on 2 cores, no more."""
+
+    resolution: Literal[32, 64] = Field(32, description="side of the pictures, in pixels")
+    num_epochs: int = Field(22, ge=1, description="epochs of both kinds; each leaves a checkpoint")
+    num_start_epochs: int = Field(
+        10,
+        ge=0,
+        description="of them, those in which the generator learns by reconstruction before it has an adversary",
+    )
+    steps_per_epoch: int = Field(50, ge=1, description="batches in an epoch, whatever the number of pictures")
+    batch_size: int = Field(64, ge=2, description="pictures in a batch, over all workers")
+    base_channels: int = Field(24, ge=4, le=256, description="channels of the finest feature map")
+    latent_dim: int = Field(32, ge=2, description="numbers of noise behind a picture")
+    learning_rate_start: float = Field(4e-3, gt=0, description="of generator and encoder in the start epochs (Adam)")
+    kl_weight: float = Field(2e-4, ge=0, description="of the divergence in the reconstruction loss")
+    reconstruction_weight: float = Field(
+        30.0, ge=0, description="of the reconstruction beside the generator's adversarial loss"
+    )
+    learning_rate_generator: float = Field(2e-4, gt=0, description="of the generator (Adam)")
+    learning_rate_discriminator: float = Field(5e-4, gt=0, description="of the discriminator (Adam)")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="a step's share of the past in the generator that is kept")
+    augmentations: tuple[Literal["colour", "translation", "cutout"], ...] = Field(
+        ("translation",), description="differentiable augmentations of what the discriminator sees"
+    )
+    min_pictures: int = Field(
+        12, ge=NEEDED, description="pictures below which a category is counted with the coarser one"
+    )
+    max_pictures: int = Field(20_000, ge=NEEDED, description="pictures used at most, drawn by the seed")
+    held_out_frac: float = Field(0.15, gt=0, le=0.5, description="share of each class that only measures quality")
+    max_failures: int = Field(3, ge=0, description="times that lost workers are started again")
+    num_resamples: int = Field(1000, ge=100, description="bootstrap draws of pictures")
+    seed: int = Field(0, ge=0, description="of weights, noise, batches, the held-out share and the bootstrap")
+
+    @field_validator("num_start_epochs")
+    @classmethod
+    def is_part_of_all_epochs(cls, value: int, info: ValidationInfo) -> int:
+        if value > (most := info.data.get("num_epochs", value)):
+            raise ValueError(f"should be at most num_epochs, which is {most}")
+        return value
+
+
+assert set(AUGMENTATIONS) == {"colour", "translation", "cutout"}
+
+
+def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptions:
+    """All that decides the training, resolved."""
+    return TrainOptions(
+        resolution=settings.resolution,
+        num_classes=num_classes,
+        num_epochs=settings.num_epochs,
+        num_start_epochs=settings.num_start_epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        batch_size=settings.batch_size,
+        latent_dim=settings.latent_dim,
+        base_channels=settings.base_channels,
+        learning_rate_start=settings.learning_rate_start,
+        kl_weight=settings.kl_weight,
+        reconstruction_weight=settings.reconstruction_weight,
+        learning_rate_generator=settings.learning_rate_generator,
+        learning_rate_discriminator=settings.learning_rate_discriminator,
+        ema_decay=settings.ema_decay,
+        augmentations=settings.augmentations,
+        seed=settings.seed,
+    )
+
+
+def chosen_pictures(rows: pa.Table, *, max_pictures: int, seed: int) -> dict[str, str]:
+    """The picture (file's SHA-256) of each item: the one that arrived last; of too many items, those first in hashed order.
+
+    `rows` hold item_id, arrived_at and source_file_sha256.
+    """
+    ordered = rows.sort_by([(name, "ascending") for name in ("item_id", "arrived_at", "source_file_sha256")])
+    latest = dict(zip(ordered["item_id"].to_pylist(), ordered["source_file_sha256"].to_pylist(), strict=True))
+    return {item: latest[item] for item in pictures.hashed_order(list(latest), seed)[:max_pictures]}
+
+
+def decoded(images: ds.Dataset, chosen: dict[str, str], resolution: int) -> tuple[dict[str, Pixels], int]:
+    """The chosen pictures [3, R, R] by item, and how many could not be decoded."""
+    found: dict[str, Pixels] = {}
+    columns = ["item_id", "source_file_sha256", "bytes", "uri"]
+    for batch in images.to_batches(columns=columns, batch_size=ROWS_PER_READ):
+        for row in batch.to_pylist():
+            item = row["item_id"]
+            if chosen.get(item) != row["source_file_sha256"] or item in found:
+                continue
+            data = row["bytes"] if row["bytes"] is not None else content_of(row["uri"])
+            picture = pictures.decode(data, resolution) if data is not None else None
+            if picture is not None:
+                found[item] = picture
+    return found, len(chosen) - len(found)
+
+
+def content_of(uri: str) -> bytes | None:
+    """The bytes at a path or URI; None where nothing can be read there."""
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
+        with filesystem.open_input_stream(path) as stream:
+            content: bytes = stream.read()
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return content
+
+
+def categories_of(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
+    """Each item's category path; empty where the catalogue tells none."""
+    known: dict[str, Category] = {}
+    if run.has("silver/items"):
+        for batch in run.dataset("silver/items").to_batches(columns=["item_id", "category"]):
+            known |= {row["item_id"]: tuple(row["category"] or ()) for row in batch.to_pylist()}
+    return {item: known.get(item, ()) for item in item_ids}
+
+
+def require_enough(counts: Counter[str], *, num_workers: int) -> None:
+    """Refuse pictures too few to train on, to share out or to measure by; `counts` are the pictures of each class.
+
+    Raises:
+        ValueError: fewer than that.
+    """
+    total = counts.total()
+    if not total or min(counts.values()) < NEEDED:
+        raise ValueError(
+            f"{total} pictures that can be decoded; a generator needs {NEEDED} of a class at least, and hundreds to be any good: "
+            "add pictures to the catalogue, or end the wheel before with --to experiment"
+        )
+    if total < 2 * num_workers:
+        raise ValueError(
+            f"{total} pictures, too few for {num_workers} training workers; set --cluster.num-workers {total // 2} or add pictures"
+        )
+
+
+def prepare(run: Run, settings: TrainGanSettings) -> PreparedPictures:
+    """The catalogue's pictures made ready, also as a file in the run's folder.
+
+    Raises:
+        ValueError: too few pictures.
+    """
+    images = run.dataset("bronze/images")
+    keys = images.to_table(columns=["item_id", "arrived_at", "source_file_sha256"])
+    chosen = chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
+    found, num_undecodable = decoded(images, chosen, settings.resolution)
+    classes = pictures.assign_classes(categories_of(run, list(found)), min_pictures=settings.min_pictures)
+    counts = Counter(classes[item] for item in found if item in classes)
+    run.log(
+        "read pictures",
+        pictures=len(found),
+        undecodable=num_undecodable,
+        of_rare_class=len(found) - counts.total(),
+        classes=len(counts),
+    )
+    require_enough(counts, num_workers=settings.cluster.num_workers)
+    prepared = pictures.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
+    pictures.write(prepared, run.files(MODEL) / PREPARED_FILE)
+    return prepared
+
+
+def metric_rows(
+    measures: Sequence[Measure], *, version: str, seed: int, num_resamples: int
+) -> Iterator[dict[str, object]]:
+    """Rows of gold/model_metrics: means over pictures with a bootstrap interval."""
+    for found in measures:
+        value, low, high = mean_interval(found.values, seed, num_resamples=num_resamples)
+        names = {"model": MODEL, "version": version, "split": found.split, "metric": found.metric}
+        yield names | {"value": value, "low": low, "high": high, "n": len(found.values)}
+
+
+def keep(run: Run, state: TrainState, prepared: PreparedPictures, options: TrainOptions) -> KeptGenerator:
+    """Write the generator, losses, options and the grid of samples into the run's folder."""
+    folder = run.files(MODEL)
+    generator = KeptGenerator(state.ema, prepared.classes)
+    generator.save(folder / GENERATOR_FILE, base_channels=options.base_channels)
+    (folder / "options.json").write_text(
+        json.dumps(resolved(options) | {"classes": list(prepared.classes)}, indent=2, ensure_ascii=False)
+    )
+    with (folder / "losses.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(state.history[0]))
+        writer.writeheader()
+        writer.writerows(state.history)
+    sizes = np.bincount(prepared.labels)
+    largest = sorted(np.argsort(-sizes, kind="stable")[:GRID_CLASSES].tolist())
+    facts = provenance(
+        model=MODEL,
+        version=run.run_id,
+        training_data={"bronze/images": run.version_of("bronze/images")},
+        as_of=run.as_of,
+        seed=options.seed,
+        category="samples of all classes",
+    )
+    grid = sample_grid(generator, largest, num_pictures=GRID_PICTURES)
+    save(grid, folder / "samples.png", facts, "trainedAlgorithmicMedia")
+    return generator
+
+
+def main(settings: TrainGanSettings) -> None:
+    with start_run("train_gan", settings) as run:
+        torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
+        prepared = prepare(run, settings)
+        options = train_options(settings, num_classes=len(prepared.classes))
+        with ray_session(settings.cluster):
+            state = fit(
+                run.files(MODEL) / PREPARED_FILE,
+                options,
+                settings.cluster,
+                name=run.run_id,
+                storage=run.files(MODEL),
+                max_failures=settings.max_failures,
+            )
+        last = state.history[-1]
+        run.log(
+            "trained", epochs=state.num_epochs_done, loss_d=last["loss_discriminator"], loss_g=last["loss_generator"]
+        )
+        generator = keep(run, state, prepared, options)
+        measures = evaluation.measure(prepared, evaluation.qualities(prepared), generator.sample)
+        run.log("measured", **{found.metric: float(found.values.mean()) for found in measures})
+        rows = list(metric_rows(measures, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples))
+        table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
+        run.commit_arrow("gold/model_metrics", table, where={"model": MODEL})
+        run.register_model(
+            MODEL,
+            run.files(MODEL),
+            checkpoint=run.files(MODEL) / GENERATOR_FILE,
+            num_parameters=num_parameters(generator.network),
+        )
+
+
+if __name__ == "__main__":
+    main(TrainGanSettings.from_command_line())

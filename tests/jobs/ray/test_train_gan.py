@@ -1,0 +1,290 @@
+import csv
+import io
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from gan import pictures
+from gan.generated import KeptGenerator
+from gan.provenance import read as read_provenance
+from lib import ops
+from lib.lake import Lake, commit_files, conform, write_files
+from lib.tables import contract
+
+START, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 16, 21, 31))
+MAPPING = f"""
+name: tiny
+currency: EUR
+times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
+sources:
+  lines:
+    files: "*.csv"
+    names: {{user_id: user, item_id: item, event_time: time}}
+    events: [{{type: purchase}}]
+"""
+EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
+IMAGE = {"source_file": "images.parquet", "batch_id": "ingest-000001", "arrived_at": START}
+NUM_PICTURES = 40
+CHECKPOINTS_BEFORE_KILL = 2
+PATIENCE_SECONDS = 120
+TINY = {
+    "num_epochs": 6,
+    "num_start_epochs": 2,
+    "steps_per_epoch": 2,
+    "batch_size": 8,
+    "base_channels": 4,
+    "latent_dim": 4,
+    "min_pictures": 6,
+    "num_resamples": 100,
+}
+
+
+class KilledError(Exception):
+    """The job's end before its last output."""
+
+
+def png(item: int) -> bytes:
+    """A dark square (even items) or bar (odd ones) of a colour of its own."""
+    rng = np.random.default_rng(item)
+    image = Image.new("RGB", (48, 48), (245, 245, 240))
+    left, top = rng.integers(6, 14, size=2)
+    image.paste(tuple(rng.integers(0, 200, size=3)), (left, top, left + 28, top + (28 if item % 2 == 0 else 8)))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+class TinyLake:
+    """The tables that the job reads: pictures of two categories, and one file that is no picture."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.lake = Lake(str(folder / "lake"))
+        self.mapping = folder / "tiny.yaml"
+        self.mapping.write_text(MAPPING)
+        times = (START, END - timedelta(seconds=1))
+        events = [EVENT | {"event_id": f"e{t}", "event_time": t, "event_date": t.date()} for t in times]
+        self.put("silver/events", events)
+
+    def put(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Make these rows the table's content; a column that a row leaves out is null."""
+        table = contract(name)
+        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
+        conforming = conform(table, pa.Table.from_pylist(whole, schema=table.schema))
+        files = write_files(self.lake, table, [conforming] if rows else [])
+        commit_files(self.lake, table, files, transaction="test", number=1)
+
+    def put_pictures(self, number: int = NUM_PICTURES, *, with_items: bool = True) -> None:
+        contents = {f"i{item:02d}": png(item) for item in range(number)} | {"bad": b"no picture"}
+        rows = [
+            IMAGE | {"item_id": item, "bytes": data, "source_file_sha256": f"sha-{item}"}
+            for item, data in contents.items()
+        ]
+        self.put("bronze/images", rows)
+        if with_items:
+            categories = [["Shapes", "Bars" if item % 2 else "Squares"] for item in range(number)]
+            self.put("silver/items", [{"item_id": f"i{i:02d}", "category": c} for i, c in enumerate(categories)])
+
+    def settings(self, job: ModuleType, **overrides: Any) -> Any:
+        shared = {"lake": {"path": self.lake.path}, "log": {"format": str(self.mapping)}}
+        return job.TrainGanSettings(**(shared | TINY | overrides))
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.lake.dataset(name).to_table().to_pylist()
+        return rows
+
+
+@pytest.fixture
+def tiny_lake(tmp_path: Path) -> TinyLake:
+    return TinyLake(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
+    return load_job("ray/train_gan")
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local Ray for all runs of a test."""
+    import ray
+
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less to start
+    ray.init(address="local", num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def descendants(root: int) -> list[int]:
+    """Ids of the processes that `root` started, and theirs."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            continue
+    found, todo = [], [root]
+    while todo:
+        parent = todo.pop()
+        children = [child for child, of in parents.items() if of == parent]
+        found += children
+        todo += children
+    return found
+
+
+def title(process: int) -> str:
+    try:
+        return (Path("/proc") / str(process) / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+class WorkerKiller(threading.Thread):
+    """Kills one training worker of this process once some checkpoints were seen in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.seen, self.killed = folder, set[str](), list[int]()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(self.seen) < CHECKPOINTS_BEFORE_KILL and time.monotonic() < deadline:
+            self.seen |= {found.name for found in self.folder.glob("*/*/checkpoint_*")}
+            time.sleep(0.02)
+        workers = [process for process in descendants(os.getpid()) if "RayTrainWorker" in title(process)]
+        if len(self.seen) >= CHECKPOINTS_BEFORE_KILL and workers:
+            os.kill(workers[-1], signal.SIGKILL)
+            self.killed.append(workers[-1])
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
+    tmp_path: Path, job: ModuleType, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    broken, whole = TinyLake(tmp_path / "broken"), TinyLake(tmp_path / "whole")
+    for lake in (broken, whole):
+        lake.put_pictures()
+    settings = broken.settings(job, num_epochs=12)
+
+    def fail(*_: Any) -> None:
+        raise KilledError
+
+    killer = WorkerKiller(broken.lake.folder / "files" / "gan")
+    killer.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "keep", fail)
+        with pytest.raises(KilledError):
+            job.main(settings)
+    killer.join()
+    assert killer.killed, "no training worker was killed"
+    assert not broken.lake.exists("gold/model_metrics")
+    assert ops.current_model(broken.lake, "gan") is None
+
+    capsys.readouterr()
+    job.main(settings)
+    told = capsys.readouterr().out
+    assert "takes up train_gan-000001" in told
+    assert f"pictures={NUM_PICTURES}  undecodable=1  of_rare_class=0  classes=2" in told
+    job.main(whole.settings(job, num_epochs=12))
+
+    first, second = (folder_of_model(lake) for lake in (broken, whole))
+    one, other = (torch.load(folder / "generator.pt", weights_only=True)["weights"] for folder in (first, second))
+    assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in other)
+    rows = [list(csv.DictReader((folder / "losses.csv").open())) for folder in (first, second)]
+    assert [row["epoch"] for row in rows[0]] == [f"{epoch}.0" for epoch in range(1, 13)]
+    assert len(rows[0]) == len(rows[1])
+    check_files(first)
+    check_metrics(broken, whole)
+
+
+def folder_of_model(lake: TinyLake) -> Path:
+    current = ops.current_model(lake.lake, "gan")
+    assert current is not None
+    assert current["version"] == "train_gan-000001"
+    assert {row["table"] for row in current["inputs"]} == {"bronze/images", "silver/items", "silver/events"}
+    return Path(lake.lake.folder / current["uri"])
+
+
+def check_files(folder: Path) -> None:
+    options = json.loads((folder / "options.json").read_text())
+    assert options["classes"] == ["Shapes / Bars", "Shapes / Squares"]
+    assert options["num_epochs"] == 12
+    prepared = pictures.read(folder / "pictures.parquet")
+    assert Counter(prepared.labels[prepared.is_held_out].tolist()) == {0: 3, 1: 3}
+    generator = KeptGenerator.load(folder / "generator.pt")
+    assert generator.sample(0, 2).shape == (2, 3, 32, 32)
+    assert read_provenance(folder / "samples.png")["training_data"] == "bronze/images@0"
+
+
+def check_metrics(*lakes: TinyLake) -> None:
+    for lake in lakes:
+        rows = {(row["split"], row["metric"]): row for row in lake.read("gold/model_metrics")}
+        assert {split for split, _ in rows} == {"train", "test"}
+        assert {row["model"] for row in rows.values()} == {"gan"}
+        assert rows["train", "coverage"]["n"] == 34
+        assert rows["test", "held_out_precision"]["n"] == 6
+        assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows.values())
+
+
+def test_a_catalogue_without_pictures_is_skipped(
+    tiny_lake: TinyLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    tiny_lake.put("silver/items", [{"item_id": "a", "title": "A"}])
+    job.main(tiny_lake.settings(job))
+    assert "skipped: there is no bronze/images" in capsys.readouterr().out
+    assert ops.current_model(tiny_lake.lake, "gan") is None
+    assert not tiny_lake.lake.exists("gold/model_metrics")
+
+
+def test_too_few_pictures_are_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType):
+    tiny_lake.put_pictures(3)
+    with pytest.raises(ValueError, match="3 pictures that can be decoded; a generator needs 5 of a class at least"):
+        job.main(tiny_lake.settings(job))
+    assert not tiny_lake.lake.exists("gold/model_metrics")
+
+
+def test_pictures_too_few_for_the_workers_are_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType):
+    tiny_lake.put_pictures(12, with_items=False)
+    with pytest.raises(ValueError, match=r"12 pictures, too few for 7 training workers; set --cluster.num-workers 6"):
+        job.main(tiny_lake.settings(job, cluster={"num_workers": 7}))
+
+
+def test_an_item_has_the_picture_that_arrived_last_and_a_seed_draws_among_too_many(job: ModuleType):
+    later = START + timedelta(days=1)
+    rows = pa.table(
+        {
+            "item_id": ["a", "a", "b", "c"],
+            "arrived_at": [later, START, START, START],
+            "source_file_sha256": ["a-new", "a-old", "b", "c"],
+        }
+    )
+    assert job.chosen_pictures(rows, max_pictures=9, seed=0) == {"a": "a-new", "b": "b", "c": "c"}
+    drawn = {tuple(job.chosen_pictures(rows, max_pictures=2, seed=seed)) for seed in range(20)}
+    assert all(len(items) == 2 for items in drawn)
+    assert {item for items in drawn for item in items} == {"a", "b", "c"}
+
+
+def test_a_picture_may_lie_outside_the_lake(tmp_path: Path, job: ModuleType):
+    (tmp_path / "there is.png").write_bytes(png(0))
+    assert job.content_of(str(tmp_path / "there is.png")) == png(0)
+    assert job.content_of((tmp_path / "there is.png").as_uri()) == png(0)
+    assert job.content_of(str(tmp_path / "absent.png")) is None
+
+
+def test_more_start_epochs_than_epochs_are_refused(tiny_lake: TinyLake, job: ModuleType):
+    with pytest.raises(ValueError, match="should be at most num_epochs, which is 6"):
+        tiny_lake.settings(job, num_start_epochs=7)
