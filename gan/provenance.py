@@ -64,7 +64,7 @@ def save(image: Image.Image, path: Path, facts: Mapping[str, str], source_type: 
         chunks = PngInfo()
         chunks.add_itxt(XMP_CHUNK, packet.decode())
         chunks.add_itxt(COMMENT_CHUNK, comment)
-        image.save(content, "PNG", pnginfo=chunks, optimize=True)
+        image.save(content, "PNG", pnginfo=chunks)
     elif path.suffix in (".jpg", ".jpeg"):
         image.save(content, "JPEG", quality=92, subsampling=0, xmp=packet, comment=comment)
     else:

@@ -1,9 +1,11 @@
 """make_creatives: gold/recommendations, silver/items, model `gan` -> gold/creatives and the files that it names.
 
 For the most recommended items that have a title: pictures from the generator, each judged beside the shop's own pictures that it was
-trained on; the best of those that pass, composed into adverts. Everything shown says that it is AI-generated, on the picture and
-in the file. What is refused, a copy of a training picture or one too unlike the real ones, is recorded with its reason. The adverts
-show the kind of product, not the very item: the generator knows categories, no items. A rerun, a retry or a kill changes nothing.
+trained on. They are looked through in order of preference (nearest to the item's own picture in colour, where the generator's
+training knew one, else by quality); the first that passes is composed into adverts, the first of those before it are recorded as refused, with
+the reason: a copy of a training picture, or too unlike the real ones. Everything shown says that it is AI-generated, on the picture
+and in the file. An advert shows the kind of product, not the very item: the generator knows categories, no items. A rerun, a retry
+or a kill changes nothing.
 """
 
 import hashlib
@@ -11,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from gan.adverts import Copy, compose, marked, parse_size, price_text
 from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
 from gan.pictures import PreparedPictures
 from gan.provenance import SourceType, provenance, save
-from gan.quality import CategoryQuality, FeatureSpace
+from gan.quality import CategoryQuality, FeatureSpace, averaged
 from lib.runs import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -36,6 +39,7 @@ Pixels = NDArray[np.uint8]  # [3, R, R]
 Row = dict[str, Any]
 
 MODEL = "gan"
+COLOUR_GRID = 8  # pictures are compared in colour at this side
 IMAGE_SIDE = 320  # of the picture that stands alone, in pixels
 MEMORISED, UNLIKE = "a copy of a training picture", "quality {quality:.2f} is below {limit:g}"
 
@@ -45,10 +49,11 @@ class MakeCreativesSettings(JobSettings):
 
     num_items: int = Field(12, ge=1, le=100_000, description="items advertised: the most often recommended")
     max_rank: int = Field(10, ge=1, description="places of a list that count as recommended")
-    num_candidates: int = Field(16, ge=1, le=1000, description="pictures generated for an item, to choose from")
+    num_candidates: int = Field(48, ge=1, le=1000, description="pictures generated for an item, to choose from")
     min_quality: float = Field(
         0.1, ge=0, le=1, description="share of held-out real pictures that a picture must look at least as real as"
     )
+    max_refused: int = Field(5, ge=1, description="refused pictures recorded of an item: the first ones")
     sizes: tuple[str, ...] = Field(
         ("300x250", "728x90", "160x600"), min_length=1, description="adverts, width x height in pixels"
     )
@@ -124,9 +129,19 @@ def candidates(
     return found
 
 
-def best(found: Sequence[Candidate]) -> Candidate | None:
-    """The candidate of the highest quality that is not refused; ties by place."""
-    return max((c for c in found if c.refused is None), key=lambda c: c.quality, default=None)
+def by_preference(found: Sequence[Candidate], own: Pixels | None) -> list[Candidate]:
+    """Candidates in the order in which they are tried: nearest to the item's own picture [3, R, R] in colour, else by quality."""
+    if own is None:
+        return sorted(found, key=lambda candidate: -candidate.quality)
+    made = averaged(np.stack([candidate.pixels for candidate in found]), COLOUR_GRID)
+    distance = np.square(made - averaged(own[None], COLOUR_GRID)).sum(axis=(1, 2, 3))
+    return [found[place] for place in np.argsort(distance, kind="stable")]
+
+
+def tried(ordered: Sequence[Candidate]) -> tuple[list[Candidate], Candidate | None]:
+    """The candidates refused before one passed, and that one; None where none did."""
+    refused = list(takewhile(lambda candidate: candidate.refused is not None, ordered))
+    return refused, ordered[len(refused)] if len(refused) < len(ordered) else None
 
 
 def creative_id(item_id: str, kind: str, version: str, seed: int) -> str:
@@ -144,11 +159,17 @@ class Maker:
         self.generator = KeptGenerator.load(folder / GENERATOR_FILE)
         self.prepared: PreparedPictures = pictures.read(folder / PREPARED_FILE)
         self.space = FeatureSpace.fit(self.prepared.pixels[~self.prepared.is_held_out])
+        self.places = {item: place for place, item in enumerate(self.prepared.item_ids)}
         self.qualities: dict[int, CategoryQuality] = {}
 
     def class_of(self, product: Product) -> str | None:
         """The generator's class for an item; None where it has learned none that fits."""
         return pictures.class_of(product.category, self.generator.classes)
+
+    def own_picture(self, product: Product) -> Pixels | None:
+        """The item's picture among those that the generator was trained and judged on: [3, R, R]."""
+        place = self.places.get(product.item_id)
+        return None if place is None else self.prepared.pixels[place]
 
     def quality_of(self, label: int) -> CategoryQuality:
         """What the real pictures of a class look like."""
@@ -164,11 +185,11 @@ class Maker:
         label = self.generator.classes.index(name)
         seeds = seeds_of(product.item_id, self.settings.num_candidates, self.settings.seed)
         found = candidates(self.generator, self.quality_of(label), label, seeds, min_quality=self.settings.min_quality)
-        chosen = best(found)
-        for candidate in found:
-            if candidate.refused or candidate is chosen:
-                image = marked(candidate.pixels, IMAGE_SIDE)
-                yield self._creative(product, name, "image", candidate, image, "trainedAlgorithmicMedia")
+        refused, chosen = tried(by_preference(found, self.own_picture(product)))
+        recorded = refused[: self.settings.max_refused]
+        for candidate in [*recorded, chosen] if chosen else recorded:
+            image = marked(candidate.pixels, IMAGE_SIDE)
+            yield self._creative(product, name, "image", candidate, image, "trainedAlgorithmicMedia")
         if chosen is None:
             return
         price = price_text(product.price, product.currency)

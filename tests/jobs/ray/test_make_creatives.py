@@ -1,0 +1,320 @@
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from gan import pictures
+from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
+from gan.loop import TrainOptions, new_state, train_epoch
+from gan.provenance import read as read_provenance
+from lib import ops
+from lib.lake import Lake, commit_files, conform, write_files
+from lib.tables import contract
+
+START, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 16, 21, 31))
+MAPPING = f"""
+name: tiny
+currency: EUR
+times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
+sources:
+  lines:
+    files: "*.csv"
+    names: {{user_id: user, item_id: item, event_time: time}}
+    events: [{{type: purchase}}]
+"""
+EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
+LIST = {
+    "as_of": TEST_FROM,
+    "strategy": "popularity",
+    "question": "all",
+    "score": 1.0,
+    "reason": "bought by many",
+}
+VERSION = "train_gan-000001"
+CLASSES = ("Shapes / Bars", "Shapes / Squares")
+ITEMS = [
+    {"item_id": "bar", "title": "A red bar", "category": ["Shapes", "Bars"], "brand": "Kestrel", "currency": "EUR"},
+    {"item_id": "square", "title": "Kestrel square", "category": ["Shapes", "Squares"], "brand": "Kestrel"},
+    {"item_id": "untitled", "title": None, "category": ["Shapes", "Squares"]},
+    {"item_id": "alien", "title": "Of another kind", "category": ["Elsewhere"]},
+    {"item_id": "rare", "title": "Hardly recommended", "category": ["Shapes", "Bars"]},
+]
+PRICES = {"bar": Decimal("12.5000")}
+
+
+class KilledError(Exception):
+    """The job's end before its output."""
+
+
+def drawn(label: int, seed: int) -> np.ndarray:
+    """A bar (0) or a square (1) of some colour and place: uint8 [3, 32, 32]."""
+    rng = np.random.default_rng([seed, label])
+    image = Image.new("RGB", (64, 64), (245, 245, 240))
+    left, top = rng.integers(6, 14, size=2)
+    image.paste(tuple(rng.integers(0, 200, size=3)), (left, top, left + 40, top + (12 if label == 0 else 40)))
+    return np.asarray(image.resize((32, 32), Image.Resampling.BOX)).transpose(2, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> pictures.PreparedPictures:
+    found = {f"i{n:03d}": drawn(n % 2, n) for n in range(80)} | {"bar": drawn(0, 1000)}
+    classes = {item: CLASSES[0 if item == "bar" else int(item[1:]) % 2] for item in found}
+    return pictures.prepare(found, classes, held_out_frac=0.2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def generator(prepared: pictures.PreparedPictures) -> KeptGenerator:
+    """A small generator that has learned something within seconds."""
+    torch.set_num_threads(1)
+    options = TrainOptions(
+        resolution=32, num_classes=2, num_epochs=4, num_start_epochs=4, steps_per_epoch=25, batch_size=16,
+        latent_dim=8, base_channels=8,
+    )  # fmt: skip
+    state = new_state(options, torch.device("cpu"))
+    for _ in range(options.num_epochs):
+        train_epoch(state, torch.from_numpy(prepared.pixels), torch.from_numpy(prepared.labels), options)
+    return KeptGenerator(state.ema, prepared.classes)
+
+
+class TinyLake:
+    """The tables and files that the job reads."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.lake = Lake(str(folder / "lake"))
+        self.mapping = folder / "tiny.yaml"
+        self.mapping.write_text(MAPPING)
+        times = (START, END - timedelta(seconds=1))
+        events = [EVENT | {"event_id": f"e{t}", "event_time": t, "event_date": t.date()} for t in times]
+        self.put("silver/events", events)
+
+    def put(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Make these rows the table's content; a column that a row leaves out is null."""
+        table = contract(name)
+        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
+        conforming = conform(table, pa.Table.from_pylist(whole, schema=table.schema))
+        files = write_files(self.lake, table, [conforming] if rows else [])
+        commit_files(self.lake, table, files, transaction="test", number=1)
+
+    def put_shop(self) -> None:
+        """All items in every list, in the order of ITEMS; the last one beyond the tenth place."""
+        self.put("silver/items", [item | {"price": PRICES.get(str(item["item_id"]))} for item in ITEMS])
+        ranks = [1, 2, 3, 4, 11]
+        self.put(
+            "gold/recommendations",
+            [
+                LIST | {"user_key": f"u{user}", "rank": rank, "item_id": item["item_id"]}
+                for user in range(3)
+                for rank, item in zip(ranks, ITEMS, strict=True)
+                if user < 2 or rank != 2  # the square is recommended less often than the bar
+            ],
+        )
+
+    def put_generator(self, generator: KeptGenerator, prepared: pictures.PreparedPictures) -> None:
+        folder = self.lake.files("gan", VERSION)
+        generator.save(folder / GENERATOR_FILE, base_channels=8)
+        pictures.write(prepared, folder / PREPARED_FILE)
+        row = {
+            "model": "gan", "version": VERSION, "run_id": VERSION, "uri": f"files/gan/{VERSION}", "sha256": None,
+            "inputs": [{"table": "bronze/images", "version": 4}], "status": "promoted", "num_parameters": 1,
+            "created_at": START,
+        }  # fmt: skip
+        ops.register_model(self.lake, row)
+
+    def settings(self, job: ModuleType, **overrides: Any) -> Any:
+        shared = {"lake": {"path": self.lake.path}, "log": {"format": str(self.mapping)}}
+        return job.MakeCreativesSettings(**(shared | {"min_quality": 0.05} | overrides))
+
+    def creatives(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.lake.dataset("gold/creatives").to_table().sort_by("creative_id").to_pylist()
+        return rows
+
+    def files(self) -> dict[str, bytes]:
+        folder = self.lake.folder / "files" / "creatives"
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*")}
+
+
+@pytest.fixture
+def tiny_lake(tmp_path: Path) -> TinyLake:
+    return TinyLake(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
+    return load_job("ray/make_creatives")
+
+
+def test_recommended_items_get_a_picture_and_an_advert_of_every_size(
+    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures
+):
+    tiny_lake.put_shop()
+    tiny_lake.put_generator(generator, prepared)
+    job.main(tiny_lake.settings(job))
+    rows = tiny_lake.creatives()
+    accepted = [row for row in rows if row["status"] == "accepted"]
+    kinds = ("image", "advert_300x250", "advert_728x90", "advert_160x600")
+    assert Counter((row["item_id"], row["kind"]) for row in accepted) == {
+        (item, kind): 1 for item in ("bar", "square") for kind in kinds
+    }
+    assert len({row["creative_id"] for row in rows}) == len(rows)
+    for row in rows:
+        path = tiny_lake.lake.folder / row["uri"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
+        facts = dict(row["provenance"])
+        assert read_provenance(path) == facts
+        assert facts["synthetic"] == "true"
+        assert facts["training_data"] == "bronze/images@4"
+        assert facts["date"] == "2026-01-21"
+        assert (row["generator_version"], facts["version"]) == (VERSION, VERSION)
+        assert int(facts["seed"]) == row["seed"]
+        assert 0 <= row["quality"] <= 1
+        if row["kind"].startswith("advert"):
+            with Image.open(path) as image:
+                assert f"advert_{image.width}x{image.height}" == row["kind"]
+
+
+def test_a_killed_run_taken_up_again_ends_with_the_same_files_and_rows(
+    tmp_path: Path,
+    job: ModuleType,
+    generator: KeptGenerator,
+    prepared: pictures.PreparedPictures,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    broken, whole = TinyLake(tmp_path / "broken"), TinyLake(tmp_path / "whole")
+    for lake in (broken, whole):
+        lake.put_shop()
+        lake.put_generator(generator, prepared)
+    save, saved = job.save, []
+
+    def save_three(*arguments: Any) -> str:
+        if len(saved) == 3:
+            raise KilledError
+        saved.append(arguments)
+        return str(save(*arguments))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "save", save_three)
+        with pytest.raises(KilledError):
+            job.main(broken.settings(job))
+    assert len(broken.files()) == 3
+    assert not broken.lake.exists("gold/creatives")
+    job.main(broken.settings(job))
+    job.main(whole.settings(job))
+    assert broken.files() == whole.files()
+    assert broken.creatives() == whole.creatives()
+    assert len(whole.files()) == len(whole.creatives())
+
+
+def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
+    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+):
+    tiny_lake.put_shop()
+    untaught = new_state(
+        TrainOptions(
+            resolution=32, num_classes=2, num_epochs=1, num_start_epochs=0, steps_per_epoch=1, batch_size=2,
+            latent_dim=8, base_channels=8,
+        ),
+        torch.device("cpu"),
+    ).ema  # fmt: skip
+    tiny_lake.put_generator(KeptGenerator(untaught, prepared.classes), prepared)
+    job.main(tiny_lake.settings(job, min_quality=0.3, max_refused=2))
+    rows = tiny_lake.creatives()
+    assert Counter(row["item_id"] for row in rows) == {"bar": 2, "square": 2}
+    assert {(row["kind"], row["status"]) for row in rows} == {("image", "refused")}
+    assert all(row["reason"].startswith("quality 0.") and row["reason"].endswith("is below 0.3") for row in rows)
+    assert all((tiny_lake.lake.folder / row["uri"]).is_file() for row in rows)
+    assert "items_without_a_picture_that_passed=2" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_training_picture_is_refused_whatever_its_quality(
+    job: ModuleType, prepared: pictures.PreparedPictures
+):
+    from gan.evaluation import qualities
+
+    class Copier:
+        def pictures(self, label: int, seeds: list[int]) -> np.ndarray:
+            return prepared.of(label, held_out=False)[: len(seeds)]
+
+    found = job.candidates(Copier(), qualities(prepared)[0], 0, [5, 6, 7], min_quality=0.1)
+    assert [candidate.refused for candidate in found] == ["a copy of a training picture"] * 3
+    assert max(candidate.quality for candidate in found) > 0.9
+
+
+def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_passes_is_taken(job: ModuleType):
+    def candidate(red: int, quality: float, refused: str | None = None) -> Any:
+        pixels = np.zeros((3, 32, 32), np.uint8)
+        pixels[0] = red
+        return job.Candidate(pixels, red, quality, refused)
+
+    found = [candidate(250, 0.9), candidate(109, 0.2), candidate(90, 0.0, "bad"), candidate(100, 0.0, "bad")]
+    own = found[3].pixels
+    ordered = job.by_preference(found, own)
+    assert [c.seed for c in ordered] == [100, 109, 90, 250]
+    refused, chosen = job.tried(ordered)
+    assert ([c.seed for c in refused], chosen.seed) == ([100], 109)
+    assert [c.seed for c in job.by_preference(found, None)] == [250, 109, 90, 100]
+    assert job.tried(found[2:]) == (found[2:], None)
+
+
+def test_items_are_counted_over_all_lists_and_ties_broken_by_id(tiny_lake: TinyLake, job: ModuleType):
+    tiny_lake.put_shop()
+    with job.start_run("make_creatives", tiny_lake.settings(job)) as run:
+        assert job.most_recommended(run, max_rank=10) == ["alien", "bar", "untitled", "square"]
+        assert set(job.products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
+
+
+def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
+    def kicker(title: str, brand: str | None, category: tuple[str, ...]) -> str | None:
+        product = job.Product("a", title, category, brand, None, None)
+        return product.kicker
+
+    assert kicker("A red bar", "Kestrel", ("Shapes", "Bars")) == "Kestrel"
+    assert kicker("KESTREL bar", "Kestrel", ("Shapes", "Bars")) == "Bars"
+    assert kicker("A red bar", None, ()) is None
+
+
+def test_a_shop_without_a_generator_is_skipped(tiny_lake: TinyLake, job: ModuleType, capsys: Any):
+    tiny_lake.put_shop()
+    job.main(tiny_lake.settings(job))
+    assert "skipped: there is no generator of pictures" in capsys.readouterr().out
+    assert not tiny_lake.lake.exists("gold/creatives")
+
+
+def test_a_shop_without_recommendations_or_titles_is_skipped(
+    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+):
+    tiny_lake.put_generator(generator, prepared)
+    job.main(tiny_lake.settings(job))
+    assert "skipped: there is no gold/recommendations" in capsys.readouterr().out
+    untitled = TinyLake(tiny_lake.lake.folder.parent / "untitled")
+    untitled.put_generator(generator, prepared)
+    untitled.put("silver/items", [{"item_id": "bar", "category": ["Shapes", "Bars"]}])
+    untitled.put("gold/recommendations", [LIST | {"user_key": "u", "rank": 1, "item_id": "bar"}])
+    job.main(untitled.settings(job))
+    assert "skipped: no recommended item has a title" in capsys.readouterr().out
+    assert not untitled.lake.exists("gold/creatives")
+
+
+def test_items_of_kinds_that_were_never_learned_are_skipped(
+    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+):
+    tiny_lake.put_generator(generator, prepared)
+    tiny_lake.put("silver/items", [ITEMS[3]])
+    tiny_lake.put("gold/recommendations", [LIST | {"user_key": "u", "rank": 1, "item_id": "alien"}])
+    job.main(tiny_lake.settings(job))
+    assert f"skipped: no recommended item is of a kind that {VERSION} has learned" in capsys.readouterr().out
+
+
+def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(tiny_lake: TinyLake, job: ModuleType):
+    with pytest.raises(ValueError, match="468x60 cannot hold an advert"):
+        tiny_lake.settings(job, sizes=("300x250", "468x60"))
