@@ -51,7 +51,7 @@ def _difference(first: Lake, second: Lake, name: str) -> str | None:
     rows = []
     for lake in (first, second):
         with connect(lake) as connection:
-            rows.append(connection.execute(f"SELECT {chosen} FROM {name.replace('/', '.')}").to_arrow_table())
+            rows.append(connection.sql(f"SELECT {chosen} FROM {name.replace('/', '.')}").to_arrow_table())
     import duckdb  # noqa: PLC0415
 
     with duckdb.connect() as connection:
