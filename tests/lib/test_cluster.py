@@ -1,0 +1,123 @@
+"""The local Ray cluster and its job server: one cluster for all tests of this file."""
+
+import http.server
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.cluster import LocalCluster, run_job, scaling_config, start_local_cluster
+from lib.settings import ClusterSettings
+
+SPEAKS = 'import os; print("mine", os.environ["OMP_NUM_THREADS"]); print("done")'
+
+
+class Answers404(http.server.BaseHTTPRequestHandler):
+    """A server that is no Ray."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def do_POST(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers404) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logs") / "run.log"
+
+
+@pytest.fixture(scope="module")
+def cluster(log: Path) -> Iterator[LocalCluster]:
+    before = dict(os.environ)
+    started = start_local_cluster(log)
+    yield started
+    started.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_no_ray_cluster_at_the_address_is_one_line_at_once(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"^no Ray job server answers at http://127\.0\.0\.1:9 ") as error:
+        run_job("http://127.0.0.1:9", "true", print, tmp_path / "log")
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - began < 30
+
+
+def test_another_server_at_the_address_is_one_line(stranger, tmp_path):
+    with pytest.raises(ValueError, match=f"^no Ray job server answers at {stranger} ") as error:
+        run_job(stranger, "true", print, tmp_path / "log")
+    assert "\n" not in str(error.value)
+
+
+def test_a_worker_asks_for_its_share_of_cpus_and_for_a_gpu_where_settings_say_so():
+    on_cpus = scaling_config(ClusterSettings(num_workers=3, cpus_per_worker=0.25))
+    assert (on_cpus.num_workers, on_cpus.use_gpu, on_cpus.resources_per_worker) == (3, False, {"CPU": 0.25})
+    on_gpus = scaling_config(ClusterSettings(use_gpu=True))
+    assert (on_gpus.num_workers, on_gpus.use_gpu, on_gpus.resources_per_worker) == (2, True, {"CPU": 0.5, "GPU": 1})
+
+
+@pytest.mark.slow
+def test_a_job_shows_its_lines_keeps_them_and_an_error_is_its_last_line(cluster, log):
+    shown: list[str] = []
+    run_job(cluster.address, f"python -c '{SPEAKS}'", shown.append, log)
+    assert shown[-2:] == ["mine 1", "done"]
+    assert "mine 1\ndone\n" in log.read_text()
+
+    fails = 'import sys; print("error: the log holds no label"); sys.exit(1)'
+    with pytest.raises(ValueError, match=r"^the log holds no label$"):
+        run_job(cluster.address, f"python -c '{fails}'", shown.append, log)
+
+
+@pytest.mark.slow
+def test_a_stopped_cluster_leaves_no_process(cluster):
+    head = cluster.process.pid
+    mine = [pid for pid in processes() if head in ancestors(pid)]
+    assert len(mine) > 3
+    cluster.stop()
+    deadline = time.monotonic() + 20
+    while any(pid in processes() for pid in mine) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [pid for pid in mine if pid in processes()] == []
+
+
+def processes() -> set[int]:
+    """The processes that run, without those that have ended and wait for their parent."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and state_of(int(folder.name)) not in ("Z", None):
+            found.add(int(folder.name))
+    return found
+
+
+def state_of(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def ancestors(pid: int) -> set[int]:
+    """A process and those that started it, to the first."""
+    found = {pid}
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.add(pid)
+    return found
