@@ -89,7 +89,6 @@ def _vectors_differ(first: Lake, second: Lake) -> str | None:
 
 
 def _lists_differ(first: Lake, second: Lake) -> str | None:
-    worst = None
     lists = []
     for lake in (first, second):
         columns = ["strategy", "question", "user_key", "item_id"]
@@ -97,11 +96,11 @@ def _lists_differ(first: Lake, second: Lake) -> str | None:
         lists.append(table.groupby(["strategy", "question", "user_key"]).item_id.agg(set))
     if not lists[0].index.equals(lists[1].index):
         return "lists of different users"
-    shared = [len(a & b) / max(len(a | b), 1) for a, b in zip(*lists, strict=True)]
-    for strategy, group in lists[0].index.to_frame().assign(shared=shared).groupby("strategy"):
-        if strategy not in MODELS_OF_NETWORKS and group.shared.mean() < OVERLAP:
-            worst = f"lists of {strategy} overlap by {group.shared.mean():.3f}"
-    return worst
+    shared = [len(a & b) / max(len(a), len(b)) for a, b in zip(*lists, strict=True)]
+    strategies = lists[0].index.get_level_values("strategy")
+    means = {name: float(np.mean(np.array(shared)[strategies == name])) for name in strategies.unique()}
+    apart = [name for name, mean in means.items() if name not in MODELS_OF_NETWORKS and mean < OVERLAP]
+    return ", ".join(f"lists of {name} overlap by {means[name]:.3f}" for name in apart) or None
 
 
 def _metrics_differ(first: Lake, second: Lake, name: str) -> str | None:

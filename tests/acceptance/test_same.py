@@ -24,6 +24,8 @@ REJECT = {
 ARRIVED = {"batch_id": "ingest-000001", "arrived_at": AS_OF}
 AUC = {"model": "encoder", "version": "train_encoder-000001", "split": "valid", "metric": "auc", "value": 0.8, "n": 9}
 
+LISTED = {"as_of": AS_OF, "question": "all", "user_key": "u", "score": 1.0, "reason": "bought often"}
+
 
 class Lakes:
     """Two lakes; `put` makes rows the content of a table of one of them."""
@@ -83,6 +85,26 @@ def test_factors_of_another_version_may_differ_by_a_thousandth(lakes: Lakes, mov
 def test_metrics_of_networks_may_differ_by_one_percent(lakes: Lakes, value: float, told: list[str]) -> None:
     lakes.put(0, "gold/model_metrics", AUC)
     lakes.put(1, "gold/model_metrics", AUC | {"version": "train_encoder-000002", "value": value})
+    assert lakes.differences() == told
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ("als", ["gold/recommendations: lists of als overlap by 0.750"]),
+        ("two_tower", []),
+    ],
+)
+def test_lists_overlap_but_for_those_of_networks_whatever_their_order(
+    lakes: Lakes, strategy: str, told: list[str]
+) -> None:
+    def rows(*items: str) -> list[dict[str, Any]]:
+        return [LISTED | {"strategy": strategy, "rank": rank, "item_id": item} for rank, item in enumerate(items, 1)]
+
+    lakes.put(0, "gold/recommendations", *rows("a", "b", "c", "d"))
+    lakes.put(1, "gold/recommendations", *rows("b", "a", "c", "d"))
+    assert lakes.differences() == []
+    lakes.put(1, "gold/recommendations", *rows("b", "a", "c", "e"))
     assert lakes.differences() == told
 
 
