@@ -1,8 +1,10 @@
 """`ray job submit` of train_encoder to a cluster of two nodes, and kill -9 of a training worker in mid-epoch."""
 
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,11 +78,13 @@ def two_nodes() -> Iterator[str]:
     import ray  # noqa: PLC0415 - it reads its mode when it is imported
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, agent_port = free_port(), free_port()
     size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-    head = {**size, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
+    own: dict[str, Any] = {
+        "temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
+        "dashboard_agent_listen_port": agent_port,
+    }
+    head = {**size, **own, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     cluster: Any = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(NODES - 1):
@@ -90,6 +94,14 @@ def two_nodes() -> Iterator[str]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        shutil.rmtree(own["temp_dir"], ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def submitted(address: str, lake: Path, *, kill_a_worker: bool) -> Watched:
