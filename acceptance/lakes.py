@@ -10,10 +10,15 @@ from acceptance.claims import DATA, turn
 from acceptance.results import CODE, STATE, code_hash
 
 LAKES = STATE / "lakes"
-# The simulator's default, small enough for checks that turn the wheel many times, and the real logs.
-SMALL_MARKET = ("--simulate.num-users", "600", "--simulate.num-items", "200", "--simulate.bots-per-user", "0.02")
-_failed: dict[str, str] = {}  # lakes that could not be made, with the error: other checks that want them fail at once
+# A small market and short training, for checks that turn the wheel many times; and the real logs.
+SMALL_MARKET = (
+    *("--simulate.num-users", "600", "--simulate.num-items", "200", "--simulate.bots-per-user", "0.02"),
+    *("--train-encoder.num-epochs", "8", "--train-policy.num-updates", "300"),
+    *("--train-gan.num-epochs", "4", "--train-gan.num-start-epochs", "2", "--train-gan.steps-per-epoch", "10"),
+    *("--make-creatives.num-items", "3", "--make-creatives.num-candidates", "8"),
+)
 REAL_LOGS = ("online_retail", "rees46", "obd")
+_failed: dict[str, str] = {}  # lakes that could not be made, with the error: other checks that want them fail at once
 
 
 def market() -> Path:

@@ -21,6 +21,7 @@ from lib import ops
 from lib.lake import Lake
 from lib.settings import ClusterSettings
 from lib.submit import command
+from lib.walk import arguments_of
 from lib.wheel import JOBS, ROOT
 
 NODES, STORE_BYTES = 2, 300_000_000
@@ -106,7 +107,8 @@ def free_port() -> int:
 
 def submitted(address: str, lake: Path, *, kill_a_worker: bool) -> Watched:
     """Submit the job by the command line and watch its workers; kill one when some epochs are behind it."""
-    arguments = ["--lake.path", str(lake), "--cluster.cpus-per-worker", "1"]
+    own = arguments_of(JOBS["train_encoder"], lakes.SMALL_MARKET)
+    arguments = ["--lake.path", str(lake), "--cluster.cpus-per-worker", "1", *own]
     job = command(JOBS["train_encoder"], "standalone", ClusterSettings(ray_address=address), arguments)
     env = {**environment(), "RAY_AUTH_MODE": "disabled"}
     began, watched = time.monotonic(), Watched(-1, 0.0, {})
