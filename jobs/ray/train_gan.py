@@ -46,9 +46,9 @@ class TrainGanSettings(JobSettings):
     """The defaults were chosen on the market's drawn pictures and tried on photographs of fashion: minutes on 2 cores, no more."""
 
     resolution: Literal[32, 64] = Field(32, description="side of the pictures, in pixels")
-    num_epochs: int = Field(22, ge=1, description="epochs of both kinds; each leaves a checkpoint")
+    num_epochs: int = Field(25, ge=1, description="epochs of both kinds; each leaves a checkpoint")
     num_start_epochs: int = Field(
-        10,
+        20,
         ge=0,
         description="of them, those in which the generator learns by reconstruction before it has an adversary",
     )
@@ -59,7 +59,7 @@ class TrainGanSettings(JobSettings):
     learning_rate_start: float = Field(4e-3, gt=0, description="of generator and encoder in the start epochs (Adam)")
     kl_weight: float = Field(2e-4, ge=0, description="of the divergence in the reconstruction loss")
     reconstruction_weight: float = Field(
-        30.0, ge=0, description="of the reconstruction beside the generator's adversarial loss"
+        50.0, ge=0, description="of the reconstruction beside the generator's adversarial loss"
     )
     learning_rate_generator: float = Field(2e-4, gt=0, description="of the generator (Adam)")
     learning_rate_discriminator: float = Field(5e-4, gt=0, description="of the discriminator (Adam)")
