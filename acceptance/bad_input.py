@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from xml.etree import ElementTree
 
 from acceptance.claims import Claim, environment
@@ -47,11 +48,13 @@ def check() -> list[Claim]:
 def claim_of(case: str, names: tuple[str, ...], outcomes: dict[str, bool]) -> Claim:
     """One case: every test of it was found and passed."""
     found = {test: passed for test, passed in outcomes.items() if test.startswith(names)}
-    told = ", ".join(f"{test} {'passed' if passed else 'FAILED'}" for test, passed in found.items())
+    tests = Counter(test if test in names else test.partition("[")[0] for test in found)
+    told = ", ".join(test if number == 1 else f"{test} ({number})" for test, number in tests.items())
+    failed = [test for test, passed in found.items() if not passed]
     return Claim(
         f"{case}: one clear line, no table changed",
-        told or f"no test is named {names[0]}",
-        all(found.values()) and bool(found),
+        f"{told or f'no test is named {names[0]}'}; failed: {', '.join(failed) or 'none'}",
+        bool(found) and not failed,
     )
 
 
