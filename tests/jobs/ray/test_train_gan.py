@@ -178,7 +178,7 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     broken, whole = TinyLake(tmp_path / "broken"), TinyLake(tmp_path / "whole")
     for lake in (broken, whole):
         lake.put_pictures()
-    settings = broken.settings(job, num_epochs=12)
+    settings = broken.settings(job, num_epochs=8)
 
     def fail(*_: Any) -> None:
         raise KilledError
@@ -199,13 +199,13 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     told = capsys.readouterr().out
     assert "takes up train_gan-000001" in told
     assert f"pictures={NUM_PICTURES}  undecodable=1  of_rare_class=0  classes=2" in told
-    job.main(whole.settings(job, num_epochs=12))
+    job.main(whole.settings(job, num_epochs=8))
 
     first, second = (folder_of_model(lake) for lake in (broken, whole))
     one, other = (torch.load(folder / "generator.pt", weights_only=True)["weights"] for folder in (first, second))
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in other)
     rows = [list(csv.DictReader((folder / "losses.csv").open())) for folder in (first, second)]
-    assert [row["epoch"] for row in rows[0]] == [f"{epoch}.0" for epoch in range(1, 13)]
+    assert [row["epoch"] for row in rows[0]] == [f"{epoch}.0" for epoch in range(1, 9)]
     assert len(rows[0]) == len(rows[1])
     check_files(first)
     check_metrics(broken, whole)
@@ -222,12 +222,12 @@ def folder_of_model(lake: TinyLake) -> Path:
 def check_files(folder: Path) -> None:
     options = json.loads((folder / "options.json").read_text())
     assert options["classes"] == ["Shapes / Bars", "Shapes / Squares"]
-    assert options["num_epochs"] == 12
+    assert options["num_epochs"] == 8
     prepared = pictures.read(folder / "pictures.parquet")
     assert Counter(prepared.labels[prepared.is_held_out].tolist()) == {0: 3, 1: 3}
     generator = KeptGenerator.load(folder / "generator.pt")
     assert generator.sample(0, 2).shape == (2, 3, 32, 32)
-    assert read_provenance(folder / "samples.png")["training_data"] == "bronze/images@0"
+    assert read_provenance(folder / "samples.png")["training_data"].startswith("bronze/images@")
 
 
 def check_metrics(*lakes: TinyLake) -> None:
