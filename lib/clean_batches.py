@@ -18,6 +18,10 @@ from lib.tables.silver import EVENTS, ITEMS
 SOURCE_NAME = "source_name"
 EVENT, REJECT, COUNT, EVENT_ITEM, CATALOGUE_ITEM = "event", "reject", "count", "event_item", "catalogue_item"
 ROWS_PER_BATCH = 20_000
+DOT, IN_PLACE_OF_DOT = (
+    ".",
+    "\t",
+)  # Spark would take a dot for a nested column; no column of bronze has a tab in its name
 # A row of any kind: its kind's columns are filled, the others null.
 CLEANED = pa.schema(
     {
@@ -36,7 +40,7 @@ CLEANED = pa.schema(
 
 def prefixed(source: str, column: str) -> str:
     """What a source's own column is called beside those of other sources."""
-    return f"{source}|{column}"
+    return f"{source}|{column}".replace(DOT, IN_PLACE_OF_DOT)
 
 
 def clean_event_batches(
@@ -65,7 +69,11 @@ def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
     records = {}
     for source in shard[SOURCE_NAME].unique().sort():
         start = prefixed(source, "")
-        own = {column: column.removeprefix(start) for column in shard.columns if column.startswith(start)}
+        own = {
+            column: column.removeprefix(start).replace(IN_PLACE_OF_DOT, DOT)
+            for column in shard.columns
+            if column.startswith(start)
+        }
         records[source] = shard.filter(pl.col(SOURCE_NAME) == source).select(*own, *declared).rename(own)
     return records
 

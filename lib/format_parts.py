@@ -19,8 +19,8 @@ from pydantic import (
 from lib.tables.bronze import SOURCE
 
 EventType = Literal["impression", "view", "cart", "favourite", "purchase", "return", "rating"]
-# Delta tables without column mapping refuse these in a column's name (FACTS.md: no column mapping).
-UNSTORABLE = re.compile(r"[ ,;{}()\n\t=]")
+# Delta tables without column mapping refuse these in a column's name; a backtick would end a quoted name in Spark.
+UNSTORABLE = re.compile(r"[ ,;{}()\n\t=`]")
 
 
 class Part(BaseModel):

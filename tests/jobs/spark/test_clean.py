@@ -1,12 +1,16 @@
 """The clean job on small logs, after ingest: silver by hand, what stops it, and that nobody's id gets out of bronze."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from lib import ops
 from lib.lake import Lake
 from lib.pseudonyms import load_key, pseudonyms
 from lib.settings import PrivacySettings
@@ -36,6 +40,7 @@ sources:
     reader: {type: parquet}
     names: {item_id: id, bytes: jpg}
 """
+NOON = 1704110400  # 2024-01-01 12:00:00 UTC
 HEADER = "user,item,time,price,title,what"
 LINES = [
     "ann@shop,i1,2024-01-01 12:00:00,2.50,Lamp,view",
@@ -100,3 +105,113 @@ def pa_series(*texts: str):
 @pytest.fixture
 def shop(tmp_path: Path, load_job: Callable[[str], ModuleType]) -> Shop:
     return Shop(tmp_path, load_job)
+
+
+@pytest.fixture(scope="module")
+def cleaned(tmp_path_factory: pytest.TempPathFactory, load_job: Callable[[str], ModuleType]) -> Shop:
+    """A shop with records of every source, ingested and cleaned once; the tests of it change no table."""
+    shop = Shop(tmp_path_factory.mktemp("shop"), load_job)
+    shop.put("lines/1.csv", HEADER, *LINES)
+    shop.put("carts/1.csv", "user.id,item,at", f"ann@shop,i2,{NOON + 300}", f"ann@shop,i2,{NOON + 3600}")
+    shop.put("products/1.csv", "item,title,brand", "i2,Cup,Acme", "i9,Unsold,")
+    (shop.log / "images").mkdir()
+    pq.write_table(pa.table({"id": ["i9"], "jpg": [b"jpeg"]}), shop.log / "images/1.parquet")
+    shop.ingest()
+    shop.clean()
+    return shop
+
+
+def test_silver_holds_each_true_event_once_and_the_rejects_hold_the_rest(cleaned: Shop) -> None:
+    ann, bob = cleaned.key_of("ann@shop"), cleaned.key_of("bob@shop")
+    columns = ("source_record", "user_key", "item_id", "event_type", "price", "currency")
+    events = {row.pop("source_record"): tuple(row.values()) for row in cleaned.read("silver/events", *columns)}
+    assert events == {
+        "lines/lines/1.csv:1": (ann, "i1", "view", Decimal("2.50"), "EUR"),
+        "lines/lines/1.csv:3": (ann, "i2", "purchase", Decimal("3.00"), "EUR"),
+        "lines/lines/1.csv:5": (bob, "i1", "view", Decimal("2.75"), "EUR"),
+        "lines/lines/1.csv:6": (None, "i2", "view", None, None),
+        "lines/lines/1.csv:7": (None, "i2", "view", None, None),
+        "carts/carts/1.csv:1": (ann, "i2", "cart", None, None),
+        "carts/carts/1.csv:2": (ann, "i2", "cart", None, None),
+    }
+    rejects = cleaned.read("bronze/rejects", "stage", "source_record", "reason")
+    assert {row["source_record"]: row["reason"] for row in rejects} == {
+        "lines/1.csv:2": "double_click",
+        "lines/1.csv:4": "duplicate",
+        "lines/1.csv:8": "bad_value:event_time",
+        "lines/1.csv:9": "bad_value:event_type",
+        "lines/1.csv:10": "malformed",
+    }
+    assert {row["stage"] for row in rejects} == {"clean"}
+
+
+def test_a_user_of_two_sources_has_one_course_of_sessions_and_nobody_has_none(cleaned: Shop) -> None:
+    sessions: dict[str | None, list[str]] = {}
+    rows = cleaned.read("silver/events", "user_key", "event_time", "session_id")
+    for row in sorted(rows, key=lambda row: row["event_time"]):
+        sessions.setdefault(row["user_key"], []).append(row["session_id"])
+    first, second, third, fourth = sessions[cleaned.key_of("ann@shop")]
+    assert first == second == third != fourth  # view 12:00, cart 12:05, purchase 12:10; cart 13:00
+    assert sessions[None] == [None, None]
+
+
+def test_an_item_is_as_last_described_and_a_catalogue_counts_before_events(cleaned: Shop) -> None:
+    assert cleaned.read("silver/items", "item_id", "title", "brand", "price", "image_uri") == [
+        {"item_id": "i1", "title": "Red lamp", "brand": None, "price": Decimal("2.75"), "image_uri": None},
+        {"item_id": "i2", "title": "Cup", "brand": "Acme", "price": Decimal("3.00"), "image_uri": None},
+        {"item_id": "i9", "title": "Unsold", "brand": None, "price": None, "image_uri": "bronze/images#i9"},
+    ]
+
+
+def test_more_refused_records_than_the_limit_are_one_line_and_change_no_table(cleaned: Shop) -> None:
+    before = cleaned.versions()
+    with pytest.raises(ValueError) as error:
+        cleaned.clean(max_reject_frac=0.25)
+    # Three of ten: a duplicate and a double click do not count, of the reasons none is more frequent.
+    assert str(error.value) == (
+        "1 of 10 records of lines do not fit the reader; is it right?; 3 are refused in all (limit 0.25 of them); "
+        "first: lines/1.csv:10"
+    )
+    assert cleaned.versions() == before
+
+
+def test_another_pseudonym_key_is_one_line_and_changes_no_table(cleaned: Shop) -> None:
+    before = cleaned.versions()
+    other = cleaned.folder / "other.key"
+    other.write_text("0123456789abcdef" * 4)
+    with pytest.raises(
+        ValueError, match=r"were made with another key \(its fingerprint is \w+, this one's \w+\); give"
+    ):
+        cleaned.clean(privacy={"key_file": str(other)})
+    assert cleaned.versions() == before
+
+
+def test_nobodys_id_and_no_key_gets_out_of_bronze(cleaned: Shop, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError):
+        cleaned.clean(max_reject_frac=0.0)  # an error tells where to look, and nobody's id
+    key = load_key(PrivacySettings(), cleaned.lake.path)
+    tables = [table for table in cleaned.lake.tables() if not table.startswith(("bronze/", "ops/"))]
+    said = [str(cleaned.read(table)) for table in tables] + [str(ops.runs(cleaned.lake)), *capfd.readouterr()]
+    traces = [file.read_text() for file in (cleaned.lake.folder / "logs").iterdir()]
+    assert any("Traceback" in text for text in traces)
+    for secret in ("ann@shop", "bob@shop", key.decode()):
+        assert not any(secret in text for text in (*said, *traces))
+
+
+def test_a_second_run_changes_no_content(cleaned: Shop) -> None:
+    before = {table: cleaned.read(table) for table in ("silver/events", "silver/items")}
+    cleaned.clean()
+    assert {table: cleaned.read(table) for table in before} == before
+
+
+def test_a_log_whose_every_time_is_unreadable_is_one_line_and_changes_no_table(shop: Shop) -> None:
+    shop.put("lines/1.csv", HEADER, *[line.replace("2024-01", "01:2024") for line in LINES[:3]])
+    shop.ingest()
+    before = shop.versions()
+    with pytest.raises(ValueError) as error:
+        shop.clean(max_reject_frac=1.0)
+    assert str(error.value) == (
+        "3 of 3 records of lines have no fit event_time; is the mapping's time right?; "
+        "first: '01:2024-01 12:00:00' in lines/1.csv:1"
+    )
+    assert shop.versions() == before
