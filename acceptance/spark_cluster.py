@@ -1,7 +1,10 @@
 """`spark-submit` of clean and als to a cluster of two executors, from another folder, with the shipped zip."""
 
+import importlib.util
 import json
+import shutil
 import time
+from pathlib import Path
 
 from acceptance import lakes
 from acceptance.claims import Claim, run_command
@@ -33,6 +36,7 @@ def check() -> list[Claim]:
     """On a copy of the small market's lake: both jobs write their tables anew, and these stay what they were."""
     folder, reference = shipped(), lakes.small_market()
     lake = lakes.copy_of(reference, "spark_cluster")
+    kept = applications()
     probe = folder / "jobs" / "spark" / "probe.py"
     probe.write_text(PROBE)
     command = spark_submit("clean", MASTER, [])
@@ -42,6 +46,8 @@ def check() -> list[Claim]:
         began = time.monotonic()
         run_command(spark_submit(job, MASTER, ["--lake.path", str(lake)]), cwd=folder)
         seconds[job] = time.monotonic() - began
+    for application in applications() - kept:
+        shutil.rmtree(application)
     numbers = {job: ops.runs(Lake(str(lake)), job)[-1] for job in seconds}
     apart = differences(lake, reference)
     return [
@@ -61,3 +67,11 @@ def check() -> list[Claim]:
             "they leave the tables of the wheel on one machine", f"different: {'; '.join(apart) or 'none'}", not apart
         ),
     ]
+
+
+def applications() -> set[Path]:
+    """The folders that local-cluster leaves beside pyspark's own files, one an application."""
+    spec = importlib.util.find_spec("pyspark")
+    assert spec is not None
+    assert spec.origin is not None
+    return set((Path(spec.origin).parent / "work").glob("app-*"))
