@@ -46,9 +46,9 @@ class TrainGanSettings(JobSettings):
     """The defaults were chosen on the market's drawn pictures and tried on photographs of fashion: minutes on 2 cores, no more."""
 
     resolution: Literal[32, 64] = Field(32, description="side of the pictures, in pixels")
-    num_epochs: int = Field(25, ge=1, description="epochs of both kinds; each leaves a checkpoint")
+    num_epochs: int = Field(21, ge=1, description="epochs of both kinds; each leaves a checkpoint")
     num_start_epochs: int = Field(
-        20,
+        16,
         ge=0,
         description="of them, those in which the generator learns by reconstruction before it has an adversary",
     )
