@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 import pyarrow as pa
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -58,6 +58,8 @@ def session(settings: JobSettings) -> SparkSession:
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{ROOT / 'conf' / 'log4j2.properties'}",
         }
     )
+    if submitted:
+        SparkContext._ensure_initialized()  # before it knows the submit command's JVM, SparkConf is empty
     given = dict(SparkConf().getAll()) if submitted else defaults
     if given.get("spark.master", "").startswith("local"):
         defaults |= {name: value for name, value in ON_ONE_MACHINE.items() if name not in given}
