@@ -120,7 +120,9 @@ def query(
     if csv:
         asking.print_csv(columns, rows)
         return
-    grid = Grid(*columns, box=None)
+    grid = Grid(box=None)
+    for name in columns:
+        grid.add_column(name, overflow="fold")  # a long value takes more lines; none is cut
     for row in rows:
         grid.add_row(*("" if value is None else str(value) for value in row))
     console.print(grid)
@@ -152,7 +154,9 @@ def _show(line: str) -> None:
 def _print_summary(lake: Path) -> None:
     from lib.report import summary_rows  # noqa: PLC0415
 
-    grid = Grid("", "", box=None, show_header=False)
+    grid = Grid(box=None, show_header=False)
+    grid.add_column()
+    grid.add_column(overflow="fold")  # a path is whole, whatever the terminal's width
     for name, words in summary_rows(lake):
         grid.add_row(Text(name, "bold"), words)
     console.print()

@@ -78,6 +78,12 @@ def test_a_query_prints_values_as_they_are(cartwheel, lake):
     assert [line.strip() for line in printed.splitlines()[1:]] == ["Lamp [red] [/b]  ['home', 'light']", "Mug"]
 
 
+def test_a_long_value_is_not_cut_in_a_narrow_terminal(cartwheel, lake, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, printed = cartwheel("query", f"SELECT '{'x' * 90}' AS long, item_id FROM silver.items", "--lake", lake)
+    assert printed.count("x") == 2 * 90
+
+
 def test_a_query_prints_so_many_rows_or_all_as_csv(cartwheel, lake):
     sql = "SELECT item_id, title FROM silver.items ORDER BY 1"
     _, printed = cartwheel("query", sql, "--lake", lake, "--limit", 1)
