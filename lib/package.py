@@ -1,4 +1,4 @@
-"""The zip that spark-submit ships to the executors: lib, rl, gan and what stands under conf.
+"""The zip that spark-submit ships to the executors: lib, rl, gan and the shipped mappings.
 
 `python -m lib.package FILE` writes it, whole or not at all.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib.wheel import ROOT
 
-PACKAGED = ("lib", "rl", "gan", "conf")
+PACKAGED = ("lib", "rl", "gan", "conf/formats")
 
 
 def build(target: Path) -> Path:
