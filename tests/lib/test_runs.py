@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from pydantic import Field
 
 from lib import ops
-from lib.lake import Lake, commit_files, write_files
+from lib.lake import CONTRACT_VERSION, Lake, commit_files, write_files
 from lib.runs import InputFile, Run, is_fresh, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -169,6 +170,19 @@ def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
         start_run("ingest", IngestSettings(lake={"path": str(tmp_path / "file" / "lake")}, log={"format": "rees46"})),
     ):
         pass
+
+
+def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(lake):
+    events = DeltaTable(lake.uri("silver/events"))
+    events.alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
+    before = DeltaTable(lake.uri("silver/events")).version()
+    with (
+        pytest.raises(ValueError, match=r"^silver/events is of contract version 7, this release knows version 1; use"),
+        start_run("experiment", settings_for(lake)),
+    ):
+        pytest.fail("the job goes no further")
+    assert DeltaTable(lake.uri("silver/events")).version() == before
+    assert not lake.exists("ops/runs")
 
 
 def test_a_promoted_model_retires_the_one_before(lake):
