@@ -27,7 +27,7 @@ SMALL = {
     "train_encoder": {"num-epochs": 2, "two-tower-epochs": 1, "num-resamples": 100},
     "evaluate": {"num-resamples": 100, "num-shards": 2},
     "train_policy": {"num-updates": 100, "num-resamples": 100, "true-value-sessions": 100},
-    "train_gan": {"num-epochs": 1, "num-start-epochs": 1, "steps-per-epoch": 4, "num-resamples": 100},
+    "train_gan": {"num-epochs": 2, "num-start-epochs": 1, "steps-per-epoch": 4, "num-resamples": 100},
     "make_creatives": {"num-items": 2, "num-candidates": 2, "min-quality": 0},
 }
 NOTHING_KNOWN = """
