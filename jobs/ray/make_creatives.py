@@ -51,7 +51,7 @@ class MakeCreativesSettings(JobSettings):
     max_rank: int = Field(10, ge=1, description="places of a list that count as recommended")
     num_candidates: int = Field(48, ge=1, le=1000, description="pictures generated for an item, to choose from")
     min_quality: float = Field(
-        0.1, ge=0, le=1, description="share of held-out real pictures that a picture must look at least as real as"
+        0.3, ge=0, le=1, description="share of held-out real pictures that a picture must look at least as real as"
     )
     max_refused: int = Field(5, ge=1, description="refused pictures recorded of an item: the first ones")
     sizes: tuple[str, ...] = Field(

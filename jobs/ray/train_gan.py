@@ -52,7 +52,7 @@ class TrainGanSettings(JobSettings):
         ge=0,
         description="of them, those in which the generator learns by reconstruction before it has an adversary",
     )
-    steps_per_epoch: int = Field(50, ge=1, description="batches in an epoch, whatever the number of pictures")
+    steps_per_epoch: int = Field(40, ge=1, description="batches in an epoch, whatever the number of pictures")
     batch_size: int = Field(64, ge=2, description="pictures in a batch, over all workers")
     base_channels: int = Field(24, ge=4, le=256, description="channels of the finest feature map")
     latent_dim: int = Field(32, ge=2, description="numbers of noise behind a picture")

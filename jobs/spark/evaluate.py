@@ -135,8 +135,9 @@ def main(settings: EvaluateSettings) -> None:
             run.skip(
                 f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
             )
-        of_this_time = F.col("as_of") == F.lit(run.as_of)
-        stored = run.read("gold/recommendations").where(of_this_time & (F.col("rank") <= settings.k))
+        recommendations = run.read("gold/recommendations")  # before any expression: it starts the session
+        is_of_this_time = F.col("as_of") == F.lit(run.as_of)
+        stored = recommendations.where(is_of_this_time & (F.col("rank") <= settings.k))
         lists = with_composed(
             stored.select("strategy", "question", "user_key", "rank", "item_id"), k=settings.k
         ).persist()
