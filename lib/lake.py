@@ -98,8 +98,16 @@ class Lake:
         return int(delta.version())
 
     def dataset(self, table: str, version: int | None = None) -> ds.Dataset:
-        """The table as an Arrow dataset, with projection and filters pushed down to its files."""
-        return self.open(table, version).to_pyarrow_dataset()
+        """The table as an Arrow dataset, with projection and filters pushed down to its files.
+
+        Files of this machine are read by Arrow itself: its threads would else call back into Python, which ends the process with an
+        abort where it ends meanwhile.
+        """
+        delta = self.open(table, version)
+        if "://" in self.path:
+            return delta.to_pyarrow_dataset()
+        folder = str(Path(self.uri(table)).expanduser().absolute())
+        return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem()))
 
     def num_rows(self, table: str, version: int | None = None) -> int:
         return int(self.dataset(table, version).count_rows()) if self.exists(table) else 0

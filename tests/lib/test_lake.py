@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -8,6 +10,7 @@ from deltalake import DeltaTable
 
 from lib.lake import CONTRACT_VERSION, Lake, commit_files, conform, write_files
 from lib.tables import contract
+from lib.wheel import ROOT
 
 VECTORS = contract("gold/vectors")
 BASE = {
@@ -44,6 +47,16 @@ def test_what_was_written_is_read_with_equal_rows_by_delta_rs_and_duckdb(lake):
 
     assert by_delta_rs.to_pylist() == rows.sort_by("id").to_pylist()
     assert by_duckdb.to_pylist() == rows.sort_by("id").to_pylist()
+
+
+def test_files_are_read_without_calls_back_into_python(lake):
+    """Arrow's threads would abort the process where it ends while one of them is in Python: three of twenty did."""
+    commit(lake, vectors({}), number=1)
+    filesystem = lake.dataset("gold/vectors").filesystem
+    assert not filesystem.type_name.startswith("py::")
+    script = f"from lib.lake import Lake; Lake({lake.path!r}).dataset('gold/vectors').to_table()"
+    codes = [subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode for _ in range(3)]
+    assert codes == [0, 0, 0]
 
 
 def test_a_run_number_commits_once(lake):
