@@ -1,11 +1,9 @@
 """On the market: the policy that would serve sells more, estimates of value cover the truth, the verdict is right."""
 
-import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,8 @@ from acceptance.claims import DATA, Claim
 from lib.cluster import ray_session
 from lib.lake import Lake
 from lib.settings import ClusterSettings
-from lib.wheel import JOBS, ROOT
+from lib.walk import load_job
+from lib.wheel import JOBS
 from rl.decisions import Decisions, Flags, Floats
 from rl.market import Market
 from rl.observation import CANDIDATE_FEATURES
@@ -61,7 +60,7 @@ def served_policy_beats_logging(seeds: Sequence[int] = (0, 1, 2)) -> Claim:
 
 def _gain_of_served(market: Market) -> float:
     """True value of the served policy over the logging mixture's, on the market's test window."""
-    job = _job("train_policy")
+    job = load_job(JOBS["train_policy"])
     settings = job.TrainPolicySettings()
     train, valid, _ = split_by_time(market)
     dqn = job.dqn_settings(settings, num_rows=len(train), use_gpu=False)
@@ -138,13 +137,3 @@ def uniform_log_values_itself(lake: Path) -> Claim:
 def _values(lake: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     rows = Lake(str(lake)).dataset("gold/policy_values").to_table().to_pylist()
     return {(row["policy"], row["dataset"], row["estimator"]): row for row in rows}
-
-
-def _job(name: str) -> ModuleType:
-    """A job's module, loaded by its path: `jobs/` never stands on sys.path."""
-    spec = importlib.util.spec_from_file_location(f"job_{name}", ROOT / JOBS[name].path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

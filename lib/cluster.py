@@ -1,4 +1,4 @@
-"""Ray: the session of a job, how wide it trains, and the local cluster to which the wheel submits.
+"""Ray: the session of a job, a training on its workers, and the local cluster to which the wheel submits.
 
 The only file of lib that imports ray, and only where a function needs it: a command that needs no Ray pays nothing for it.
 """
@@ -26,6 +26,9 @@ LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
 LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
 START_SECONDS = 180
 POLL_SECONDS = 0.5
+STATE_FILE = "state.pt"  # of a checkpoint
+KEPT_CHECKPOINTS = 2  # one that was reported just before a kill can be lost
+REPORT_SECONDS = "0.2"  # how often Ray Train takes reports in; by default every 2 s, and short epochs would wait for it
 
 
 @contextmanager
@@ -62,6 +65,71 @@ def scaling_config(cluster: ClusterSettings) -> Any:
         use_gpu=cluster.use_gpu,
         resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})},
     )
+
+
+def fit_on_workers(
+    worker: Callable[[dict[str, Any]], None],
+    task: Any,
+    cluster: ClusterSettings,
+    *,
+    name: str,
+    storage: Path,
+    max_failures: int,
+) -> Any:
+    """Run `worker({"task": task})` on every training worker; returns the state that it last gave to `report_epoch`.
+
+    A training of the same name goes on from its last checkpoint below `storage`; lost workers are started again up to
+    `max_failures` times.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig  # noqa: PLC0415
+    from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", REPORT_SECONDS)
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
+        scaling_config=scaling_config(cluster),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+        ),
+    )
+    state = _state_of(trainer.fit().checkpoint)
+    assert state is not None, "a training of at least one epoch left no checkpoint"
+    return state
+
+
+def last_state() -> Any | None:
+    """In a training worker: the state of the checkpoint to go on from; None at the very beginning."""
+    from ray import train  # noqa: PLC0415
+
+    return _state_of(train.get_checkpoint())
+
+
+def report_epoch(state: Any, metrics: dict[str, Any]) -> None:
+    """In a training worker: report an epoch; the first worker's state is the checkpoint, for all hold the same weights."""
+    import torch  # noqa: PLC0415
+    from ray import train  # noqa: PLC0415
+    from ray.train import Checkpoint  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if train.get_context().get_world_rank() == 0:
+            torch.save(state, Path(folder) / STATE_FILE)
+            checkpoint = Checkpoint.from_directory(folder)
+        train.report(metrics, checkpoint=checkpoint)
+
+
+def _state_of(checkpoint: Any | None) -> Any | None:
+    import torch  # noqa: PLC0415
+
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
 
 
 @dataclass

@@ -8,13 +8,9 @@ history get no vector, and items that nobody touched neither. A rerun, a retry o
 """
 
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +19,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from ray import train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig
-from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
+from ray.train.torch import prepare_model
 from torch import distributed, nn
 
-from lib.cluster import ray_session, scaling_config
+from lib.cluster import fit_on_workers, last_state, ray_session, report_epoch
 from lib.lake import Lake
 from lib.models import rows
 from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers
@@ -39,10 +34,7 @@ from lib.runs import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 
-STATE_FILE = "state.pt"
 MIN_BATCHES = 50  # of an epoch of the two towers: a small log is seen often enough
-POLL_SECONDS = "0.2"  # how often Ray Train takes reports in; by default every 2 s, and short epochs would wait for it
-KEPT_CHECKPOINTS = 2  # one that was reported just before a kill can be lost
 
 
 class TrainEncoderSettings(JobSettings):
@@ -115,11 +107,11 @@ def train_worker(config: dict[str, Task]) -> None:
     task = config["task"]
     context = train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
-    states = load_states(train.get_checkpoint())
+    states: dict[str, State] = last_state() or {}
 
     def keep(model: str, state: State) -> None:
         states[model] = state
-        report(states, rank, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
+        report_epoch(states, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
 
     if task.encoder is not None:
         fit_purchase_model(task, task.encoder, rank, num_workers, states.get("encoder"), lambda s: keep("encoder", s))
@@ -158,25 +150,6 @@ def fit_purchase_model(
         state=state,
         keep=keep,
     )
-
-
-def load_states(checkpoint: Checkpoint | None) -> dict[str, State]:
-    """Each model's state in a checkpoint; nothing where there is none."""
-    if checkpoint is None:
-        return {}
-    with checkpoint.as_directory() as folder:
-        states: dict[str, State] = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
-    return states
-
-
-def report(states: dict[str, State], rank: int, metrics: dict[str, Any]) -> None:
-    """Report an epoch to Ray Train; the first worker's states are the checkpoint, for all hold the same weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if rank == 0:
-            torch.save(states, Path(folder) / STATE_FILE)
-            checkpoint = Checkpoint.from_directory(folder)
-        train.report(metrics, checkpoint=checkpoint)
 
 
 def total_over_workers(tensor: torch.Tensor) -> torch.Tensor:
@@ -251,20 +224,15 @@ def has_both_classes(run: Run, labels: NDArray[np.float32]) -> bool:
 
 def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State]:
     """Both models' last states, by a run of Ray Train that bears the run's name and goes on where that stood."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
-    trainer = TorchTrainer(
+    states: dict[str, State] = fit_on_workers(
         train_worker,
-        train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if settings.cluster.use_gpu else "gloo"),
-        scaling_config=scaling_config(settings.cluster),
-        run_config=RunConfig(
-            name=run.run_id,
-            storage_path=str(run.files("encoder")),
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-        ),
+        task,
+        settings.cluster,
+        name=run.run_id,
+        storage=run.files("encoder"),
+        max_failures=settings.max_failures,
     )
-    return load_states(trainer.fit().checkpoint)
+    return states
 
 
 def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSettings) -> None:
