@@ -1,14 +1,12 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -18,21 +16,9 @@ from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
 from gan.loop import TrainOptions, new_state, train_epoch
 from gan.provenance import read as read_provenance
 from lib import ops
-from lib.lake import Lake, commit_files, conform, write_files
-from lib.tables import contract
+from tests.jobs.tiny_lake import START, TinyLake
 
-START, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 16, 21, 31))
-MAPPING = f"""
-name: tiny
-currency: EUR
-times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
-sources:
-  lines:
-    files: "*.csv"
-    names: {{user_id: user, item_id: item, event_time: time}}
-    events: [{{type: purchase}}]
-"""
-EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
+TEST_FROM = TinyLake.TEST_FROM
 LIST = {
     "as_of": TEST_FROM,
     "strategy": "popularity",
@@ -86,25 +72,8 @@ def generator(prepared: pictures.PreparedPictures) -> KeptGenerator:
     return KeptGenerator(state.ema, prepared.classes)
 
 
-class TinyLake:
+class ShopLake(TinyLake):
     """The tables and files that the job reads."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self.lake = Lake(str(folder / "lake"))
-        self.mapping = folder / "tiny.yaml"
-        self.mapping.write_text(MAPPING)
-        times = (START, END - timedelta(seconds=1))
-        events = [EVENT | {"event_id": f"e{t}", "event_time": t, "event_date": t.date()} for t in times]
-        self.put("silver/events", events)
-
-    def put(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Make these rows the table's content; a column that a row leaves out is null."""
-        table = contract(name)
-        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
-        conforming = conform(table, pa.Table.from_pylist(whole, schema=table.schema))
-        files = write_files(self.lake, table, [conforming] if rows else [])
-        commit_files(self.lake, table, files, transaction="test", number=1)
 
     def put_shop(self) -> None:
         """All items in every list, in the order of ITEMS; the last one beyond the tenth place."""
@@ -132,8 +101,7 @@ class TinyLake:
         ops.register_model(self.lake, row)
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
-        shared = {"lake": {"path": self.lake.path}, "log": {"format": str(self.mapping)}}
-        return job.MakeCreativesSettings(**(shared | {"min_quality": 0.05} | overrides))
+        return job.MakeCreativesSettings(**(self.shared_settings | {"min_quality": 0.05} | overrides))
 
     def creatives(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.lake.dataset("gold/creatives").to_table().sort_by("creative_id").to_pylist()
@@ -145,8 +113,8 @@ class TinyLake:
 
 
 @pytest.fixture
-def tiny_lake(tmp_path: Path) -> TinyLake:
-    return TinyLake(tmp_path)
+def tiny_lake(tmp_path: Path) -> ShopLake:
+    return ShopLake(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +123,7 @@ def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def test_recommended_items_get_a_picture_and_an_advert_of_every_size(
-    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures
+    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures
 ):
     tiny_lake.put_shop()
     tiny_lake.put_generator(generator, prepared)
@@ -190,7 +158,7 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_files_and_rows(
     prepared: pictures.PreparedPictures,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    broken, whole = TinyLake(tmp_path / "broken"), TinyLake(tmp_path / "whole")
+    broken, whole = ShopLake(tmp_path / "broken"), ShopLake(tmp_path / "whole")
     for lake in (broken, whole):
         lake.put_shop()
         lake.put_generator(generator, prepared)
@@ -216,7 +184,7 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_files_and_rows(
 
 
 def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
-    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
 ):
     tiny_lake.put_shop()
     untaught = new_state(
@@ -266,7 +234,7 @@ def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_pass
     assert job.tried(found[2:]) == (found[2:], None)
 
 
-def test_items_are_counted_over_all_lists_and_ties_broken_by_id(tiny_lake: TinyLake, job: ModuleType):
+def test_items_are_counted_over_all_lists_and_ties_broken_by_id(tiny_lake: ShopLake, job: ModuleType):
     tiny_lake.put_shop()
     with job.start_run("make_creatives", tiny_lake.settings(job)) as run:
         assert job.most_recommended(run, max_rank=10) == ["alien", "bar", "untitled", "square"]
@@ -283,7 +251,7 @@ def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
     assert kicker("A red bar", None, ()) is None
 
 
-def test_a_shop_without_a_generator_is_skipped(tiny_lake: TinyLake, job: ModuleType, capsys: Any):
+def test_a_shop_without_a_generator_is_skipped(tiny_lake: ShopLake, job: ModuleType, capsys: Any):
     tiny_lake.put_shop()
     job.main(tiny_lake.settings(job))
     assert "skipped: there is no generator of pictures" in capsys.readouterr().out
@@ -291,12 +259,12 @@ def test_a_shop_without_a_generator_is_skipped(tiny_lake: TinyLake, job: ModuleT
 
 
 def test_a_shop_without_recommendations_or_titles_is_skipped(
-    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
 ):
     tiny_lake.put_generator(generator, prepared)
     job.main(tiny_lake.settings(job))
     assert "skipped: there is no gold/recommendations" in capsys.readouterr().out
-    untitled = TinyLake(tiny_lake.lake.folder.parent / "untitled")
+    untitled = ShopLake(tiny_lake.lake.folder.parent / "untitled")
     untitled.put_generator(generator, prepared)
     untitled.put("silver/items", [{"item_id": "bar", "category": ["Shapes", "Bars"]}])
     untitled.put("gold/recommendations", [LIST | {"user_key": "u", "rank": 1, "item_id": "bar"}])
@@ -306,7 +274,7 @@ def test_a_shop_without_recommendations_or_titles_is_skipped(
 
 
 def test_items_of_kinds_that_were_never_learned_are_skipped(
-    tiny_lake: TinyLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
 ):
     tiny_lake.put_generator(generator, prepared)
     tiny_lake.put("silver/items", [ITEMS[3]])
@@ -315,6 +283,6 @@ def test_items_of_kinds_that_were_never_learned_are_skipped(
     assert f"skipped: no recommended item is of a kind that {VERSION} has learned" in capsys.readouterr().out
 
 
-def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(tiny_lake: TinyLake, job: ModuleType):
+def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(tiny_lake: ShopLake, job: ModuleType):
     with pytest.raises(ValueError, match="468x60 cannot hold an advert"):
         tiny_lake.settings(job, sizes=("300x250", "468x60"))

@@ -1,33 +1,16 @@
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from lib import ops
-from lib.lake import Lake, commit_files, conform, write_files
-from lib.tables import contract
+from tests.jobs.tiny_lake import TinyLake, WorkerKiller
 
-START, TRAIN_AS_OF, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 6, 16, 21, 31))
-MAPPING = f"""
-name: tiny
-currency: EUR
-times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
-sources:
-  lines:
-    files: "*.csv"
-    names: {{user_id: user, item_id: item, event_time: time}}
-    events: [{{type: purchase}}]
-"""
-EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
+TRAIN_AS_OF, VALID_FROM, TEST_FROM = datetime(2026, 1, 6, tzinfo=UTC), TinyLake.VALID_FROM, TinyLake.TEST_FROM
 EXAMPLE_TIMES = {"train": TRAIN_AS_OF, "valid": VALID_FROM, "test": TEST_FROM}
 NUM_USERS, NUM_ITEMS = 120, 20
 CHECKPOINTS_BEFORE_KILL = 3
@@ -47,24 +30,8 @@ def likes_second_half(user: int) -> bool:
     return user // 2 % 2 == 1
 
 
-class TinyLake:
+class EncoderLake(TinyLake):
     """The tables that the job reads, of two tastes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.lake = Lake(str(folder / "lake"))
-        self.mapping = folder / "tiny.yaml"
-        self.mapping.write_text(MAPPING)
-        times = (START, END - timedelta(seconds=1))
-        events = [EVENT | {"event_id": f"e{t}", "event_time": t, "event_date": t.date()} for t in times]
-        self.put("silver/events", events)
-
-    def put(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Make these rows the table's content; a column that a row leaves out is null."""
-        table = contract(name)
-        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
-        conforming = conform(table, pa.Table.from_pylist(whole, schema=table.schema))
-        files = write_files(self.lake, table, [conforming] if rows else [])
-        commit_files(self.lake, table, files, transaction="test", number=1)
 
     def put_examples(self, label_of: Callable[[int], int], *, num_users: int = NUM_USERS) -> None:
         """One example a user and split; the first feature goes with the user's number."""
@@ -103,17 +70,12 @@ class TinyLake:
         )
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
-        shared = {"lake": {"path": self.lake.path}, "log": {"format": str(self.mapping)}}
-        return job.TrainEncoderSettings(**(shared | overrides))
-
-    def read(self, name: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.lake.dataset(name).to_table().to_pylist()
-        return rows
+        return job.TrainEncoderSettings(**(self.shared_settings | overrides))
 
 
 @pytest.fixture
-def tiny_lake(tmp_path: Path) -> TinyLake:
-    return TinyLake(tmp_path)
+def tiny_lake(tmp_path: Path) -> EncoderLake:
+    return EncoderLake(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -135,51 +97,9 @@ def ray_cluster(job: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     cloudpickle.unregister_pickle_by_value(job)
 
 
-def descendants(root: int) -> list[int]:
-    """Ids of the processes that `root` started, and theirs."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile
-            continue
-    found, todo = [], [root]
-    while todo:
-        parent = todo.pop()
-        children = [child for child, of in parents.items() if of == parent]
-        found += children
-        todo += children
-    return found
-
-
-def title(process: int) -> str:
-    try:
-        return (Path("/proc") / str(process) / "cmdline").read_text()
-    except OSError:
-        return ""
-
-
-class WorkerKiller(threading.Thread):
-    """Kills one training worker of this process once some checkpoints were seen in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(daemon=True)
-        self.folder, self.seen, self.killed = folder, set[str](), list[int]()
-
-    def run(self) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(self.seen) < CHECKPOINTS_BEFORE_KILL and time.monotonic() < deadline:
-            self.seen |= {found.name for found in self.folder.glob("*/*/checkpoint_*")}
-            time.sleep(0.02)
-        workers = [process for process in descendants(os.getpid()) if "RayTrainWorker" in title(process)]
-        if len(self.seen) >= CHECKPOINTS_BEFORE_KILL and workers:
-            os.kill(workers[-1], signal.SIGKILL)
-            self.killed.append(workers[-1])
-
-
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
-    tiny_lake: TinyLake, job: ModuleType, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    tiny_lake: EncoderLake, job: ModuleType, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ):
     tiny_lake.put_examples(lambda user: int(user >= NUM_USERS / 2))
     tiny_lake.put_interactions()
@@ -196,7 +116,11 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
         num_resamples=100,
     )
 
-    killer = WorkerKiller(tiny_lake.lake.folder / "files" / "encoder")
+    killer = WorkerKiller(
+        tiny_lake.lake.folder / "files" / "encoder",
+        after_checkpoints=CHECKPOINTS_BEFORE_KILL,
+        patience_seconds=PATIENCE_SECONDS,
+    )
     killer.start()
     with monkeypatch.context() as broken:
         broken.setattr(job, "publish_two_towers", fail)
@@ -219,7 +143,7 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
         assert (tiny_lake.lake.folder / current["uri"] / f"{model}.pt").is_file()
 
 
-def check_vectors(tiny_lake: TinyLake) -> None:
+def check_vectors(tiny_lake: EncoderLake) -> None:
     rows = tiny_lake.read("gold/vectors")
     assert {(row["version"], row["as_of"]) for row in rows} == {("train_encoder-000001", TEST_FROM)}
     vectors = {(row["model"], row["kind"], row["id"]): np.array(row["values"]) for row in rows}
@@ -237,7 +161,7 @@ def check_vectors(tiny_lake: TinyLake) -> None:
     assert np.mean(likes_first_half == expected_taste) >= 0.95
 
 
-def check_metrics(tiny_lake: TinyLake) -> None:
+def check_metrics(tiny_lake: EncoderLake) -> None:
     rows = {(r["model"], r["split"], r["metric"]): r for r in tiny_lake.read("gold/model_metrics")}
     metrics = {"auc", "pr_auc", "log_loss"}
     differences = {f"{metric}_minus_logistic_regression" for metric in metrics}
@@ -250,7 +174,7 @@ def check_metrics(tiny_lake: TinyLake) -> None:
 
 @pytest.mark.slow
 def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
-    tiny_lake: TinyLake, job: ModuleType, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    tiny_lake: EncoderLake, job: ModuleType, ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ):
     tiny_lake.put_examples(lambda _: 1)
     tiny_lake.put_interactions()
@@ -263,7 +187,7 @@ def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
     assert not tiny_lake.lake.exists("gold/model_metrics")
 
 
-def test_fewer_users_than_workers_are_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType):
+def test_fewer_users_than_workers_are_refused_in_one_line(tiny_lake: EncoderLake, job: ModuleType):
     tiny_lake.put_examples(lambda user: user % 2, num_users=2)
     tiny_lake.put_interactions()
     with pytest.raises(ValueError, match=r"2 labelled users .* fewer than the 3 .* --cluster.num-workers 2"):
@@ -271,14 +195,14 @@ def test_fewer_users_than_workers_are_refused_in_one_line(tiny_lake: TinyLake, j
     assert not tiny_lake.lake.exists("gold/vectors")
 
 
-def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(tiny_lake: TinyLake, job: ModuleType):
+def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(tiny_lake: EncoderLake, job: ModuleType):
     tiny_lake.put_examples(lambda user: user % 2)
     tiny_lake.put_interactions(num_users=1)
     with pytest.raises(ValueError, match="1 users with a history"):
         job.main(tiny_lake.settings(job))
 
 
-def test_a_log_without_users_is_skipped(tiny_lake: TinyLake, job: ModuleType, capsys: pytest.CaptureFixture[str]):
+def test_a_log_without_users_is_skipped(tiny_lake: EncoderLake, job: ModuleType, capsys: pytest.CaptureFixture[str]):
     tiny_lake.put("gold/examples", [])
     tiny_lake.put("gold/interactions", [])
     job.main(tiny_lake.settings(job))
@@ -286,7 +210,7 @@ def test_a_log_without_users_is_skipped(tiny_lake: TinyLake, job: ModuleType, ca
     assert not tiny_lake.lake.exists("gold/vectors")
 
 
-def test_batches_are_shared_out_among_the_workers(tiny_lake: TinyLake, job: ModuleType):
+def test_batches_are_shared_out_among_the_workers(tiny_lake: EncoderLake, job: ModuleType):
     tiny_lake.put_examples(lambda user: user % 2)
     tiny_lake.put_interactions()
     settings = tiny_lake.settings(job, batch_size=100, two_tower_batch_size=90, cluster={"num_workers": 3})

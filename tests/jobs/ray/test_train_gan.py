@@ -1,13 +1,9 @@
 import csv
 import io
 import json
-import os
-import signal
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,21 +18,8 @@ from gan import pictures
 from gan.generated import KeptGenerator
 from gan.provenance import read as read_provenance
 from lib import ops
-from lib.lake import Lake, commit_files, conform, write_files
-from lib.tables import contract
+from tests.jobs.tiny_lake import START, TinyLake, WorkerKiller
 
-START, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 16, 21, 31))
-MAPPING = f"""
-name: tiny
-currency: EUR
-times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
-sources:
-  lines:
-    files: "*.csv"
-    names: {{user_id: user, item_id: item, event_time: time}}
-    events: [{{type: purchase}}]
-"""
-EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
 IMAGE = {"source_file": "images.parquet", "batch_id": "ingest-000001", "arrived_at": START}
 NUM_PICTURES = 40
 CHECKPOINTS_BEFORE_KILL = 2
@@ -68,25 +51,8 @@ def png(item: int) -> bytes:
     return file.getvalue()
 
 
-class TinyLake:
+class PictureLake(TinyLake):
     """The tables that the job reads: pictures of two categories, and one file that is no picture."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self.lake = Lake(str(folder / "lake"))
-        self.mapping = folder / "tiny.yaml"
-        self.mapping.write_text(MAPPING)
-        times = (START, END - timedelta(seconds=1))
-        events = [EVENT | {"event_id": f"e{t}", "event_time": t, "event_date": t.date()} for t in times]
-        self.put("silver/events", events)
-
-    def put(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Make these rows the table's content; a column that a row leaves out is null."""
-        table = contract(name)
-        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
-        conforming = conform(table, pa.Table.from_pylist(whole, schema=table.schema))
-        files = write_files(self.lake, table, [conforming] if rows else [])
-        commit_files(self.lake, table, files, transaction="test", number=1)
 
     def put_pictures(self, number: int = NUM_PICTURES, *, with_items: bool = True) -> None:
         contents = {f"i{item:02d}": png(item) for item in range(number)} | {"bad": b"no picture"}
@@ -100,17 +66,12 @@ class TinyLake:
             self.put("silver/items", [{"item_id": f"i{i:02d}", "category": c} for i, c in enumerate(categories)])
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
-        shared = {"lake": {"path": self.lake.path}, "log": {"format": str(self.mapping)}}
-        return job.TrainGanSettings(**(shared | TINY | overrides))
-
-    def read(self, name: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.lake.dataset(name).to_table().to_pylist()
-        return rows
+        return job.TrainGanSettings(**(self.shared_settings | TINY | overrides))
 
 
 @pytest.fixture
-def tiny_lake(tmp_path: Path) -> TinyLake:
-    return TinyLake(tmp_path)
+def tiny_lake(tmp_path: Path) -> PictureLake:
+    return PictureLake(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -129,53 +90,11 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.shutdown()
 
 
-def descendants(root: int) -> list[int]:
-    """Ids of the processes that `root` started, and theirs."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile
-            continue
-    found, todo = [], [root]
-    while todo:
-        parent = todo.pop()
-        children = [child for child, of in parents.items() if of == parent]
-        found += children
-        todo += children
-    return found
-
-
-def title(process: int) -> str:
-    try:
-        return (Path("/proc") / str(process) / "cmdline").read_text()
-    except OSError:
-        return ""
-
-
-class WorkerKiller(threading.Thread):
-    """Kills one training worker of this process once some checkpoints were seen in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(daemon=True)
-        self.folder, self.seen, self.killed = folder, set[str](), list[int]()
-
-    def run(self) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(self.seen) < CHECKPOINTS_BEFORE_KILL and time.monotonic() < deadline:
-            self.seen |= {found.name for found in self.folder.glob("*/*/checkpoint_*")}
-            time.sleep(0.02)
-        workers = [process for process in descendants(os.getpid()) if "RayTrainWorker" in title(process)]
-        if len(self.seen) >= CHECKPOINTS_BEFORE_KILL and workers:
-            os.kill(workers[-1], signal.SIGKILL)
-            self.killed.append(workers[-1])
-
-
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     tmp_path: Path, job: ModuleType, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    broken, whole = TinyLake(tmp_path / "broken"), TinyLake(tmp_path / "whole")
+    broken, whole = PictureLake(tmp_path / "broken"), PictureLake(tmp_path / "whole")
     for lake in (broken, whole):
         lake.put_pictures()
     settings = broken.settings(job, num_epochs=8)
@@ -183,7 +102,11 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     def fail(*_: Any) -> None:
         raise KilledError
 
-    killer = WorkerKiller(broken.lake.folder / "files" / "gan")
+    killer = WorkerKiller(
+        broken.lake.folder / "files" / "gan",
+        after_checkpoints=CHECKPOINTS_BEFORE_KILL,
+        patience_seconds=PATIENCE_SECONDS,
+    )
     killer.start()
     with monkeypatch.context() as patched:
         patched.setattr(job, "keep", fail)
@@ -211,7 +134,7 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     check_metrics(broken, whole)
 
 
-def folder_of_model(lake: TinyLake) -> Path:
+def folder_of_model(lake: PictureLake) -> Path:
     current = ops.current_model(lake.lake, "gan")
     assert current is not None
     assert current["version"] == "train_gan-000001"
@@ -230,7 +153,7 @@ def check_files(folder: Path) -> None:
     assert read_provenance(folder / "samples.png")["training_data"].startswith("bronze/images@")
 
 
-def check_metrics(*lakes: TinyLake) -> None:
+def check_metrics(*lakes: PictureLake) -> None:
     for lake in lakes:
         rows = {(row["split"], row["metric"]): row for row in lake.read("gold/model_metrics")}
         assert {split for split, _ in rows} == {"train", "test"}
@@ -241,7 +164,7 @@ def check_metrics(*lakes: TinyLake) -> None:
 
 
 def test_a_catalogue_without_pictures_is_skipped(
-    tiny_lake: TinyLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
+    tiny_lake: PictureLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
 ):
     tiny_lake.put("silver/items", [{"item_id": "a", "title": "A"}])
     job.main(tiny_lake.settings(job))
@@ -250,14 +173,14 @@ def test_a_catalogue_without_pictures_is_skipped(
     assert not tiny_lake.lake.exists("gold/model_metrics")
 
 
-def test_too_few_pictures_are_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType):
+def test_too_few_pictures_are_refused_in_one_line(tiny_lake: PictureLake, job: ModuleType):
     tiny_lake.put_pictures(3)
     with pytest.raises(ValueError, match="3 pictures that can be decoded; a generator needs 5 of a class at least"):
         job.main(tiny_lake.settings(job))
     assert not tiny_lake.lake.exists("gold/model_metrics")
 
 
-def test_pictures_too_few_for_the_workers_are_refused_in_one_line(tiny_lake: TinyLake, job: ModuleType):
+def test_pictures_too_few_for_the_workers_are_refused_in_one_line(tiny_lake: PictureLake, job: ModuleType):
     tiny_lake.put_pictures(12, with_items=False)
     with pytest.raises(ValueError, match=r"12 pictures, too few for 7 training workers; set --cluster.num-workers 6"):
         job.main(tiny_lake.settings(job, cluster={"num_workers": 7}))
@@ -285,6 +208,6 @@ def test_a_picture_may_lie_outside_the_lake(tmp_path: Path, job: ModuleType):
     assert job.content_of(str(tmp_path / "absent.png")) is None
 
 
-def test_more_start_epochs_than_epochs_are_refused(tiny_lake: TinyLake, job: ModuleType):
+def test_more_start_epochs_than_epochs_are_refused(tiny_lake: PictureLake, job: ModuleType):
     with pytest.raises(ValueError, match="should be at most num_epochs, which is 6"):
         tiny_lake.settings(job, num_start_epochs=7)

@@ -9,19 +9,9 @@ import pytest
 
 from lib.lake import Lake, commit_files, conform, write_files
 from lib.tables import contract
+from tests.jobs.tiny_lake import END, EVENT, START, mapping
 
-START, VALID_FROM, TEST_FROM, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 11, 21, 31))
-MAPPING = f"""
-name: tiny
-currency: EUR
-times: {{valid_from: {VALID_FROM.isoformat()}, test_from: {TEST_FROM.isoformat()}, end: {END.isoformat()}}}
-sources:
-  lines:
-    files: "*.csv"
-    names: {{user_id: user, item_id: item, event_time: time}}
-    events: [{{type: purchase}}]
-"""
-EVENT = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
+VALID_FROM, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (11, 21))
 
 
 class SmallLake:
@@ -30,7 +20,7 @@ class SmallLake:
     def __init__(self, folder: Path) -> None:
         self.lake = Lake(str(folder / "lake"))
         self.mapping = folder / "tiny.yaml"
-        self.mapping.write_text(MAPPING)
+        self.mapping.write_text(mapping(VALID_FROM, TEST_FROM))
         self.writes = 0
         self.put_events({"event_time": START}, {"event_time": END - timedelta(seconds=1)})
 
