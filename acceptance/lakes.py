@@ -5,9 +5,12 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from acceptance.claims import DATA, turn
 from acceptance.results import CODE, STATE, code_hash
+from lib.lake import Lake
+from lib.sql import query
 
 LAKES = STATE / "lakes"
 # A small market and short training, for checks that turn the wheel many times; and the real logs.
@@ -34,6 +37,18 @@ def small_market() -> Path:
 def real_log(name: str) -> Path:
     """The lake of one of the real logs, known by the name of its format and folder."""
     return _turned(name, ("--logs", str(DATA / name), "--format", name))
+
+
+def rows(lake: Lake, sql: str) -> list[dict[str, Any]]:
+    """The rows of a query, by column."""
+    names, found = query(lake, sql, limit=None)
+    return [dict(zip(names, values, strict=True)) for values in found]
+
+
+def row(lake: Lake, sql: str) -> dict[str, Any]:
+    """The one row of a query."""
+    (found,) = rows(lake, sql)
+    return found
 
 
 def seconds_of(lake: Path) -> float:

@@ -6,12 +6,11 @@ The yardstick shares no code with Cartwheel and is run here, in the same check, 
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from acceptance import lakes
 from acceptance.claims import DATA, SHARED, Claim, run_command
+from acceptance.lakes import row, rows
 from lib.lake import Lake
-from lib.sql import query
 
 RECORDS, DUPLICATES, KNOWN_PURCHASES, PURCHASES = 541_909, 5_268, 391_150, 522_504
 CUSTOMERS = {"all": 1_666, "new": 1_565}
@@ -40,9 +39,10 @@ def check() -> list[Claim]:
 
 def counts(lake: Lake) -> list[Claim]:
     """What became of the records."""
-    (num_records,) = one(lake, "SELECT count(*) FROM bronze.lines")
-    reasons = dict(all_rows(lake, "SELECT reason, count(*) FROM bronze.rejects GROUP BY reason ORDER BY reason"))
-    (num_events,) = one(lake, "SELECT count(*) FROM silver.events")
+    num_records = row(lake, "SELECT count(*) AS n FROM bronze.lines")["n"]
+    refused = rows(lake, "SELECT reason, count(*) AS n FROM bronze.rejects GROUP BY reason ORDER BY reason")
+    reasons = {found["reason"]: found["n"] for found in refused}
+    num_events = row(lake, "SELECT count(*) AS n FROM silver.events")["n"]
     return [
         Claim(f"{RECORDS:,} records in bronze", f"{num_records:,}", num_records == RECORDS),
         Claim(
@@ -59,25 +59,26 @@ def counts(lake: Lake) -> list[Claim]:
 def duplicates(lake: Lake, num_refused: int) -> Claim:
     """All repetitions of a record: those refused as such, and those whose bad value is the outcome that comes first."""
     fields = "InvoiceNo, StockCode, Description, Quantity, InvoiceDate, UnitPrice, CustomerID, Country"
-    (num_repeats,) = one(
-        lake, f"SELECT sum(n - 1) FROM (SELECT count(*) AS n FROM bronze.lines GROUP BY {fields}) WHERE n > 1"
-    )
-    bad = "SELECT sum(n - 1) FROM (SELECT count(*) AS n FROM bronze.rejects WHERE reason LIKE 'bad_value:%' GROUP BY raw) WHERE n > 1"
-    (num_bad,) = one(lake, bad)
-    num_bad = int(num_bad or 0)
+    beyond_first = "SELECT coalesce(sum(n - 1), 0)::BIGINT AS n FROM (SELECT count(*) AS n FROM {}) WHERE n > 1"
+    num_repeats = row(lake, beyond_first.format(f"bronze.lines GROUP BY {fields}"))["n"]
+    bad_values = "bronze.rejects WHERE reason LIKE 'bad_value:%' GROUP BY raw"
+    num_bad = row(lake, beyond_first.format(bad_values))["n"]
     return Claim(
         f"{DUPLICATES:,} duplicates",
         f"{num_refused:,} refused as duplicates, {num_bad} repeat a record with a bad value, which is the outcome that comes "
-        f"first: {num_refused + num_bad:,}; records that repeat one before, counted in bronze: {int(num_repeats):,}",
-        num_refused + num_bad == int(num_repeats) == DUPLICATES,
+        f"first: {num_refused + num_bad:,}; records that repeat one before, counted in bronze: {num_repeats:,}",
+        num_refused + num_bad == num_repeats == DUPLICATES,
     )
 
 
 def purchases(lake: Lake) -> list[Claim]:
     """Purchases of products, by known customers and by all."""
-    (num_known, num_all) = one(
-        lake, "SELECT count(*) FILTER (user_key IS NOT NULL), count(*) FROM silver.events WHERE event_type = 'purchase'"
+    counted = row(
+        lake,
+        "SELECT count(*) FILTER (user_key IS NOT NULL) AS known, count(*) AS every "
+        "FROM silver.events WHERE event_type = 'purchase'",
     )
+    num_known, num_all = counted["known"], counted["every"]
     return [
         Claim(
             f"{KNOWN_PURCHASES:,} purchases of products by known customers",
@@ -114,12 +115,12 @@ def rankings(own: dict[tuple[str, str], Judged], reference: dict[tuple[str, str]
 
 def ours(lake: Lake) -> dict[tuple[str, str], Judged]:
     """NDCG@10 of every strategy and question on the test window."""
-    told = all_rows(
+    told = rows(
         lake,
         "SELECT strategy, question, value, num_users FROM gold.ranking_metrics "
         "WHERE split = 'test' AND segment = 'all' AND metric = 'ndcg' AND k = 10",
     )
-    return {(strategy, question): Judged(value, num_users) for strategy, question, value, num_users in told}
+    return {(found["strategy"], found["question"]): Judged(found["value"], found["num_users"]) for found in told}
 
 
 def yardstick() -> dict[tuple[str, str], Judged]:
@@ -127,14 +128,3 @@ def yardstick() -> dict[tuple[str, str], Judged]:
     program = SHARED / "yardsticks" / "online_retail.py"
     told = run_command([sys.executable, str(program), str(DATA / "online_retail")], cwd=program.parent)
     return {(m["ranker"], m["question"]): Judged(float(m["ndcg"]), int(m["users"])) for m in LINE.finditer(told)}
-
-
-def all_rows(lake: Lake, sql: str) -> list[tuple[Any, ...]]:
-    """The rows of a query."""
-    return query(lake, sql, limit=None)[1]
-
-
-def one(lake: Lake, sql: str) -> tuple[Any, ...]:
-    """The one row of a query."""
-    (row,) = all_rows(lake, sql)
-    return row

@@ -31,11 +31,18 @@ class Measure:
 
 def qualities(prepared: PreparedPictures) -> dict[int, CategoryQuality]:
     """What the real pictures of each class look like, by label."""
-    space = FeatureSpace.fit(prepared.pixels[~prepared.is_held_out])
-    return {
-        label: CategoryQuality.fit(space, prepared.of(label, held_out=False), prepared.of(label, held_out=True))
-        for label in range(len(prepared.classes))
-    }
+    space = feature_space(prepared)
+    return {label: quality_of(prepared, space, label) for label in range(len(prepared.classes))}
+
+
+def feature_space(prepared: PreparedPictures) -> FeatureSpace:
+    """The space in which pictures are compared, by the training pictures."""
+    return FeatureSpace.fit(prepared.pixels[~prepared.is_held_out])
+
+
+def quality_of(prepared: PreparedPictures, space: FeatureSpace, label: int) -> CategoryQuality:
+    """What the real pictures of one class look like."""
+    return CategoryQuality.fit(space, prepared.of(label, held_out=False), prepared.of(label, held_out=True))
 
 
 def measure(prepared: PreparedPictures, known: Mapping[int, CategoryQuality], generate: Generate) -> list[Measure]:

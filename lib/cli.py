@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from lib import package
 from lib import submit as submitting
 from lib.lake import Lake
 from lib.settings import ClusterSettings
@@ -70,7 +71,10 @@ def submit(
     spark_master: Annotated[str | None, typer.Option("--cluster.spark-master", help="Spark's master.")] = None,
     ray_address: Annotated[str | None, typer.Option("--cluster.ray-address", help="Ray's job server.")] = None,
 ) -> None:
-    """Submit one job with the settings given as flags, by the command that --dry-run prints."""
+    """Submit one job with the settings given as flags, by the command that --dry-run prints.
+
+    The zip that a Spark job's executors get is made anew of the code that lies here.
+    """
     if job not in JOBS:
         raise ValueError(f"no job is named {job!r}; the wheel is {', '.join(JOBS)}")
     if on not in ("local", "standalone", "kubernetes"):
@@ -81,6 +85,8 @@ def submit(
     if dry_run:
         print(shlex.join(command))
         return
+    if JOBS[job].engine == "spark":
+        package.build(ROOT / submitting.PACKAGE)
     raise typer.Exit(subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode)
 
 
@@ -90,8 +96,8 @@ def tables(
     lake: LakePath = Path("lake"),
 ) -> None:
     """List the lake's tables, or describe one: columns, types, meanings."""
-    held = Lake(str(lake))
     if name is None:
+        held = _held(lake)
         grid = Grid("table", "rows", "one row is", box=None)
         for table in held.tables():
             grid.add_row(table, f"{held.num_rows(table):,}", contract(table).comment)
@@ -116,7 +122,7 @@ def query(
     """Ask the lake in SQL, read-only."""
     from lib import sql as asking  # noqa: PLC0415
 
-    columns, rows = asking.query(Lake(str(lake)), sql, limit=None if csv else limit)
+    columns, rows = asking.query(_held(lake), sql, limit=None if csv else limit)
     if csv:
         asking.print_csv(columns, rows)
         return
@@ -135,6 +141,7 @@ def report(
     """Write the HTML report of a lake, one page without a network, and print its path."""
     from lib.report import write_report  # noqa: PLC0415
 
+    _held(lake)
     print(write_report(lake, out))
 
 
@@ -145,6 +152,18 @@ def main() -> None:
     except ValueError as error:
         console.print(Text.assemble(("error", "red"), f"  {error}"), soft_wrap=True)
         raise SystemExit(2) from None
+
+
+def _held(lake: Path) -> Lake:
+    """The lake in a folder.
+
+    Raises:
+        ValueError: no table lies there.
+    """
+    held = Lake(str(lake))
+    if not held.tables():
+        raise ValueError(f"--lake {lake}: no table lies there; `cartwheel run --lake {lake}` makes a lake")
+    return held
 
 
 def _show(line: str) -> None:

@@ -27,10 +27,11 @@ from pydantic import Field, field_validator
 
 from gan import pictures
 from gan.adverts import Copy, compose, marked, parse_size, price_text
+from gan.evaluation import feature_space, quality_of
 from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
 from gan.pictures import PreparedPictures
 from gan.provenance import SourceType, provenance, save
-from gan.quality import CategoryQuality, FeatureSpace, averaged
+from gan.quality import CategoryQuality, averaged
 from lib.runs import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -158,7 +159,7 @@ class Maker:
         self.trained_on = {row["table"]: row["version"] for row in model["inputs"] if row["table"] == "bronze/images"}
         self.generator = KeptGenerator.load(folder / GENERATOR_FILE)
         self.prepared: PreparedPictures = pictures.read(folder / PREPARED_FILE)
-        self.space = FeatureSpace.fit(self.prepared.pixels[~self.prepared.is_held_out])
+        self.space = feature_space(self.prepared)
         self.places = {item: place for place, item in enumerate(self.prepared.item_ids)}
         self.qualities: dict[int, CategoryQuality] = {}
 
@@ -174,8 +175,7 @@ class Maker:
     def quality_of(self, label: int) -> CategoryQuality:
         """What the real pictures of a class look like."""
         if label not in self.qualities:
-            training, held_out = (self.prepared.of(label, held_out=held_out) for held_out in (False, True))
-            self.qualities[label] = CategoryQuality.fit(self.space, training, held_out)
+            self.qualities[label] = quality_of(self.prepared, self.space, label)
         return self.qualities[label]
 
     def creatives(self, product: Product) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""The command line in this process: what it prints and its exit code. Jobs end here before they start Spark or Ray."""
+"""The command line in this process: what it prints and its exit code. But for one submitted job, jobs end before they start Spark or Ray."""
 
 import sys
 from collections.abc import Callable
@@ -7,9 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from lib import ops
 from lib.cli import main
 from lib.lake import Lake, commit_files, conform, write_files
+from lib.runs import code_version
+from lib.submit import PACKAGE
 from lib.tables import contract
+from lib.wheel import JOBS, ROOT
 
 ITEMS = [
     {"item_id": "i1", "title": "Lamp [red] [/b]", "category": ["home", "light"]},
@@ -107,6 +111,24 @@ def test_the_report_prints_where_its_page_is(cartwheel, lake, tmp_path):
     assert cartwheel("report", "--lake", lake) == (0, f"{lake}/files/report/index.html\n")
     assert cartwheel("report", "--lake", lake, "--out", tmp_path / "page.html") == (0, f"{tmp_path}/page.html\n")
     assert (tmp_path / "page.html").read_text() == (lake / "files" / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("command", [["tables"], ["query", "SELECT 1"], ["report"]])
+def test_a_lake_that_is_none_is_one_line_and_nothing_is_made(cartwheel, tmp_path, command):
+    code, printed = cartwheel(*command, "--lake", tmp_path / "lak")
+    assert code == 2
+    assert one_line(printed).startswith(f"error  --lake {tmp_path}/lak: no table lies there; `cartwheel run")
+    assert not (tmp_path / "lak").exists()
+
+
+@pytest.mark.slow
+def test_a_job_submitted_on_this_machine_runs_as_the_code_that_lies_here(cartwheel, lake):
+    (ROOT / PACKAGE).unlink(missing_ok=True)
+    code, _ = cartwheel("submit", "experiment", "--lake.path", lake, "--cluster.driver-memory", "1g")
+    assert code == 0
+    (run,) = ops.runs(Lake(str(lake)), "experiment")
+    assert (run["status"], run["code_version"]) == ("skipped", code_version(JOBS["experiment"]))
+    assert (ROOT / PACKAGE).is_file()
 
 
 def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel):

@@ -23,6 +23,16 @@ def test_on_one_machine_nothing_but_the_job_need_be_said():
     )
 
 
+def test_on_a_standalone_cluster_the_addresses_are_given():
+    assert typed("clean", "standalone", ["--lake.path", "s3://l"], spark_master="spark://head:7077") == (
+        "spark-submit --master spark://head:7077 --properties-file conf/spark-defaults.conf "
+        "--py-files dist/cartwheel.zip jobs/spark/clean.py --lake.path s3://l"
+    )
+    assert typed("train_gan", "kubernetes", ray_address="http://head:8265") == (
+        "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_gan.py"
+    )
+
+
 def test_on_kubernetes_the_driver_runs_in_the_cluster_too():
     assert typed("als", "kubernetes", spark_master="k8s://https://api:6443").startswith(
         "spark-submit --master k8s://https://api:6443 --deploy-mode cluster --properties-file"
@@ -39,6 +49,7 @@ def test_on_kubernetes_the_driver_runs_in_the_cluster_too():
             r"--on standalone needs --cluster.spark-master spark://..., the settings say local",
         ),
         ("clean", "local", {"spark_master": "spark://head:7077"}, r"--on local needs --cluster.spark-master local..."),
+        ("clean", "kubernetes", {}, r"needs --cluster.spark-master k8s://"),
         ("train_policy", "standalone", {}, r"train_policy on standalone needs --cluster.ray-address, such as http://"),
         ("report", "local", {}, r"report runs where the command runs: `cartwheel report`"),
     ],

@@ -2,8 +2,6 @@ import pytest
 
 from lib.docs import main as docs_main
 from lib.docs import tables_page
-from lib.settings import ClusterSettings
-from lib.submit import command
 from lib.tables import TABLES
 from lib.walk import arguments_of, names_between, settings_class
 from lib.wheel import JOBS, ROOT, WHEEL
@@ -41,20 +39,6 @@ def test_a_walk_may_begin_and_end_anywhere():
     assert names_between("evaluate", "train_policy") == ["evaluate", "decisions", "train_policy"]
     with pytest.raises(ValueError, match="'evaluat'"):
         names_between("evaluat", None)
-
-
-def test_submit_composes_the_commands_one_would_type():
-    spark = command(
-        JOBS["clean"], "standalone", ClusterSettings(spark_master="spark://head:7077"), ["--lake.path", "s3://l"]
-    )
-    assert " ".join(spark) == (
-        "spark-submit --master spark://head:7077 --properties-file conf/spark-defaults.conf "
-        "--py-files dist/cartwheel.zip jobs/spark/clean.py --lake.path s3://l"
-    )
-    ray = command(JOBS["train_gan"], "kubernetes", ClusterSettings(ray_address="http://head:8265"), [])
-    assert " ".join(ray) == "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_gan.py"
-    with pytest.raises(ValueError, match=r"needs --cluster.spark-master k8s://"):
-        command(JOBS["clean"], "kubernetes", ClusterSettings(), [])
 
 
 def test_the_tables_page_names_every_column():

@@ -84,22 +84,18 @@ def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture
-def ray_cluster(job: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A local Ray for both runs of a test; its workers get the job's functions by value, for they cannot import its file."""
-    import ray
+def on_workers(job: ModuleType, ray_cluster: None) -> Iterator[None]:
+    """Ray's workers get the job's functions by value, for they cannot import its file."""
     from ray import cloudpickle
 
-    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less to start
     cloudpickle.register_pickle_by_value(job)
-    ray.init(address="local", num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
     yield
-    ray.shutdown()
     cloudpickle.unregister_pickle_by_value(job)
 
 
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
-    tiny_lake: EncoderLake, job: ModuleType, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    tiny_lake: EncoderLake, job: ModuleType, on_workers: None, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ):
     tiny_lake.put_examples(lambda user: int(user >= NUM_USERS / 2))
     tiny_lake.put_interactions()
@@ -174,7 +170,7 @@ def check_metrics(tiny_lake: EncoderLake) -> None:
 
 @pytest.mark.slow
 def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
-    tiny_lake: EncoderLake, job: ModuleType, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    tiny_lake: EncoderLake, job: ModuleType, on_workers: None, capsys: pytest.CaptureFixture[str]
 ):
     tiny_lake.put_examples(lambda _: 1)
     tiny_lake.put_interactions()
@@ -200,6 +196,7 @@ def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(tiny_lake
     tiny_lake.put_interactions(num_users=1)
     with pytest.raises(ValueError, match="1 users with a history"):
         job.main(tiny_lake.settings(job))
+    assert not tiny_lake.lake.exists("gold/vectors")
 
 
 def test_a_log_without_users_is_skipped(tiny_lake: EncoderLake, job: ModuleType, capsys: pytest.CaptureFixture[str]):

@@ -2,7 +2,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -77,17 +77,6 @@ def tiny_lake(tmp_path: Path) -> PictureLake:
 @pytest.fixture(scope="module")
 def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
     return load_job("ray/train_gan")
-
-
-@pytest.fixture
-def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A local Ray for all runs of a test."""
-    import ray
-
-    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less to start
-    ray.init(address="local", num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.slow
