@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from acceptance import results
 from acceptance.claims import Claim
 from acceptance.machine import machine
-from acceptance.page import write_page
+from acceptance.page import PAGE, write_page
 from acceptance.results import Result
 from lib.wheel import ROOT
 
@@ -107,12 +107,13 @@ def _title(check: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout, with a plus where files differ from it."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return told.stdout.strip() or "unknown"
+    """The commit of the checkout, with a plus where files differ from it, the page of these results apart."""
+    changed = _git("status", "--porcelain", "--", ".", f":!{PAGE.relative_to(ROOT)}")
+    return (_git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":
