@@ -11,11 +11,12 @@ from lib.wheel import ROOT
 
 STATE = Path(os.environ.get("CARTWHEEL_ACCEPTANCE_STATE", "~/.cache/cartwheel/acceptance")).expanduser().absolute()
 CODE = ("lib", "rl", "gan", "jobs", "conf")
+REPORT = ("lib/report", "lib/templates")  # they change no table
 # What a check shows beside the code of the wheel.
 FURTHER: dict[str, tuple[str, ...]] = {
     "bad_input": ("tests",),
-    "fresh_clone": (".ci", "Makefile", "requirements.lock"),
-    "fresh_tests": (".ci", "Makefile", "requirements.lock", "tests"),
+    "fresh_clone": (*REPORT, ".ci", "Makefile", "requirements.lock"),
+    "fresh_tests": (*REPORT, ".ci", "Makefile", "requirements.lock", "tests"),
 }
 
 
@@ -39,12 +40,13 @@ class Result:
 
 
 def code_hash(*paths: str) -> str:
-    """Identity of the sources below the given paths of the checkout."""
+    """Identity of the sources below the given paths of the checkout, the report's apart where it is not named."""
     digest = hashlib.sha256()
     for path in paths:
         for file in [ROOT / path] if (ROOT / path).is_file() else sorted((ROOT / path).rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+            name = file.relative_to(ROOT).as_posix()
+            if file.is_file() and "__pycache__" not in file.parts and (path in REPORT or not name.startswith(REPORT)):
+                digest.update(f"{name}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

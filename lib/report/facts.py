@@ -184,6 +184,12 @@ class LakeFacts:
         return self.rows("SELECT * FROM gold_experiments ORDER BY experiment, arm, control, metric")
 
     @cached_property
+    def experiment_unit(self) -> str:
+        """What the arms are counted in: users, or impressions where the log names no user."""
+        sql = "SELECT count(user_key) AS num_named FROM silver_events WHERE experiment IS NOT NULL AND arm IS NOT NULL"
+        return "user" if not self.has("silver/events") or self.rows(sql)[0]["num_named"] else "impression"
+
+    @cached_property
     def creatives_by_status(self) -> list[Row]:
         """Creatives by kind, status and reason: kind, status, reason, n, mean_quality."""
         if not self.has("gold/creatives"):

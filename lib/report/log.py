@@ -1,5 +1,6 @@
 """The sections about the log and the lake: records, funnel, events over time, seconds a stage, where the tables are."""
 
+from datetime import timedelta
 from itertools import pairwise
 
 from lib.report.charts import bar_chart, line_chart
@@ -99,28 +100,31 @@ def activity(facts: LakeFacts) -> Section:
         return Section("activity", title, missing=facts.why_missing("ingest", "clean"))
     span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver_events")[0]
     is_short = (span["last"] - span["first"]).days < SHORT_LOG_DAYS
-    unit = "hour" if is_short else "day"
+    unit, article = ("hour", "an") if is_short else ("day", "a")
     rows = facts.rows(
         f"""
         SELECT date_trunc('{unit}', event_time) AS moment, event_type, count(*) AS n
         FROM silver_events WHERE NOT is_bot GROUP BY ALL ORDER BY moment
         """
     )
-    moments = list(dict.fromkeys(row["moment"] for row in rows))
+    step = timedelta(hours=1) if is_short else timedelta(days=1)
+    # One without an event counts too: a line drawn over it would show events that never were.
+    num_moments = (rows[-1]["moment"] - rows[0]["moment"]) // step + 1 if rows else 0
+    moments = [rows[0]["moment"] + number * step for number in range(num_moments)]
     types = [event_type for event_type in FUNNEL if any(row["event_type"] == event_type for row in rows)]
     by_place = {(row["moment"], row["event_type"]): row["n"] for row in rows}
     series = {kind: [float(by_place.get((moment, kind), 0)) for moment in moments] for kind in types}
     as_of = facts.as_of
     totals = {kind: sum(values) for kind, values in series.items()}
     chart = line_chart(
-        f"Events {'an' if is_short else 'a'} {unit}",
+        f"Events {article} {unit}",
         [moment.strftime("%Y-%m-%d %H:%M") for moment in moments],
         series,
         marks={} if as_of is None else {"as of": as_of.strftime("%Y-%m-%d %H:%M")},
     )
     table = Grid(
         f"Events by {unit}",
-        ("event", "total", f"mean a {unit}", f"busiest {unit}", "events then"),
+        ("event", "total", f"mean {article} {unit}", f"busiest {unit}", "events then"),
         [
             (
                 kind,

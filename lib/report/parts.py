@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import floor, log10
 
 from lib.report.charts import Chart
 from lib.report.facts import Row
@@ -67,6 +68,12 @@ def count(value: float | None) -> str:
 def decimal(value: float | None, digits: int = 3) -> str:
     """0.12345 -> 0.123."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def digits_of(*values: float | None) -> int:
+    """Digits after the point that show the largest of some values to three figures at least, and never fewer than three."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return 3 if largest == 0 else max(3, 2 - floor(log10(largest)))
 
 
 def signed(value: float | None, digits: int = 3) -> str:

@@ -7,6 +7,7 @@ from lib.report.parts import (
     Section,
     count,
     decimal,
+    digits_of,
     enumerate_words,
     estimator_words,
     interval,
@@ -19,6 +20,7 @@ from lib.report.parts import (
 )  # fmt: skip
 from lib.tables.gold import QUESTIONS, SPLITS
 
+OTHER_METRICS = ["precision", "recall", "map", "hit_rate", "coverage"]  # beside the headline
 QUESTION_TITLES = {"all": "all items", "new": "items new to the user"}
 
 
@@ -59,15 +61,27 @@ def _ranking_table(facts: LakeFacts, question: str) -> Grid:
         """
         SELECT strategy, metric, value FROM gold_ranking_metrics
         WHERE split = 'test' AND segment = 'all' AND k = $k AND question = $question
-          AND metric IN ('recall', 'precision', 'map', 'hit_rate', 'coverage')
+          AND list_contains($metrics, metric)
         QUALIFY as_of = max(as_of) OVER ()
         """,
-        {"k": HEADLINE_K, "question": question},
+        {"k": HEADLINE_K, "question": question, "metrics": OTHER_METRICS},
     )
     value = {(row["strategy"], row["metric"]): row["value"] for row in others}
     return Grid(
         f"At {HEADLINE_K}, {QUESTION_TITLES[question]}, test window: {count(rows[0].num_users)} users",
-        ("strategy", "NDCG", "95 %", "minus popularity", "95 %", "recall", "MAP", "hit rate", "coverage", "no list"),
+        (
+            "strategy",
+            "NDCG",
+            "95 %",
+            "minus popularity",
+            "95 %",
+            "precision",
+            "recall",
+            "MAP",
+            "hit rate",
+            "coverage",
+            "no list",
+        ),
         [
             (
                 row.strategy,
@@ -75,7 +89,7 @@ def _ranking_table(facts: LakeFacts, question: str) -> Grid:
                 interval(row.low, row.high),
                 signed(row.difference),
                 interval(row.difference_low, row.difference_high, with_sign=True),
-                *(decimal(value.get((row.strategy, metric))) for metric in ("recall", "map", "hit_rate", "coverage")),
+                *(decimal(value.get((row.strategy, metric))) for metric in OTHER_METRICS),
                 count(row.num_without_list),
             )
             for row in rows
@@ -90,7 +104,7 @@ def models(facts: LakeFacts) -> Section:
     if facts.has("gold/model_metrics"):
         rows = facts.rows("SELECT * FROM gold_model_metrics WHERE model <> 'gan' ORDER BY metric, model")
     if not rows:
-        return Section("models", title, missing=facts.why_missing("featurize", "train_encoder"))
+        return Section("models", title, missing=_why_no_purchase_model(facts))
     splits = [split for split in SPLITS if any(row["split"] == split for row in rows)]
     by_key = {(row["metric"], row["model"], row["split"]): row for row in rows}
     shown = [
@@ -127,6 +141,17 @@ def models(facts: LakeFacts) -> Section:
     return Section("models", title, text, charts, [table])
 
 
+def _why_no_purchase_model(facts: LakeFacts) -> str:
+    labels = []
+    if facts.has("gold/examples"):
+        labels = facts.rows(
+            "SELECT label, count(*) AS n FROM gold_examples WHERE split = 'train' AND label IS NOT NULL GROUP BY label"
+        )
+    if len(labels) == 1:
+        return f"All {count(labels[0]['n'])} labels of the train split are {labels[0]['label']}: nothing to learn."
+    return facts.why_missing("featurize", "train_encoder")
+
+
 def policy(facts: LakeFacts) -> Section:
     """Off-policy values and the verdict."""
     title = "Decision policy"
@@ -139,12 +164,14 @@ def policy(facts: LakeFacts) -> Section:
     def label(row: Row) -> str:
         return row["policy"] if len(datasets) == 1 else f"{row['policy']}, {row['dataset']}"
 
+    digits = digits_of(*(row["value"] for row in rows))
     charts = []
     if on_test:
         charts.append(
             interval_chart(
                 "Mean discounted return of an episode, test decisions",
                 [Interval(label(r), r["value"], r["low"], r["high"], estimator_words(r["estimator"])) for r in on_test],
+                digits=digits,
             )
         )
     table = Grid(
@@ -156,8 +183,8 @@ def policy(facts: LakeFacts) -> Section:
                 row["dataset"],
                 estimator_words(row["estimator"]),
                 words(row["verdict"]),
-                decimal(row["value"]),
-                interval(row["low"], row["high"]),
+                decimal(row["value"], digits),
+                interval(row["low"], row["high"], digits),
                 count(row["effective_sample_size"]),
                 count(row["num_episodes"]),
                 count(row["num_rewarded"]),
@@ -208,10 +235,10 @@ def experiment(facts: LakeFacts) -> Section:
                 row["arm"],
                 row["control"],
                 words(row["verdict"]),
-                decimal(row["arm_value"]),
-                decimal(row["control_value"]),
-                signed(row["effect"], 4),
-                interval(row["low"], row["high"], 4, with_sign=True),
+                decimal(row["arm_value"], digits_of(row["arm_value"], row["control_value"])),
+                decimal(row["control_value"], digits_of(row["arm_value"], row["control_value"])),
+                signed(row["effect"], max(4, digits_of(row["effect"]))),
+                interval(row["low"], row["high"], max(4, digits_of(row["effect"])), with_sign=True),
                 probability(row["p"]),
             )
             for row in rows
@@ -222,7 +249,7 @@ def experiment(facts: LakeFacts) -> Section:
 
 
 def experiment_lines(facts: LakeFacts) -> list[str]:
-    """One line a pair of arms: the verdict on each metric, and whether the users were split as planned."""
+    """One line a pair of arms: the verdict on each metric, and whether the units were split as planned."""
     pairs: dict[tuple[str, str, str], list[Row]] = {}
     for row in facts.experiments:
         pairs.setdefault((row["experiment"], row["arm"], row["control"]), []).append(row)
@@ -233,7 +260,7 @@ def experiment_lines(facts: LakeFacts) -> list[str]:
             f"{verdict} on " + enumerate_words([metric_words(r["metric"]) for r in rows if r["verdict"] == verdict])
             for verdict in verdicts
         )
-        sizes = f"{count(rows[0]['num_arm'])} against {count(rows[0]['num_control'])} users"
+        sizes = f"{count(rows[0]['num_arm'])} against {count(rows[0]['num_control'])} {facts.experiment_unit}s"
         lines.append(
             f"{arm} against {control}: {said}. {sizes}, sample ratio p {probability(rows[0]['sample_ratio_p'])}."
         )

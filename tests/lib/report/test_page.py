@@ -77,7 +77,8 @@ def fill(lake: Lake) -> None:
     rejects = [REJECT | {"reason": "duplicate"}] * 30 + [REJECT | {"reason": "bad_value:price"}] * 12
     put(lake, contract("bronze/rejects"), [*rejects, REJECT | {"stage": "ingest", "reason": "file:truncated gzip"}])
     kinds = ["impression"] * 8 + ["view"] * 4 + ["purchase"]
-    events = [EVENT | {"event_id": str(n), "event_type": kind} for n, kind in enumerate(kinds)]
+    in_arm = EVENT | {"experiment": "e", "arm": "personal"}
+    events = [in_arm | {"event_id": str(n), "event_type": kind} for n, kind in enumerate(kinds)]
     put(lake, contract("silver/events"), [*events, EVENT | {"event_id": "bot", "event_type": "view", "is_bot": True}])
     put(lake, contract("silver/items"), [{"item_id": "i1", "title": HOSTILE}])
     profile = {
@@ -114,6 +115,7 @@ def fill(lake: Lake) -> None:
             METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.25, "low": 0.2, "high": 0.3},
             METRIC | {"strategy": "als", "metric": "ndcg_minus_popularity", "value": 0.15, "low": 0.11, "high": 0.19},
             METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.99, "split": "valid"},
+            METRIC | {"strategy": "als", "metric": "precision", "value": 0.0625},
         ],
     )
     metrics = {"version": "v", "split": "test", "metric": "auc", "low": 0.7, "high": 0.8, "n": 50}
@@ -254,6 +256,7 @@ def page(html: str) -> Page:
         ("funnel", "view 4 50.0 % 1"),
         ("activity", "impression 8"),
         ("ranking", "als 0.250 [0.200, 0.300] +0.150 [+0.110, +0.190]"),
+        ("ranking", "[+0.110, +0.190] 0.062 –"),
         ("ranking", "test window: 40 users"),
         ("models", "encoder 0.765 [0.700, 0.800]"),
         ("policy", "dqn: promote. 0.7 is above 0.5."),
@@ -342,6 +345,40 @@ def test_a_section_without_its_table_says_why_in_one_line(tmp_path: Path) -> Non
     assert page.text["policy"].endswith("decisions is failed: ValueError: lost.")
     assert page.text["experiment"].endswith("experiment has not run on this lake.")
     assert dict(summary_rows(lake.folder))["adverts"] == "train_gan was skipped: no pictures in this log."
+
+
+def test_a_day_without_an_event_is_a_day_with_none(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "gap"))
+    days = [START, START + timedelta(days=4)]
+    events = [EVENT | {"event_id": str(n), "event_type": "view", "event_time": day} for n, day in enumerate(days)]
+    put(lake, contract("silver/events"), events)
+    page = Page(write_report(lake.folder).read_text())
+    assert "view 2 0 05 Mar 2026 1" in re.sub(r"\s+", " ", page.text["activity"])  # 2 in 5 days: 0.4 a day
+
+
+def test_a_log_of_rare_clicks_without_users_is_shown_to_the_digit_that_counts(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "rare"))
+    shown = {"event_id": "1", "event_type": "impression", "experiment": "e", "arm": "random", "user_key": None}
+    put(lake, contract("silver/events"), [EVENT | shown])
+    arms = {"experiment": "e", "arm": "random", "control": "bts", "metric": "ctr", "arm_value": 0.0046}
+    arms |= {"control_value": 0.0069, "effect": -0.0023, "low": -0.0044, "high": -0.0002, "p": 0.03, "num_arm": 10_000}
+    arms |= {"num_control": 10_000, "sample_ratio_p": 1.0, "verdict": "worse", "reason": "r"}
+    put(lake, contract("gold/experiments"), [arms])
+    logging = {"policy": "logging", "estimator": "mean_return", "value": 0.0046, "low": 0.0033, "high": 0.006}
+    put(lake, contract("gold/policy_values"), [VALUE | logging])
+    page = Page(write_report(lake.folder).read_text())
+    assert "10,000 against 10,000 impressions" in page.text["experiment"]
+    assert "0.00460 0.00690 −0.00230 [−0.00440, −0.00020]" in re.sub(r"\s+", " ", page.text["experiment"])
+    assert "0.00460 [0.00330, 0.00600]" in re.sub(r"\s+", " ", page.text["policy"])
+
+
+def test_a_log_with_one_class_of_labels_says_so(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "one_class"))
+    example = {"as_of": AS_OF, "split": "train", "features": [0.0], "label": 1}
+    put(lake, contract("gold/examples"), [example | {"user_key": str(user)} for user in range(3)])
+    put(lake, contract("ops/runs"), [RUN | {"run_id": f"{j}-000001", "job": j} for j in ("featurize", "train_encoder")])
+    page = Page(write_report(lake.folder).read_text())
+    assert page.text["models"].endswith("All 3 labels of the train split are 1: nothing to learn.")
 
 
 def test_a_lake_without_any_table_still_gets_a_page(tmp_path: Path) -> None:
