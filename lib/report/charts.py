@@ -115,7 +115,8 @@ def interval_chart(
         zeroline=False,
         ticklabelstandoff=6,
     )
-    figure.update_xaxes(showgrid=True, zeroline=False, nticks=6, ticksuffix=unit)
+    figure.update_xaxes(showgrid=True, zeroline=False, nticks=6, ticksuffix=unit, automargin=False)
+    figure.update_layout(margin_b=AXIS_PIXELS)  # plotly's own margin would cut the numbers under a single row
     if reference is not None:
         figure.add_vline(x=reference, line_width=1.5, line_dash="dot", line_color=QUIET)
     said = ((f"{i.series} {i.label}".strip(), i.text(digits, unit)) for i in intervals)

@@ -70,25 +70,14 @@ def _ranking_table(facts: LakeFacts, question: str) -> Grid:
     return Grid(
         f"At {HEADLINE_K}, {QUESTION_TITLES[question]}, test window: {count(rows[0].num_users)} users",
         (
-            "strategy",
-            "NDCG",
-            "95 %",
-            "minus popularity",
-            "95 %",
-            "precision",
-            "recall",
-            "MAP",
-            "hit rate",
-            "coverage",
-            "no list",
+            *("strategy", "NDCG [95 %]", "minus popularity [95 %]"),
+            *("precision", "recall", "MAP", "hit rate", "coverage", "no list"),
         ),
         [
             (
                 row.strategy,
-                decimal(row.value),
-                interval(row.low, row.high),
-                signed(row.difference),
-                interval(row.difference_low, row.difference_high, with_sign=True),
+                f"{decimal(row.value)} {interval(row.low, row.high)}",
+                f"{signed(row.difference)} {interval(row.difference_low, row.difference_high, with_sign=True)}",
                 *(decimal(value.get((row.strategy, metric))) for metric in OTHER_METRICS),
                 count(row.num_without_list),
             )
