@@ -1,8 +1,8 @@
-"""What tests share: jobs loaded by path, as spark-submit and the job API run them, and the folder of real data."""
+"""What tests share: jobs loaded by path, as spark-submit and the job API run them, one local Ray, and the folder of real data."""
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +28,20 @@ def load_job() -> Callable[[str], ModuleType]:
         return sys.modules[module_name]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray of two CPUs; a job that finds one running starts none of its own."""
+    import ray  # seconds that a test without Ray need not wait for
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_AUTH_MODE", "disabled")
+        patched.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less to start
+        sizes = {"num_cpus": 2, "object_store_memory": 200_000_000}
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, **sizes)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

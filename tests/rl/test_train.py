@@ -1,25 +1,15 @@
 """DQN from flat batches, on a small real RLlib run: it finds what is planted, checkpoints, and resumes to the same place."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rl import train
 from rl.decisions import Decisions
 
-ray = pytest.importorskip("ray")
-train = pytest.importorskip("rl.train")
-
-
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,6 @@ class Planted:
         return float((0.3 * first[:, 0] + 0.9 * (2.0 * first[:, 1] + second[:, 0])).mean())
 
 
-@pytest.mark.usefixtures("_ray")
 def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) -> None:
     planted = Planted.make()
     settings = {"hidden": (32, 16), "batch_size": 256, "learning_rate": 1e-3, "tau": 0.02, "updates_per_call": 50}
@@ -99,7 +88,6 @@ def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) ->
     assert again.action_values(*features) == pytest.approx(whole.action_values(*features), abs=1e-5)
 
 
-@pytest.mark.usefixtures("_ray")
 def test_fewer_rows_than_a_batch_are_enough(tmp_path: Path) -> None:
     log = Planted.make(num_episodes=3).log
     network = train.train_dqn(log, train.DqnSettings(num_updates=2, updates_per_call=2), tmp_path)
