@@ -48,6 +48,7 @@ def weights(network: nn.Module) -> list[torch.Tensor]:
     return [parameter.detach() for parameter in network.parameters()]
 
 
+@pytest.mark.slow
 def test_a_training_that_was_resumed_ends_where_an_uninterrupted_one_does(
     data: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
 ):

@@ -52,6 +52,7 @@ class Planted:
         return float((0.3 * first[:, 0] + 0.9 * (2.0 * first[:, 1] + second[:, 0])).mean())
 
 
+@pytest.mark.slow
 def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) -> None:
     planted = Planted.make()
     settings = {"hidden": (32, 16), "batch_size": 256, "learning_rate": 1e-3, "tau": 0.02, "updates_per_call": 50}
@@ -88,6 +89,7 @@ def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) ->
     assert again.action_values(*features) == pytest.approx(whole.action_values(*features), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_a_batch_are_enough(tmp_path: Path) -> None:
     log = Planted.make(num_episodes=3).log
     network = train.train_dqn(log, train.DqnSettings(num_updates=2, updates_per_call=2), tmp_path)

@@ -24,9 +24,6 @@ from rl.truth import LOG_FOLDER
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
 @pytest.fixture(scope="module")
 def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
     return load_job("ray/train_policy")
@@ -78,6 +75,8 @@ def values(lake: Lake) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(row["policy"], row["dataset"], row["estimator"]): row for row in rows}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_on_the_market_a_better_policy_is_learned_promoted_and_told_with_its_truth(
     job: ModuleType, tmp_path: Path
 ) -> None:
@@ -140,6 +139,8 @@ def bandit(num_rows: int, *, click_rate: float) -> Decisions:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_uniform_log_values_its_own_policy_at_its_mean_click_rate_and_few_rows_promote_nothing(
     job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

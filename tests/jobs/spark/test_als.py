@@ -52,6 +52,7 @@ def test_preferences_are_the_log_of_the_weight_in_units_of_the_lightest_pair(job
     assert strengths == pytest.approx({("ann", "a"): np.log(2), ("ann", "b"): np.log(4)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_partitions", [1, 5])
 def test_ids_are_numbered_in_their_order_whatever_the_partitions(job, spark, num_partitions):
     names = [f"user{number:03}" for number in range(40)]
@@ -96,6 +97,7 @@ def test_factors_recover_two_planted_tastes_and_land_with_their_version(job, sma
     ]
 
 
+@pytest.mark.slow
 def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors(job, small_lake):
     small_lake.put("gold/interactions", *two_tastes())
     other = {"model": "two_tower", "version": "v", "kind": "item", "id": "a", "values": [1.0], "as_of": START}

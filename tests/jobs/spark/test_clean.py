@@ -198,6 +198,7 @@ def test_nobodys_id_and_no_key_gets_out_of_bronze(cleaned: Shop, capfd: pytest.C
         assert not any(secret in text for text in (*said, *traces))
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_no_content(cleaned: Shop) -> None:
     before = {table: cleaned.read(table) for table in ("silver/events", "silver/items")}
     cleaned.clean()

@@ -103,6 +103,7 @@ def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: Any)
     assert small_lake.read("gold/decisions") == rows
 
 
+@pytest.mark.slow
 def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(
     job: ModuleType, small_lake: Any
 ) -> None:

@@ -110,6 +110,7 @@ def test_metrics_equal_the_values_worked_by_hand(job, small_lake):
     assert (ndcg["low"], ndcg["high"]) == pytest.approx((SECOND / ideal, SECOND))
 
 
+@pytest.mark.slow
 def test_the_number_of_shards_changes_nothing(job, small_lake):
     shop(small_lake)
     one = measured(job, small_lake, num_shards=1)
@@ -120,6 +121,7 @@ def test_the_number_of_shards_changes_nothing(job, small_lake):
             assert many[key][name] == (None if row[name] is None else pytest.approx(row[name], rel=1e-12))
 
 
+@pytest.mark.slow
 def test_lists_as_of_valid_from_are_judged_by_the_validation_window(job, small_lake):
     small_lake.put(
         "gold/interactions",

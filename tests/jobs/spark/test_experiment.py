@@ -88,6 +88,7 @@ def shop_with_a_better_arm(num_users=400):
             yield act(f"u{user}", "purchase", quantity=1, price=10)
 
 
+@pytest.mark.slow
 def test_the_planted_better_arm_is_found_and_the_same_is_called_undecided(job, small_lake):
     rows = results(job, small_lake, *shop_with_a_better_arm())
     assert {key: row["verdict"] for key, row in rows.items()} == {
@@ -102,6 +103,7 @@ def test_the_planted_better_arm_is_found_and_the_same_is_called_undecided(job, s
     assert turned["a", "ctr"]["effect"] == pytest.approx(-rows["b", "ctr"]["effect"])
 
 
+@pytest.mark.slow
 def test_arms_of_another_size_than_intended_make_every_verdict_invalid(job, small_lake):
     events = list(shop_with_a_better_arm(200))
     rows = results(job, small_lake, *events, shares={"a": 0.3, "b": 0.7})
@@ -111,6 +113,7 @@ def test_arms_of_another_size_than_intended_make_every_verdict_invalid(job, smal
         results(job, small_lake, *events, shares={"a": 1.0})
 
 
+@pytest.mark.slow
 def test_without_users_the_unit_is_the_impression_and_only_clicks_are_compared(job, small_lake):
     rows = results(
         job,

@@ -201,6 +201,7 @@ def test_scaling_is_fitted_on_train_alone_and_counts_what_it_clips(lake: Path) -
     assert {row[bought["position"]] for row in features.values()} == {0.0}
 
 
+@pytest.mark.slow
 def test_moving_the_future_changes_no_profile_and_no_feature(job: ModuleType, lake: Path, tmp_path: Path) -> None:
     past = [row for row in LOG if row["event_time"] < TEST_FROM]
     future = [
@@ -221,6 +222,7 @@ def test_moving_the_future_changes_no_profile_and_no_feature(job: ModuleType, la
     assert labels == {"ann": 1, "bob": 0, "cid": 0}
 
 
+@pytest.mark.slow
 def test_a_production_run_leaves_the_labels_of_test_open(job: ModuleType, lake: Path, tmp_path: Path) -> None:
     put(tmp_path, "silver/events", LOG)
     run(job, tmp_path, time={"as_of": "end"})
@@ -236,6 +238,7 @@ def test_a_production_run_leaves_the_labels_of_test_open(job: ModuleType, lake: 
     assert profiles["ann"]["interest_tags"] is None  # this lake has no catalogue
 
 
+@pytest.mark.slow
 def test_a_log_that_names_no_users_has_item_profiles_and_empty_user_tables(job: ModuleType, tmp_path: Path) -> None:
     anonymous = {"user_key": None, "session_id": None}
     put(

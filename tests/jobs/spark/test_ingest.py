@@ -195,6 +195,7 @@ def test_a_log_of_another_kind_and_no_log_at_all_are_one_line(shop: Shop) -> Non
         shop.ingest()
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_between_two_sources_is_taken_up_and_appends_nothing_twice(shop: Shop) -> None:
     shop.put("1.csv", ONE)
     shop.put("clicks/a", json.dumps({"item": "i", "at": "t"}).encode())

@@ -92,6 +92,7 @@ def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other
     assert "als left out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job, small_lake):
     shop(small_lake)
     small_lake.put(
@@ -117,6 +118,7 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job, small_la
     assert {row["reason"] for row in rows} == {"close to your taste (ALS)", "close to your taste (two towers)"}
 
 
+@pytest.mark.slow
 def test_moving_the_future_changes_no_list_of_the_users_known_before(job, small_lake):
     shop(small_lake)
     job.main(job.RecommendSettings(**small_lake.settings()))
