@@ -9,8 +9,6 @@ import pytest
 from rl import train
 from rl.decisions import Decisions
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 
 @dataclass(frozen=True)
 class Planted:
@@ -53,6 +51,7 @@ class Planted:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) -> None:
     planted = Planted.make()
     settings = {"hidden": (32, 16), "batch_size": 256, "learning_rate": 1e-3, "tau": 0.02, "updates_per_call": 50}
@@ -90,6 +89,7 @@ def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_fewer_rows_than_a_batch_are_enough(tmp_path: Path) -> None:
     log = Planted.make(num_episodes=3).log
     network = train.train_dqn(log, train.DqnSettings(num_updates=2, updates_per_call=2), tmp_path)
