@@ -225,7 +225,7 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], None], log: Pat
 
 def _submit(client: Any, entrypoint: str) -> str:
     """Submit a job; a head that has just come up answers before its agent can take one, so that is asked again."""
-    working_directory = {"working_dir": str(ROOT), "excludes": ["/tests", "/benchmarks", "/docs", "/acceptance"]}
+    working_directory = {"working_dir": str(ROOT)}  # of which .rayignore lets only the code and the shipped settings go
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -10,6 +10,13 @@ from pathlib import Path
 from lib.wheel import ROOT
 
 PACKAGED = ("lib", "rl", "gan", "conf/formats")
+KINDS = (
+    ".py",
+    ".j2",
+    ".css",
+    ".ttf",
+    ".yaml",
+)  # and licences: nothing else that somebody left there goes to the executors
 
 
 def build(target: Path) -> Path:
@@ -19,7 +26,7 @@ def build(target: Path) -> Path:
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder in PACKAGED:
             for file in sorted((ROOT / folder).rglob("*")):
-                if file.is_file() and "__pycache__" not in file.parts:
+                if file.suffix in KINDS or file.name == "LICENSE":
                     archive.write(file, file.relative_to(ROOT))
     part.replace(target)
     return target

@@ -29,6 +29,14 @@ from lib.wheel import JOBS, ROOT, Job
 BEFORE_EVENTS = ("simulate", "ingest", "clean")
 
 
+class PrivateValueError(ValueError):
+    """An error whose text quotes a value of the log, for the one who runs the job; `recorded` says the same without it."""
+
+    def __init__(self, shown: str, *, recorded: str) -> None:
+        super().__init__(shown)
+        self.recorded = recorded
+
+
 class Skipped(Exception):  # noqa: N818 - it is no error
     """The log does not hold what the job needs; the wheel goes on."""
 
@@ -231,8 +239,9 @@ class Run:
 def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterator[Any]:
     """Begin a run, or take up an unfinished one; record how it ends.
 
-    A job that asks for an input it cannot do without is skipped, with one line, where that is absent or empty. An error is recorded, its traceback is kept in
-    `<lake>/logs/<run_id>.txt`, and it goes on to the caller.
+    A job that asks for an input it cannot do without is skipped, with one line, where that is absent or empty. An error goes on to
+    the caller. It is recorded by `recordable`, since ops/runs is read by more people than bronze; its traceback is kept in
+    `<lake>/logs/<run_id>.txt`.
     """
     run = _begin(JOBS[job], settings, kind)
     try:
@@ -243,11 +252,29 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
     except BaseException as error:
         folder = run.lake.folder / "logs"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{run.run_id}.txt").write_text(traceback.format_exc())
-        run.save("failed", f"{type(error).__name__}: {error}"[:2000])
+        (folder / f"{run.run_id}.txt").write_text(recordable_traceback(error))
+        run.save("failed", recordable(error)[:2000])
         raise
     else:
         run.save("done")
+
+
+def recordable(error: BaseException) -> str:
+    """What may be kept of an error: our own words without values of the log; of any other error its kind alone.
+
+    What a library says (a parser, an executor's traceback) may quote a value that it was given.
+    """
+    if isinstance(error, PrivateValueError):
+        return f"ValueError: {error.recorded}"
+    return f"{type(error).__name__}: {error}" if type(error) is ValueError else type(error).__name__
+
+
+def recordable_traceback(error: BaseException) -> str:
+    """The traceback for the lake's own logs, which as little as ops/runs hold a value that an error of ours quotes."""
+    if isinstance(error, PrivateValueError):
+        frames = traceback.format_tb(error.__traceback__)
+        return "".join(["Traceback (most recent call last):\n", *frames, recordable(error), "\n"])
+    return "".join(traceback.format_exception(error))
 
 
 def is_fresh(job: Job, settings: JobSettings) -> str | None:
@@ -347,7 +374,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
 
 
 def require_writable(lake: Lake) -> None:
-    """Make the lake's folder and try to write there; an object store shows it at the first commit.
+    """Make the lake's folder, its owner's alone, and try to write there; an object store shows it at the first commit.
 
     Raises:
         ValueError: it cannot be written, and why.
@@ -355,7 +382,9 @@ def require_writable(lake: Lake) -> None:
     if "://" in lake.path:
         return
     try:
-        lake.folder.mkdir(parents=True, exist_ok=True)
+        if not lake.folder.exists():
+            lake.folder.mkdir(mode=0o700, parents=True)
+            (lake.folder / ".gitignore").write_text("*\n")  # a lake in a checkout is never committed with it
         probe = lake.folder / f".writable-{time.monotonic_ns()}"
         probe.touch()
         probe.unlink()

@@ -74,7 +74,9 @@ class PrivacySettings(Section):
     """The key of the pseudonyms. Its value is never a setting: it comes from a file or an environment variable."""
 
     key_file: str | None = Field(
-        None, description="file with the pseudonym key; unset on one machine: `<lake>.key`, made once with mode 0600"
+        None,
+        description="file with the pseudonym key; unset on one machine: `<lake>.key`, made once with mode 0600, or for a lake in a "
+        "checkout `~/.config/cartwheel/keys/<lake>-<hash of its path>.key`, since a checkout is committed and shipped",
     )
     key_variable: str | None = Field(None, description="name of the environment variable that holds the key instead")
     create_key: bool = Field(

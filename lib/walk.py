@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
                 exit_code = max(exit_code, _run(stage, ray_address, show, log))
             except Exception as error:
                 with log.open("a") as output:
-                    output.write(traceback.format_exc())
+                    output.write(runs.recordable_traceback(error))
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 first_line = (str(error).strip().splitlines() or [""])[0]
                 raise JobError(f"{stage.job.name}: {kind}{first_line}\nall output: {log}") from error

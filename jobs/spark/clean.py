@@ -25,6 +25,7 @@ from lib.format_parts import locate, stored_names
 from lib.formats import Source
 from lib.lake import Lake
 from lib.pseudonyms import fingerprint, load_key
+from lib.runs import PrivateValueError
 from lib.settings import JobSettings
 from lib.spark import SparkRun, spark_schema, start_run
 from lib.tables import contract
@@ -129,7 +130,7 @@ def require_fit_records(
     """Refuse to go on where too many records of a source are malformed or hold bad values, or none of its times can be read.
 
     Raises:
-        ValueError: says how many of what, the limit, what to look at, and shows the first.
+        PrivateValueError: says how many of what, the limit, what to look at, and shows the first, which may name a person.
     """
     for source in sorted({row["source"] for row in counts}):
         num_records = {row["outcome"]: row["num_records"] for row in counts if row["source"] == source}
@@ -147,8 +148,10 @@ def require_fit_records(
                 if is_timeless
                 else f"; {sum(unfit.values()):,} are refused in all (limit {max_reject_frac:.3g} of them)"
             )
-            raise ValueError(
-                f"{what} {described(reason, mapping.sources[source])}{limit}; {first_of(rejects, source, reason, mapping)}"
+            message = f"{what} {described(reason, mapping.sources[source])}{limit}; first: "
+            value, place = first_of(rejects, source, reason, mapping)
+            raise PrivateValueError(
+                f"{message}{value!r} in {place}" if value is not None else message + place, recorded=message + place
             )
 
 
@@ -156,14 +159,14 @@ def described(reason: str, source: Source) -> str:
     """What is wrong with records that are refused for this reason, and where to look."""
     _, _, field = reason.partition(":")
     if not field:
-        return "do not fit the reader; is it right?"
+        return "could not be parsed; check the mapping's reader"
     name = source.names.get(field)
     columns = ", ".join(name.source_columns) if name else "its rules" if field == "event_type" else "its constant"
-    return f"have no fit {field}; is the mapping's {columns} right?"
+    return f"have no valid {field}; check the mapping's {columns}"
 
 
-def first_of(rejects: DataFrame, source: str, reason: str, mapping: formats.Mapping) -> str:
-    """The first record that was refused for this reason: the value that did not fit, and where it stands."""
+def first_of(rejects: DataFrame, source: str, reason: str, mapping: formats.Mapping) -> tuple[str | None, str]:
+    """The first record that was refused for this reason: the value that did not fit, where one column holds it, and its place."""
     chosen = rejects.where((F.col("source") == source) & (F.col("reason") == reason))
     first = (
         chosen.orderBy("source_file", F.length("source_record"), "source_record").select("source_record", "raw").first()
@@ -171,9 +174,8 @@ def first_of(rejects: DataFrame, source: str, reason: str, mapping: formats.Mapp
     assert first is not None
     name = mapping.sources[source].names.get(reason.partition(":")[2])
     if reason == "malformed" or name is None or name.column is None:
-        return f"first: {first['source_record']}"
-    value = json.loads(first["raw"]).get(stored_names((name.column,))[0])
-    return f"first: {value!r} in {first['source_record']}"
+        return None, first["source_record"]
+    return json.loads(first["raw"]).get(stored_names((name.column,))[0]), first["source_record"]
 
 
 def quoted(column: str) -> Column:

@@ -15,8 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyspark
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
 from lib import ops
+from lib import package as package_module
 from lib.lake import Lake, commit_files, conform, write_files
 from lib.package import build
 from lib.runs import code_version
@@ -69,6 +71,57 @@ def test_the_zip_holds_the_three_packages_the_shipped_mappings_and_nothing_else(
 
 def test_equal_sources_make_an_equal_zip(package, tmp_path):
     assert build(tmp_path / "again.zip").read_bytes() == package.read_bytes()
+
+
+SECRET = "u00000001"  # stands in each file that must stay
+PLANTED = (
+    *("lake.key", "shop.key", "conf/shop.key", "lib/tables/shop.key", "conf/formats/shop.key", "rl/.hidden.key"),
+    *("shop/silver/events/part-0.parquet", "shop/ops/runs/_delta_log/00000000000000000000.json", "shop/logs/run.log"),
+    *("data/log.csv", "log.jsonl", "notes.txt", ".env", "lake/raw/market/events/0.jsonl"),
+)
+
+
+@pytest.fixture
+def littered_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the checkout in which keys, lakes and logs lie about."""
+    checkout = tmp_path / "checkout"
+    for part in ("lib", "rl", "gan", "jobs", "conf"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (".gitignore", ".rayignore", "Makefile", "README.md"):
+        shutil.copy(ROOT / file, checkout / file)
+    for name in PLANTED:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text(SECRET)
+    return checkout
+
+
+def test_no_key_lake_or_data_goes_to_spark(littered_checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(package_module, "ROOT", littered_checkout)
+    with zipfile.ZipFile(build(tmp_path / "cartwheel.zip")) as shipped:
+        assert [name for name in shipped.namelist() if SECRET.encode() in shipped.read(name)] == []
+        assert set(PLANTED).isdisjoint(shipped.namelist())
+        assert "lib/tables/gold.py" in shipped.namelist()
+
+
+def test_no_key_lake_or_data_goes_to_ray(littered_checkout: Path, tmp_path: Path):
+    # What both `cartwheel run` and `ray job submit --working-dir .` upload, by the function of Ray that does it.
+    create_package(str(littered_checkout), tmp_path / "ray.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "ray.zip") as shipped:
+        names = [name for name in shipped.namelist() if not name.endswith("/")]
+    assert set(PLANTED).isdisjoint(names)
+    assert {name.split("/")[0] for name in names} == {"lib", "rl", "gan", "jobs", "conf"}
+    assert {"lib/tables/gold.py", "jobs/ray/train_gan.py", "conf/local.yaml", "gan/fonts/LICENSE"} <= set(names)
+
+
+def test_git_ignores_a_key_wherever_it_lies():
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", "lake.key", "conf/shop.key"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ignored.stdout.split() == ["lake.key", "conf/shop.key"]
 
 
 @pytest.fixture(scope="module")

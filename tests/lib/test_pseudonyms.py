@@ -1,8 +1,9 @@
 import polars as pl
 import pytest
 
-from lib.pseudonyms import fingerprint, load_key, pseudonyms
+from lib.pseudonyms import default_key_file, fingerprint, load_key, pseudonyms
 from lib.settings import PrivacySettings
+from lib.wheel import ROOT
 
 
 def test_a_pseudonym_is_the_hmac_of_rfc_4231_cut_to_32_digits():
@@ -29,6 +30,26 @@ def test_the_key_is_made_once_beside_the_lake_for_its_owner_alone(tmp_path):
     assert (tmp_path / "lake.key").stat().st_mode & 0o777 == 0o600
     assert key.decode() not in fingerprint(key)
     assert fingerprint(key) != fingerprint(load_key(PrivacySettings(), str(tmp_path / "other")))
+
+
+def test_a_lake_in_a_checkout_has_its_key_in_the_users_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("one", "other"):
+        (tmp_path / name / ".git").mkdir(parents=True)
+    keys = [load_key(PrivacySettings(), str(tmp_path / name / "deeper" / "lake")) for name in ("one", "other")]
+    assert keys[0] != keys[1]
+    assert keys[0] == load_key(PrivacySettings(), str(tmp_path / "one" / "deeper" / "lake") + "/")
+    assert default_key_file(str(ROOT / "shop")).parent == tmp_path / "config" / "cartwheel" / "keys"
+    assert sorted(file.parent for file in tmp_path.rglob("*.key")) == [tmp_path / "config" / "cartwheel" / "keys"] * 2
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.rglob("*.key")} == {0o600}
+
+
+def test_a_key_that_an_earlier_release_left_in_the_checkout_is_moved_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "checkout" / ".git").mkdir(parents=True)
+    (tmp_path / "checkout" / "lake.key").write_text("0123456789abcdef\n")
+    assert load_key(PrivacySettings(), str(tmp_path / "checkout" / "lake")) == b"0123456789abcdef"
+    assert list((tmp_path / "checkout").rglob("*.key")) == []
 
 
 def test_the_key_comes_from_the_named_file_or_variable(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import json
+import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from pydantic import Field
 
 from lib import ops
 from lib.lake import CONTRACT_VERSION, Lake, commit_files, write_files
-from lib.runs import InputFile, Run, is_fresh, start_run
+from lib.runs import InputFile, PrivateValueError, Run, is_fresh, require_writable, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.wheel import JOBS
@@ -121,6 +123,33 @@ def test_a_failure_keeps_its_traceback_and_goes_on_to_the_caller(lake):
         raise ValueError("the reason")
     assert only_row(lake)["message"] == "ValueError: the reason"
     assert "the reason" in (lake.folder / "logs" / f"{run.run_id}.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "recorded"),
+    [
+        (ValueError("3 of 9 records"), "ValueError: 3 of 9 records"),
+        (PrivateValueError("first: ann@shop", recorded="first: 1.csv:1"), "ValueError: first: 1.csv:1"),
+        (pa.ArrowInvalid("cannot parse ann@shop"), "ArrowInvalid"),
+        (json.JSONDecodeError("not JSON", "ann@shop", 0), "JSONDecodeError"),
+        (RuntimeError("a task says: ann@shop"), "RuntimeError"),
+    ],
+)
+def test_no_value_that_an_error_quotes_is_recorded(lake, error: Exception, recorded: str):
+    with pytest.raises(type(error)), start_run("experiment", settings_for(lake)):
+        raise error
+    assert only_row(lake)["message"] == recorded
+
+
+def test_a_new_lake_is_its_owners_alone_and_git_ignores_it(tmp_path: Path):
+    folder = tmp_path / "new" / "lake"
+    require_writable(Lake(str(folder)))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.parent.stat().st_mode & 0o777 != 0o700
+    subprocess.run(["git", "init", "--quiet", str(folder.parent)], check=True)
+    (folder / "silver.parquet").touch()
+    seen = subprocess.run(["git", "status", "--short"], cwd=folder.parent, capture_output=True, text=True, check=True)
+    assert seen.stdout == ""
 
 
 def test_a_job_is_fresh_until_inputs_or_settings_change(lake):

@@ -169,7 +169,7 @@ def test_more_refused_records_than_the_limit_are_one_line_and_change_no_table(cl
         cleaned.clean(max_reject_frac=0.25)
     # Three of ten: a duplicate and a double click do not count, of the reasons none is more frequent.
     assert str(error.value) == (
-        "1 of 10 records of lines do not fit the reader; is it right?; 3 are refused in all (limit 0.25 of them); "
+        "1 of 10 records of lines could not be parsed; check the mapping's reader; 3 are refused in all (limit 0.25 of them); "
         "first: lines/1.csv:10"
     )
     assert cleaned.versions() == before
@@ -212,7 +212,20 @@ def test_a_log_whose_every_time_is_unreadable_is_one_line_and_changes_no_table(s
     with pytest.raises(ValueError) as error:
         shop.clean(max_reject_frac=1.0)
     assert str(error.value) == (
-        "3 of 3 records of lines have no fit event_time; is the mapping's time right?; "
+        "3 of 3 records of lines have no valid event_time; check the mapping's time; "
         "first: '01:2024-01 12:00:00' in lines/1.csv:1"
     )
     assert shop.versions() == before
+
+
+def test_a_value_of_a_mismapped_column_is_shown_and_not_recorded(shop: Shop, capfd: pytest.CaptureFixture[str]) -> None:
+    # The column that the mapping takes for the time holds what may be a person's address.
+    shop.put("lines/1.csv", HEADER, *[line.replace("2024-01", "ann@shop:2024-01") for line in LINES[:3]])
+    shop.ingest()
+    with pytest.raises(ValueError, match=r"first: 'ann@shop:2024-01-01 12:00:00' in lines/1\.csv:1"):
+        shop.clean(max_reject_frac=1.0)
+    (row,) = ops.runs(shop.lake, "clean")
+    assert row["message"].endswith("have no valid event_time; check the mapping's time; first: lines/1.csv:1")
+    logs = [file.read_text() for file in (shop.lake.folder / "logs").iterdir()]
+    assert logs
+    assert not any("ann@shop" in text for text in (*logs, str(row)))
