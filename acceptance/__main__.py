@@ -17,7 +17,7 @@ from acceptance.claims import Claim
 from acceptance.machine import machine
 from acceptance.page import PAGE, write_page
 from acceptance.results import Result
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 # Each is a module here, whose first line is its title and whose `check` returns what it claims. The quick ones stand first.
 CHECKS = (

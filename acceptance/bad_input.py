@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from acceptance.claims import Claim, environment
 from acceptance.results import STATE
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 BAD_FILE = "test_without_a_good_file_there_is_one_line_and_no_table"
 # The case -> its tests' names, or the beginning of them.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"

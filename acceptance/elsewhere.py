@@ -7,9 +7,9 @@ from pathlib import Path
 
 from acceptance.claims import run_command
 from acceptance.results import STATE
+from lib.pipeline import JOBS, ROOT
 from lib.settings import ClusterSettings
 from lib.submit import PACKAGE, command
-from lib.wheel import JOBS, ROOT
 
 FOLDER = STATE / "elsewhere"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from acceptance.claims import Claim, run_command
 from acceptance.processes import watched_turn
 from acceptance.results import STATE
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 FOLDER = STATE / "fresh"
 CLONE = FOLDER / "checkout"

@@ -13,7 +13,7 @@ from acceptance.results import STATE
 from acceptance.same import differences
 from lib import ops
 from lib.lake import Lake
-from lib.wheel import WHEEL
+from lib.pipeline import PIPELINE
 
 NUM_KILLS, SEED = 5, 20261125
 SECONDS_TO_END = 90
@@ -56,7 +56,7 @@ def random_moments(reference: Path) -> Iterator[tuple[str, float]]:
     """For each fifth of the wheel's jobs, one of them and a number of seconds below those that it took undisturbed."""
     generator = random.Random(SEED)
     seconds = {row["job"]: row["seconds"] for row in ops.runs(Lake(str(reference)))}
-    jobs = [job.name for job in WHEEL if job.name in seconds]
+    jobs = [job.name for job in PIPELINE if job.name in seconds]
     for number in range(NUM_KILLS):
         job = generator.choice(jobs[number * len(jobs) // NUM_KILLS : (number + 1) * len(jobs) // NUM_KILLS])
         yield job, generator.uniform(0, seconds[job])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from acceptance.results import Result, code_of
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 PAGE = ROOT / "docs" / "acceptance.md"
 HEAD = """# Acceptance

@@ -13,9 +13,9 @@ from acceptance import lakes
 from acceptance.claims import DATA, Claim
 from lib.cluster import ray_session
 from lib.lake import Lake
+from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
 from lib.walk import load_job
-from lib.wheel import JOBS
 from rl.decisions import Decisions, Flags, Floats
 from rl.market import Market
 from rl.observation import CANDIDATE_FEATURES

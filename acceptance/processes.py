@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from acceptance.claims import environment
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 POLL_SECONDS = 0.02
 MOST_SECONDS_OF_SETUP = 1200

@@ -19,10 +19,10 @@ from acceptance.results import STATE
 from acceptance.same import differences
 from lib import ops
 from lib.lake import Lake
+from lib.pipeline import JOBS, ROOT
 from lib.settings import ClusterSettings
 from lib.submit import command
 from lib.walk import arguments_of
-from lib.wheel import JOBS, ROOT
 
 NODES, STORE_BYTES = 2, 300_000_000
 EPOCHS_BEFORE_KILL = 3

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from acceptance.claims import Claim
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 STATE = Path(os.environ.get("CARTWHEEL_ACCEPTANCE_STATE", "~/.cache/cartwheel/acceptance")).expanduser().absolute()
 CODE = ("lib", "rl", "gan", "jobs", "conf")

@@ -13,9 +13,9 @@ from rich.text import Text
 from lib import package
 from lib import submit as submitting
 from lib.lake import Lake
+from lib.pipeline import JOBS, ROOT
 from lib.settings import ClusterSettings
 from lib.tables import contract
-from lib.wheel import JOBS, ROOT
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, markup=False, emoji=False)  # what a lake or a user says may hold brackets

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.pipeline import ROOT
 from lib.settings import ClusterSettings
-from lib.wheel import ROOT
 
 LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
 LOCAL_OBJECT_STORE_BYTES = 2_000_000_000

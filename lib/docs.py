@@ -10,10 +10,10 @@ from pathlib import Path
 import annotated_types
 from pydantic.fields import FieldInfo
 
+from lib.pipeline import PIPELINE, ROOT
 from lib.settings import SHARED_SECTIONS
 from lib.tables import TABLES, Table
 from lib.walk import settings_class
-from lib.wheel import ROOT, WHEEL
 
 
 def tables_page() -> str:
@@ -43,7 +43,7 @@ def settings_page() -> str:
     for name, section in SHARED_SECTIONS.items():
         lines += _section_lines(name, section.__doc__, section.model_fields)
     lines += ["## Of one job", ""]
-    for job in WHEEL:
+    for job in PIPELINE:
         if job.engine != "local":
             settings = settings_class(job)
             lines += _section_lines(job.name, settings.__doc__, settings.own_fields())
@@ -66,8 +66,8 @@ def main(check: bool) -> int:
 
 
 def _table_lines(table: Table) -> Iterator[str]:
-    writers = [f"`{job.name}`" for job in WHEEL if table.name in job.writes]
-    readers = [f"`{job.name}`" for job in WHEEL if table.name in (*job.reads, *job.may_read)]
+    writers = [f"`{job.name}`" for job in PIPELINE if table.name in job.writes]
+    readers = [f"`{job.name}`" for job in PIPELINE if table.name in (*job.reads, *job.may_read)]
     yield from (f"## {table.name}", "", table.comment, "")
     yield f"Key: {', '.join(f'`{column}`' for column in table.key) or 'none'}. Contract version {table.version}."
     if table.partition_by:

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from lib.wheel import ROOT
+from lib.pipeline import ROOT
 
 PACKAGED = ("lib", "rl", "gan", "conf/formats")
 KINDS = (

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import polars as pl
 
+from lib.pipeline import ROOT
 from lib.settings import PrivacySettings
-from lib.wheel import ROOT
 
 LENGTH = 32  # hex digits that are kept: 128 bits
 LEAST_KEY_BYTES = 16

@@ -21,9 +21,9 @@ import pyarrow.dataset as ds
 
 from lib import formats, ops
 from lib.lake import Lake, commit_files, conform, transaction_id, write_files
+from lib.pipeline import JOBS, ROOT, Job
 from lib.settings import JobSettings
 from lib.tables import contract
-from lib.wheel import JOBS, ROOT, Job
 
 # Every job behind clean takes the log's times from the events, whatever else it reads.
 BEFORE_EVENTS = ("simulate", "ingest", "clean")

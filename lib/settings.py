@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from lib.wheel import JOBS
+from lib.pipeline import JOBS
 
 ENVIRONMENT_PREFIX = "CARTWHEEL_"
 

@@ -17,9 +17,9 @@ from pyspark.sql.types import StructType
 
 from lib import runs
 from lib.lake import transaction_id
+from lib.pipeline import ROOT
 from lib.settings import JobSettings
 from lib.tables import Table, contract
-from lib.wheel import ROOT
 
 # On one machine: tables are small, so that one partition a core and two for a table's log are plenty.
 ON_ONE_MACHINE = {

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from lib.pipeline import Job
 from lib.settings import ClusterSettings
-from lib.wheel import Job
 
 Target = Literal["local", "standalone", "kubernetes"]
 PACKAGE = "dist/cartwheel.zip"

@@ -14,9 +14,9 @@ from types import ModuleType
 
 from lib import cluster, runs
 from lib.lake import Lake
+from lib.pipeline import JOBS, PIPELINE, ROOT, Job
 from lib.report import write_report
 from lib.settings import SHARED_SECTIONS, JobSettings
-from lib.wheel import JOBS, ROOT, WHEEL, Job
 
 SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
 
@@ -192,7 +192,7 @@ def _only_walk(lake: Path) -> Iterator[None]:
 
 def names_between(first: str | None, last: str | None) -> list[str]:
     """The jobs of the wheel from one to another, both included."""
-    names = [job.name for job in WHEEL]
+    names = [job.name for job in PIPELINE]
     for name in (first, last):
         if name is not None and name not in names:
             raise ValueError(f"no job is named {name!r}; the wheel is {', '.join(names)}")

@@ -17,10 +17,10 @@ import pytest
 
 from lib import ops, walk
 from lib.lake import Lake
-from lib.wheel import JOBS, WHEEL
+from lib.pipeline import JOBS, PIPELINE
 
 ROOT = Path(__file__).parents[1]
-RUN_JOBS = [job.name for job in WHEEL if job.engine != "local"]
+RUN_JOBS = [job.name for job in PIPELINE if job.engine != "local"]
 SMALL = {
     "simulate": {"num-users": 60, "num-items": 60, "days": 20, "sessions-per-user": 4, "num-files": 2},
     "als": {"rank": 4, "num-iterations": 2},
@@ -91,7 +91,7 @@ def test_one_turn_runs_every_job_and_fills_every_table(first: Turn, folder: Path
     assert first.code == 0, first.printed
     lake = Lake(str(folder))
     assert {row["job"]: row["status"] for row in ops.runs(lake)} == dict.fromkeys(RUN_JOBS, "done")
-    written = {table for job in WHEEL for table in job.writes if table != "bronze/*"}
+    written = {table for job in PIPELINE for table in job.writes if table != "bronze/*"}
     assert {table: lake.num_rows(table) > 0 for table in written} == dict.fromkeys(written, True)
     records = sum(lake.num_rows(table) for table in lake.sources() if table != "bronze/items")
     refused = lake.num_rows("bronze/rejects")

@@ -10,10 +10,10 @@ import pytest
 from lib import ops
 from lib.cli import main
 from lib.lake import Lake, commit_files, conform, write_files
+from lib.pipeline import JOBS, ROOT
 from lib.runs import code_version
 from lib.submit import PACKAGE
 from lib.tables import contract
-from lib.wheel import JOBS, ROOT
 
 ITEMS = [
     {"item_id": "i1", "title": "Lamp [red] [/b]", "category": ["home", "light"]},

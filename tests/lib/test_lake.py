@@ -9,8 +9,8 @@ import pytest
 from deltalake import DeltaTable
 
 from lib.lake import CONTRACT_VERSION, Lake, commit_files, conform, write_files
+from lib.pipeline import ROOT
 from lib.tables import contract
-from lib.wheel import ROOT
 
 VECTORS = contract("gold/vectors")
 BASE = {

@@ -21,11 +21,11 @@ from lib import ops
 from lib import package as package_module
 from lib.lake import Lake, commit_files, conform, write_files
 from lib.package import build
+from lib.pipeline import JOBS, ROOT
 from lib.runs import code_version
 from lib.settings import ClusterSettings
 from lib.submit import PACKAGE, command
 from lib.tables import contract
-from lib.wheel import JOBS, ROOT
 
 KEY = "a-key-of-the-test-that-nobody-else-has"
 MAPPING = """

@@ -1,9 +1,9 @@
 import polars as pl
 import pytest
 
+from lib.pipeline import ROOT
 from lib.pseudonyms import default_key_file, fingerprint, load_key, pseudonyms
 from lib.settings import PrivacySettings
-from lib.wheel import ROOT
 
 
 def test_a_pseudonym_is_the_hmac_of_rfc_4231_cut_to_32_digits():

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from lib import ops
 from lib.lake import CONTRACT_VERSION, Lake, commit_files, write_files
+from lib.pipeline import JOBS
 from lib.runs import InputFile, PrivateValueError, Run, is_fresh, require_writable, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
-from lib.wheel import JOBS
 
 EVENTS = contract("silver/events")
 DAY_ZERO = datetime(2026, 1, 1, tzinfo=UTC)

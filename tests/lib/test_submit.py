@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
 from lib.submit import command, environment
-from lib.wheel import JOBS
 
 
 def typed(job: str, target, arguments=(), **cluster) -> str:

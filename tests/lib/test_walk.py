@@ -9,10 +9,10 @@ import pytest
 
 from lib import ops
 from lib.lake import Lake
+from lib.pipeline import JOBS
 from lib.runs import start_run
 from lib.settings import JobSettings
 from lib.walk import JobError, Stage, plan, walk
-from lib.wheel import JOBS
 
 
 class CleanSettings(JobSettings):

@@ -1,4 +1,4 @@
-"""The wheel: every job in its order, what it reads and writes, declared once."""
+"""The pipeline: every job in its order, what it reads and writes, declared once. Imports nothing of the project."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Job:
         return Path("jobs") / self.engine / f"{self.name}.py"
 
 
-WHEEL: tuple[Job, ...] = (
+PIPELINE: tuple[Job, ...] = (
     Job("simulate", "spark", "writes the raw log of a simulated market with known truth", code=("rl",)),
     Job(
         "ingest",
@@ -125,4 +125,4 @@ WHEEL: tuple[Job, ...] = (
     Job("report", "local", "one HTML page of all that"),
 )
 
-JOBS: dict[str, Job] = {job.name: job for job in WHEEL}
+JOBS: dict[str, Job] = {job.name: job for job in PIPELINE}
