@@ -11,7 +11,7 @@ import polars as pl
 
 from acceptance import lakes
 from acceptance.claims import Claim
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 LEAST, LEAST_OF_BOTS = 0.98, 0.9
 BY_VALUE = ("event_time", "event_type", "price", "quantity")

@@ -12,7 +12,7 @@ from acceptance.claims import DATA, Claim, turn
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 FIRST_DAY = "2011-08-01"
 SHORT_TRAINING = ("--train-encoder.num-epochs", "4", "--train-encoder.two-tower-epochs", "4")

@@ -10,7 +10,7 @@ from acceptance.elsewhere import shipped, spark_submit
 from acceptance.processes import await_end, descendants, started, wait_for
 from acceptance.same import differences
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 FIRST, SECOND = "silver/events", "silver/items"
 MOST_SECONDS = 180

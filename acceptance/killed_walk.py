@@ -12,7 +12,7 @@ from acceptance.processes import await_end, descendants, kill, started, wait_for
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pipeline import PIPELINE
 
 NUM_KILLS, SEED = 5, 20261125

@@ -9,8 +9,8 @@ from typing import Any
 
 from acceptance.claims import DATA, turn
 from acceptance.results import CODE, STATE, code_hash
-from lib.lake import Lake
-from lib.sql import query
+from lib.lake.lake import Lake
+from lib.lake.query import query
 
 LAKES = STATE / "lakes"
 # A small market and short training, for checks that turn the wheel many times; and the real logs.

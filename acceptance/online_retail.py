@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from acceptance import lakes
 from acceptance.claims import DATA, SHARED, Claim, run_command
 from acceptance.lakes import row, rows
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 RECORDS, DUPLICATES, KNOWN_PURCHASES, PURCHASES = 541_909, 5_268, 391_150, 522_504
 CUSTOMERS = {"all": 1_666, "new": 1_565}

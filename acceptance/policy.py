@@ -12,7 +12,7 @@ from pyarrow import csv
 from acceptance import lakes
 from acceptance.claims import DATA, Claim
 from lib.cluster import ray_session
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
 from lib.walk import load_job

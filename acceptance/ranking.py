@@ -3,7 +3,7 @@
 from acceptance import lakes
 from acceptance.claims import Claim
 from acceptance.lakes import row, rows
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.models.judging import REFERENCE
 
 STRATEGIES = ("item_to_item", "als", "two_tower")

@@ -18,7 +18,7 @@ from acceptance.processes import kill
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.settings import ClusterSettings
 from lib.submit import command

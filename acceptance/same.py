@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lib.lake import Lake
-from lib.sql import connect
+from lib.lake.lake import Lake
+from lib.lake.query import connect
 from lib.tables import contract
 
 # What comes from networks or carries their runs' ids is the same when keys agree and validation metrics agree within 1 %.

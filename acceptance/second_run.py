@@ -8,7 +8,7 @@ from acceptance.processes import watched_turn
 from acceptance.results import STATE
 from acceptance.same import digest
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 MOST_SECONDS_TO_START = 30
 

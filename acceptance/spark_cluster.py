@@ -11,7 +11,7 @@ from acceptance.claims import Claim, run_command
 from acceptance.elsewhere import shipped, spark_submit
 from acceptance.same import differences
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.submit import PACKAGE
 
 MASTER = "local-cluster[2,1,2048]"

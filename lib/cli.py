@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lib import package
 from lib import submit as submitting
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.settings import ClusterSettings
 from lib.tables import contract
@@ -120,7 +120,7 @@ def query(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, all rows.")] = False,
 ) -> None:
     """Ask the lake in SQL, read-only."""
-    from lib import sql as asking  # noqa: PLC0415
+    from lib.lake import query as asking  # noqa: PLC0415
 
     columns, rows = asking.query(_held(lake), sql, limit=None if csv else limit)
     if csv:

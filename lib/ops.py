@@ -7,7 +7,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.tables import Table
 from lib.tables.ops import MODELS, RUNS
 

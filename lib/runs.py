@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from lib import formats, ops
-from lib.lake import Lake, commit_files, conform, transaction_id, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, transaction_id, write_files
 from lib.pipeline import JOBS, ROOT, Job
 from lib.settings import JobSettings
 from lib.tables import contract

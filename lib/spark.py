@@ -16,7 +16,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lib import runs
-from lib.lake import transaction_id
+from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
 from lib.settings import JobSettings
 from lib.tables import Table, contract

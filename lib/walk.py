@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lib import cluster, runs
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pipeline import JOBS, PIPELINE, ROOT, Job
 from lib.report import write_report
 from lib.settings import SHARED_SECTIONS, JobSettings

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from lib import ops, walk
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pipeline import JOBS, PIPELINE
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,7 @@ from lib.broadcast import Broadcast
 from lib.cleaning import DESCRIPTION, CleaningRules
 from lib.format_parts import locate, stored_names
 from lib.formats import Source
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pseudonyms import fingerprint, load_key
 from lib.runs import PrivateValueError
 from lib.settings import JobSettings

@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 from lib.broadcast import InProcess
 from lib.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.format_parts import stored_names
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.reading import find_files
 from lib.runs import InputFile
 from lib.settings import JobSettings

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 Row = dict[str, Any]
 HEADLINE_METRIC = "ndcg"

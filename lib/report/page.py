@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import plotly.offline
 
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.report import log, results, shop
 from lib.report.facts import HEADLINE_K, LakeFacts, by_reason
 from lib.report.parts import count, decimal, interval, percent, plural, sentence, signed, words

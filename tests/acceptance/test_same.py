@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from acceptance.same import differences, digest
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.tables import contract
 
 AS_OF = datetime(2026, 1, 21, tzinfo=UTC)

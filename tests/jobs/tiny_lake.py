@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from acceptance.processes import descendants
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.tables import contract
 
 START, END = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 31))

@@ -9,7 +9,8 @@ import pytest
 
 from lib import ops
 from lib.cli import main
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.pipeline import JOBS, ROOT
 from lib.runs import code_version
 from lib.submit import PACKAGE

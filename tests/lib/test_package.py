@@ -19,7 +19,8 @@ from ray._private.runtime_env.packaging import create_package
 
 from lib import ops
 from lib import package as package_module
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.package import build
 from lib.pipeline import JOBS, ROOT
 from lib.runs import code_version

@@ -9,7 +9,8 @@ from deltalake import DeltaTable
 from pydantic import Field
 
 from lib import ops
-from lib.lake import CONTRACT_VERSION, Lake, commit_files, write_files
+from lib.lake.lake import CONTRACT_VERSION, Lake
+from lib.lake.writes import commit_files, write_files
 from lib.pipeline import JOBS
 from lib.runs import InputFile, PrivateValueError, Run, is_fresh, require_writable, start_run
 from lib.settings import JobSettings

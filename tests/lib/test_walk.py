@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import start_run
 from lib.settings import JobSettings

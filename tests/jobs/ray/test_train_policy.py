@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from lib import ops
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.tables import contract
 from rl import qnet
 from rl.decisions import Decisions

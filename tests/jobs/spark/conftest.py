@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.tables import contract
 from tests.jobs.tiny_lake import END, EVENT, START, mapping
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from lib.pseudonyms import load_key, pseudonyms
 from lib.settings import PrivacySettings
 from lib.tables import contract

@@ -13,7 +13,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from lib.features import FEATURES
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.spark import session, spark_schema
 from lib.tables import contract
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 MAPPING = """
 name: own

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib import ops
-from lib.lake import Lake
+from lib.lake.lake import Lake
 from rl.records import KINDS_OF_DIRT
 
 SMALL = {"num_users": 150, "num_items": 60, "days": 12, "bots_per_user": 0.05, "seed": 5}

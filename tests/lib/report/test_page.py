@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lib import ops
-from lib.lake import Lake, commit_files, conform, write_files
+from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.report import summary_rows, write_report
 from lib.tables import Table, contract
 

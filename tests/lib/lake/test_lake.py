@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lib.lake import CONTRACT_VERSION, Lake, commit_files, conform, write_files
+from lib.lake.lake import CONTRACT_VERSION, Lake
+from lib.lake.writes import commit_files, conform, write_files
 from lib.pipeline import ROOT
 from lib.tables import contract
 
@@ -54,7 +55,7 @@ def test_files_are_read_without_calls_back_into_python(lake):
     commit(lake, vectors({}), number=1)
     filesystem = lake.dataset("gold/vectors").filesystem
     assert not filesystem.type_name.startswith("py::")
-    script = f"from lib.lake import Lake; Lake({lake.path!r}).dataset('gold/vectors').to_table()"
+    script = f"from lib.lake.lake import Lake; Lake({lake.path!r}).dataset('gold/vectors').to_table()"
     codes = [subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode for _ in range(3)]
     assert codes == [0, 0, 0]
 

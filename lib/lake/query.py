@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from lib.lake import Lake
+from lib.lake.lake import Lake
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:

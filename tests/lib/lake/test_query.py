@@ -3,8 +3,9 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from lib.lake import Lake, commit_files, write_files
-from lib.sql import print_csv, query
+from lib.lake.lake import Lake
+from lib.lake.query import print_csv, query
+from lib.lake.writes import commit_files, write_files
 from lib.tables import contract
 
 VECTORS = contract("gold/vectors")

@@ -1,0 +1,143 @@
+"""The lake: where tables and files lie, and which version holds the newest data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+from deltalake import DeltaTable
+
+from lib.tables import Table, contract
+
+CONTRACT_VERSION = "cartwheel.contractVersion"
+
+# Commits that rearrange or describe a table and change no data: they make nothing stale.
+DATALESS_OPERATIONS = frozenset(
+    {
+        "ADD CONSTRAINT",
+        "DROP CONSTRAINT",
+        "SET TBLPROPERTIES",
+        "UNSET TBLPROPERTIES",
+        "OPTIMIZE",
+        "VACUUM START",
+        "VACUUM END",
+    }
+)
+
+UNREADABLE_FEATURES = frozenset({"deletionVectors", "columnMapping"})
+
+
+@dataclass(frozen=True)
+class Lake:
+    """One shop's tables and files below one folder or object-store URI."""
+
+    path: str
+
+    def uri(self, table: str) -> str:
+        """Where the table `<layer>/<name>` lies."""
+        return f"{self.path.rstrip('/')}/{table}"
+
+    @cached_property
+    def folder(self) -> Path:
+        """The lake as a folder: its files lie on a file system that every node mounts."""
+        return Path(self.path).expanduser().absolute()
+
+    def files(self, kind: str, run_id: str) -> Path:
+        """The folder of one run's files, `<lake>/files/<kind>/<run_id>`, made if absent."""
+        folder = self.folder / "files" / kind / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def exists(self, table: str) -> bool:
+        return bool(DeltaTable.is_deltatable(self.uri(table)))
+
+    def open(self, table: str, version: int | None = None) -> DeltaTable:
+        """The Delta table at a version (default: the latest).
+
+        Raises:
+            ValueError: it was written by another contract version, or uses a feature that readers here return wrongly.
+        """
+        delta = DeltaTable(self.uri(table), version=version)
+        features = set(delta.protocol().reader_features or ()) & UNREADABLE_FEATURES
+        if features:
+            raise ValueError(
+                f"{table} uses {', '.join(sorted(features))}, which Ray and DuckDB read wrongly; rewrite it without"
+            )
+        written_by = delta.metadata().configuration.get(CONTRACT_VERSION)
+        known = str(contract(table).version)
+        if written_by != known:
+            raise ValueError(
+                f"{table} is of contract version {written_by}, this release knows version {known}; "
+                "use the release that wrote it, or rebuild the table"
+            )
+        return delta
+
+    def data_version(self, table: str) -> int | None:
+        """The latest version that changed data; None where there is no table."""
+        if not self.exists(table):
+            return None
+        delta = self.open(table)
+        for commit in delta.history():
+            if commit["operation"] not in DATALESS_OPERATIONS:
+                return int(commit["version"])
+        return int(delta.version())
+
+    def dataset(self, table: str, version: int | None = None) -> ds.Dataset:
+        """The table as an Arrow dataset, with projection and filters pushed down to its files.
+
+        Files of this machine are read by Arrow itself: its threads would else call back into Python, which ends the process with an
+        abort where it ends meanwhile.
+        """
+        delta = self.open(table, version)
+        if "://" in self.path:
+            return delta.to_pyarrow_dataset()
+        folder = str(Path(self.uri(table)).expanduser().absolute())
+        return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem()))
+
+    def num_rows(self, table: str, version: int | None = None) -> int:
+        return int(self.dataset(table, version).count_rows()) if self.exists(table) else 0
+
+    def sources(self) -> list[str]:
+        """The bronze tables of the mapping's sources, by name."""
+        bronze = self.folder / "bronze"
+        names = sorted(f"bronze/{folder.name}" for folder in bronze.iterdir()) if bronze.is_dir() else []
+        return [name for name in names if name not in ("bronze/images", "bronze/rejects") and self.exists(name)]
+
+    def tables(self) -> list[str]:
+        """Every table that the lake holds, in the order of its layers."""
+        found = []
+        for layer in ("bronze", "silver", "gold", "ops"):
+            folder = self.folder / layer
+            names = sorted(f"{layer}/{entry.name}" for entry in folder.iterdir()) if folder.is_dir() else []
+            found += [name for name in names if self.exists(name)]
+        return found
+
+    def ensure(self, table: Table, properties: Mapping[str, str] | None = None) -> DeltaTable:
+        """Create the table by its contract where it is absent, and any check that a kill left out."""
+        uri = self.uri(table.name)
+        if not DeltaTable.is_deltatable(uri):
+            DeltaTable.create(
+                uri,
+                table.schema,
+                mode="ignore",
+                partition_by=list(table.partition_by),
+                name=table.name,
+                description=table.comment,
+                configuration={CONTRACT_VERSION: str(table.version), **(properties or {})},
+                raise_if_key_not_exists=False,
+            )
+        delta = self.open(table.name)
+        present = delta.metadata().configuration
+        for name, condition in table.checks.items():
+            if f"delta.constraints.{name}" not in present:
+                delta.alter.add_constraint({name: condition})
+        return delta
+
+    def committed(self, table: str, transaction: str) -> int:
+        """The number of the last run that committed to the table under this transaction id; 0 where none did."""
+        if not self.exists(table):
+            return 0
+        version = self.open(table).transaction_version(transaction)
+        return 0 if version is None else int(version)
