@@ -11,8 +11,8 @@ from acceptance import lakes
 from acceptance.claims import DATA, Claim, turn
 from acceptance.results import STATE
 from acceptance.same import differences
-from lib import ops
 from lib.lake.lake import Lake
+from lib.runs import history
 
 FIRST_DAY = "2011-08-01"
 SHORT_TRAINING = ("--train-encoder.num-epochs", "4", "--train-encoder.two-tower-epochs", "4")
@@ -32,7 +32,9 @@ def check() -> list[Claim]:
     seconds = turn_on(lake, logs)
     fresh = lakes.empty("at_once", key_of_lake=lake)
     whole_seconds = turn_on(fresh, logs)
-    ingested = [[Path(file["path"]).name for file in row["input_files"]] for row in ops.runs(Lake(str(lake)), "ingest")]
+    ingested = [
+        [Path(file["path"]).name for file in row["input_files"]] for row in history.runs(Lake(str(lake)), "ingest")
+    ]
     apart = differences(lake, fresh)
     num_tables = len([name for name in Lake(str(lake)).tables() if not name.startswith("ops/")])
     return [

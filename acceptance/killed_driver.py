@@ -9,8 +9,8 @@ from acceptance.claims import Claim, run_command
 from acceptance.elsewhere import shipped, spark_submit
 from acceptance.processes import await_end, descendants, started, wait_for
 from acceptance.same import differences
-from lib import ops
 from lib.lake.lake import Lake
+from lib.runs import history
 
 FIRST, SECOND = "silver/events", "silver/items"
 MOST_SECONDS = 180
@@ -34,10 +34,10 @@ def check() -> list[Claim]:
         driver.wait()
         await_end(pids)
     killed = {table: last_commit(lake, table) - before[table] for table in (FIRST, SECOND)}
-    status = ops.runs(Lake(str(lake)), "clean")[-1]["status"]
+    status = history.runs(Lake(str(lake)), "clean")[-1]["status"]
     run_command(command, cwd=folder)
     after = {table: last_commit(lake, table) - before[table] for table in (FIRST, SECOND)}
-    run = ops.runs(Lake(str(lake)), "clean")[-1]
+    run = history.runs(Lake(str(lake)), "clean")[-1]
     apart = differences(lake, reference)
     return [
         Claim(

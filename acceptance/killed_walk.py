@@ -11,9 +11,9 @@ from acceptance.claims import CARTWHEEL, Claim, turn
 from acceptance.processes import await_end, descendants, kill, started, wait_for
 from acceptance.results import STATE
 from acceptance.same import differences
-from lib import ops
 from lib.lake.lake import Lake
 from lib.pipeline import PIPELINE
+from lib.runs import history
 
 NUM_KILLS, SEED = 5, 20261125
 SECONDS_TO_END = 90
@@ -55,7 +55,7 @@ def check() -> list[Claim]:
 def random_moments(reference: Path) -> Iterator[tuple[str, float]]:
     """For each fifth of the wheel's jobs, one of them and a number of seconds below those that it took undisturbed."""
     generator = random.Random(SEED)
-    seconds = {row["job"]: row["seconds"] for row in ops.runs(Lake(str(reference)))}
+    seconds = {row["job"]: row["seconds"] for row in history.runs(Lake(str(reference)))}
     jobs = [job.name for job in PIPELINE if job.name in seconds]
     for number in range(NUM_KILLS):
         job = generator.choice(jobs[number * len(jobs) // NUM_KILLS : (number + 1) * len(jobs) // NUM_KILLS])

@@ -17,9 +17,9 @@ from acceptance.claims import Claim, environment
 from acceptance.processes import kill
 from acceptance.results import STATE
 from acceptance.same import differences
-from lib import ops
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
+from lib.runs import history
 from lib.settings import ClusterSettings
 from lib.submit import command
 from lib.walk import arguments_of
@@ -48,7 +48,7 @@ def check() -> list[Claim]:
         apart = differences(lake, reference)
         disturbed = submitted(address, lake, kill_a_worker=True)
         apart_after_kill = differences(lake, reference)
-    statuses = [row["status"] for row in ops.runs(Lake(str(lake)), "train_encoder")]
+    statuses = [row["status"] for row in history.runs(Lake(str(lake)), "train_encoder")]
     nodes = set(plain.workers.values())
     return [
         Claim(

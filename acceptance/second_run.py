@@ -7,8 +7,8 @@ from acceptance.claims import CARTWHEEL, Claim
 from acceptance.processes import watched_turn
 from acceptance.results import STATE
 from acceptance.same import digest
-from lib import ops
 from lib.lake.lake import Lake
+from lib.runs import history
 
 MOST_SECONDS_TO_START = 30
 
@@ -41,4 +41,4 @@ def check() -> list[Claim]:
 
 def jobs_run(lake: Path) -> list[str]:
     """The job of every run, in the order in which they began."""
-    return [str(row["job"]) for row in ops.runs(Lake(str(lake)))]
+    return [str(row["job"]) for row in history.runs(Lake(str(lake)))]

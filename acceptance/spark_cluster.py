@@ -10,8 +10,8 @@ from acceptance import lakes
 from acceptance.claims import Claim, run_command
 from acceptance.elsewhere import shipped, spark_submit
 from acceptance.same import differences
-from lib import ops
 from lib.lake.lake import Lake
+from lib.runs import history
 from lib.submit import PACKAGE
 
 MASTER = "local-cluster[2,1,2048]"
@@ -48,7 +48,7 @@ def check() -> list[Claim]:
         seconds[job] = time.monotonic() - began
     for application in applications() - kept:
         shutil.rmtree(application)
-    numbers = {job: ops.runs(Lake(str(lake)), job)[-1] for job in seconds}
+    numbers = {job: history.runs(Lake(str(lake)), job)[-1] for job in seconds}
     apart = differences(lake, reference)
     return [
         Claim(

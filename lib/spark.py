@@ -15,9 +15,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
-from lib import runs
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
+from lib.runs import run as runs
 from lib.settings import JobSettings
 from lib.tables import Table, contract
 
@@ -125,7 +125,7 @@ class SparkRun(runs.Run):
 
 @contextmanager
 def start_run(job: str, settings: JobSettings) -> Iterator[SparkRun]:
-    """A run of a Spark job; see `lib.runs.start_run`."""
+    """A run of a Spark job; see `lib.runs.run.start_run`."""
     with runs.start_run(job, settings, SparkRun) as run:
         yield run
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from lib import cluster, runs
-from lib.lake.lake import Lake
+from lib import cluster
+from lib.lake.lake import Lake, require_writable
 from lib.pipeline import JOBS, PIPELINE, ROOT, Job
 from lib.report import write_report
+from lib.runs.errors import recordable_traceback
+from lib.runs.freshness import is_fresh
 from lib.settings import SHARED_SECTIONS, JobSettings
 
 SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
@@ -96,7 +98,7 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
         JobError: a job ended with an error, in one line.
         ValueError: another walk is under way on this lake, or the lake cannot be written.
     """
-    runs.require_writable(Lake(str(lake)))
+    require_writable(Lake(str(lake)))
     log = lake / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     exit_code = 0
@@ -104,7 +106,7 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
         for number, stage in enumerate(stages, 1):
             show(f"[{number}/{len(stages)}] {stage.job.name}: {stage.job.does}")
             # ingest looks for new files itself
-            unchanged = None if stage.job.name == "ingest" else runs.is_fresh(stage.job, stage.settings)
+            unchanged = None if stage.job.name == "ingest" else is_fresh(stage.job, stage.settings)
             if unchanged is not None:
                 show(f"{stage.job.name:<15}unchanged ({unchanged})")
                 continue
@@ -112,7 +114,7 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
                 exit_code = max(exit_code, _run(stage, ray_address, show, log))
             except Exception as error:
                 with log.open("a") as output:
-                    output.write(runs.recordable_traceback(error))
+                    output.write(recordable_traceback(error))
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 first_line = (str(error).strip().splitlines() or [""])[0]
                 raise JobError(f"{stage.job.name}: {kind}{first_line}\nall output: {log}") from error

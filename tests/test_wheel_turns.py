@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import pytest
 
-from lib import ops, walk
+from lib import walk
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, PIPELINE
+from lib.runs import history
 
 ROOT = Path(__file__).parents[1]
 RUN_JOBS = [job.name for job in PIPELINE if job.engine != "local"]
@@ -73,7 +74,7 @@ def turn(folder: Path, *arguments: str) -> Turn:
     lake = Lake(str(folder))
     versions = {name: lake.open(name).version() for name in lake.tables() if not name.startswith("ops/")}
     assert done.stderr == ""  # what Spark and Ray say goes to the log
-    return Turn(done.returncode, done.stdout, versions, dict(Counter(row["job"] for row in ops.runs(lake))))
+    return Turn(done.returncode, done.stdout, versions, dict(Counter(row["job"] for row in history.runs(lake))))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def first(folder: Path) -> Turn:
 def test_one_turn_runs_every_job_and_fills_every_table(first: Turn, folder: Path):
     assert first.code == 0, first.printed
     lake = Lake(str(folder))
-    assert {row["job"]: row["status"] for row in ops.runs(lake)} == dict.fromkeys(RUN_JOBS, "done")
+    assert {row["job"]: row["status"] for row in history.runs(lake)} == dict.fromkeys(RUN_JOBS, "done")
     written = {table for job in PIPELINE for table in job.writes if table != "bronze/*"}
     assert {table: lake.num_rows(table) > 0 for table in written} == dict.fromkeys(written, True)
     records = sum(lake.num_rows(table) for table in lake.sources() if table != "bronze/items")
@@ -168,7 +169,7 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
                 stage.main(stage.settings)  # as the job that the wheel would submit: it ends before it needs Ray
 
     said = capsys.readouterr().out.splitlines()
-    status = {row["job"]: row["status"] for row in ops.runs(Lake(str(lake)))}
+    status = {row["job"]: row["status"] for row in history.runs(Lake(str(lake)))}
     assert {job for job, what in status.items() if what == "done"} == {"ingest", "clean", "featurize"}
     skipped = [job for job, what in status.items() if what == "skipped"]
     assert sorted(skipped) == sorted(set(JOBS) - {"simulate", "ingest", "clean", "featurize", "report"})

@@ -32,7 +32,7 @@ from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
 from gan.pictures import PreparedPictures
 from gan.provenance import SourceType, provenance, save
 from gan.quality import CategoryQuality, averaged
-from lib.runs import Run, start_run
+from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 

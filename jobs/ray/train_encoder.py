@@ -30,7 +30,7 @@ from lib.models.judging import REFERENCE, judge
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import KnownPairs
 from lib.models.two_tower import PairSampler, TwoTower
-from lib.runs import Run, start_run
+from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 

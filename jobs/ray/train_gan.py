@@ -32,7 +32,7 @@ from gan.quality import NUM_NEIGHBOURS
 from gan.train import fit
 from lib.cluster import ray_session
 from lib.metrics import mean_interval
-from lib.runs import Run, start_run
+from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 

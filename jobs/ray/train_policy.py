@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from lib.cluster import ray_session
-from lib.runs import Run, start_run
+from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 from rl import qnet

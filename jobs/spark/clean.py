@@ -25,7 +25,7 @@ from lib.format_parts import locate, stored_names
 from lib.formats import Source
 from lib.lake.lake import Lake
 from lib.pseudonyms import fingerprint, load_key
-from lib.runs import PrivateValueError
+from lib.runs.errors import PrivateValueError
 from lib.settings import JobSettings
 from lib.spark import SparkRun, spark_schema, start_run
 from lib.tables import contract

@@ -25,7 +25,7 @@ from lib.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.format_parts import stored_names
 from lib.lake.lake import Lake
 from lib.reading import find_files
-from lib.runs import InputFile
+from lib.runs.run import InputFile
 from lib.settings import JobSettings
 from lib.spark import SparkRun, spark_schema, start_run
 from lib.tables import Table, contract

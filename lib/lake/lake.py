@@ -1,5 +1,6 @@
 """The lake: where tables and files lie, and which version holds the newest data."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,3 +142,22 @@ class Lake:
             return 0
         version = self.open(table).transaction_version(transaction)
         return 0 if version is None else int(version)
+
+
+def require_writable(lake: Lake) -> None:
+    """Make the lake's folder, its owner's alone, and try to write there; an object store shows it at the first commit.
+
+    Raises:
+        ValueError: it cannot be written, and why.
+    """
+    if "://" in lake.path:
+        return
+    try:
+        if not lake.folder.exists():
+            lake.folder.mkdir(mode=0o700, parents=True)
+            (lake.folder / ".gitignore").write_text("*\n")  # a lake in a checkout is never committed with it
+        probe = lake.folder / f".writable-{time.monotonic_ns()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"the lake {lake.path} cannot be written: {error.strerror}") from None

@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from lib.lake.lake import Lake
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
+MAX_ATTEMPTS = 8  # of a merge that another writer's commit crosses
 
 
 def transaction_id(job: str, table: str, where: Mapping[str, str] | None = None) -> str:
@@ -163,3 +165,28 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, int):
         return value
     return float(value) if hasattr(value, "as_tuple") else str(value)
+
+
+def rows_of(lake: Lake, table: Table, order: str) -> list[dict[str, Any]]:
+    """The rows of a small table in the order of a column; none where the lake has no such table."""
+    if not lake.exists(table.name):
+        return []
+    rows: list[dict[str, Any]] = lake.dataset(table.name).to_table().sort_by(order).to_pylist()
+    return rows
+
+
+def upsert(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Merge rows by the table's key; two runs may save at once, so a conflict is tried again."""
+    source = pa.Table.from_pylist(rows, schema=table.schema)
+    same_key = " AND ".join(f"target.{column} = source.{column}" for column in table.key)
+    for attempt in range(MAX_ATTEMPTS):
+        delta: DeltaTable = lake.ensure(table)
+        merge = delta.merge(source, same_key, source_alias="source", target_alias="target")
+        try:
+            merge.when_matched_update_all().when_not_matched_insert_all().execute()
+        except CommitFailedError:
+            if attempt == MAX_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+        else:
+            return

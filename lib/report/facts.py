@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from lib import ops
 from lib.lake.lake import Lake
+from lib.runs import history
 
 Row = dict[str, Any]
 HEADLINE_METRIC = "ndcg"
@@ -83,7 +83,7 @@ class LakeFacts:
     @cached_property
     def latest_runs(self) -> dict[str, Row]:
         """The newest run of each job, by job, in the order in which they began."""
-        newest = {run["job"]: run for run in sorted(ops.runs(self.lake), key=lambda run: int(run["number"]))}
+        newest = {run["job"]: run for run in sorted(history.runs(self.lake), key=lambda run: int(run["number"]))}
         return dict(sorted(newest.items(), key=lambda item: item[1]["started_at"]))
 
     @cached_property

@@ -3,10 +3,10 @@
 import base64
 from pathlib import Path
 
-from lib import ops
 from lib.report.charts import bar_chart, column_chart
 from lib.report.facts import LakeFacts
 from lib.report.parts import Grid, Picture, Section, count, decimal, moment, percent, plural, words
+from lib.runs import model_registry
 
 NUM_TOP = 10
 NUM_ADVERTISED_ITEMS = 4
@@ -45,7 +45,7 @@ def adverts(facts: LakeFacts) -> Section:
 
 def _sample_grids(facts: LakeFacts) -> list[Picture]:
     """The current generator's grid of samples: the newest picture in its folder."""
-    model = ops.current_model(facts.lake, "gan")
+    model = model_registry.current_model(facts.lake, "gan")
     if model is None:
         return []
     files = sorted(facts.file(model["uri"]).glob("*.png"), key=lambda file: (file.stat().st_mtime, file.name))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lib import ops
 from lib.cli import main
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.pipeline import JOBS, ROOT
-from lib.runs import code_version
+from lib.runs import history
+from lib.runs.freshness import code_version
 from lib.submit import PACKAGE
 from lib.tables import contract
 
@@ -127,7 +127,7 @@ def test_a_job_submitted_on_this_machine_runs_as_the_code_that_lies_here(cartwhe
     (ROOT / PACKAGE).unlink(missing_ok=True)
     code, _ = cartwheel("submit", "experiment", "--lake.path", lake, "--cluster.driver-memory", "1g")
     assert code == 0
-    (run,) = ops.runs(Lake(str(lake)), "experiment")
+    (run,) = history.runs(Lake(str(lake)), "experiment")
     assert (run["status"], run["code_version"]) == ("skipped", code_version(JOBS["experiment"]))
     assert (ROOT / PACKAGE).is_file()
 

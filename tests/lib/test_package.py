@@ -17,13 +17,13 @@ import pyspark
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from lib import ops
 from lib import package as package_module
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.package import build
 from lib.pipeline import JOBS, ROOT
-from lib.runs import code_version
+from lib.runs import history
+from lib.runs.freshness import code_version
 from lib.settings import ClusterSettings
 from lib.submit import PACKAGE, command
 from lib.tables import contract
@@ -228,7 +228,7 @@ def test_driver_and_executor_find_the_project_in_the_zip(submitted):
 def test_a_job_from_the_zip_writes_its_tables_and_is_the_same_code_as_in_the_checkout(submitted):
     lake: Lake = submitted["lake"]
     assert lake.num_rows("silver/events") == 3
-    (row,) = ops.runs(lake, "clean")
+    (row,) = history.runs(lake, "clean")
     assert (row["status"], row["code_version"]) == ("done", code_version(JOBS["clean"]))
 
 
@@ -238,4 +238,4 @@ def test_neither_key_nor_id_stands_in_sparks_event_log_or_what_the_job_says(subm
     assert any('"Event":"SparkListenerJobEnd"' in text for text in logs)
     assert "cleaned lines" in submitted["said"]
     for secret in (KEY, KEY.encode().hex(), "ann@shop", "bob@shop"):
-        assert not any(secret in text for text in (*logs, submitted["said"], str(ops.runs(submitted["lake"]))))
+        assert not any(secret in text for text in (*logs, submitted["said"], str(history.runs(submitted["lake"]))))

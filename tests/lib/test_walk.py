@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import ops
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
-from lib.runs import start_run
+from lib.runs import history
+from lib.runs.run import start_run
 from lib.settings import JobSettings
 from lib.walk import JobError, Stage, plan, walk
 
@@ -137,7 +137,7 @@ def test_a_real_job_that_fails_has_changed_no_table_and_says_why_in_one_line(lak
     assert [line for line in shown if line.startswith("[")] == [f"[1/2] ingest: {JOBS['ingest'].does}"]
     held = Lake(str(lake))
     assert held.tables() == ["ops/runs"]
-    assert [row["status"] for row in ops.runs(held)] == ["failed"]
+    assert [row["status"] for row in history.runs(held)] == ["failed"]
 
 
 def test_one_lake_has_one_walk_at_a_time(lake):

@@ -15,7 +15,7 @@ from gan import pictures
 from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
 from gan.loop import TrainOptions, new_state, train_epoch
 from gan.provenance import read as read_provenance
-from lib import ops
+from lib.runs import model_registry
 from tests.jobs.tiny_lake import START, TinyLake
 
 TEST_FROM = TinyLake.TEST_FROM
@@ -98,7 +98,7 @@ class ShopLake(TinyLake):
             "inputs": [{"table": "bronze/images", "version": 4}], "status": "promoted", "num_parameters": 1,
             "created_at": START,
         }  # fmt: skip
-        ops.register_model(self.lake, row)
+        model_registry.register_model(self.lake, row)
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
         return job.MakeCreativesSettings(**(self.shared_settings | {"min_quality": 0.05} | overrides))

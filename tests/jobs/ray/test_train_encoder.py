@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib import ops
+from lib.runs import model_registry
 from tests.jobs.tiny_lake import TinyLake, WorkerKiller
 
 TRAIN_AS_OF, VALID_FROM, TEST_FROM = datetime(2026, 1, 6, tzinfo=UTC), TinyLake.VALID_FROM, TinyLake.TEST_FROM
@@ -134,7 +134,7 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
     check_vectors(tiny_lake)
     check_metrics(tiny_lake)
     for model in ("encoder", "two_tower"):
-        current = ops.current_model(tiny_lake.lake, model)
+        current = model_registry.current_model(tiny_lake.lake, model)
         assert current is not None
         assert (tiny_lake.lake.folder / current["uri"] / f"{model}.pt").is_file()
 

@@ -17,7 +17,7 @@ from PIL import Image
 from gan import pictures
 from gan.generated import KeptGenerator
 from gan.provenance import read as read_provenance
-from lib import ops
+from lib.runs import model_registry
 from tests.jobs.tiny_lake import START, TinyLake, WorkerKiller
 
 IMAGE = {"source_file": "images.parquet", "batch_id": "ingest-000001", "arrived_at": START}
@@ -104,7 +104,7 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     killer.join()
     assert killer.killed, "no training worker was killed"
     assert not broken.lake.exists("gold/model_metrics")
-    assert ops.current_model(broken.lake, "gan") is None
+    assert model_registry.current_model(broken.lake, "gan") is None
 
     capsys.readouterr()
     job.main(settings)
@@ -125,7 +125,7 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
 
 
 def folder_of_model(lake: PictureLake) -> Path:
-    current = ops.current_model(lake.lake, "gan")
+    current = model_registry.current_model(lake.lake, "gan")
     assert current is not None
     assert current["version"] == "train_gan-000001"
     assert {row["table"] for row in current["inputs"]} == {"bronze/images", "silver/items", "silver/events"}
@@ -158,7 +158,7 @@ def test_a_catalogue_without_pictures_is_skipped(
     tiny_lake.put("silver/items", [{"item_id": "a", "title": "A"}])
     job.main(tiny_lake.settings(job))
     assert "skipped: there is no bronze/images" in capsys.readouterr().out
-    assert ops.current_model(tiny_lake.lake, "gan") is None
+    assert model_registry.current_model(tiny_lake.lake, "gan") is None
     assert not tiny_lake.lake.exists("gold/model_metrics")
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib import ops
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
+from lib.runs import history, model_registry
 from lib.tables import contract
 from rl import qnet
 from rl.decisions import Decisions
@@ -112,7 +112,7 @@ def test_on_the_market_a_better_policy_is_learned_promoted_and_told_with_its_tru
         found["dqn", "valid", "pdis"]["effective_sample_size"] >= 0.05 * found["dqn", "valid", "pdis"]["num_episodes"]
     )
 
-    model = ops.current_model(lake, "policy")
+    model = model_registry.current_model(lake, "policy")
     assert model is not None
     network, served = qnet.load(tmp_path / model["uri"] / "qnet.pt")
     assert served["epsilon"] == 0.1
@@ -165,8 +165,8 @@ def test_a_uniform_log_values_its_own_policy_at_its_mean_click_rate_and_few_rows
     assert decisive["verdict"] == "keep_logging"
     assert "too little evidence" in decisive["reason"]
     assert ("dqn", "valid", "dr") not in found
-    assert ops.current_model(lake, "policy") is None
-    assert [row["status"] for row in ops.models(lake)] == ["candidate"]
+    assert model_registry.current_model(lake, "policy") is None
+    assert [row["status"] for row in model_registry.models(lake)] == ["candidate"]
 
 
 def test_without_a_decision_to_value_on_the_job_is_skipped(job: ModuleType, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_without_a_decision_to_value_on_the_job_is_skipped(job: ModuleType, tmp_
     put(lake, "gold/decisions", table_of(log, np.full(20, "train")))
     put_times(lake, NOON, NOON + timedelta(days=1))
     job.main(job.TrainPolicySettings(lake={"path": str(tmp_path)}, log={"format": "obd"}))
-    last = ops.last_run(lake, "train_policy")
+    last = history.last_run(lake, "train_policy")
     assert last is not None
     assert last["status"] == "skipped"
     assert not lake.exists("gold/policy_values")

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib import ops
 from lib.lake.lake import Lake
 from lib.pseudonyms import load_key, pseudonyms
+from lib.runs import history
 from lib.settings import PrivacySettings
 from lib.tables import contract
 
@@ -191,7 +191,7 @@ def test_nobodys_id_and_no_key_gets_out_of_bronze(cleaned: Shop, capfd: pytest.C
         cleaned.clean(max_reject_frac=0.0)  # an error tells where to look, and nobody's id
     key = load_key(PrivacySettings(), cleaned.lake.path)
     tables = [table for table in cleaned.lake.tables() if not table.startswith(("bronze/", "ops/"))]
-    said = [str(cleaned.read(table)) for table in tables] + [str(ops.runs(cleaned.lake)), *capfd.readouterr()]
+    said = [str(cleaned.read(table)) for table in tables] + [str(history.runs(cleaned.lake)), *capfd.readouterr()]
     traces = [file.read_text() for file in (cleaned.lake.folder / "logs").iterdir()]
     assert any("Traceback" in text for text in traces)
     for secret in ("ann@shop", "bob@shop", key.decode()):
@@ -224,7 +224,7 @@ def test_a_value_of_a_mismapped_column_is_shown_and_not_recorded(shop: Shop, cap
     shop.ingest()
     with pytest.raises(ValueError, match=r"first: 'ann@shop:2024-01-01 12:00:00' in lines/1\.csv:1"):
         shop.clean(max_reject_frac=1.0)
-    (row,) = ops.runs(shop.lake, "clean")
+    (row,) = history.runs(shop.lake, "clean")
     assert row["message"].endswith("have no valid event_time; check the mapping's time; first: lines/1.csv:1")
     logs = [file.read_text() for file in (shop.lake.folder / "logs").iterdir()]
     assert logs

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lib import ops
+from lib.runs import history
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EVENT: dict[str, Any] = {"user_key": "u", "event_type": "impression", "event_time": NOON, "session_id": "s"}
@@ -142,6 +142,6 @@ def test_a_log_without_propensities_is_skipped_with_one_line(
     job.main(job.DecisionsSettings(**small_lake.settings()))
     assert small_lake.read("gold/decisions") == []
     assert "skipped: no impressions with propensities in this log" in capsys.readouterr().out
-    last = ops.last_run(small_lake.lake, "decisions")
+    last = history.last_run(small_lake.lake, "decisions")
     assert last is not None
     assert last["status"] == "skipped"

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib import ops
 from lib.lake.lake import Lake
+from lib.runs import history
 
 MAPPING = """
 name: own
@@ -91,7 +91,7 @@ def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> Non
     pq.write_table(pa.table({"id": [7], "price": [2.5]}), shop.log / "products.parquet")
     pq.write_table(pa.table({"id": [7], "jpg": [b"\xff\xd8"]}), shop.log / "images/1.parquet")
     assert shop.ingest() == 0
-    run = ops.last_run(shop.lake, "ingest")
+    run = history.last_run(shop.lake, "ingest")
     assert run is not None
     files = {file["path"]: file["sha256"] for file in run["input_files"]}
     arrival = {"batch_id": "ingest-000001", "arrived_at": run["started_at"]}
@@ -124,7 +124,7 @@ def test_only_a_new_file_is_read_and_it_may_bring_columns(shop: Shop) -> None:
     before = shop.versions()
     assert shop.ingest() == 0
     assert shop.versions() == before
-    last = ops.last_run(shop.lake, "ingest")
+    last = history.last_run(shop.lake, "ingest")
     assert last is not None
     assert (last["status"], last["message"]) == ("skipped", "no new files among 2")
 
@@ -211,4 +211,4 @@ def test_a_run_that_broke_between_two_sources_is_taken_up_and_appends_nothing_tw
     assert (len(shop.read("bronze/lines")), len(shop.read("bronze/clicks"))) == (1, 1)
     assert shop.ingest() == 0
     assert len(shop.read("bronze/lines")) == 3
-    assert [run["run_id"] for run in ops.runs(shop.lake, "ingest")] == ["ingest-000001", "ingest-000002"]
+    assert [run["run_id"] for run in history.runs(shop.lake, "ingest")] == ["ingest-000001", "ingest-000002"]

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lib import ops
 from lib.lake.lake import Lake
+from lib.runs import history
 from rl.records import KINDS_OF_DIRT
 
 SMALL = {"num_users": 150, "num_items": 60, "days": 12, "bots_per_user": 0.05, "seed": 5}
@@ -184,7 +184,7 @@ def test_the_log_says_what_it_wrote_and_is_kept_until_a_setting_changes(simulate
     said = capsys.readouterr().out
     assert f"files=3  records={len(written.lines):,}  dirty={len(written.truth):,}" in said
     assert read_back(lake / "raw").lines == written.lines
-    assert [row["status"] for row in ops.runs(Lake(str(lake)), "simulate")] == ["done"] * 3
+    assert [row["status"] for row in history.runs(Lake(str(lake)), "simulate")] == ["done"] * 3
 
 
 def test_the_catalogue_is_a_table_with_a_picture_of_each_product(written):

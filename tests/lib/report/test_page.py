@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from lib import ops
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.report import summary_rows, write_report
+from lib.runs import model_registry
 from lib.tables import Table, contract
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -180,7 +180,7 @@ def put_pictures(lake: Lake) -> None:
         "uri": "files/gan/train_gan-000001",
         "run_id": "train_gan-000001",
     }
-    ops.register_model(
+    model_registry.register_model(
         lake, model | {"sha256": None, "inputs": [], "status": "promoted", "num_parameters": 1, "created_at": AS_OF}
     )
     advert = {

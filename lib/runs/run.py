@@ -1,17 +1,13 @@
 """A run of a job: recorded before it writes, reading pinned versions, committing each output once, taken up after a kill."""
 
 import hashlib
-import importlib.resources
 import json
-import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,42 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from lib import formats, ops
-from lib.lake.lake import Lake
+from lib import formats
+from lib.lake.lake import Lake, require_writable
 from lib.lake.writes import commit_files, conform, transaction_id, write_files
-from lib.pipeline import JOBS, ROOT, Job
+from lib.pipeline import JOBS, Job
+from lib.runs import history, model_registry
+from lib.runs.errors import recordable, recordable_traceback
+from lib.runs.freshness import BEFORE_EVENTS, code_version, pin_inputs, pinned, settings_hash
+from lib.runs.log_times import LogTimes, log_times
 from lib.settings import JobSettings
 from lib.tables import contract
-
-# Every job behind clean takes the log's times from the events, whatever else it reads.
-BEFORE_EVENTS = ("simulate", "ingest", "clean")
-
-
-class PrivateValueError(ValueError):
-    """An error whose text quotes a value of the log, for the one who runs the job; `recorded` says the same without it."""
-
-    def __init__(self, shown: str, *, recorded: str) -> None:
-        super().__init__(shown)
-        self.recorded = recorded
 
 
 class Skipped(Exception):  # noqa: N818 - it is no error
     """The log does not hold what the job needs; the wheel goes on."""
-
-
-@dataclass(frozen=True)
-class LogTimes:
-    """The moments of a log, UTC: intervals are `[start, end)`; train before valid_from, valid up to test_from, then test."""
-
-    start: datetime
-    valid_from: datetime
-    test_from: datetime
-    end: datetime
-
-    @property
-    def window(self) -> timedelta:
-        """Length of a label window: as long as the test window."""
-        return self.end - self.test_from
 
 
 @dataclass(frozen=True)
@@ -117,7 +91,7 @@ class Run:
         """The pinned version of an input; ends the run as skipped where the job cannot do without it and it holds no rows."""
         if table in self.job.reads and not self.has(table):
             writer = next((job for job in JOBS.values() if table in job.writes), None)
-            last = ops.last_run(self.lake, writer.name) if writer else None
+            last = history.last_run(self.lake, writer.name) if writer else None
             raise Skipped(
                 f"there is no {table}"
                 + (f" ({writer.name}: {last['message']})" if writer and last and last["message"] else "")
@@ -178,11 +152,11 @@ class Run:
             "num_parameters": num_parameters,
             "created_at": self.started_at,
         }
-        ops.register_model(self.lake, row)
+        model_registry.register_model(self.lake, row)
 
     def current_model(self, model: str) -> dict[str, Any] | None:
         """The promoted version of a model, a row of ops/models; None where there is none."""
-        return ops.current_model(self.lake, model)
+        return model_registry.current_model(self.lake, model)
 
     def take_files(self, files: Iterable[InputFile]) -> list[InputFile]:
         """Pin the files of this run before its first write; a run that is taken up again keeps the files it had."""
@@ -194,7 +168,7 @@ class Run:
     def known_files(self) -> set[str]:
         """SHA-256 of every file that an earlier run of this job has read to the end."""
         known: set[str] = set()
-        for row in ops.runs(self.lake, self.job.name):
+        for row in history.runs(self.lake, self.job.name):
             written = {output["table"] for output in row["outputs"]}
             for file in row["input_files"]:
                 if row["status"] == "done" or f"bronze/{file['source']}" in written:
@@ -233,7 +207,7 @@ class Run:
             "started_at": self.started_at,
             "finished_at": datetime.now(UTC) if ended else None,
         }
-        ops.save_run(self.lake, row)
+        history.save_run(self.lake, row)
 
 
 @contextmanager
@@ -260,100 +234,17 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
         run.save("done")
 
 
-def recordable(error: BaseException) -> str:
-    """What may be kept of an error: our own words without values of the log; of any other error its kind alone.
-
-    What a library says (a parser, an executor's traceback) may quote a value that it was given.
-    """
-    if isinstance(error, PrivateValueError):
-        return f"ValueError: {error.recorded}"
-    return f"{type(error).__name__}: {error}" if type(error) is ValueError else type(error).__name__
-
-
-def recordable_traceback(error: BaseException) -> str:
-    """The traceback for the lake's own logs, which as little as ops/runs hold a value that an error of ours quotes."""
-    if isinstance(error, PrivateValueError):
-        frames = traceback.format_tb(error.__traceback__)
-        return "".join(["Traceback (most recent call last):\n", *frames, recordable(error), "\n"])
-    return "".join(traceback.format_exception(error))
-
-
-def is_fresh(job: Job, settings: JobSettings) -> str | None:
-    """Why the job need not run again (`done`, or the message of a skip): same inputs, settings and code; else None."""
-    lake = Lake(settings.lake.path)
-    last = ops.last_run(lake, job.name)
-    if last is None or last["status"] not in ("done", "skipped"):
-        return None
-    same = (
-        last["settings_hash"] == settings_hash(job, settings)
-        and last["code_version"] == code_version(job)
-        and _pinned(last["inputs"]) == pin_inputs(job, lake)
-    )
-    return (last["message"] or "done") if same else None
-
-
-def settings_hash(job: Job, settings: JobSettings) -> str:
-    """Identity of the settings that bear on a job's result, the mapping among them."""
-    mapping = "" if job.name == "simulate" else formats.load_mapping(settings.log.format).sha256
-    return hashlib.sha256(f"{settings.hash()}{mapping}".encode()).hexdigest()[:16]
-
-
-def code_version(job: Job) -> str:
-    """Hash of the code that a job runs: its own file, `lib` and the packages that it names, in a checkout or a zip."""
-    own_file = ROOT / job.path if (ROOT / job.path).is_file() else Path(sys.argv[0])
-    digest = hashlib.sha256(own_file.read_bytes() if own_file.is_file() else b"")
-    for package in ("lib", *job.code):
-        for source in _sources_below(importlib.resources.files(package)):
-            digest.update(source)
-    return digest.hexdigest()[:16]
-
-
-def pin_inputs(job: Job, lake: Lake) -> dict[str, int]:
-    """The tables (and current models) that a job would read now, with their versions."""
-    names = [name for name in (*job.reads, *job.may_read) if name != "bronze/*"]
-    names += lake.sources() if "bronze/*" in job.reads else []
-    if job.name not in BEFORE_EVENTS and job.engine != "local":
-        names.append("silver/events")
-    versions = {name: lake.data_version(name) for name in sorted(set(names))}
-    for model in job.models:
-        current = ops.current_model(lake, model)
-        versions[f"ops/models#{model}"] = int(current["version"].rpartition("-")[2]) if current else None
-    return {name: version for name, version in versions.items() if version is not None}
-
-
-def log_times(lake: Lake, mapping: formats.Mapping, version: int) -> LogTimes:
-    """The log's times, from its mapping where it names them, else from the statistics of silver/events.
-
-    Raises:
-        ValueError: the mapping's times lie outside the log.
-    """
-    files = pa.table(lake.open("silver/events", version).get_add_actions(flatten=True))
-    lows, highs = files["min.event_time"], files["max.event_time"]
-    start, last = _utc(pc.min(lows).as_py()), _utc(pc.max(highs).as_py())
-    # Delta's statistics keep milliseconds: the last event lies within the millisecond.
-    end = mapping.times.end or last.replace(microsecond=last.microsecond // 1000 * 1000) + timedelta(milliseconds=1)
-    test_from = mapping.times.test_from or _whole_second(start + (end - start) * 0.9)
-    valid_from = mapping.times.valid_from or _whole_second(start + (end - start) * 0.8)
-    times = LogTimes(start, valid_from, test_from, end)
-    if not start < valid_from < test_from < end:
-        raise ValueError(
-            f"the times {valid_from} (valid_from) and {test_from} (test_from) do not lie in this order within the log "
-            f"({start} to {end}); mend the mapping's times"
-        )
-    return times
-
-
 def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     lake = Lake(settings.lake.path)
     require_writable(lake)
     hash_now, code_now, inputs_now = settings_hash(job, settings), code_version(job), pin_inputs(job, lake)
-    last = ops.last_run(lake, job.name)
+    last = history.last_run(lake, job.name)
     if last is not None and last["status"] in ("running", "failed"):
         written = _committed_outputs(job, lake, last["number"])
         same = last["settings_hash"] == hash_now and last["code_version"] == code_now
-        if same and (written or _pinned(last["inputs"]) == inputs_now):
+        if same and (written or pinned(last["inputs"]) == inputs_now):
             run = kind(
-                job, settings, lake, last["run_id"], last["number"], _pinned(last["inputs"]), hash_now, code_now,
+                job, settings, lake, last["run_id"], last["number"], pinned(last["inputs"]), hash_now, code_now,
                 last["started_at"], [InputFile(**file) for file in last["input_files"]],
             )  # fmt: skip
             if last["as_of"] is not None:
@@ -361,7 +252,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
             run.log(f"takes up {run.run_id}, which did not end")
             run.save("running")
             return run
-        ops.save_run(
+        history.save_run(
             lake, {**last, "status": "abandoned", "outputs": _versions(written), "finished_at": datetime.now(UTC)}
         )
     number = 1 if last is None else last["number"] + 1
@@ -374,25 +265,6 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     return run
 
 
-def require_writable(lake: Lake) -> None:
-    """Make the lake's folder, its owner's alone, and try to write there; an object store shows it at the first commit.
-
-    Raises:
-        ValueError: it cannot be written, and why.
-    """
-    if "://" in lake.path:
-        return
-    try:
-        if not lake.folder.exists():
-            lake.folder.mkdir(mode=0o700, parents=True)
-            (lake.folder / ".gitignore").write_text("*\n")  # a lake in a checkout is never committed with it
-        probe = lake.folder / f".writable-{time.monotonic_ns()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"the lake {lake.path} cannot be written: {error.strerror}") from None
-
-
 def _committed_outputs(job: Job, lake: Lake, number: int) -> dict[str, int]:
     """The tables to which the job's run of that number has committed."""
     written = {}
@@ -403,28 +275,8 @@ def _committed_outputs(job: Job, lake: Lake, number: int) -> dict[str, int]:
     return written
 
 
-def _sources_below(folder: Traversable) -> Iterator[bytes]:
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir() and entry.name != "__pycache__":
-            yield from _sources_below(entry)
-        elif entry.name.endswith((".py", ".j2", ".css")):
-            yield entry.read_bytes()
-
-
 def _versions(versions: Mapping[str, int]) -> list[dict[str, Any]]:
     return [{"table": table, "version": version} for table, version in sorted(versions.items())]
-
-
-def _pinned(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    return {row["table"]: row["version"] for row in rows}
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _whole_second(moment: datetime) -> datetime:
-    return moment.replace(microsecond=0)
 
 
 def _shown(value: Any) -> str:

@@ -8,11 +8,13 @@ import pytest
 from deltalake import DeltaTable
 from pydantic import Field
 
-from lib import ops
-from lib.lake.lake import CONTRACT_VERSION, Lake
+from lib.lake.lake import CONTRACT_VERSION, Lake, require_writable
 from lib.lake.writes import commit_files, write_files
 from lib.pipeline import JOBS
-from lib.runs import InputFile, PrivateValueError, Run, is_fresh, require_writable, start_run
+from lib.runs import history, model_registry
+from lib.runs.errors import PrivateValueError
+from lib.runs.freshness import is_fresh
+from lib.runs.run import InputFile, Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 
@@ -66,7 +68,7 @@ def settings_for(lake: Lake, **given) -> ExperimentSettings:
 
 
 def only_row(lake: Lake) -> dict:
-    (row,) = ops.runs(lake)
+    (row,) = history.runs(lake)
     return row
 
 
@@ -116,7 +118,7 @@ def test_a_failed_run_without_a_commit_is_abandoned_when_there_is_newer_data(lak
     put_events(lake, 2)
     with start_run("experiment", settings_for(lake)) as run:
         assert (run.number, run.inputs["silver/events"]) == (2, lake.data_version("silver/events"))
-    assert [row["status"] for row in ops.runs(lake)] == ["abandoned", "done"]
+    assert [row["status"] for row in history.runs(lake)] == ["abandoned", "done"]
 
 
 def test_a_failure_keeps_its_traceback_and_goes_on_to_the_caller(lake):
@@ -224,7 +226,7 @@ def test_a_promoted_model_retires_the_one_before(lake):
         return run
 
     first, second = promote(), promote()
-    assert {row["version"]: row["status"] for row in ops.models(lake)} == {
+    assert {row["version"]: row["status"] for row in model_registry.models(lake)} == {
         first.run_id: "retired",
         second.run_id: "promoted",
     }

@@ -1,0 +1,74 @@
+"""What a job's result depends on: pinned inputs, settings, code; and whether any of it has changed since the job last ran."""
+
+import hashlib
+import importlib.resources
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from lib import formats
+from lib.lake.lake import Lake
+from lib.pipeline import ROOT, Job
+from lib.runs import history, model_registry
+from lib.settings import JobSettings
+
+# Every job behind clean takes the log's times from the events, whatever else it reads.
+BEFORE_EVENTS = ("simulate", "ingest", "clean")
+
+
+def is_fresh(job: Job, settings: JobSettings) -> str | None:
+    """Why the job need not run again (`done`, or the message of a skip): same inputs, settings and code; else None."""
+    lake = Lake(settings.lake.path)
+    last = history.last_run(lake, job.name)
+    if last is None or last["status"] not in ("done", "skipped"):
+        return None
+    same = (
+        last["settings_hash"] == settings_hash(job, settings)
+        and last["code_version"] == code_version(job)
+        and pinned(last["inputs"]) == pin_inputs(job, lake)
+    )
+    return (last["message"] or "done") if same else None
+
+
+def settings_hash(job: Job, settings: JobSettings) -> str:
+    """Identity of the settings that bear on a job's result, the mapping among them."""
+    mapping = "" if job.name == "simulate" else formats.load_mapping(settings.log.format).sha256
+    return hashlib.sha256(f"{settings.hash()}{mapping}".encode()).hexdigest()[:16]
+
+
+def code_version(job: Job) -> str:
+    """Hash of the code that a job runs: its own file, `lib` and the packages that it names, in a checkout or a zip."""
+    own_file = ROOT / job.path if (ROOT / job.path).is_file() else Path(sys.argv[0])
+    digest = hashlib.sha256(own_file.read_bytes() if own_file.is_file() else b"")
+    for package in ("lib", *job.code):
+        for source in _sources_below(importlib.resources.files(package)):
+            digest.update(source)
+    return digest.hexdigest()[:16]
+
+
+def pin_inputs(job: Job, lake: Lake) -> dict[str, int]:
+    """The tables (and current models) that a job would read now, with their versions."""
+    names = [name for name in (*job.reads, *job.may_read) if name != "bronze/*"]
+    names += lake.sources() if "bronze/*" in job.reads else []
+    if job.name not in BEFORE_EVENTS and job.engine != "local":
+        names.append("silver/events")
+    versions = {name: lake.data_version(name) for name in sorted(set(names))}
+    for model in job.models:
+        current = model_registry.current_model(lake, model)
+        versions[f"ops/models#{model}"] = int(current["version"].rpartition("-")[2]) if current else None
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _sources_below(folder: Traversable) -> Iterator[bytes]:
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir() and entry.name != "__pycache__":
+            yield from _sources_below(entry)
+        elif entry.name.endswith((".py", ".j2", ".css")):
+            yield entry.read_bytes()
+
+
+def pinned(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The versions of tables that a row of ops/runs holds."""
+    return {row["table"]: row["version"] for row in rows}

@@ -1,0 +1,22 @@
+"""The rows of ops/runs: what ran, on what, and how it ended. The table stays small."""
+
+from typing import Any
+
+from lib.lake.lake import Lake
+from lib.lake.writes import rows_of, upsert
+from lib.tables.ops import RUNS
+
+
+def runs(lake: Lake, job: str | None = None) -> list[dict[str, Any]]:
+    """Rows of ops/runs, of one job or of all, the oldest first."""
+    return [row for row in rows_of(lake, RUNS, "started_at") if job is None or row["job"] == job]
+
+
+def last_run(lake: Lake, job: str) -> dict[str, Any] | None:
+    """The job's run with the highest number."""
+    return max(runs(lake, job), key=lambda row: int(row["number"]), default=None)
+
+
+def save_run(lake: Lake, row: dict[str, Any]) -> None:
+    """Insert or update a row of ops/runs."""
+    upsert(lake, RUNS, [row])

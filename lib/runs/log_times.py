@@ -1,0 +1,55 @@
+"""The moments of a log that everything derived is known by: its start, where validation and test begin, its end."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib import formats
+from lib.lake.lake import Lake
+
+
+@dataclass(frozen=True)
+class LogTimes:
+    """The moments of a log, UTC: intervals are `[start, end)`; train before valid_from, valid up to test_from, then test."""
+
+    start: datetime
+    valid_from: datetime
+    test_from: datetime
+    end: datetime
+
+    @property
+    def window(self) -> timedelta:
+        """Length of a label window: as long as the test window."""
+        return self.end - self.test_from
+
+
+def log_times(lake: Lake, mapping: formats.Mapping, version: int) -> LogTimes:
+    """The log's times, from its mapping where it names them, else from the statistics of silver/events.
+
+    Raises:
+        ValueError: the mapping's times lie outside the log.
+    """
+    files = pa.table(lake.open("silver/events", version).get_add_actions(flatten=True))
+    lows, highs = files["min.event_time"], files["max.event_time"]
+    start, last = _utc(pc.min(lows).as_py()), _utc(pc.max(highs).as_py())
+    # Delta's statistics keep milliseconds: the last event lies within the millisecond.
+    end = mapping.times.end or last.replace(microsecond=last.microsecond // 1000 * 1000) + timedelta(milliseconds=1)
+    test_from = mapping.times.test_from or _whole_second(start + (end - start) * 0.9)
+    valid_from = mapping.times.valid_from or _whole_second(start + (end - start) * 0.8)
+    times = LogTimes(start, valid_from, test_from, end)
+    if not start < valid_from < test_from < end:
+        raise ValueError(
+            f"the times {valid_from} (valid_from) and {test_from} (test_from) do not lie in this order within the log "
+            f"({start} to {end}); mend the mapping's times"
+        )
+    return times
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _whole_second(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0)

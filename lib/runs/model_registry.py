@@ -1,0 +1,30 @@
+"""The rows of ops/models: which model versions there are, and which is current. The table stays small."""
+
+from typing import Any
+
+from lib.lake.lake import Lake
+from lib.lake.writes import rows_of, upsert
+from lib.tables.ops import MODELS
+
+
+def models(lake: Lake) -> list[dict[str, Any]]:
+    """Rows of ops/models, the oldest first."""
+    return rows_of(lake, MODELS, "created_at")
+
+
+def current_model(lake: Lake, model: str) -> dict[str, Any] | None:
+    """The promoted version of a model."""
+    promoted = [row for row in models(lake) if row["model"] == model and row["status"] == "promoted"]
+    return promoted[-1] if promoted else None
+
+
+def register_model(lake: Lake, row: dict[str, Any]) -> None:
+    """Insert or update a model version; one that is promoted retires those before it in the same transaction."""
+    changed = [row]
+    if row["status"] == "promoted":
+        changed += [
+            {**old, "status": "retired"}
+            for old in models(lake)
+            if old["model"] == row["model"] and old["version"] != row["version"] and old["status"] == "promoted"
+        ]
+    upsert(lake, MODELS, changed)
