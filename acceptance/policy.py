@@ -11,7 +11,7 @@ from pyarrow import csv
 
 from acceptance import lakes
 from acceptance.claims import DATA, Claim
-from lib.cluster import ray_session
+from lib.engines.ray_train import ray_session
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings

@@ -11,10 +11,10 @@ from deltalake import QueryBuilder
 from acceptance import lakes
 from acceptance.claims import Claim
 from acceptance.results import STATE
+from lib.engines.spark import session
 from lib.lake.lake import Lake
 from lib.lake.query import connect
 from lib.settings import JobSettings
-from lib.spark import session
 
 Digest = tuple[int, int]  # how many rows, and the sum of their hashes: the same for the same rows in any order
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import polars as pl
 import pyarrow as pa
 
-from lib.broadcast import Broadcast
 from lib.cleaning import CleaningRules, CleanShard, clean_events, clean_items
+from lib.engines.arrow_tasks import Broadcast
 from lib.field_types import to_arrow
 from lib.formats import Mapping
 from lib.tables.bronze import REJECTS, SOURCE

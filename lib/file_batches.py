@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lib.broadcast import Broadcast
+from lib.engines.arrow_tasks import Broadcast
 from lib.formats import Mapping
 from lib.reading import LogFile, inspect_file, read_pictures, read_records
 from lib.tables.bronze import SOURCE

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from lib import cluster
+from lib.engines import ray_cluster
 from lib.lake.lake import Lake, require_writable
 from lib.pipeline import JOBS, PIPELINE, ROOT, Job
 from lib.report import write_report
@@ -125,7 +125,7 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
 def _run(stage: Stage, ray_address: Callable[[], str], show: Callable[[str], None], log: Path) -> int:
     if stage.job.engine == "ray":
         entrypoint = shlex.join(["python", str(stage.job.path), *stage.arguments])
-        cluster.run_job(ray_address(), entrypoint, _lines_of(stage.job, show), log)
+        ray_cluster.run_job(ray_address(), entrypoint, _lines_of(stage.job, show), log)
         return 0
     try:
         stage.main(stage.settings)
@@ -149,14 +149,14 @@ def _lines_of(job: Job, show: Callable[[str], None]) -> Callable[[str], None]:
 @contextmanager
 def _ray_when_needed(stages: Sequence[Stage], log: Path) -> Iterator[Callable[[], str]]:
     """Address of the job server: the settings', else a local cluster that starts with the first Ray job and stops at the end."""
-    started: list[cluster.LocalCluster] = []
+    started: list[ray_cluster.LocalCluster] = []
 
     def address() -> str:
         given = stages[0].settings.cluster.ray_address
         if given is not None:
             return given
         if not started:
-            started.append(cluster.start_local_cluster(log))
+            started.append(ray_cluster.start_local_cluster(log))
         return started[0].address
 
     try:

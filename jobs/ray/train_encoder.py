@@ -22,7 +22,7 @@ from ray import train
 from ray.train.torch import prepare_model
 from torch import distributed, nn
 
-from lib.cluster import fit_on_workers, last_state, ray_session, report_epoch
+from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch
 from lib.lake.lake import Lake
 from lib.models import rows
 from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers

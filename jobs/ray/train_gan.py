@@ -30,7 +30,7 @@ from gan.pictures import Category, Pixels, PreparedPictures
 from gan.provenance import provenance, save
 from gan.quality import NUM_NEIGHBOURS
 from gan.train import fit
-from lib.cluster import ray_session
+from lib.engines.ray_train import ray_session
 from lib.metrics import mean_interval
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings

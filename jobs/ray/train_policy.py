@@ -16,7 +16,7 @@ import ray
 import torch
 from pydantic import Field
 
-from lib.cluster import ray_session
+from lib.engines.ray_train import ray_session
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract

@@ -11,8 +11,8 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lib.engines.spark import start_run
 from lib.settings import JobSettings
-from lib.spark import start_run
 
 
 class AlsSettings(JobSettings):

@@ -19,15 +19,15 @@ from pyspark.sql import functions as F
 
 from lib import clean_batches as rows
 from lib import formats
-from lib.broadcast import Broadcast
 from lib.cleaning import DESCRIPTION, CleaningRules
+from lib.engines.arrow_tasks import Broadcast
+from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.format_parts import locate, stored_names
 from lib.formats import Source
 from lib.lake.lake import Lake
 from lib.pseudonyms import fingerprint, load_key
 from lib.runs.errors import PrivateValueError
 from lib.settings import JobSettings
-from lib.spark import SparkRun, spark_schema, start_run
 from lib.tables import contract
 from lib.tables.bronze import SOURCE
 

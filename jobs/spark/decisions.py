@@ -20,8 +20,8 @@ from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.settings import JobSettings
-from lib.spark import SparkRun, spark_schema, start_run
 from lib.tables import contract
 from rl.context import ContextCode
 from rl.episodes import EVENT_COLUMNS, Shop, episodes

@@ -12,9 +12,9 @@ from pydantic import Field
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from lib.engines.spark import start_run
 from lib.evaluation import shard_sums, summarised
 from lib.settings import JobSettings
-from lib.spark import start_run
 
 SUMS = (
     "shard int, question string, segment string, strategy string, metric string, num_users bigint, "

@@ -18,6 +18,7 @@ from pydantic import Field
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from lib.engines.spark import start_run
 from lib.experiments import (
     SAMPLE_RATIO_THRESHOLD,
     Comparison,
@@ -29,7 +30,6 @@ from lib.experiments import (
     verdict,
 )
 from lib.settings import JobSettings
-from lib.spark import start_run
 
 ROWS = (
     "experiment string, arm string, control string, metric string, arm_value double, control_value double, effect double, "

@@ -15,11 +15,11 @@ from pydantic import Field
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
+from lib.engines.arrow_tasks import apply_to_shard
+from lib.engines.spark import spark_schema, start_run
 from lib.features import FEATURES, ExampleDate, example_dates, examples
 from lib.profiles import user_profiles
 from lib.settings import JobSettings
-from lib.shards import apply_to_shard
-from lib.spark import spark_schema, start_run
 from lib.tables import contract
 
 DAY_MICROSECONDS = 86_400 * 1_000_000

@@ -20,14 +20,14 @@ from deltalake.schema import PrimitiveType
 from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 
-from lib.broadcast import InProcess
+from lib.engines.arrow_tasks import InProcess
+from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.format_parts import stored_names
 from lib.lake.lake import Lake
 from lib.reading import find_files
 from lib.runs.run import InputFile
 from lib.settings import JobSettings
-from lib.spark import SparkRun, spark_schema, start_run
 from lib.tables import Table, contract
 
 MOST_LINES = 20  # of files that are set aside

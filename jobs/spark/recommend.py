@@ -22,9 +22,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lib import strategies
+from lib.engines.spark import start_run
 from lib.neighbours import cosine_neighbours, shard_blocks, similarity_matrix
 from lib.settings import JobSettings
-from lib.spark import start_run
 from lib.strategies import Catalogue
 from lib.topk import vectors
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 
+from lib.engines.spark import SparkRun, start_run
 from lib.settings import JobSettings
-from lib.spark import SparkRun, start_run
 from rl.log_files import LOG_FOLDER, TRUTH_FOLDER, WRITTEN, write_events
 from rl.market import CATALOGUE_FILE, MANIFEST, Market
 from rl.pictures import SIZE, draw_picture

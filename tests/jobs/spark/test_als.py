@@ -24,7 +24,7 @@ def job(load_job):
 
 @pytest.fixture(scope="module")
 def spark(job):
-    from lib.spark import session
+    from lib.engines.spark import session
 
     return session(job.AlsSettings(cluster={"driver_memory": "1g"}))
 

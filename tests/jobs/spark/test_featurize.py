@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from lib.engines.spark import session, spark_schema
 from lib.features import FEATURES
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
-from lib.spark import session, spark_schema
 from lib.tables import contract
 
 ONE_GIGABYTE = {"driver_memory": "1g"}

@@ -1,7 +1,4 @@
-"""Ray: the session of a job, a training on its workers, and the local cluster to which the wheel submits.
-
-The only file of lib that imports ray, and only where a function needs it: a command that needs no Ray pays nothing for it.
-"""
+"""Ray from outside: the local cluster to which `cartwheel run` submits, and a job that is submitted and followed."""
 
 import ctypes
 import os
@@ -13,123 +10,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib.pipeline import ROOT
-from lib.settings import ClusterSettings
 
 LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
+
 LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
+
 START_SECONDS = 180
+
 POLL_SECONDS = 0.5
-STATE_FILE = "state.pt"  # of a checkpoint
-KEPT_CHECKPOINTS = 2  # one that was reported just before a kill can be lost
-REPORT_SECONDS = "0.2"  # how often Ray Train takes reports in; by default every 2 s, and short epochs would wait for it
-
-
-@contextmanager
-def ray_session(cluster: ClusterSettings) -> Iterator[None]:
-    """Connect to the cluster that the job was submitted to, else start one in this process for its length."""
-    import ray  # noqa: PLC0415
-
-    inside = "RAY_ADDRESS" in os.environ
-    sizes: dict[str, Any] = (
-        {}
-        if inside
-        else {
-            "num_cpus": max(LOCAL_LOGICAL_CPUS, round(cluster.num_workers * cluster.cpus_per_worker)),
-            "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-        }
-    )
-    started = not ray.is_initialized()
-    if started:
-        ray.init(address=None if inside else "local", log_to_driver=True, logging_level=30, **sizes)
-    try:
-        yield
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def scaling_config(cluster: ClusterSettings) -> Any:
-    """Ray Train's ScalingConfig: so many workers, half a CPU each on one machine, a GPU each where settings say so."""
-    from ray.train import ScalingConfig  # noqa: PLC0415
-
-    return ScalingConfig(
-        num_workers=cluster.num_workers,
-        use_gpu=cluster.use_gpu,
-        resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})},
-    )
-
-
-def fit_on_workers(
-    worker: Callable[[dict[str, Any]], None],
-    task: Any,
-    cluster: ClusterSettings,
-    *,
-    name: str,
-    storage: Path,
-    max_failures: int,
-) -> Any:
-    """Run `worker({"task": task})` on every training worker; returns the state that it last gave to `report_epoch`.
-
-    A training of the same name goes on from its last checkpoint below `storage`; lost workers are started again up to
-    `max_failures` times.
-    """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig  # noqa: PLC0415
-    from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
-
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", REPORT_SECONDS)
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
-        scaling_config=scaling_config(cluster),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-        ),
-    )
-    state = _state_of(trainer.fit().checkpoint)
-    assert state is not None, "a training of at least one epoch left no checkpoint"
-    return state
-
-
-def last_state() -> Any | None:
-    """In a training worker: the state of the checkpoint to go on from; None at the very beginning."""
-    from ray import train  # noqa: PLC0415
-
-    return _state_of(train.get_checkpoint())
-
-
-def report_epoch(state: Any, metrics: dict[str, Any]) -> None:
-    """In a training worker: report an epoch; the first worker's state is the checkpoint, for all hold the same weights."""
-    import torch  # noqa: PLC0415
-    from ray import train  # noqa: PLC0415
-    from ray.train import Checkpoint  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if train.get_context().get_world_rank() == 0:
-            torch.save(state, Path(folder) / STATE_FILE)
-            checkpoint = Checkpoint.from_directory(folder)
-        train.report(metrics, checkpoint=checkpoint)
-
-
-def _state_of(checkpoint: Any | None) -> Any | None:
-    import torch  # noqa: PLC0415
-
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
 
 
 @dataclass

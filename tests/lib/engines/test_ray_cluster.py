@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.cluster import LocalCluster, run_job, scaling_config, start_local_cluster
+from lib.engines.ray_cluster import LocalCluster, run_job, start_local_cluster
+from lib.engines.ray_train import scaling_config
 from lib.settings import ClusterSettings
 
 SPEAKS = 'import os; print("mine", os.environ["OMP_NUM_THREADS"]); print("done")'

@@ -1,6 +1,8 @@
-"""Polars over shards of whole users: what Spark's `mapInArrow` calls after one shuffle by user. Needs no Spark itself."""
+"""What runs inside a Spark task, without Spark: Polars over shards of whole users, and values that are the same in every task."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -19,3 +21,22 @@ def apply_to_shard(
     shard = pl.from_arrow(pa.Table.from_batches(received))
     assert isinstance(shard, pl.DataFrame)
     yield from function(shard).to_arrow().select(schema.names).cast(schema).to_batches()
+
+
+Value = TypeVar("Value")
+
+Value_co = TypeVar("Value_co", covariant=True)
+
+
+class Broadcast(Protocol[Value_co]):
+    """Holds a value that is the same in every task."""
+
+    @property
+    def value(self) -> Value_co: ...
+
+
+@dataclass(frozen=True)
+class InProcess(Generic[Value]):
+    """The same for tasks that run in this process, without Spark."""
+
+    value: Value
