@@ -11,7 +11,7 @@ import pyarrow as pa
 from lib.cleaning import CleaningRules, CleanShard, clean_events, clean_items
 from lib.engines.arrow_tasks import Broadcast
 from lib.field_types import to_arrow
-from lib.formats import Mapping
+from lib.formats.mapping import LogMapping
 from lib.tables.bronze import REJECTS, SOURCE
 from lib.tables.silver import EVENTS, ITEMS
 
@@ -44,7 +44,7 @@ def prefixed(source: str, column: str) -> str:
 
 
 def clean_event_batches(
-    batches: Iterable[pa.RecordBatch], *, mapping: Mapping, rules: CleaningRules, key: Broadcast[bytes]
+    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, rules: CleaningRules, key: Broadcast[bytes]
 ) -> Iterator[pa.RecordBatch]:
     """Clean a shard of whole users; see `lib.cleaning.clean_events`."""
     records = _by_source(batches)
@@ -52,7 +52,7 @@ def clean_event_batches(
         yield from _rows(clean_events(records, mapping, rules, key.value), item_kind=EVENT_ITEM)
 
 
-def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: Mapping) -> Iterator[pa.RecordBatch]:
+def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: LogMapping) -> Iterator[pa.RecordBatch]:
     """Clean a shard of items; see `lib.cleaning.clean_items`."""
     records = _by_source(batches)
     if records:

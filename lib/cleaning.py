@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from lib import formats
-from lib.formats import ITEM_FIELDS
+from lib.formats.mapping import ITEM_FIELDS, LogMapping
 from lib.pseudonyms import pseudonyms
 from lib.records import NUMBER, ORIGIN, raw_json, type_events, type_items
 from lib.tables.silver import EVENTS
@@ -48,7 +47,7 @@ class CleanShard(NamedTuple):
 
 
 def clean_events(
-    records: Mapping[str, pl.DataFrame], mapping: formats.Mapping, rules: CleaningRules, key: bytes
+    records: Mapping[str, pl.DataFrame], mapping: LogMapping, rules: CleaningRules, key: bytes
 ) -> CleanShard:
     """Clean records by their sources of events: whole users, and all equal records of no user."""
     numbered = _numbered(records)
@@ -66,7 +65,7 @@ def clean_events(
     )
 
 
-def clean_items(records: Mapping[str, pl.DataFrame], mapping: formats.Mapping) -> CleanShard:
+def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> CleanShard:
     """Clean records by their sources of items: all records of an item."""
     numbered = _numbered(records)
     typed = pl.concat([type_items(frame, source, mapping) for source, frame in numbered.items()])

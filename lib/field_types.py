@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from lib.json_lines import text_array
+from lib.formats.json_lines import text_array
 
 TIME = pl.Datetime("us", "UTC")
 MONEY = pl.Decimal(18, 4)

@@ -12,22 +12,16 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from lib import field_types as types
-from lib.format_parts import (
-    Condition,
-    Rule,
-    TypeColumn,
-    find_columns,
-    locate,
-    placeholders,
-)
-from lib.formats import FIELDS, LIST_FIELDS, MAP_FIELDS, Mapping, Source
-from lib.json_lines import text_array
+from lib.formats.columns import find_columns, locate
+from lib.formats.json_lines import text_array
+from lib.formats.mapping import FIELDS, LIST_FIELDS, MAP_FIELDS, LogMapping, Source
+from lib.formats.rules import Condition, Rule, TypeColumn, placeholders
 from lib.tables.bronze import SOURCE
 from lib.tables.silver import EVENT_TYPES
 
 DECLARED = frozenset(column.name for column in SOURCE.columns)
 ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "record")
-# Columns beside the source's own, with names that no column of bronze can have (lib/format_parts.py).
+# Columns beside the source's own, with names that no column of bronze can have (lib/formats/rules.py).
 NUMBER, SOURCE_NAME, IDENTITY, RULE = "(record)", "(source)", "(identity)", "(rule)"
 INTERNAL = ("(", "{")
 ASSIGNED, ENDED = "\x1f", "\x1e"  # stand between a name and its value, and after it, in a record's identity
@@ -55,7 +49,7 @@ IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # of an impression
 MOST_POSITIONS = 2**31 - 1
 
 
-def type_events(records: pl.DataFrame, source_name: str, mapping: Mapping) -> pl.DataFrame:
+def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
     """Every event that the records of a source may give, typed; a record that gives none has one refused row.
 
     The records bear a NUMBER each. Columns: ORIGIN (record is that number), refusal (malformed, bad_value:<column> or null),
@@ -74,7 +68,7 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: Mapping) -> pl
     return events.with_columns(of_impressions).select(kept)
 
 
-def type_items(records: pl.DataFrame, source_name: str, mapping: Mapping) -> pl.DataFrame:
+def type_items(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
     """The items that the records of a source describe, typed, a row a record.
 
     The records bear a NUMBER each. Columns: ORIGIN, refusal (malformed, bad_value:<column> or null), record_id (null where
@@ -100,7 +94,7 @@ def own_columns(records: pl.DataFrame) -> list[str]:
     return [column for column in records.columns if column not in DECLARED and not column.startswith(INTERNAL)]
 
 
-def _received(records: pl.DataFrame, source_name: str, mapping: Mapping) -> tuple[pl.DataFrame, list[str]]:
+def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> tuple[pl.DataFrame, list[str]]:
     """The records with the {parts} of their files' paths, the elements of an exploded array and their identity; own columns."""
     source = mapping.sources[source_name]
     frame = records.with_columns(pl.lit(source_name).alias(SOURCE_NAME))
@@ -200,7 +194,7 @@ def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
     return text.str.split(name.separator) if name.separator else text
 
 
-def _typed(texts: pl.DataFrame, source: Source, mapping: Mapping, *, needed: Sequence[str]) -> pl.DataFrame:
+def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: Sequence[str]) -> pl.DataFrame:
     """The fields typed, and refusal: malformed, or bad_value:<the first column that is absent, unreadable or impossible>."""
     fields = FIELDS[source.kind]
     typed = texts.with_columns(
@@ -221,7 +215,7 @@ def _typed(texts: pl.DataFrame, source: Source, mapping: Mapping, *, needed: Seq
     )
 
 
-def _parsed(field: str, source: Source, mapping: Mapping, received: pl.DataType) -> pl.Expr:
+def _parsed(field: str, source: Source, mapping: LogMapping, received: pl.DataType) -> pl.Expr:
     """One field by its type; `received` is the type that it has so far."""
     value = pl.col(field)
     if field not in source.names and field not in source.constants:
@@ -235,7 +229,7 @@ def _parsed(field: str, source: Source, mapping: Mapping, received: pl.DataType)
     return pl.when(pl.col("rule").is_in(negating)).then(-parsed).otherwise(parsed) if negating else parsed
 
 
-def _is_possible(field: str, value: pl.Expr, source: Source, mapping: Mapping) -> pl.Expr:
+def _is_possible(field: str, value: pl.Expr, source: Source, mapping: LogMapping) -> pl.Expr:
     """Whether a value that could be read can be true."""
     if field == "event_time" and mapping.times.end is not None:
         return value < mapping.times.end

@@ -18,12 +18,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from lib import clean_batches as rows
-from lib import formats
 from lib.cleaning import DESCRIPTION, CleaningRules
 from lib.engines.arrow_tasks import Broadcast
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.format_parts import locate, stored_names
-from lib.formats import Source
+from lib.formats.columns import locate, stored_names
+from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
 from lib.pseudonyms import fingerprint, load_key
 from lib.runs.errors import PrivateValueError
@@ -66,7 +65,7 @@ class CleanSettings(JobSettings):
         return CleaningRules(**{field.name: getattr(self, field.name) for field in fields(CleaningRules)})
 
 
-def in_shards(records: Mapping[str, DataFrame], mapping: formats.Mapping, *, whole: str, num_shards: int) -> DataFrame:
+def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: str, num_shards: int) -> DataFrame:
     """The records of several sources, each with its own columns beside the others', spread over shards.
 
     All records with one value of the field `whole` come to one shard; of those without a value, all equal ones, so that
@@ -125,7 +124,7 @@ def require_same_key(lake: Lake, key: bytes) -> None:
 
 
 def require_fit_records(
-    counts: Sequence[Mapping[str, Any]], rejects: DataFrame, mapping: formats.Mapping, *, max_reject_frac: float
+    counts: Sequence[Mapping[str, Any]], rejects: DataFrame, mapping: LogMapping, *, max_reject_frac: float
 ) -> None:
     """Refuse to go on where too many records of a source are malformed or hold bad values, or none of its times can be read.
 
@@ -165,7 +164,7 @@ def described(reason: str, source: Source) -> str:
     return f"have no valid {field}; check the mapping's {columns}"
 
 
-def first_of(rejects: DataFrame, source: str, reason: str, mapping: formats.Mapping) -> tuple[str | None, str]:
+def first_of(rejects: DataFrame, source: str, reason: str, mapping: LogMapping) -> tuple[str | None, str]:
     """The first record that was refused for this reason: the value that did not fit, where one column holds it, and its place."""
     chosen = rejects.where((F.col("source") == source) & (F.col("reason") == reason))
     first = (

@@ -22,16 +22,16 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib.engines.arrow_tasks import InProcess
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.file_batches import FILES, FOUND, inspect_files, read_files
-from lib.format_parts import stored_names
+from lib.formats.columns import stored_names
+from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
+from lib.formats.files import find_files
 from lib.lake.lake import Lake
-from lib.reading import find_files
 from lib.runs.run import InputFile
 from lib.settings import JobSettings
 from lib.tables import Table, contract
 
 MOST_LINES = 20  # of files that are set aside
-FoundFile = dict[str, Any]  # a row of lib.file_batches.FOUND
+FoundFile = dict[str, Any]  # a row of lib.formats.file_batches.FOUND
 
 
 class IngestSettings(JobSettings):

@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from lib import formats
+from lib.formats.mapping import load_mapping
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT, Job
 from lib.runs import history, model_registry
@@ -34,7 +34,7 @@ def is_fresh(job: Job, settings: JobSettings) -> str | None:
 
 def settings_hash(job: Job, settings: JobSettings) -> str:
     """Identity of the settings that bear on a job's result, the mapping among them."""
-    mapping = "" if job.name == "simulate" else formats.load_mapping(settings.log.format).sha256
+    mapping = "" if job.name == "simulate" else load_mapping(settings.log.format).sha256
     return hashlib.sha256(f"{settings.hash()}{mapping}".encode()).hexdigest()[:16]
 
 

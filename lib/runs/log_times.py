@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib import formats
+from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
 
 
@@ -25,7 +25,7 @@ class LogTimes:
         return self.end - self.test_from
 
 
-def log_times(lake: Lake, mapping: formats.Mapping, version: int) -> LogTimes:
+def log_times(lake: Lake, mapping: LogMapping, version: int) -> LogTimes:
     """The log's times, from its mapping where it names them, else from the statistics of silver/events.
 
     Raises:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from lib import formats
+from lib.formats.mapping import LogMapping, load_mapping
 from lib.lake.lake import Lake, require_writable
 from lib.lake.writes import commit_files, conform, transaction_id, write_files
 from lib.pipeline import JOBS, Job
@@ -59,9 +59,9 @@ class Run:
     began: float = field(default_factory=time.monotonic)
 
     @cached_property
-    def mapping(self) -> formats.Mapping:
+    def mapping(self) -> LogMapping:
         """The mapping of the log."""
-        return formats.load_mapping(self.settings.log.format)
+        return load_mapping(self.settings.log.format)
 
     @cached_property
     def times(self) -> LogTimes:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lib.cleaning import CleaningRules, clean_events, clean_items
 from lib.field_types import TIME
-from lib.formats import Mapping
+from lib.formats.mapping import LogMapping
 from lib.pseudonyms import pseudonyms
 from lib.tables.silver import EVENTS
 
@@ -22,7 +22,7 @@ RULES = CleaningRules(
     bot_gap_variation=0.1,
 )
 KEY = b"a key of the tests"
-MAPPING = Mapping(
+MAPPING = LogMapping(
     name="own",
     currency="EUR",
     sources={

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from lib.field_types import TIME
-from lib.formats import Mapping, load_mapping
+from lib.formats.mapping import LogMapping, load_mapping
 from lib.records import NUMBER, raw_json, type_events, type_items
 
 RECORD = {
@@ -28,22 +28,22 @@ def records(*rows: dict, **columns) -> pl.DataFrame:
     return pl.DataFrame(full, schema=schema).with_row_index(NUMBER)
 
 
-def a_mapping(**overrides) -> Mapping:
+def a_mapping(**overrides) -> LogMapping:
     source = {
         "files": "*.csv",
         "names": {"user_id": "user", "item_id": "item", "event_time": "time"},
         "events": [{"type": {"column": "what"}}],
     }
-    return Mapping(name="own", currency="EUR", sources={"log": source | overrides})
+    return LogMapping(name="own", currency="EUR", sources={"log": source | overrides})
 
 
-def typed(mapping: Mapping, *rows: dict, **columns) -> list[dict]:
+def typed(mapping: LogMapping, *rows: dict, **columns) -> list[dict]:
     defaults = {"user": "u", "item": "i", "time": "2024-01-01", "what": "view"}
     frame = records(*rows, **(defaults | columns))
     return type_events(frame, "log", mapping).sort("record", "event_type").to_dicts()
 
 
-def refusals(mapping: Mapping, *rows: dict, **columns) -> list[str | None]:
+def refusals(mapping: LogMapping, *rows: dict, **columns) -> list[str | None]:
     return [event["refusal"] for event in typed(mapping, *rows, **columns)]
 
 

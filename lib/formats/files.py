@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from lib.csv_lines import csv_header, csv_records
-from lib.format_parts import find_columns, stored_names
-from lib.formats import Mapping, Source
-from lib.json_lines import json_keys, json_records, text_array
+from lib.formats.columns import find_columns, stored_names
+from lib.formats.csv_lines import csv_header, csv_records
+from lib.formats.json_lines import json_keys, json_records, text_array
+from lib.formats.mapping import LogMapping, Source
 
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 8 << 20
@@ -52,7 +52,7 @@ class Inspection:
     problem: str | None = None
 
 
-def find_files(log: str, mapping: Mapping) -> tuple[list[LogFile], int]:
+def find_files(log: str, mapping: LogMapping) -> tuple[list[LogFile], int]:
     """The files of a log, which is a folder, a file or a URI of one, by path; and how many belong to no source.
 
     Hidden files (their names begin with `.` or `_`) are left aside.
@@ -79,7 +79,7 @@ def find_files(log: str, mapping: Mapping) -> tuple[list[LogFile], int]:
     return sorted(files, key=lambda file: file.path), num_strangers
 
 
-def _single_file(log: str, num_bytes: int, mapping: Mapping) -> tuple[list[LogFile], int]:
+def _single_file(log: str, num_bytes: int, mapping: LogMapping) -> tuple[list[LogFile], int]:
     """A file given by itself: its path below whichever folder above it a pattern wants to be the log folder."""
     parts = PurePosixPath(log).parts
     for start in range(len(parts) - 1, -1, -1):

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from lib.engines.arrow_tasks import Broadcast
-from lib.formats import Mapping
-from lib.reading import LogFile, inspect_file, read_pictures, read_records
+from lib.formats.files import LogFile, inspect_file, read_pictures, read_records
+from lib.formats.mapping import LogMapping
 from lib.tables.bronze import SOURCE
 
 FILES = pa.schema(
@@ -21,7 +21,7 @@ DECLARED = frozenset(column.name for column in SOURCE.columns)
 
 
 def inspect_files(
-    batches: Iterable[pa.RecordBatch], *, mapping: Mapping, known: Broadcast[Collection[str]]
+    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, known: Broadcast[Collection[str]]
 ) -> Iterator[pa.RecordBatch]:
     """Files with what an inspection finds in each; of those whose SHA-256 is `known` nothing else is looked at."""
     for row in _rows(batches):
@@ -32,7 +32,7 @@ def inspect_files(
 
 
 def read_files(
-    batches: Iterable[pa.RecordBatch], *, mapping: Mapping, schema: pa.Schema, batch_id: str, arrived_at: datetime
+    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, schema: pa.Schema, batch_id: str, arrived_at: datetime
 ) -> Iterator[pa.RecordBatch]:
     """The records (or pictures) of inspected files, as batches of `schema`: the contract of their source's table."""
     columns = [name for name in schema.names if name not in DECLARED]

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from lib.format_parts import Reader
+from lib.formats.rules import Reader
 
 BATCH_RECORDS = 50_000
 

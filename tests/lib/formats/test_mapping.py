@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.format_parts import stored_names
-from lib.formats import load_mapping, parse_mapping, shipped_names
+from lib.formats.columns import stored_names
+from lib.formats.mapping import load_mapping, parse_mapping, shipped_names
 from lib.tables.silver import EVENT_TYPES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -114,7 +114,7 @@ def test_shipped_mappings_are_found_in_the_zip(tmp_path):
         for file in [*(ROOT / "lib").rglob("*.py"), *(ROOT / "conf/formats").glob("*.yaml")]:
             zipped.write(file, file.relative_to(ROOT))
     program = (
-        f"import sys; sys.path.insert(0, {str(archive)!r}); import lib, lib.formats as f; "
+        f"import sys; sys.path.insert(0, {str(archive)!r}); import lib, lib.formats.mapping as f; "
         "assert '.zip/' in lib.__file__; print(f.load_mapping('obd').sha256, *f.shipped_names())"
     )
     printed = subprocess.run(
@@ -159,6 +159,6 @@ def test_columns_get_names_that_delta_can_store_and_bronze_does_not_use():
 def test_event_types_are_those_of_silver():
     from typing import get_args
 
-    from lib.format_parts import EventType
+    from lib.formats.rules import EventType
 
     assert get_args(EventType) == EVENT_TYPES

@@ -1,9 +1,7 @@
-"""The parts of a mapping file: readers, names, conditions and rules. lib/formats.py puts them together."""
+"""The parts of a mapping file: readers, names, conditions and rules. lib/formats/mapping.py puts them together."""
 
 import re
 import string
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 import polars as pl
@@ -16,11 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from lib.tables.bronze import SOURCE
-
 EventType = Literal["impression", "view", "cart", "favourite", "purchase", "return", "rating"]
-# Delta tables without column mapping refuse these in a column's name; a backtick would end a quoted name in Spark.
-UNSTORABLE = re.compile(r"[ ,;{}()\n\t=`]")
 
 
 class Part(BaseModel):
@@ -50,6 +44,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
+
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 
 
@@ -172,43 +167,6 @@ def file_pattern(pattern: str) -> re.Pattern[str]:
         pattern,
     )
     return re.compile(translated)
-
-
-def stored_names(names: Sequence[str]) -> tuple[str, ...]:
-    """What the source's columns are called in bronze.
-
-    A column without a name becomes column_<place>; characters that Delta refuses become `_`; a name that is taken, by
-    another column whatever its case or by one of bronze's own, gets a number.
-    """
-    taken, stored = {column.name for column in SOURCE.columns}, []
-    for place, name in enumerate(names, start=1):
-        plain = candidate = UNSTORABLE.sub("_", name.strip()) or f"column_{place}"
-        number = 1
-        while candidate.lower() in taken:
-            number += 1
-            candidate = f"{plain}_{number}"
-        taken.add(candidate.lower())
-        stored.append(candidate)
-    return tuple(stored)
-
-
-def find_columns(columns: Sequence[str], name: str) -> list[str]:
-    """The bronze columns that a mapping's name means: one of that name, those a pattern fits, or the one it is nested in."""
-    stored = stored_names((name,))[0]
-    if stored in columns:
-        return [stored]
-    if "*" in name:
-        return [column for column in columns if fnmatchcase(column, stored)]
-    outer = stored_names((name.split(".", maxsplit=1)[0],))[0]
-    return [outer] if "." in name and outer in columns else []
-
-
-def locate(columns: Sequence[str], name: str) -> tuple[str, str | None] | None:
-    """The bronze column that a mapping's name means, and the JSON path of the value in it where it is nested."""
-    found = find_columns(columns, name)
-    if not found:
-        return None
-    return found[0], None if found[0] == stored_names((name,))[0] else "$." + name.split(".", 1)[1]
 
 
 def regular_expression(value: str) -> str:

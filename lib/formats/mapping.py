@@ -1,6 +1,6 @@
 """Mapping files: which files of a log hold which records, and how a record becomes events, items or pictures.
 
-The shipped ones lie under conf/formats; a shop's own takes some twenty lines. Reading is lib/reading.py, the rules are
+The shipped ones lie under conf/formats; a shop's own takes some twenty lines. Reading is lib/formats/files.py, the rules are
 applied by lib/records.py.
 """
 
@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lib.format_parts import (
+from lib.formats.rules import (
     EventType,
     Name,
     Part,
@@ -153,7 +153,7 @@ class FileMatch(NamedTuple):
     values: dict[str, str]
 
 
-class Mapping(Part):
+class LogMapping(Part):
     """One mapping file."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="of the format; joins every event id")
@@ -217,7 +217,7 @@ class Mapping(Part):
         return None
 
 
-def load_mapping(name_or_path: str) -> Mapping:
+def load_mapping(name_or_path: str) -> LogMapping:
     """The mapping of that shipped name, or of the file at that path.
 
     Raises:
@@ -235,7 +235,7 @@ def load_mapping(name_or_path: str) -> Mapping:
     return parse_mapping(_shipped(f"{name_or_path}.yaml").read_text(), f"conf/formats/{name_or_path}.yaml")
 
 
-def parse_mapping(text: str, file: str) -> Mapping:
+def parse_mapping(text: str, file: str) -> LogMapping:
     """The mapping that a file's text holds; `file` names it in errors.
 
     Raises:
@@ -248,7 +248,7 @@ def parse_mapping(text: str, file: str) -> Mapping:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: should hold keys, among them name and sources")
     try:
-        return Mapping(**content)
+        return LogMapping(**content)
     except ValidationError as error:
         raise ValueError(f"{file}: {_first_error(error)}") from None
 

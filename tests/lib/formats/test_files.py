@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import reading
-from lib.csv_lines import _plain_block, _record_a_line
-from lib.format_parts import Reader, stored_names
-from lib.formats import Mapping, Source
-from lib.reading import LogFile, find_files, inspect_file, read_pictures, read_records
+from lib.formats.columns import stored_names
+from lib.formats.csv_lines import _plain_block, _record_a_line
+from lib.formats.files import LogFile, find_files, inspect_file, read_pictures, read_records
+from lib.formats.mapping import LogMapping, Source
+from lib.formats.mapping import files as reading
+from lib.formats.rules import Reader
 
 
 def a_source(*, files="**/*", names=None, **overrides) -> Source:
@@ -180,8 +181,8 @@ def test_arrow_reads_a_plain_block_as_python_reads_its_lines(text):
         assert plain.to_pylist() == _record_a_line(block, Reader(), 2).to_pylist()
 
 
-def a_mapping(source: Source) -> Mapping:
-    return Mapping(name="own", sources={"events": source})
+def a_mapping(source: Source) -> LogMapping:
+    return LogMapping(name="own", sources={"events": source})
 
 
 def test_files_of_a_folder_are_found_below_it_and_hidden_ones_left_aside(tmp_path):

@@ -1,0 +1,1 @@
+"""A log as it is received: the mapping file that describes it, its files, their records."""
