@@ -1,7 +1,7 @@
 """clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, bronze/rejects.
 
 Types, UTC, one outcome a record, duplicates, double clicks, sessions, bots, keyed pseudonyms. One shuffle brings a user's
-records together; Polars cleans each shard (lib/cleaning.py). Rebuilds its tables, one transaction each; accepted and rejected
+records together; Polars cleans each shard (lib/cleaning/shard.py). Rebuilds its tables, one transaction each; accepted and rejected
 records add up to bronze. Too many refused records, or another pseudonym key, stop it before it writes. A rerun, a retry or a
 kill changes nothing.
 """
@@ -17,14 +17,15 @@ from pydantic import Field
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lib import clean_batches as rows
-from lib.cleaning import DESCRIPTION, CleaningRules
+from lib.cleaning import batches as rows
+from lib.cleaning.pseudonyms import fingerprint, load_key
+from lib.cleaning.shard import DESCRIPTION
+from lib.cleaning.thresholds import CleaningRules
 from lib.engines.arrow_tasks import Broadcast
 from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.formats.columns import locate, stored_names
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
-from lib.pseudonyms import fingerprint, load_key
 from lib.runs.errors import PrivateValueError
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -61,7 +62,7 @@ class CleanSettings(JobSettings):
     )
 
     def rules(self) -> CleaningRules:
-        """The thresholds as lib/cleaning.py takes them."""
+        """The thresholds as lib/cleaning/shard.py takes them."""
         return CleaningRules(**{field.name: getattr(self, field.name) for field in fields(CleaningRules)})
 
 
@@ -84,7 +85,7 @@ def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: s
 
 
 def value_of(field: str, source: Source, own: Sequence[str]) -> Column:
-    """The text of a field that comes from one column, as lib/records.py reads it; null where there is none."""
+    """The text of a field that comes from one column, as lib/cleaning/fields.py reads it; null where there is none."""
     name = source.names.get(field)
     place = locate(own, name.column) if name is not None and name.column is not None else None
     if place is None:
@@ -188,7 +189,7 @@ def own_columns(frame: DataFrame) -> list[str]:
 
 
 def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes]) -> DataFrame:
-    """What all records of the mapping's sources become, in rows of several kinds (lib/clean_batches.py)."""
+    """What all records of the mapping's sources become, in rows of several kinds (lib/cleaning/batches.py)."""
     clean_events = partial(rows.clean_event_batches, mapping=run.mapping, rules=settings.rules(), key=key)
     clean_items = partial(rows.clean_item_batches, mapping=run.mapping)
     parts = []

@@ -1,7 +1,7 @@
 """Mapping files: which files of a log hold which records, and how a record becomes events, items or pictures.
 
 The shipped ones lie under conf/formats; a shop's own takes some twenty lines. Reading is lib/formats/files.py, the rules are
-applied by lib/records.py.
+applied by lib/cleaning/fields.py.
 """
 
 import hashlib

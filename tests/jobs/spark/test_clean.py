@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lib.cleaning.pseudonyms import load_key, pseudonyms
 from lib.lake.lake import Lake
-from lib.pseudonyms import load_key, pseudonyms
 from lib.runs import history
 from lib.settings import PrivacySettings
 from lib.tables import contract

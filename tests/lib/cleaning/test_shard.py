@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.cleaning import CleaningRules, clean_events, clean_items
-from lib.field_types import TIME
+from lib.cleaning.parsing import TIME
+from lib.cleaning.pseudonyms import pseudonyms
+from lib.cleaning.shard import clean_events, clean_items
+from lib.cleaning.thresholds import CleaningRules
 from lib.formats.mapping import LogMapping
-from lib.pseudonyms import pseudonyms
 from lib.tables.silver import EVENTS
 
 RULES = CleaningRules(

@@ -1,8 +1,8 @@
 import polars as pl
 import pytest
 
+from lib.cleaning.pseudonyms import default_key_file, fingerprint, load_key, pseudonyms
 from lib.pipeline import ROOT
-from lib.pseudonyms import default_key_file, fingerprint, load_key, pseudonyms
 from lib.settings import PrivacySettings
 
 

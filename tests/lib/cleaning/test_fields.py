@@ -6,9 +6,9 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from lib.field_types import TIME
+from lib.cleaning.fields import NUMBER, raw_json, type_events, type_items
+from lib.cleaning.parsing import TIME
 from lib.formats.mapping import LogMapping, load_mapping
-from lib.records import NUMBER, raw_json, type_events, type_items
 
 RECORD = {
     **{"source_file": "a.csv", "source_file_sha256": "0", "malformed": None, "batch_id": "ingest-000001"},

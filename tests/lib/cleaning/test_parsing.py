@@ -5,7 +5,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from lib import field_types as types
+from lib.cleaning import parsing as types
 
 
 def apply(expression, *texts):

@@ -1,6 +1,6 @@
 """Types of fields: from texts as received to times in UTC, money, counts, lists and maps. Polars expressions.
 
-A text that cannot be read becomes null; lib/records.py tells it from an absent one.
+A text that cannot be read becomes null; lib/cleaning/fields.py tells it from an absent one.
 """
 
 import json

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 import polars as pl
 import pyarrow as pa
 
-from lib.cleaning import CleaningRules, CleanShard, clean_events, clean_items
+from lib.cleaning.parsing import to_arrow
+from lib.cleaning.shard import CleanShard, clean_events, clean_items
+from lib.cleaning.thresholds import CleaningRules
 from lib.engines.arrow_tasks import Broadcast
-from lib.field_types import to_arrow
 from lib.formats.mapping import LogMapping
 from lib.tables.bronze import REJECTS, SOURCE
 from lib.tables.silver import EVENTS, ITEMS
@@ -46,14 +47,14 @@ def prefixed(source: str, column: str) -> str:
 def clean_event_batches(
     batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, rules: CleaningRules, key: Broadcast[bytes]
 ) -> Iterator[pa.RecordBatch]:
-    """Clean a shard of whole users; see `lib.cleaning.clean_events`."""
+    """Clean a shard of whole users; see `lib.cleaning.shard.clean_events`."""
     records = _by_source(batches)
     if records:
         yield from _rows(clean_events(records, mapping, rules, key.value), item_kind=EVENT_ITEM)
 
 
 def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: LogMapping) -> Iterator[pa.RecordBatch]:
-    """Clean a shard of items; see `lib.cleaning.clean_items`."""
+    """Clean a shard of items; see `lib.cleaning.shard.clean_items`."""
     records = _by_source(batches)
     if records:
         yield from _rows(clean_items(records, mapping), item_kind=CATALOGUE_ITEM)

@@ -1,0 +1,48 @@
+"""Bots: what one user did on one day against fixed thresholds of rate and regularity."""
+
+import polars as pl
+
+from lib.cleaning.thresholds import CleaningRules
+
+
+def flag_bots(events: pl.DataFrame, rules: CleaningRules) -> pl.DataFrame:
+    """Add is_bot and bot_reason to events by user and time: what one user did on one UTC day against fixed thresholds.
+
+    Events of one moment are one action (an order of many lines is no haste). Actions are regular when the gaps between
+    them, within a session, hardly differ: their standard deviation is a small part of their mean.
+    """
+    new_user = (pl.col("user_key") != pl.col("user_key").shift()).fill_null(True)
+    gap = pl.when(~new_user).then(pl.col("event_time").diff().dt.total_microseconds() / 1e6)
+    is_short = pl.col("gap").is_between(0, rules.session_gap_minutes * 60, closed="right")
+    short_gaps = pl.col("gap").filter(is_short)
+    time, day = pl.col("event_time"), pl.col("event_time").dt.date()
+    hours = (
+        events.select("user_key", event_date=day, hour=time.dt.hour(), gap=gap)
+        .group_by("user_key", "event_date", "hour")
+        .agg(
+            num_actions=(pl.col("gap").is_null() | (pl.col("gap") > 0)).sum(),
+            num_gaps=is_short.sum(),
+            sum_gaps=short_gaps.sum(),
+            sum_squares=(short_gaps**2).sum(),
+        )
+    )
+    totals = pl.col("num_gaps", "sum_gaps", "sum_squares").sum()
+    days = hours.group_by("user_key", "event_date").agg(
+        totals, in_day=pl.col("num_actions").sum(), in_hour=pl.col("num_actions").max()
+    )
+    mean = pl.col("sum_gaps") / pl.col("num_gaps")
+    variance = pl.col("sum_squares") / pl.col("num_gaps") - mean**2
+    is_regular = (pl.col("num_gaps") >= rules.bot_regular_actions) & (variance <= (rules.bot_gap_variation * mean) ** 2)
+    bots = days.select(
+        "user_key",
+        "event_date",
+        bot_reason=pl.when(pl.col("in_day") > rules.bot_actions_per_day)
+        .then(pl.lit(f"more than {rules.bot_actions_per_day} actions a day"))
+        .when(pl.col("in_hour") > rules.bot_actions_per_hour)
+        .then(pl.lit(f"more than {rules.bot_actions_per_hour} actions an hour"))
+        .when(is_regular)
+        .then(pl.lit("regular gaps between actions")),
+    ).filter(pl.col("bot_reason").is_not_null())
+    dated = events.with_columns(event_date=day)
+    flagged = dated.join(bots, on=["user_key", "event_date"], how="left", maintain_order="left")
+    return flagged.with_columns(is_bot=pl.col("bot_reason").is_not_null())

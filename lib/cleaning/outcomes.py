@@ -1,0 +1,93 @@
+"""What becomes of a record: refused, a duplicate, no product, a double click, or accepted."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+
+from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
+
+# What becomes of an event; of a record of several, the first of these that one of them has. A bad value names its column.
+OUTCOMES = ("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "double_click")
+
+REASON = "(reason)"
+
+
+def decide_outcomes(events: pl.DataFrame, *, double_click_seconds: float) -> pl.DataFrame:
+    """Add `outcome`: the first of malformed, bad_value:<column>, duplicate, not_a_product, double_click that holds, or accepted."""
+    is_bad, is_repeat = pl.col("refusal").is_not_null(), repeats(events, "event_id")
+    decided = events.with_columns(
+        outcome=pl.when(is_bad)
+        .then("refusal")
+        .when(is_repeat)
+        .then(pl.lit("duplicate"))
+        .when(~pl.col("is_product"))
+        .then(pl.lit("not_a_product"))
+        .otherwise(pl.lit("accepted"))
+    )
+    return decided.with_columns(
+        outcome=pl.when(double_clicks(decided, seconds=double_click_seconds))
+        .then(pl.lit("double_click"))
+        .otherwise("outcome")
+    )
+
+
+def repeats(rows: pl.DataFrame, id_column: str) -> pl.Series:
+    """Whether a row has the id of a row that stands before it by source, file and record number; no id repeats none."""
+    has_twin = pl.col(id_column).is_not_null() & pl.col(id_column).is_duplicated()
+    twins = rows.select(pl.row_index("row"), id_column, *ORIGIN).filter(has_twin).sort(*ORIGIN)
+    return _are_in(rows, twins.filter(~pl.col(id_column).is_first_distinct())["row"])
+
+
+def double_clicks(events: pl.DataFrame, *, seconds: float) -> pl.Series:
+    """Whether an accepted view is by a known user who viewed the same item at most `seconds` before."""
+    is_view = (pl.col("outcome") == "accepted") & (pl.col("event_type") == "view") & pl.col("user_key").is_not_null()
+    views = events.select(
+        pl.row_index("row"), "user_key", "item_id", "event_time", "event_id", is_view.alias("is_view")
+    )
+    ordered = views.filter("is_view").sort("user_key", "item_id", "event_time", "event_id")
+    same = (pl.col("user_key") == pl.col("user_key").shift()) & (pl.col("item_id") == pl.col("item_id").shift())
+    is_soon = pl.col("event_time").diff() <= timedelta(seconds=seconds)
+    return _are_in(events, ordered.filter(same & is_soon)["row"])
+
+
+def rejects_and_counts(records: Mapping[str, pl.DataFrame], decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The records none of whose rows was accepted, each with its outcome as the reason; and how many had which outcome."""
+    order = (
+        pl.col("outcome")
+        .str.extract("^([a-z_]+)")
+        .replace_strict(OUTCOMES, range(len(OUTCOMES)), return_dtype=pl.UInt8)
+    )
+    by_record = decided.select("record", "source", "outcome", order=order)
+    if not by_record["record"].is_unique().all():
+        by_record = by_record.sort("order", "outcome").unique("record", keep="first")
+    rejected = by_record.filter(pl.col("order") > 0)
+    rejects = pl.concat([_rejects(frame, source, rejected) for source, frame in records.items()])
+    num_events = decided.group_by("source", "outcome").agg(num_events=pl.len().cast(pl.Int64))
+    num_records = by_record.group_by("source", "outcome").agg(num_records=pl.len().cast(pl.Int64))
+    counts = num_events.join(num_records, on=["source", "outcome"], how="left").fill_null(0)
+    return rejects, counts.select("source", "outcome", "num_records", "num_events")
+
+
+def _rejects(frame: pl.DataFrame, source: str, rejected: pl.DataFrame) -> pl.DataFrame:
+    reasons = rejected.filter(pl.col("source") == source).select(
+        pl.col("record").alias(NUMBER), pl.col("outcome").alias(REASON)
+    )
+    records = frame.join(reasons, on=NUMBER, how="inner")
+    return records.select(
+        pl.lit(source).alias("source"),
+        "source_file",
+        pl.format("{}:{}", "source_file", "record_number").alias("source_record"),
+        pl.col(REASON).alias("reason"),
+        raw_json(records),
+        "batch_id",
+        "arrived_at",
+    )
+
+
+def _are_in(frame: pl.DataFrame, rows: pl.Series) -> pl.Series:
+    """A flag for each row of the frame: whether its place is among `rows`."""
+    flags = np.zeros(frame.height, dtype=bool)
+    flags[rows.to_numpy()] = True
+    return pl.Series(flags)

@@ -1,0 +1,97 @@
+"""What is local to users: outcomes, duplicates, double clicks, sessions, bots. Polars over a shard of whole users.
+
+One sort, then comparison with the row before; no window a user. Nothing depends on the order of the rows or on how users and
+files are split over shards, so that a shard may be cleaned anew when only its users have new records.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import polars as pl
+
+from lib.cleaning.bots import flag_bots
+from lib.cleaning.fields import NUMBER, type_events, type_items
+from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
+from lib.cleaning.pseudonyms import pseudonyms
+from lib.cleaning.sessions import number_sessions
+from lib.cleaning.thresholds import CleaningRules
+from lib.formats.mapping import ITEM_FIELDS, LogMapping
+from lib.tables.silver import EVENTS
+
+DESCRIPTION = (*ITEM_FIELDS, "price", "currency")  # what a record may say of its item
+
+
+class CleanShard(NamedTuple):
+    """What the records of a shard became."""
+
+    events: pl.DataFrame | None  # the columns of silver/events; none of items
+    rejects: pl.DataFrame  # the columns of bronze/rejects but stage
+    counts: pl.DataFrame  # source, outcome, num_records, num_events
+    items: pl.DataFrame  # item_id, DESCRIPTION, and what makes one later than another: event_time, then described_by
+
+
+def clean_events(
+    records: Mapping[str, pl.DataFrame], mapping: LogMapping, rules: CleaningRules, key: bytes
+) -> CleanShard:
+    """Clean records by their sources of events: whole users, and all equal records of no user."""
+    numbered = _numbered(records)
+    typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
+    events = decide_outcomes(
+        typed.with_columns(user_key=pseudonyms(typed["user_id"], key)), double_click_seconds=rules.double_click_seconds
+    )
+    accepted = events.filter(pl.col("outcome") == "accepted")
+    known = number_sessions(accepted, gap_minutes=rules.session_gap_minutes)
+    silver = pl.concat([flag_bots(known, rules), accepted.filter(pl.col("user_key").is_null())], how="diagonal")
+    return CleanShard(
+        _as_silver(silver),
+        *rejects_and_counts(numbered, events),
+        _latest(accepted.rename({"event_id": "described_by"})),
+    )
+
+
+def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> CleanShard:
+    """Clean records by their sources of items: all records of an item."""
+    numbered = _numbered(records)
+    typed = pl.concat([type_items(frame, source, mapping) for source, frame in numbered.items()])
+    is_fit, is_repeat = pl.col("refusal").is_null(), repeats(typed, "record_id")
+    items = typed.with_columns(
+        outcome=pl.when(is_fit & is_repeat)
+        .then(pl.lit("duplicate"))
+        .when(is_fit)
+        .then(pl.lit("accepted"))
+        .otherwise("refusal"),
+        described_by=pl.format("{}:{}", "source_file", pl.col("record_number").cast(pl.String).str.zfill(20)),
+    )
+    return CleanShard(
+        None, *rejects_and_counts(numbered, items), _latest(items.filter(pl.col("outcome") == "accepted"))
+    )
+
+
+def _latest(described: pl.DataFrame) -> pl.DataFrame:
+    """Of rows that describe items, those that are the latest of their item with some field of DESCRIPTION, or at all."""
+    ordered = described.select("item_id", "event_time", "described_by", *DESCRIPTION).sort("event_time", "described_by")
+    rows = ordered.with_row_index("row")
+    last = [
+        rows.filter(pl.col(field).is_not_null()).select("item_id", "row").unique("item_id", keep="last")["row"]
+        for field in ("item_id", *DESCRIPTION)
+    ]
+    return ordered[pl.concat(last).unique().sort()]
+
+
+def _as_silver(events: pl.DataFrame) -> pl.DataFrame:
+    """Events with the columns of silver/events."""
+    return events.with_columns(
+        pl.col("event_time").dt.date().alias("event_date"),
+        pl.col("position").cast(pl.Int32),
+        pl.col("is_bot").fill_null(False),
+        pl.format("{}/{}:{}", "source", "source_file", "record_number").alias("source_record"),
+    ).select(column.name for column in EVENTS.columns)
+
+
+def _numbered(records: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The frames with a number for each record of the shard."""
+    numbered, first = {}, 0
+    for source, frame in records.items():
+        numbered[source] = frame.with_row_index(NUMBER, offset=first)
+        first += frame.height
+    return numbered
