@@ -1,6 +1,6 @@
 """featurize: silver/events, silver/items -> gold/user_profiles, gold/item_profiles, gold/interactions, gold/examples, gold/scaling.
 
-Profiles are known as of `run.as_of`; examples look at each user at three dates (lib/features.py). Nothing that happened at or after a
+Profiles are known as of `run.as_of`; examples look at each user at three dates (lib/features/user_features.py). Nothing that happened at or after a
 row's `as_of` enters it, labels excepted. Bots are left out. A log that names no users gives item profiles and empty user tables.
 Rebuilds its tables, one transaction each, when silver has new data. A rerun, a retry or a kill changes nothing.
 """
@@ -11,14 +11,15 @@ from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
+from lib.features.examples.examples import ExampleDate, example_dates, examples
+from lib.features.user_features.user_features import FEATURES
 from pydantic import Field
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from lib.engines.arrow_tasks import apply_to_shard
 from lib.engines.spark import spark_schema, start_run
-from lib.features import FEATURES, ExampleDate, example_dates, examples
-from lib.profiles import user_profiles
+from lib.features.profiles import user_profiles
 from lib.settings import JobSettings
 from lib.tables import contract
 
@@ -207,7 +208,7 @@ def interactions(
 
 
 def user_shards(events: DataFrame, items: DataFrame) -> DataFrame:
-    """Events of known users with their item's tags, whole users to a partition; columns as lib/profiles.py describes them."""
+    """Events of known users with their item's tags, whole users to a partition; columns as lib/features/profiles.py describes them."""
 
     def path(_: Column, place: Column) -> Column:
         return F.concat(F.lit("category="), F.concat_ws("/", F.slice("category", F.lit(1), place + 1)))

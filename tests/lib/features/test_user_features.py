@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-
-from lib.features import FEATURES, ExampleDate, example_dates, examples, user_features
+from lib.features.examples.examples import ExampleDate, example_dates, examples
+from lib.features.user_features.user_features import FEATURES, user_features
 
 AS_OF = datetime(2026, 3, 10, tzinfo=UTC)  # a Tuesday
 SCHEMA = {

@@ -1,21 +1,20 @@
 """The features of gold/examples: numbers about each user before one moment, as Polars over whole users.
 
-`user_features` takes events as lib/profiles.py describes them. A feature is never null. Where something never happened, the
+`user_features` takes events as lib/features/profiles.py describes them. A feature is never null. Where something never happened, the
 feature takes the value written beside it, and an indicator `has_...` says so. Counts, days and money enter as log(1 + x), since
 they are heavy-tailed and min-max scaling would press most users into a corner. Hours of day enter as sine and cosine, since hour 23 lies
 beside hour 0; both are 0 for a user without clicks.
 """
 
 import math
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import polars as pl
 
-from lib.profiles import CLICKS, NUM_HOURS, days_before, known_events, of_type, user_counts
+from lib.features.profiles import CLICKS, NUM_HOURS, days_before, known_events, of_type, user_counts
 
 RECENT_DAYS = 7
+
 MONTH_DAYS = 28
 
 # Name and meaning, in the order in which gold/examples.features holds them.
@@ -171,55 +170,3 @@ def open_carts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         .group_by("user_key")
         .agg(num_open_carts=is_open.sum())
     )
-
-
-class ExampleDate(NamedTuple):
-    """One of the three times at which gold/examples look at a user."""
-
-    split: str
-    as_of: datetime
-    label_until: datetime | None  # exclusive end of the label window; None where it reaches past the log's end
-
-
-def example_dates(*, valid_from: datetime, test_from: datetime, end: datetime, as_of: datetime) -> list[ExampleDate]:
-    """The three dates, counted back from the run's `as_of`, and their label windows.
-
-    With the default `as_of` = test_from they are valid_from - w, valid_from and test_from, where w = end - test_from is the length of
-    a label window. Another `as_of` moves all three by as much: a production run (`as_of` = end) looks at its users at the end, where
-    labels are not known yet, and trains on what happened since. No label looks past the next date's `as_of`.
-    """
-    window = end - test_from
-    valid = as_of - (test_from - valid_from)
-    train = valid - window
-    return [
-        ExampleDate("train", train, valid),
-        ExampleDate("valid", valid, min(valid + window, as_of)),
-        ExampleDate("test", as_of, as_of + window if as_of + window <= end else None),
-    ]
-
-
-def examples(events: pl.DataFrame, *, dates: Sequence[ExampleDate], relevant: str) -> pl.DataFrame:
-    """One row a user and date with an event before it: user_key, as_of, split, label (null: not known yet) and the features."""
-    found = []
-    for date in dates:
-        known = user_features(events, as_of=date.as_of)
-        label = pl.lit(None, pl.Int32)
-        if date.label_until is not None:
-            buyers = relevant_users(events, start=date.as_of, end=date.label_until, relevant=relevant)
-            label = pl.col("user_key").is_in(buyers.implode()).cast(pl.Int32)
-        found.append(
-            known.select(
-                "user_key",
-                pl.lit(date.as_of).alias("as_of"),
-                pl.lit(date.split).alias("split"),
-                label.alias("label"),
-                *FEATURES,
-            )
-        )
-    return pl.concat(found)
-
-
-def relevant_users(events: pl.DataFrame, *, start: datetime, end: datetime, relevant: str) -> pl.Series:
-    """The users with an event of type `relevant` in [start, end)."""
-    in_window = (pl.col("event_time") >= pl.lit(start)) & (pl.col("event_time") < pl.lit(end))
-    return events.filter(in_window & of_type(relevant))["user_key"].unique()

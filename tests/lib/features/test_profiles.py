@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from lib.profiles import active_hours, interest_tags, user_counts, user_profiles
+from lib.features.profiles import active_hours, interest_tags, user_counts, user_profiles
 from lib.tables import contract
 
 AS_OF = datetime(2026, 3, 10, tzinfo=UTC)

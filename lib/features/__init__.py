@@ -1,0 +1,1 @@
+"""What was known of a user or an item before a moment."""
