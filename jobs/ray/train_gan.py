@@ -31,9 +31,9 @@ from gan.provenance import provenance, save
 from gan.quality import NUM_NEIGHBOURS
 from gan.train import fit
 from lib.engines.ray_train import ray_session
-from lib.metrics import mean_interval
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
+from lib.statistics.bootstrap import mean_interval
 from lib.tables import contract
 
 MODEL = "gan"

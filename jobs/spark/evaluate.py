@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from lib.engines.spark import start_run
-from lib.evaluation import shard_sums, summarised
+from lib.ranking.evaluation import shard_sums, summarised
 from lib.settings import JobSettings
 
 SUMS = (

@@ -1,7 +1,7 @@
 """experiment: silver/events -> gold/experiments.
 
 Every arm of every experiment of the log against its control, over the whole log: click rate, conversion, revenue per user,
-satisfaction; with intervals, a sample-ratio check and a verdict (lib/experiments.py). A rerun, a retry or a kill changes nothing.
+satisfaction; with intervals, a sample-ratio check and a verdict (lib/statistics/experiments.py). A rerun, a retry or a kill changes nothing.
 
 The unit is the user, since the user was assigned; where the log names no user it is the impression, of which only the click rate
 (and conversion, where a purchase carries the impression's request) can be told. A unit counts from its first event in the
@@ -19,7 +19,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from lib.engines.spark import start_run
-from lib.experiments import (
+from lib.settings import JobSettings
+from lib.statistics.experiments import (
     SAMPLE_RATIO_THRESHOLD,
     Comparison,
     Sums,
@@ -29,7 +30,6 @@ from lib.experiments import (
     sample_ratio_p,
     verdict,
 )
-from lib.settings import JobSettings
 
 ROWS = (
     "experiment string, arm string, control string, metric string, arm_value double, control_value double, effect double, "
@@ -132,7 +132,7 @@ def unit_outcomes(events: DataFrame, assigned: DataFrame) -> DataFrame:
 
 
 def arm_sums(outcomes: DataFrame) -> DataFrame:
-    """One row an experiment and arm: the number of units, and for each metric the sums that lib/experiments.py takes."""
+    """One row an experiment and arm: the number of units, and for each metric the sums that lib/statistics/experiments.py takes."""
     measures = {
         f"{metric}_{name}": F.sum(value.cast("double"))
         for metric, (y, x) in METRICS.items()

@@ -11,15 +11,15 @@ from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
-from lib.features.examples.examples import ExampleDate, example_dates, examples
-from lib.features.user_features.user_features import FEATURES
 from pydantic import Field
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from lib.engines.arrow_tasks import apply_to_shard
 from lib.engines.spark import spark_schema, start_run
+from lib.features.examples import ExampleDate, example_dates, examples
 from lib.features.profiles import user_profiles
+from lib.features.user_features import FEATURES
 from lib.settings import JobSettings
 from lib.tables import contract
 

@@ -1,6 +1,6 @@
 """recommend: gold/interactions, gold/vectors, silver/items -> gold/recommendations.
 
-The list of every user by every strategy (lib/strategies.py), to both questions: `all` ranks every item, `new` those that the user
+The list of every user by every strategy (lib/ranking/strategies.py), to both questions: `all` ranks every item, `new` those that the user
 had not interacted with before `as_of`. Items are those that someone had interacted with before `as_of`; users are all who ever
 came by (of one who first came later nothing is used but the key). Where a strategy has nothing to say about a user it says
 nothing, so rebuy has no list of new items. A rerun, a retry or a kill changes nothing.
@@ -21,12 +21,12 @@ from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib import strategies
 from lib.engines.spark import start_run
-from lib.neighbours import cosine_neighbours, shard_blocks, similarity_matrix
+from lib.ranking import strategies
+from lib.ranking.neighbours import cosine_neighbours, shard_blocks, similarity_matrix
+from lib.ranking.strategies import Catalogue
+from lib.ranking.topk import vectors
 from lib.settings import JobSettings
-from lib.strategies import Catalogue
-from lib.topk import vectors
 
 LISTS = "question string, user_key string, rank int, item_id string, score double, reason string"
 GRAM_BLOCKS = "block int, item array<int>, neighbour array<int>, num_users array<double>"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from lib.features.profiles import of_type
-from lib.features.user_features.user_features import FEATURES, user_features
+from lib.features.user_features import FEATURES, user_features
 
 
 class ExampleDate(NamedTuple):

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from lib.classification import evaluate, metric_rows
 from lib.models.fitting import Examples
 from lib.models.purchase_encoder import PurchaseEncoder
+from lib.statistics.classification import evaluate, metric_rows
 
 REFERENCE = "logistic_regression"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from lib.features.user_features.user_features import FEATURES
 from pyspark.sql import DataFrame, SparkSession
 
 from lib.engines.spark import session, spark_schema
+from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.tables import contract

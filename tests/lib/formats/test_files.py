@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.formats import files as reading
 from lib.formats.columns import stored_names
 from lib.formats.csv_lines import _plain_block, _record_a_line
 from lib.formats.files import LogFile, find_files, inspect_file, read_pictures, read_records
 from lib.formats.mapping import LogMapping, Source
-from lib.formats.mapping import files as reading
 from lib.formats.rules import Reader
 
 

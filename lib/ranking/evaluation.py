@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lib.metrics import METRICS, Floats, percentile_interval, ranking_metrics, resampled_sums
+from lib.ranking.metrics import METRICS, ranking_metrics
+from lib.statistics.bootstrap import Floats, percentile_interval, resampled_sums
 
 SEGMENTS = ("all", "returning", "unseen")
 REFERENCE = "popularity"  # what the other strategies are compared with, user by user

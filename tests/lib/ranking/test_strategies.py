@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.strategies import LIST_SCHEMA, Catalogue, by_vectors, item_to_item, popularity, rebuy
+from lib.ranking.strategies import LIST_SCHEMA, Catalogue, by_vectors, item_to_item, popularity, rebuy
 
 # Item d has no title, so its name is its id; nobody bought e.
 CATALOGUE = Catalogue(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from lib.metrics import CONFIDENCE, NUM_RESAMPLES, resample_weights
+from lib.statistics.bootstrap import CONFIDENCE, NUM_RESAMPLES, resample_weights
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

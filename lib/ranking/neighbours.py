@@ -12,7 +12,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from lib.topk import incidence
+from lib.ranking.topk import incidence
 
 BLOCK_SCHEMA = pa.schema(
     [

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lib.topk import dot_products, incidence, rank_entries, rank_users, summed_similarities, top_k, vectors
+from lib.ranking.topk import dot_products, incidence, rank_entries, rank_users, summed_similarities, top_k, vectors
 
 INF = np.inf
 # Few distinct values, so that ties are the rule.
@@ -47,7 +47,7 @@ def test_blocks_of_one_user_give_the_lists_of_one_block(monkeypatch, with_exclud
     excluded = sp.csr_array(rng.random((20, 30)) < 0.4) if with_excluded else None
     ask = {"num_users": 20, "num_items": 30, "k": 7, "excluded": excluded}
     whole = rank_users(lambda rows: scores[rows].copy(), **ask)
-    monkeypatch.setattr("lib.topk._CELLS_AT_ONCE", 40)
+    monkeypatch.setattr("lib.ranking.topk._CELLS_AT_ONCE", 40)
     assert as_rows(rank_users(lambda rows: scores[rows].copy(), **ask)) == as_rows(whole)
 
 

@@ -1,91 +1,18 @@
-"""Ranking metrics of one list a user, and bootstrap intervals over users; NumPy alone.
-
-A list is judged by binary relevance. `hits[u, i]` says whether the item at rank i + 1 of user u's list is relevant; a shorter
-list, or none, is filled with False, so that a user without predictions scores 0 and is counted.
-"""
-
-from typing import Any
+"""The bootstrap over users: resamples that do not depend on how users are spread over tasks, and percentile intervals."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-METRICS = ("ndcg", "recall", "precision", "map", "hit_rate")
 NUM_RESAMPLES = 1000
+
 CONFIDENCE = 0.95
 
 _CELLS_AT_ONCE = 1 << 22  # resample weights in memory at a time (32 MB as doubles)
+
 # Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; beyond 12 lies less than 1e-10.
 _POISSON_1 = (np.cumsum(np.exp(-1.0) / np.cumprod(np.r_[1.0, np.arange(1.0, 13.0)])) * 2.0**32).astype(np.uint64)
-
-
-def ndcg(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
-    """Normalised discounted cumulative gain at k, binary gains, one value a user in 0..1.
-
-    DCG@k = sum over ranks i of hit_i / log2(i + 1), divided by the DCG of the ideal list, which has min(k, num_relevant) hits
-    at its top (Järvelin and Kekäläinen 2002).
-
-    Args:
-        hits: (users, k).
-        num_relevant: (users,), each user's relevant items, at least 1; also those that the list does not hold.
-    """
-    k = hits.shape[1]
-    discounts = 1.0 / np.log2(np.arange(2, k + 2))
-    ideal = np.cumsum(discounts)[np.minimum(num_relevant, k) - 1]
-    return np.asarray((hits * discounts).sum(axis=1) / ideal)
-
-
-def recall(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
-    """Share of the user's relevant items that the list holds; below 1 of necessity where there are more than k of them."""
-    return np.asarray(hits.sum(axis=1) / num_relevant)
-
-
-def precision(hits: NDArray[np.bool_]) -> Floats:
-    """Share of the k places that hold a relevant item; a list shorter than k is still divided by k."""
-    return np.asarray(hits.sum(axis=1) / hits.shape[1])
-
-
-def average_precision(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
-    """Average precision at k: the sum over hit ranks i of precision@i, divided by min(k, num_relevant).
-
-    Its mean over users is MAP@k as TREC truncates it: an ideal list scores 1, however many relevant items there are.
-    """
-    k = hits.shape[1]
-    precision_at = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
-    return np.asarray((precision_at * hits).sum(axis=1) / np.minimum(num_relevant, k))
-
-
-def hit_rate(hits: NDArray[np.bool_]) -> Floats:
-    """1 for a user whose list holds any relevant item, else 0."""
-    return np.asarray(hits.any(axis=1), dtype=np.float64)
-
-
-def ranking_metrics(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> dict[str, Floats]:
-    """Every metric of `METRICS` at k for each user.
-
-    Args:
-        hits: (users, k).
-        num_relevant: (users,), each at least 1 and at least the user's hits.
-
-    Returns:
-        Metric name -> (users,), each value in 0..1.
-    """
-    assert hits.ndim == 2 and num_relevant.shape == hits.shape[:1], (hits.shape, num_relevant.shape)
-    assert np.all(num_relevant >= 1), "a user without a relevant item is not in the population"
-    assert np.all(hits.sum(axis=1) <= num_relevant), "more hits than relevant items: is an item listed twice?"
-    return {
-        "ndcg": ndcg(hits, num_relevant),
-        "recall": recall(hits, num_relevant),
-        "precision": precision(hits),
-        "map": average_precision(hits, num_relevant),
-        "hit_rate": hit_rate(hits),
-    }
-
-
-def coverage(recommended: NDArray[Any], num_items: int) -> float:
-    """Share of the `num_items` items that stand in at least one list; `recommended` holds every list's items, any shape."""
-    return len(np.unique(recommended)) / num_items if num_items else 0.0
 
 
 def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> NDArray[np.int64]:

@@ -2,8 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.evaluation import SUMS_SCHEMA, shard_sums, summarised
-from lib.metrics import METRICS, mean_interval
+from lib.ranking.evaluation import SUMS_SCHEMA, shard_sums, summarised
+from lib.ranking.metrics import METRICS
+from lib.statistics.bootstrap import mean_interval
 
 JUDGED = pa.schema(
     [

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from lib.classification import (
+from lib.statistics.classification import (
     METRICS,
     RESAMPLED,
     _resampled,
@@ -108,7 +108,7 @@ def test_one_class_of_labels_leaves_rank_metrics_undefined():
 
 def test_resamples_taken_in_several_parts_are_all_different_and_repeat_with_the_seed(monkeypatch: pytest.MonkeyPatch):
     labels, probabilities, _ = drawn_examples(4)
-    monkeypatch.setattr("lib.classification._CELLS_AT_ONCE", 3 * NUM_EXAMPLES)
+    monkeypatch.setattr("lib.statistics.classification._CELLS_AT_ONCE", 3 * NUM_EXAMPLES)
     draws = [
         _resampled(labels, {"a": probabilities}, seed=seed, num_resamples=50)["a"]["log_loss"] for seed in (5, 5, 6)
     ]

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
-from lib.neighbours import (
+from lib.ranking.neighbours import (
     BLOCK_SCHEMA,
     cosine_neighbours,
     gram,

@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from lib.experiments import (
+from lib.statistics.experiments import (
     Comparison,
     Sums,
     compare_means,

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from lib.neighbours import nearest_own_items
-from lib.topk import Ranked, dot_products, incidence, rank_entries, rank_users, summed_similarities, vectors
+from lib.ranking.neighbours import nearest_own_items
+from lib.ranking.topk import Ranked, dot_products, incidence, rank_entries, rank_users, summed_similarities, vectors
 
 LIST_SCHEMA = pa.schema(
     [
@@ -95,7 +95,7 @@ def rebuy(batches: Batches, *, catalogue: Catalogue, k: int, verb: str) -> Lists
 
 
 def item_to_item(batches: Batches, *, catalogue: Catalogue, similarity: sp.csr_array, k: int) -> Lists:
-    """Items by the sum of their similarities to the user's own items (neighbours as lib/neighbours.py gives them)."""
+    """Items by the sum of their similarities to the user's own items (neighbours as lib/ranking/neighbours.py gives them)."""
     for batch in batches:
         own = incidence(batch["items"], catalogue.item_ids)
         own.sort_indices()  # so that sums do not depend on the order of a list

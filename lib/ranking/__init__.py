@@ -1,0 +1,1 @@
+"""Recommendation lists: retrieve, rank, say why, and judge."""

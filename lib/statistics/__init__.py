@@ -1,0 +1,1 @@
+"""Uncertainty: bootstrap intervals, metrics of classifiers, experiments."""

@@ -1,0 +1,71 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from lib.metrics import (
+    mean_interval,
+    paired_difference_interval,
+    percentile_interval,
+    resample_weights,
+    resampled_sums,
+)
+
+
+def test_resample_weights_are_independent_poisson_counts():
+    weights = resample_weights(np.arange(2000, dtype=np.uint64), num_resamples=500, seed=3)
+    observed = np.bincount(weights.ravel(), minlength=5)[:5] / weights.size
+    np.testing.assert_allclose(observed, np.exp(-1) / np.array([1, 1, 2, 6, 24]), atol=0.002)
+    neighbours = [np.corrcoef(a, b)[0, 1] for a, b in [*pairwise(weights[:20]), *pairwise(weights.T[:20])]]
+    assert np.abs(neighbours).max() < 0.2
+    assert not np.array_equal(weights, resample_weights(np.arange(2000, dtype=np.uint64), num_resamples=500, seed=4))
+
+
+def test_sums_of_two_shards_of_users_add_up_to_those_of_both():
+    rng = np.random.default_rng(0)
+    values, keys = rng.random((300, 2)), rng.integers(0, 2**63, 300).astype(np.uint64)
+    drawing = {"num_resamples": 50, "seed": 9}
+    whole = resampled_sums(values, keys, **drawing)
+    parts = resampled_sums(values[:120], keys[:120], **drawing) + resampled_sums(values[120:], keys[120:], **drawing)
+    np.testing.assert_allclose(whole, parts, rtol=1e-12)
+
+
+def test_the_interval_of_a_mean_is_as_wide_as_its_standard_error_says():
+    values = np.random.default_rng(0).exponential(size=4000)
+    value, low, high = mean_interval(values, seed=0, num_resamples=2000)
+    standard_error = values.std(ddof=1) / np.sqrt(len(values))
+    assert value == values.mean()
+    assert (value - low, high - value) == pytest.approx((1.96 * standard_error,) * 2, rel=0.1)
+
+
+def test_about_95_of_100_intervals_cover_the_true_mean():
+    rng = np.random.default_rng(5)
+    covered = 0
+    for seed in range(200):
+        _, low, high = mean_interval((rng.random(150) < 0.3).astype(float), seed=seed, num_resamples=400)
+        covered += low <= 0.3 <= high
+    assert 180 <= covered <= 199
+
+
+def test_the_memory_chunks_do_not_change_the_interval(monkeypatch):
+    values = np.random.default_rng(2).random(500)
+    whole = mean_interval(values, seed=1, num_resamples=100)
+    monkeypatch.setattr("lib.metrics._CELLS_AT_ONCE", 700)
+    assert mean_interval(values, seed=1, num_resamples=100) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_paired_difference_is_far_narrower_than_the_users_differ():
+    rng = np.random.default_rng(0)
+    b = rng.random(400)
+    value, low, high = paired_difference_interval(b + 0.01, b, seed=0)
+    assert (value, low, high) == pytest.approx((0.01, 0.01, 0.01))
+
+
+def test_intervals_without_users_or_with_different_users_are_refused():
+    with pytest.raises(ValueError, match="at least one user"):
+        mean_interval(np.array([]), seed=0)
+    with pytest.raises(ValueError, match="the same users on both sides; got 2 and 3"):
+        paired_difference_interval(np.zeros(2), np.zeros(3), seed=0)
+
+
+def test_a_resample_that_drew_nobody_is_left_out():
+    assert percentile_interval(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])) == (1.0, 1.0)
