@@ -26,18 +26,18 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m lib.docs --check
+	$(BIN)/python -m lib.cli.docs --check
 
 format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 docs: .venv/.ready
-	$(BIN)/python -m lib.docs
+	$(BIN)/python -m lib.cli.docs
 
 # The zip that spark-submit ships to the executors: lib, rl, gan and the shipped mappings.
 package: .venv/.ready
-	@$(BIN)/python -m lib.package dist/cartwheel.zip
+	@$(BIN)/python -m lib.cli.package dist/cartwheel.zip
 
 acceptance: .venv/.ready package
 	$(BIN)/python -m acceptance

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from acceptance.claims import run_command
 from acceptance.results import STATE
+from lib.cli.submit import PACKAGE, command
 from lib.pipeline import JOBS, ROOT
 from lib.settings import ClusterSettings
-from lib.submit import PACKAGE, command
 
 FOLDER = STATE / "elsewhere"
 
@@ -19,7 +19,7 @@ def shipped() -> Path:
     shutil.rmtree(FOLDER, ignore_errors=True)
     for part in ("jobs", "conf"):
         shutil.copytree(ROOT / part, FOLDER / part, ignore=shutil.ignore_patterns("__pycache__"))
-    run_command([sys.executable, "-m", "lib.package", str(FOLDER / PACKAGE)], cwd=ROOT)
+    run_command([sys.executable, "-m", "lib.cli.package", str(FOLDER / PACKAGE)], cwd=ROOT)
     return FOLDER
 
 

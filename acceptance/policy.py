@@ -11,11 +11,11 @@ from pyarrow import csv
 
 from acceptance import lakes
 from acceptance.claims import DATA, Claim
+from lib.cli.jobs import load_job
 from lib.engines.ray_train import ray_session
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
-from lib.walk import load_job
 from rl.decisions import Decisions, Flags, Floats
 from rl.market import Market
 from rl.observation import CANDIDATE_FEATURES

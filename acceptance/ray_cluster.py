@@ -17,12 +17,12 @@ from acceptance.claims import Claim, environment
 from acceptance.processes import kill
 from acceptance.results import STATE
 from acceptance.same import differences
+from lib.cli.jobs import arguments_of
+from lib.cli.submit import command
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.settings import ClusterSettings
-from lib.submit import command
-from lib.walk import arguments_of
 
 NODES, STORE_BYTES = 2, 300_000_000
 EPOCHS_BEFORE_KILL = 3

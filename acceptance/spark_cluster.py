@@ -10,9 +10,9 @@ from acceptance import lakes
 from acceptance.claims import Claim, run_command
 from acceptance.elsewhere import shipped, spark_submit
 from acceptance.same import differences
+from lib.cli.submit import PACKAGE
 from lib.lake.lake import Lake
 from lib.runs import history
-from lib.submit import PACKAGE
 
 MASTER = "local-cluster[2,1,2048]"
 # Where an executor finds lib, and how many executors there are.

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from lib import walk
+from lib.cli.jobs import plan
+from lib.cli.walk import walk
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, PIPELINE
 from lib.runs import history
@@ -160,10 +161,10 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
     (tmp_path / "own.yaml").write_text(NOTHING_KNOWN)
     lake = tmp_path / "lake"
     places = ["--lake.path", str(lake), "--log.path", str(tmp_path / "log"), "--log.format", str(tmp_path / "own.yaml")]
-    stages = walk.plan([name for name in RUN_JOBS if name != "simulate"], [*places, "--cluster.driver-memory=1g"])
+    stages = plan([name for name in RUN_JOBS if name != "simulate"], [*places, "--cluster.driver-memory=1g"])
     for engine, some in groupby(stages, key=lambda stage: stage.job.engine):
         if engine == "spark":
-            assert walk.walk(list(some), lake, lambda line: None) == 0
+            assert walk(list(some), lake, lambda line: None) == 0
         else:
             for stage in some:
                 stage.main(stage.settings)  # as the job that the wheel would submit: it ends before it needs Ray

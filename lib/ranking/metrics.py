@@ -4,8 +4,6 @@ A list is judged by binary relevance. `hits[u, i]` says whether the item at rank
 list, or none, is filled with False, so that a user without predictions scores 0 and is counted.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,8 +73,3 @@ def ranking_metrics(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) ->
         "map": average_precision(hits, num_relevant),
         "hit_rate": hit_rate(hits),
     }
-
-
-def coverage(recommended: NDArray[Any], num_items: int) -> float:
-    """Share of the `num_items` items that stand in at least one list; `recommended` holds every list's items, any shape."""
-    return len(np.unique(recommended)) / num_items if num_items else 0.0

@@ -60,7 +60,7 @@ def write_report(lake_path: Path, out: Path | None = None, *, name: str | None =
 def render(facts: LakeFacts, *, name: str | None = None) -> str:
     """The page as HTML. What comes from the log is escaped; a content security policy forbids every request."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lib"),
+        loader=jinja2.PackageLoader("lib.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -77,19 +77,6 @@ def mean_interval(values: Floats, seed: int, *, num_resamples: int = NUM_RESAMPL
     return float(column.mean()), low, high
 
 
-def paired_difference_interval(
-    a: Floats, b: Floats, seed: int, *, num_resamples: int = NUM_RESAMPLES
-) -> tuple[float, float, float]:
-    """Mean of a - b over the same users, with the 95 % interval of a bootstrap that draws users: (value, low, high).
-
-    Raises:
-        ValueError: the two do not have one value of each user, or there is no user.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"a paired difference needs the same users on both sides; got {len(a):,} and {len(b):,}")
-    return mean_interval(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed, num_resamples=num_resamples)
-
-
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): spreads each 64-bit number over all 64 bits."""
     x = numbers + np.uint64(0x9E3779B97F4A7C15)

@@ -1,10 +1,10 @@
 import pytest
 
-from lib.docs import main as docs_main
-from lib.docs import tables_page
+from lib.cli.docs import main as docs_main
+from lib.cli.docs import tables_page
+from lib.cli.jobs import arguments_of, names_between, settings_class
 from lib.pipeline import JOBS, PIPELINE, ROOT
 from lib.tables import TABLES
-from lib.walk import arguments_of, names_between, settings_class
 
 
 def test_each_job_reads_only_what_earlier_ones_write():

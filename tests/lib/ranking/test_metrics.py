@@ -3,12 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from lib.metrics import (
-    METRICS,
-    coverage,
-    ranking_metrics,
-)
 from sklearn.metrics import ndcg_score
+
+from lib.ranking.metrics import METRICS, ranking_metrics
 
 HITS = hnp.arrays(bool, st.tuples(st.integers(1, 8), st.integers(1, 12)))
 
@@ -95,8 +92,3 @@ def test_the_order_of_the_users_does_not_matter(hits, random):
     whole, shuffled = ranking_metrics(hits, num_relevant), ranking_metrics(hits[order], num_relevant[order])
     for name in METRICS:
         np.testing.assert_array_equal(whole[name][order], shuffled[name])
-
-
-def test_coverage_counts_each_recommended_item_once():
-    assert coverage(np.array([["a", "b"], ["b", "a"], ["c", "b"]]), num_items=12) == 3 / 12
-    assert coverage(np.array([], dtype=str), num_items=12) == 0.0

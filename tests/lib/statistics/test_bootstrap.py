@@ -2,13 +2,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from lib.metrics import (
-    mean_interval,
-    paired_difference_interval,
-    percentile_interval,
-    resample_weights,
-    resampled_sums,
-)
+
+from lib.statistics.bootstrap import mean_interval, percentile_interval, resample_weights, resampled_sums
 
 
 def test_resample_weights_are_independent_poisson_counts():
@@ -53,18 +48,9 @@ def test_the_memory_chunks_do_not_change_the_interval(monkeypatch):
     assert mean_interval(values, seed=1, num_resamples=100) == pytest.approx(whole, rel=1e-12)
 
 
-def test_a_paired_difference_is_far_narrower_than_the_users_differ():
-    rng = np.random.default_rng(0)
-    b = rng.random(400)
-    value, low, high = paired_difference_interval(b + 0.01, b, seed=0)
-    assert (value, low, high) == pytest.approx((0.01, 0.01, 0.01))
-
-
-def test_intervals_without_users_or_with_different_users_are_refused():
+def test_an_interval_without_users_is_refused():
     with pytest.raises(ValueError, match="at least one user"):
         mean_interval(np.array([]), seed=0)
-    with pytest.raises(ValueError, match="the same users on both sides; got 2 and 3"):
-        paired_difference_interval(np.zeros(2), np.zeros(3), seed=0)
 
 
 def test_a_resample_that_drew_nobody_is_left_out():

@@ -1,6 +1,6 @@
 """The zip that spark-submit ships to the executors: lib, rl, gan and the shipped mappings.
 
-`python -m lib.package FILE` writes it, whole or not at all.
+`python -m lib.cli.package FILE` writes it, whole or not at all.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The generated pages: docs/tables.md from the contracts, docs/settings.md from the settings classes.
 
-`python -m lib.docs` writes them; with `--check` it says which are stale and fails.
+`python -m lib.cli.docs` writes them; with `--check` it says which are stale and fails.
 """
 
 import sys
@@ -10,10 +10,10 @@ from pathlib import Path
 import annotated_types
 from pydantic.fields import FieldInfo
 
+from lib.cli.jobs import settings_class
 from lib.pipeline import PIPELINE, ROOT
 from lib.settings import SHARED_SECTIONS
 from lib.tables import TABLES, Table
-from lib.walk import settings_class
 
 
 def tables_page() -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from lib.cli.jobs import Stage, plan
+from lib.cli.walk import JobError, walk
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import history
 from lib.runs.run import start_run
 from lib.settings import JobSettings
-from lib.walk import JobError, Stage, plan, walk
 
 
 class CleanSettings(JobSettings):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lib.cli.submit import command, environment
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
-from lib.submit import command, environment
 
 
 def typed(job: str, target, arguments=(), **cluster) -> str:

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import docs
+from lib.cli import docs
+from lib.cli.jobs import settings_class
 from lib.pipeline import PIPELINE
 from lib.settings import SHARED_SECTIONS
-from lib.walk import settings_class
 
 
 def section(page: str, heading: str) -> list[str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lib.cli import main
+from lib.cli.main import main
+from lib.cli.submit import PACKAGE
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.runs.freshness import code_version
-from lib.submit import PACKAGE
 from lib.tables import contract
 
 ITEMS = [

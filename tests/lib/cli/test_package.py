@@ -17,15 +17,15 @@ import pyspark
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from lib import package as package_module
+from lib.cli import package as package_module
+from lib.cli.package import build
+from lib.cli.submit import PACKAGE, command
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
-from lib.package import build
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.runs.freshness import code_version
 from lib.settings import ClusterSettings
-from lib.submit import PACKAGE, command
 from lib.tables import contract
 
 KEY = "a-key-of-the-test-that-nobody-else-has"

@@ -1,94 +1,27 @@
 """Walking the wheel on one machine: every job in its order, the fresh ones passed over, progress shown, noise in a file."""
 
 import fcntl
-import importlib.util
 import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
+from lib.cli.jobs import Stage
 from lib.engines import ray_cluster
 from lib.lake.lake import Lake, require_writable
-from lib.pipeline import JOBS, PIPELINE, ROOT, Job
+from lib.pipeline import Job
 from lib.report import write_report
 from lib.runs.errors import recordable_traceback
 from lib.runs.freshness import is_fresh
-from lib.settings import SHARED_SECTIONS, JobSettings
 
 SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
 
 
 class JobError(Exception):
     """A job ended with an error; the wheel stops there."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One job of a walk with the arguments it is given and the settings these make."""
-
-    job: Job
-    arguments: list[str]
-    settings: JobSettings
-    main: Callable[[JobSettings], None]
-
-
-def load_job(job: Job) -> ModuleType:
-    """The job's module, by path as spark-submit loads it: `jobs/` never stands on sys.path."""
-    name = f"cartwheel_job_{job.name}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / job.path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-def settings_class(job: Job) -> type[JobSettings]:
-    """The settings class in a job's file."""
-    name = "".join(word.capitalize() for word in job.name.split("_")) + "Settings"
-    found: type[JobSettings] = getattr(load_job(job), name)
-    return found
-
-
-def plan(names: Sequence[str], arguments: Sequence[str]) -> list[Stage]:
-    """The stages of a walk; every setting of every job is checked before the first one starts.
-
-    Raises:
-        ValueError: an unknown key, an impossible value, or a flag whose section names no job.
-    """
-    stages = []
-    for job in (JOBS[name] for name in names):
-        if job.engine != "local":
-            own = arguments_of(job, arguments)
-            stages.append(Stage(job, own, settings_class(job).load(own), load_job(job).main))
-    return stages
-
-
-def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
-    """Those of the flags `--section.key value` that bear on one job: the shared sections' and its own.
-
-    Raises:
-        ValueError: a flag's section names no job.
-    """
-    kept: list[str] = []
-    keep = True
-    for argument in arguments:
-        if argument.startswith("--"):
-            section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
-            if section not in (*SHARED_SECTIONS, *JOBS, "config", "as_of"):
-                known = ", ".join((*SHARED_SECTIONS, *JOBS))
-                raise ValueError(f"{argument}: no job or section is named {section!r}; known are {known}")
-            keep = section in (*SHARED_SECTIONS, "config", "as_of") or section == job.name
-        if keep:
-            kept.append(argument)
-    return kept
 
 
 def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> int:
@@ -190,12 +123,3 @@ def _only_walk(lake: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"another `cartwheel run` is under way on {lake}") from None
         yield
-
-
-def names_between(first: str | None, last: str | None) -> list[str]:
-    """The jobs of the wheel from one to another, both included."""
-    names = [job.name for job in PIPELINE]
-    for name in (first, last):
-        if name is not None and name not in names:
-            raise ValueError(f"no job is named {name!r}; the wheel is {', '.join(names)}")
-    return names[names.index(first) if first else 0 : (names.index(last) if last else len(names) - 1) + 1]

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lib import package
-from lib import submit as submitting
+from lib.cli import package
+from lib.cli import submit as submitting
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.settings import ClusterSettings
@@ -38,10 +38,11 @@ def run(
 
     Further flags are settings, such as --clean.session-gap-minutes 45 or --as-of end.
     """
-    from lib import walk  # noqa: PLC0415 - the jobs' modules take seconds to load
+    from lib.cli.jobs import names_between, plan  # noqa: PLC0415
+    from lib.cli.walk import JobError, walk  # noqa: PLC0415 - the jobs' modules take seconds to load
 
     arguments = ["--lake.path", str(lake.absolute())]
-    names = walk.names_between(first, last)
+    names = names_between(first, last)
     if logs is not None:
         if not logs.exists():
             raise ValueError(f"--logs {logs}: no such file or folder")
@@ -54,8 +55,8 @@ def run(
     if config is not None:
         arguments += ["--config", str(config.absolute())]
     try:
-        code = walk.walk(walk.plan(names, [*arguments, *context.args]), lake.absolute(), _show)
-    except walk.JobError as failure:
+        code = walk(plan(names, [*arguments, *context.args]), lake.absolute(), _show)
+    except JobError as failure:
         console.print(Text.assemble(("failed", "red"), f"  {failure}"), soft_wrap=True)
         raise typer.Exit(1) from None
     _print_summary(lake)

@@ -1,0 +1,83 @@
+"""The jobs as the command line knows them: their modules, loaded by path, and the settings that its flags make for each."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from lib.pipeline import JOBS, PIPELINE, ROOT, Job
+from lib.settings import SHARED_SECTIONS, JobSettings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job of a walk with the arguments it is given and the settings these make."""
+
+    job: Job
+    arguments: list[str]
+    settings: JobSettings
+    main: Callable[[JobSettings], None]
+
+
+def load_job(job: Job) -> ModuleType:
+    """The job's module, by path as spark-submit loads it: `jobs/` never stands on sys.path."""
+    name = f"cartwheel_job_{job.name}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / job.path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def settings_class(job: Job) -> type[JobSettings]:
+    """The settings class in a job's file."""
+    name = "".join(word.capitalize() for word in job.name.split("_")) + "Settings"
+    found: type[JobSettings] = getattr(load_job(job), name)
+    return found
+
+
+def plan(names: Sequence[str], arguments: Sequence[str]) -> list[Stage]:
+    """The stages of a walk; every setting of every job is checked before the first one starts.
+
+    Raises:
+        ValueError: an unknown key, an impossible value, or a flag whose section names no job.
+    """
+    stages = []
+    for job in (JOBS[name] for name in names):
+        if job.engine != "local":
+            own = arguments_of(job, arguments)
+            stages.append(Stage(job, own, settings_class(job).load(own), load_job(job).main))
+    return stages
+
+
+def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
+    """Those of the flags `--section.key value` that bear on one job: the shared sections' and its own.
+
+    Raises:
+        ValueError: a flag's section names no job.
+    """
+    kept: list[str] = []
+    keep = True
+    for argument in arguments:
+        if argument.startswith("--"):
+            section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
+            if section not in (*SHARED_SECTIONS, *JOBS, "config", "as_of"):
+                known = ", ".join((*SHARED_SECTIONS, *JOBS))
+                raise ValueError(f"{argument}: no job or section is named {section!r}; known are {known}")
+            keep = section in (*SHARED_SECTIONS, "config", "as_of") or section == job.name
+        if keep:
+            kept.append(argument)
+    return kept
+
+
+def names_between(first: str | None, last: str | None) -> list[str]:
+    """The jobs of the wheel from one to another, both included."""
+    names = [job.name for job in PIPELINE]
+    for name in (first, last):
+        if name is not None and name not in names:
+            raise ValueError(f"no job is named {name!r}; the wheel is {', '.join(names)}")
+    return names[names.index(first) if first else 0 : (names.index(last) if last else len(names) - 1) + 1]
