@@ -16,12 +16,13 @@ from lib.engines.ray_train import ray_session
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
-from rl.decisions import Decisions, Flags, Floats
-from rl.market import Market
+from rl.dataset.decisions import Decisions, Flags, Floats
+from rl.market.market import Market
+from rl.market.truth import logging_itself
 from rl.observation import CANDIDATE_FEATURES
-from rl.served import ServedPolicy, choose_temperature
-from rl.truth import logging_itself
-from rl.valuation import Valuation
+from rl.ope.target import choose_temperature, on_log
+from rl.ope.valuation import Valuation
+from rl.policies import ServedPolicy
 
 TRUE_SESSIONS = 20_000
 MIN_GAIN = 1.2
@@ -99,7 +100,7 @@ def doubly_robust_covers(num_markets: int = NUM_MARKETS, *, num_users: int = 400
     for seed in range(num_markets):
         market = Market.generate(seed, num_users=num_users, num_items=num_items)
         valued = Valuation.on(market.decisions(), discount=0.9)
-        estimate = valued.target(target.on(valued.decisions))["dr"]
+        estimate = valued.target(on_log(target, valued.decisions))["dr"]
         covered.append(estimate.low <= market.true_value(target, num_sessions=TRUE_SESSIONS).value <= estimate.high)
     return Claim(
         f"for a fixed target policy at least {MIN_COVERED} of {NUM_MARKETS} doubly robust intervals cover the truth",

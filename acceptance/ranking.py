@@ -7,7 +7,7 @@ from lib.lake.lake import Lake
 from lib.models.judging import REFERENCE
 
 STRATEGIES = ("item_to_item", "als", "two_tower")
-BETTER_ARM, OTHER_ARM = "personal", "popularity_softmax"  # as rl/market.py plants them
+BETTER_ARM, OTHER_ARM = "personal", "popularity_softmax"  # as rl/market/market.py plants them
 
 
 def check() -> list[Claim]:

@@ -20,16 +20,17 @@ from lib.engines.ray_train import ray_session
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
-from rl import qnet
-from rl.decisions import COLUMNS, Decisions
-from rl.estimators import Estimate
-from rl.logged import REWARDS, RewardWeights
-from rl.market import TrueValue
-from rl.served import ActionValues, ServedPolicy, Temperature, choose_temperature
-from rl.tabular import TabularQ, fit_tabular
-from rl.train import DqnSettings, train_dqn
-from rl.truth import LOG_FOLDER, interval, is_known, true_values
-from rl.valuation import Valuation, Verdict, verdict
+from rl.dataset.decisions import COLUMNS, Decisions
+from rl.dataset.logged import REWARDS, RewardWeights
+from rl.learning import qnet
+from rl.learning.tabular import TabularQ, fit_tabular
+from rl.learning.train import DqnSettings, train_dqn
+from rl.market.market import TrueValue
+from rl.market.truth import LOG_FOLDER, interval, is_known, true_values
+from rl.ope.estimators import Estimate
+from rl.ope.target import Temperature, choose_temperature, on_log
+from rl.ope.valuation import Valuation, Verdict, verdict
+from rl.policies import ActionValues, ServedPolicy
 
 Row = dict[str, Any]
 SPLITS = ("train", "valid", "test")
@@ -157,7 +158,7 @@ def valued(
         logging = valued_on.logging()["mean_return"]
         rows += policy_rows("logging", dataset, run.run_id, valued_on, {"mean_return": logging})
         for name, policy in served.items():
-            estimates = valued_on.target(policy.on(parts[dataset]), seed=settings.seed)
+            estimates = valued_on.target(on_log(policy, parts[dataset]), seed=settings.seed)
             found = policy_rows(name, dataset, run.run_id, valued_on, estimates)
             if (name, dataset) == (SERVED, "test"):
                 said = verdict(estimates["dr"], logging, min_effective_episodes=settings.min_effective_episodes)

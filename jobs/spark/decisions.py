@@ -6,7 +6,7 @@ users (Open Bandit) each impression is an episode of one step, and the context t
 out. Features are point-in-time: a user's past is what happened before the session's first decision, an item's counts are those
 before the decision's date. A rerun, a retry or a kill changes nothing.
 
-One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches (rl/episodes.py). What is as
+One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches (rl/dataset/episodes.py). What is as
 large as the catalogue (attributes, counts by day) goes to every task.
 """
 
@@ -23,9 +23,9 @@ from pyspark.sql import functions as F
 from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
-from rl.context import ContextCode
-from rl.episodes import EVENT_COLUMNS, Shop, episodes
-from rl.logged import REWARDS, ItemDays, RewardWeights
+from rl.dataset.context import ContextCode
+from rl.dataset.episodes import EVENT_COLUMNS, Shop, episodes
+from rl.dataset.logged import REWARDS, ItemDays, RewardWeights
 from rl.observation import COUNTED, KINDS, Catalogue
 
 

@@ -20,10 +20,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib.engines.spark import SparkRun, start_run
 from lib.settings import JobSettings
-from rl.log_files import LOG_FOLDER, TRUTH_FOLDER, WRITTEN, write_events
-from rl.market import CATALOGUE_FILE, MANIFEST, Market
-from rl.pictures import SIZE, draw_picture
-from rl.products import COLUMNS, Attributes, drawn_attributes, photographed_attributes
+from rl.market.log_files import LOG_FOLDER, TRUTH_FOLDER, WRITTEN, write_events
+from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
+from rl.market.pictures import SIZE, draw_picture
+from rl.market.products import COLUMNS, Attributes, drawn_attributes, photographed_attributes
 
 
 class SimulateSettings(JobSettings):

@@ -16,11 +16,11 @@ from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.runs import history, model_registry
 from lib.tables import contract
-from rl import qnet
-from rl.decisions import Decisions
-from rl.market import CATALOGUE_FILE, MANIFEST, Market
-from rl.products import COLUMNS as PRODUCT_COLUMNS
-from rl.truth import LOG_FOLDER
+from rl.dataset.decisions import Decisions
+from rl.learning import qnet
+from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
+from rl.market.products import COLUMNS as PRODUCT_COLUMNS
+from rl.market.truth import LOG_FOLDER
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ import pytest
 
 from lib.lake.lake import Lake
 from lib.runs import history
-from rl.records import KINDS_OF_DIRT
+from rl.market.records import KINDS_OF_DIRT
 
 SMALL = {"num_users": 150, "num_items": 60, "days": 12, "bots_per_user": 0.05, "seed": 5}
 END = datetime(2026, 7, 1, tzinfo=UTC)

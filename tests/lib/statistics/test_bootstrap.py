@@ -44,7 +44,7 @@ def test_about_95_of_100_intervals_cover_the_true_mean():
 def test_the_memory_chunks_do_not_change_the_interval(monkeypatch):
     values = np.random.default_rng(2).random(500)
     whole = mean_interval(values, seed=1, num_resamples=100)
-    monkeypatch.setattr("lib.metrics._CELLS_AT_ONCE", 700)
+    monkeypatch.setattr("lib.statistics.bootstrap._CELLS_AT_ONCE", 700)
     assert mean_interval(values, seed=1, num_resamples=100) == pytest.approx(whole, rel=1e-12)
 
 

@@ -1,0 +1,1 @@
+"""Logged decisions as arrays, and as an environment."""

@@ -1,0 +1,1 @@
+"""Learning Q from logged decisions."""

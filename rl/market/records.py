@@ -1,0 +1,200 @@
+"""The market's log as the shop would have written it: JSON lines, and the dirt among them with its truth.
+
+Dirt is added: each dirty record is a copy of a true one with something wrong, beside it. So the true events, and no others,
+are what a perfect cleaning leaves, with two kinds that it keeps: records without a user, and those of bots (flagged).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from rl.market.market import Market
+from rl.market.memory import Log
+from rl.market.sessions import NUM_CANDIDATES
+from rl.market.shoppers import BOT_STREAM, DAY_MS, DIRT_STREAM, user_generator
+from rl.observation import IMPRESSION, KINDS, PURCHASE, VIEW, Ints
+
+BOT_USERS = 50_000_000  # a bot's number is this and its host's; its id looks like any other
+UNKNOWN_TYPES = ("hover", "zoom", "compare", "newsletter")
+UNPARSABLE_TIMES = ("2026-13-41T25:61:00.000Z", "yesterday", "31/02/2026 10:00", "2026-06-00T00:00:00.000Z")
+NOT_NUMBERS = ("free", "twelve", "19,9O EUR", "see label")
+
+
+@dataclass(frozen=True)
+class DirtRates:
+    """How many dirty records are added of each kind, as a share of the true records that it can be made from."""
+
+    null_field: float = 0.0015  # event_time, event_type or item_id is null or absent
+    unparsable_time: float = 0.0015
+    after_end: float = 0.0015  # the time is one day to a year after the log's end
+    unknown_type: float = 0.0015
+    negative_price: float = 0.0015
+    text_for_number: float = 0.0015  # in price or quantity
+    duplicate: float = 0.01  # the same bytes again
+    double_click: float = 0.015  # the same view again, within a second
+    no_user: float = 0.02  # a view by nobody in particular
+
+
+KINDS_OF_DIRT = (*(field.name for field in fields(DirtRates)), "bot")
+
+
+class Record(NamedTuple):
+    """One record of the log, and what is true of it."""
+
+    time_ms: int  # when it happened, since the log's start, whatever the record says
+    user: int  # who did it, likewise
+    line: str  # JSON, without the newline
+    kind: str | None = None  # of KINDS_OF_DIRT; None for a true record
+    column: str | None = None  # where it is wrong
+
+
+def records(market: Market, first: int, last: int, rates: DirtRates, bots_per_user: float) -> list[Record]:
+    """All records of the users number `first` to `last`, exclusive, and of bots among them, by time, then user.
+
+    Bots are users of their own, `bots_per_user` of them: each has one or two days with 300 to 800 views of one product after
+    the other, 1.5 to 4 seconds apart, give or take 2 %. A shopper's day has less than a third of that, without regularity.
+    """
+    log = market.log(first, last)
+    true = list(map(Record, log.time_ms.tolist(), log.user.tolist(), _lines(market, log)))
+    dirty = [_spoil(true[row], kind, detail, market) for row, kind, detail in _dirt(market.seed, log, rates)]
+    bots = [record for user in range(first, last) for record in _bot(market, user, bots_per_user)]
+    return sorted(true + dirty + bots, key=lambda record: record[:2])
+
+
+def time_text(market: Market, time_ms: Ints) -> list[str]:
+    """Times since the log's start as the log writes them: ISO, UTC, milliseconds."""
+    moments = (market.start_ms + np.asarray(time_ms)).astype("datetime64[ms]")
+    return [f"{text}Z" for text in np.datetime_as_string(moments).tolist()]
+
+
+def _lines(market: Market, log: Log) -> Iterator[str]:
+    """Each event as one JSON line. Ids of sessions, requests and orders are hashes: they tell nothing of the user."""
+    items = [json.dumps(item) for item in market.attributes.item_id]
+    prices = [f"{price:.2f}" for price in market.attributes.price.tolist()]
+    who = {user: (market.user_id(user), market.strategy(user)) for user in np.unique(log.user).tolist()}
+    session = (log.user * 64 + log.session) * 8
+    offers = zip(log.candidates.tolist(), log.propensities.tolist(), strict=True)
+    columns = (
+        log.kind,
+        log.user,
+        log.item,
+        log.step,
+        _mixed(session, market.seed),
+        _mixed(session + log.step + 1, market.seed),
+    )
+    for time, kind, user, item, step, session_hash, request_hash in zip(
+        time_text(market, log.time_ms), *(column.tolist() for column in columns), strict=True
+    ):
+        user_id, strategy = who[user]
+        yield (
+            f'{{"event_time":"{time}","event_type":"{KINDS[kind]}","user_id":"{user_id}","item_id":{items[item]}'
+            f',"session":"s{session_hash:016x}"'
+            + (f',"request_id":"r{request_hash:016x}"' if step >= 0 else "")
+            + (
+                _offer(step, next(offers), items, strategy, market.experiment)
+                if kind == IMPRESSION
+                else f',"price":{prices[item]}'
+            )
+            + (f',"quantity":1,"order_id":"o{session_hash:016x}"}}' if kind == PURCHASE else "}")
+        )
+
+
+def _offer(step: int, offer: tuple[list[int], float], items: list[str], strategy: str, experiment: str) -> str:
+    candidates, propensity = offer
+    return (
+        f',"position":{step + 1},"candidates":[{",".join([items[c] for c in candidates])}],"propensity":{propensity:.6f}'
+        f',"policy":"{strategy}","experiment":"{experiment}","arm":"{strategy}"'
+    )
+
+
+def _mixed(numbers: Ints, seed: int) -> Ints:
+    """Distinct 64-bit hashes of distinct numbers, for a seed: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        x = numbers.astype(np.uint64) + np.uint64(seed % 2**32 + 1) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def _dirt(seed: int, log: Log, rates: DirtRates) -> Iterator[tuple[int, str, float]]:
+    """Which events get a dirty copy, of which kind, and a uniform number for its details."""
+    users, counts = np.unique(log.user, return_counts=True)
+    draws = np.empty((len(log.user), 2))
+    begin = 0
+    for user, count in zip(users.tolist(), counts.tolist(), strict=True):
+        draws[begin : begin + count] = user_generator(seed + DIRT_STREAM, user).random((count, 2))
+        begin += count
+    has_price, anything = log.kind != IMPRESSION, np.ones(len(log.kind), dtype=bool)
+    can_be = {
+        "negative_price": has_price,
+        "text_for_number": has_price,
+        "double_click": log.kind == VIEW,
+        "no_user": (log.kind == VIEW) & (log.step < 0),
+    }
+    which = np.searchsorted(np.cumsum(astuple(rates)), draws[:, 0], side="right")
+    for number, field in enumerate(fields(rates)):
+        for row in np.flatnonzero((which == number) & can_be.get(field.name, anything)).tolist():
+            yield row, field.name, float(draws[row, 1])
+
+
+def _spoil(true: Record, kind: str, detail: float, market: Market) -> Record:
+    """A copy of a true record with one thing wrong; `detail` in 0..1 decides how."""
+    content, column, delay_ms = json.loads(true.line), None, 0
+
+    def one_of(choices: tuple[str, ...]) -> str:
+        return choices[int(detail * len(choices))]
+
+    if kind == "duplicate":
+        return true._replace(kind=kind)
+    if kind == "null_field":
+        column = one_of(("event_time", "event_type", "item_id"))
+        content[column] = None
+        if detail * 3 % 1 < 0.5:
+            del content[column]
+    elif kind == "unparsable_time":
+        column = "event_time"
+        content[column] = one_of(UNPARSABLE_TIMES)
+    elif kind == "after_end":
+        column = "event_time"
+        late_ms = DAY_MS + int(detail * 364 * DAY_MS)
+        content[column] = time_text(market, np.array([market.days * DAY_MS + late_ms]))[0]
+    elif kind == "unknown_type":
+        column = "event_type"
+        content[column] = one_of(UNKNOWN_TYPES)
+    elif kind == "negative_price":
+        column = "price"
+        content[column] = -content[column]
+    elif kind == "text_for_number":
+        column = "quantity" if "quantity" in content and detail < 0.5 else "price"
+        content[column] = one_of(NOT_NUMBERS)
+    elif kind == "double_click":
+        delay_ms = 200 + int(detail * 750)
+        content["event_time"] = time_text(market, np.array([true.time_ms + delay_ms]))[0]
+    else:
+        assert kind == "no_user", kind
+        content["user_id"] = None
+    line = json.dumps(content, separators=(",", ":"))
+    return Record(true.time_ms + delay_ms, true.user, line, kind, column)
+
+
+def _bot(market: Market, host: int, bots_per_user: float) -> list[Record]:
+    """The records of the bot that belongs to a user, if there is one."""
+    rng = user_generator(market.seed + BOT_STREAM, host)
+    if rng.random() >= bots_per_user:
+        return []
+    num_items = len(market.attributes.item_id)
+    times, items, sessions = [], [], []
+    for session, day in enumerate(np.sort(rng.permutation(market.days)[: rng.integers(1, 3)]).tolist()):
+        count, pace_ms = int(rng.integers(300, 800)), rng.uniform(1_500, 4_000)
+        gaps = pace_ms * rng.uniform(0.98, 1.02, size=count)
+        times.append(day * DAY_MS + int(rng.integers(1, 22)) * (DAY_MS // 24) + np.cumsum(gaps).astype(np.int64))
+        items.append((rng.integers(num_items) + np.arange(count)) % num_items)
+        sessions.append(np.full(count, session))
+    time_ms = np.concatenate(times)
+    user, kind, step = (np.full(len(time_ms), value) for value in (BOT_USERS + host, VIEW, -1))
+    no_offers = (np.zeros((0, NUM_CANDIDATES), dtype=np.int64), np.zeros(0))
+    log = Log(user, np.concatenate(sessions), time_ms, kind, np.concatenate(items), step, *no_offers)
+    return [Record(*row, "bot") for row in zip(time_ms.tolist(), user.tolist(), _lines(market, log), strict=True)]

@@ -1,0 +1,88 @@
+"""A policy on logged decisions: all that off-policy evaluation needs of it, and the temperature that the log can bear."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rl.dataset.decisions import Decisions, Ints
+from rl.ope.estimators import Matrix, effective_sample_size, importance_weights
+from rl.policies import ActionValues, ServedPolicy, softmax
+
+NUM_TEMPERATURES = 97
+
+
+@dataclass(frozen=True)
+class TargetPolicy:
+    """A policy on one set of logged decisions: all that off-policy evaluation needs of it.
+
+    The log knows mu only for the candidate that was shown, and no more is needed: the ratio of the logged action is
+    rho = (1 - epsilon) learned(a) / mu(a) + epsilon. The valued policy's expectation of a model Qhat needs mu's expectation, for
+    which Qhat of the logged action is an unbiased stand-in: its weight in the doubly robust sum is then zero.
+    """
+
+    learned: Matrix  # [n, k] probabilities of the learned part
+    epsilon: float
+    actions: Ints  # [n]
+    propensities: npt.NDArray[np.floating]  # [n]
+
+    @property
+    def ratios(self) -> Matrix:
+        """[n] probability of the logged action under this policy over its logged propensity."""
+        chosen = self.learned[np.arange(len(self.actions)), self.actions]
+        return (1 - self.epsilon) * chosen / self.propensities + self.epsilon
+
+    def expectation(self, q_values: Matrix) -> Matrix:
+        """[n] unbiased estimate of sum_a pi(a | s) Qhat(s, a) from `q_values` [n, k] (anything finite where padded)."""
+        logged = q_values[np.arange(len(self.actions)), self.actions]
+        expected: Matrix = (1 - self.epsilon) * (self.learned * q_values).sum(axis=1) + self.epsilon * logged
+        return expected
+
+
+def on_log(policy: ServedPolicy, decisions: Decisions) -> TargetPolicy:
+    """A served policy on the candidates of logged decisions."""
+    learned = policy.learned_part(decisions.states, decisions.candidates, decisions.mask)
+    return TargetPolicy(learned, policy.epsilon, decisions.actions, decisions.propensities)
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """The chosen temperature, in the unit of Q, and the share of the episodes that its weights are worth."""
+
+    value: float
+    effective_frac: float
+
+
+def choose_temperature(
+    values: ActionValues, decisions: Decisions, *, epsilon: float, min_effective_frac: float
+) -> Temperature:
+    """The greediest temperature whose importance weights keep an effective sample of `min_effective_frac` of the episodes.
+
+    Tried from hot (nearly uniform) to cold, from 100 to 0.01 of the typical spread of Q among candidates, 24 to the decade;
+    once one suffices the search goes on to the first that falls short. Where none suffices it is the one that comes nearest.
+
+    Raises:
+        ValueError: there is no episode to choose on.
+    """
+    if len(decisions) == 0:
+        raise ValueError("a temperature is chosen on logged episodes, and there is none")
+    q_values = values.action_values(decisions.states, decisions.candidates, decisions.mask)
+    spread = float(np.nanmean(np.nanstd(np.where(decisions.mask, q_values, np.nan), axis=1)))
+    nearest, chosen = Temperature(np.inf, -1.0), None
+    for value in max(spread, 1e-8) * np.logspace(2, -2, NUM_TEMPERATURES):
+        target = TargetPolicy(softmax(q_values, float(value)), epsilon, decisions.actions, decisions.propensities)
+        tried = Temperature(float(value), effective_frac(target.ratios, decisions))
+        if tried.effective_frac >= min_effective_frac:
+            chosen = tried
+        elif chosen is not None:
+            break
+        nearest = max(nearest, tried, key=lambda temperature: temperature.effective_frac)
+    return chosen or nearest
+
+
+def effective_frac(ratios: Matrix, decisions: Decisions) -> float:
+    """Effective sample size of the weights that estimators give to logged episodes, as a share of these; ratios are [n]."""
+    matrix = decisions.by_step(ratios, fill=1.0)
+    weights = importance_weights(matrix, max_weight=math.sqrt(decisions.num_episodes))[:, -1]
+    return effective_sample_size(weights) / decisions.num_episodes

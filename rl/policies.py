@@ -1,0 +1,46 @@
+"""The policy that would serve: (1 - epsilon) softmax(Q / temperature) + epsilon logging."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rl.dataset.decisions import Flags, Floats
+from rl.ope.estimators import Matrix
+
+
+class ActionValues(Protocol):
+    """What tabular Q-learning and DQN have in common."""
+
+    def action_values(self, states: Floats, candidates: Floats, mask: Flags) -> Floats:
+        """Q of each candidate, [n, k]: states [n, d], candidates [n, k, c], mask [n, k]; -inf where the mask is false."""
+        ...
+
+
+def softmax(values: Floats, temperature: float) -> Matrix:
+    """Probabilities [n, k] in proportion to exp(value / temperature); 0 where the value is -inf, which must not be everywhere."""
+    scaled = np.asarray(values, dtype=np.float64) / temperature
+    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    probabilities: Matrix = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """A softmax over learned action values, mixed with the logging policy so that every logged choice keeps a chance."""
+
+    values: ActionValues
+    temperature: float
+    epsilon: float
+
+    def learned_part(self, states: Floats, candidates: Floats, mask: Flags) -> Matrix:
+        """softmax(Q / temperature), [n, k]."""
+        return softmax(self.values.action_values(states, candidates, mask), self.temperature)
+
+    def __call__(self, states: Floats, candidates: Floats, logging: Floats) -> Matrix:
+        """The whole policy's probabilities [n, k], where the logging policy's `logging` [n, k] are known, as in serving.
+
+        Candidates that the logging policy never shows (probability 0) are not shown.
+        """
+        learned = self.learned_part(states, candidates, np.asarray(logging) > 0)
+        return (1 - self.epsilon) * learned + self.epsilon * np.asarray(logging, dtype=np.float64)

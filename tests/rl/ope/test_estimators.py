@@ -1,0 +1,154 @@
+"""Off-policy estimators against values worked by hand, exact enumeration of a small decision process, and known truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl.ope.estimators import Bootstrap, Matrix, doubly_robust, effective_sample_size, mean_return, per_decision_wis
+
+DISCOUNT = 0.5
+# A shop with two states. In the first, action 0 ends the episode with reward 1; action 1 pays 2 and leads to the second,
+# where action 0 pays 8 and action 1 pays 4; then it ends.
+MU = np.array([[1 / 2, 1 / 2], [1 / 4, 3 / 4]])
+PI = np.array([[0.2, 0.8], [0.9, 0.1]])
+TRUTH = 0.2 * 1 + 0.8 * (2 + DISCOUNT * (0.9 * 8 + 0.1 * 4))
+Q_TRUE = np.array([[1.0, 2 + DISCOUNT * (0.9 * 8 + 0.1 * 4)], [8.0, 4.0]])
+EVERY_PATH = [(0,)] * 4 + [(1, 0)] * 1 + [(1, 1)] * 3  # each path as often as MU takes it in 8 episodes
+REWARD = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): 8.0, (1, 1): 4.0}
+
+
+def matrices(paths: list[tuple[int, ...]], q: Matrix = Q_TRUE) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """Rewards, ratios, q of the logged action and v of the state, [E, 2], of paths through the shop."""
+    shape = (len(paths), 2)
+    rewards, ratios, q_logged, v_target = np.zeros(shape), np.ones(shape), np.zeros(shape), np.zeros(shape)
+    for i, path in enumerate(paths):
+        for t, action in enumerate(path):
+            rewards[i, t] = REWARD[(t, action)]
+            ratios[i, t] = PI[t, action] / MU[t, action]
+            q_logged[i, t] = q[t, action]
+            v_target[i, t] = PI[t] @ q[t]
+    return rewards, ratios, q_logged, v_target
+
+
+def bootstrap(num_episodes: int, **kwargs: int) -> Bootstrap:
+    return Bootstrap(np.arange(num_episodes), **({"num_resamples": 200} | kwargs))
+
+
+def test_per_decision_wis_is_exact_when_every_path_occurs_as_often_as_expected() -> None:
+    rewards, ratios, _, _ = matrices(EVERY_PATH)
+    assert per_decision_wis(rewards, ratios, bootstrap(8), discount=DISCOUNT).value == pytest.approx(TRUTH)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=4, max_size=4))
+def test_doubly_robust_is_exact_on_every_path_whatever_the_model(q: list[float]) -> None:
+    rewards, ratios, q_logged, v_target = matrices(EVERY_PATH, np.reshape(q, (2, 2)))
+    estimate = doubly_robust(rewards, ratios, q_logged, v_target, bootstrap(8, num_resamples=2), discount=DISCOUNT)
+    assert estimate.value == pytest.approx(TRUTH)
+
+
+def test_doubly_robust_with_the_true_model_has_no_variance_here() -> None:
+    rewards, ratios, q_logged, v_target = matrices([(0,), (1, 1), (1, 0), (1, 1)])
+    estimate = doubly_robust(rewards, ratios, q_logged, v_target, bootstrap(4), discount=DISCOUNT)
+    assert [estimate.value, estimate.low, estimate.high] == pytest.approx([TRUTH] * 3)
+
+
+def test_mean_return_is_the_discounted_mean() -> None:
+    rewards, _, _, _ = matrices([(0,), (1, 0)])
+    assert mean_return(rewards, bootstrap(2), discount=DISCOUNT).value == (1 + (2 + 0.5 * 8)) / 2
+
+
+def test_one_step_estimates_equal_the_bandit_formulas_worked_by_hand() -> None:
+    rewards, ratios = np.array([[1.0], [0.0], [1.0]]), np.array([[2.0], [0.5], [0.25]])
+    q_logged, v_target = np.array([[0.5], [0.1], [0.8]]), np.array([[0.6], [0.3], [0.4]])
+    wis = per_decision_wis(rewards, ratios, bootstrap(3), discount=0.9)
+    assert wis.value == pytest.approx((2.0 + 0.25) / (2.0 + 0.5 + 0.25))
+    dr = doubly_robust(rewards, ratios, q_logged, v_target, bootstrap(3), discount=0.9)
+    by_hand = ((0.6 + 2 * (1 - 0.5)) + (0.3 + 0.5 * (0 - 0.1)) + (0.4 + 0.25 * (1 - 0.8))) / 3
+    assert dr.value == pytest.approx(by_hand)
+    assert wis.effective_sample_size == pytest.approx(2.75**2 / (4 + 0.25 + 0.0625))
+
+
+def test_with_a_model_of_zeros_doubly_robust_is_importance_sampling() -> None:
+    rewards, ratios, _, _ = matrices([(1, 0), (1, 1), (0,)])
+    zeros = np.zeros_like(rewards)
+    estimate = doubly_robust(rewards, ratios, zeros, zeros, bootstrap(3), discount=DISCOUNT)
+    first, second = 0.8 / 0.5, 0.9 / 0.25
+    by_hand = (first * 2 + 0.5 * first * second * 8 + first * 2 + 0.5 * first * (0.1 / 0.75) * 4 + 0.4 * 1) / 3
+    assert estimate.value == pytest.approx(by_hand)
+
+
+def test_truncated_weights_are_capped_step_by_step() -> None:
+    rewards, ratios = np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([[4.0, 0.5], [1.0, 8.0]])
+    zeros = np.zeros_like(rewards)
+    dr = doubly_robust(rewards, ratios, zeros, zeros, bootstrap(2), discount=1.0, max_weight=3.0)
+    assert dr.value == pytest.approx(((3 * 1 + 2 * 1) + (1 * 0 + 3 * 1)) / 2)
+    wis = per_decision_wis(rewards, ratios, bootstrap(2), discount=1.0, max_weight=3.0)
+    assert wis.value == pytest.approx((3 * 1) / (3 + 1) + (2 + 3) / (2 + 3))
+    assert dr.effective_sample_size == pytest.approx(5**2 / (4 + 9))
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40))
+def test_a_policy_valued_on_its_own_log_is_worth_its_mean_reward_exactly(clicks: list[int]) -> None:
+    rewards = np.array(clicks, dtype=float)[:, None]
+    draws = bootstrap(len(clicks), num_resamples=2)
+    own = per_decision_wis(rewards, np.ones_like(rewards), draws, discount=0.9)
+    assert own.value == sum(clicks) / len(clicks)
+    assert own.effective_sample_size == len(clicks)
+
+
+def test_a_users_episodes_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    per_user = rng.normal(size=50)
+    rewards = np.repeat(per_user, 20)[:, None]
+    together = mean_return(rewards, Bootstrap(np.repeat(np.arange(50), 20)), discount=1.0)
+    once = mean_return(per_user[:, None], Bootstrap(np.arange(50)), discount=1.0)
+    alone = mean_return(rewards, Bootstrap(np.arange(1000)), discount=1.0)
+    assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.15)
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+
+
+def test_interval_of_a_mean_agrees_with_the_normal_one_also_when_users_are_grouped() -> None:
+    rewards = np.random.default_rng(1).normal(size=(4000, 1))
+    half = 1.96 * rewards.std() / np.sqrt(4000)
+    for max_groups in (10_000, 500):
+        estimate = mean_return(rewards, Bootstrap(np.arange(4000), max_groups=max_groups), discount=1.0)
+        assert (estimate.high - estimate.low) / 2 == pytest.approx(half, rel=0.15)
+
+
+def test_same_seed_same_interval_and_differences_are_paired() -> None:
+    rewards = np.random.default_rng(2).normal(size=(300, 1))
+    draws = Bootstrap(np.arange(300), seed=7)
+    first, again = mean_return(rewards, draws, discount=1.0), mean_return(rewards, draws, discount=1.0)
+    better = mean_return(rewards + 0.01, Bootstrap(np.arange(300), seed=7), discount=1.0)
+    assert (first.low, first.high) == (again.low, again.high)
+    difference = better.minus(first)
+    assert [difference.value, difference.low, difference.high] == pytest.approx([0.01] * 3)
+
+
+def test_effective_sample_size_of_one_heavy_weight_is_one_and_of_none_is_zero() -> None:
+    assert effective_sample_size(np.array([1e6, 1.0, 1.0])) == pytest.approx(1.0, rel=1e-4)
+    assert effective_sample_size(np.zeros(3)) == 0.0
+
+
+def test_no_episode_is_refused() -> None:
+    with pytest.raises(ValueError, match="no episode"):
+        mean_return(np.zeros((0, 1)), bootstrap(0), discount=1.0)
+
+
+def test_intervals_cover_the_truth_on_most_of_many_small_logs() -> None:
+    rng = np.random.default_rng(3)
+    covered = {"wis": 0, "dr": 0}
+    q_rough = Q_TRUE + np.array([[0.5, -1.0], [1.0, 0.5]])
+    for _ in range(100):
+        first = rng.random(150) < MU[0, 1]
+        second = (rng.random(150) < MU[1, 1]).astype(int)
+        paths: list[tuple[int, ...]] = [(1, int(b)) if a else (0,) for a, b in zip(first, second, strict=True)]
+        rewards, ratios, q_logged, v_target = matrices(paths, q_rough)
+        rewards = np.where(rewards > 0, rewards + rng.normal(size=rewards.shape), 0.0)
+        draws = bootstrap(150)
+        wis = per_decision_wis(rewards, ratios, draws, discount=DISCOUNT)
+        dr = doubly_robust(rewards, ratios, q_logged, v_target, draws, discount=DISCOUNT)
+        covered["wis"] += wis.low <= TRUTH <= wis.high
+        covered["dr"] += dr.low <= TRUTH <= dr.high
+    assert min(covered.values()) >= 88, covered
