@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from rl.dataset.decisions import Flags, Floats
-from rl.ope.estimators import Matrix
+
+Matrix = npt.NDArray[np.float64]
 
 
 class ActionValues(Protocol):

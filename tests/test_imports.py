@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 SPARK = ("pyspark", "delta", "lib.engines.spark")
-RAY = ("ray", "lib.engines.ray_train", "lib.engines.ray_cluster", "rl.learning.train", "gan.train")
+RAY = ("ray", "lib.engines.ray_train", "lib.engines.ray_cluster", "rl.learning.train", "gan.training.train")
 
 
 def imported(source: str) -> Iterator[str]:

@@ -25,13 +25,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
-from gan import pictures
-from gan.adverts import Copy, compose, marked, parse_size, price_text
-from gan.evaluation import feature_space, quality_of
-from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
-from gan.pictures import PreparedPictures
+from gan.adverts.composition import Copy, compose, marked, price_text
+from gan.adverts.layouts import parse_size
+from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
+from gan.metrics.features import averaged
+from gan.metrics.generator_metrics import feature_space, quality_of
+from gan.metrics.quality import CategoryQuality
 from gan.provenance import SourceType, provenance, save
-from gan.quality import CategoryQuality, averaged
+from gan.training import dataset as pictures
+from gan.training.dataset import PreparedPictures
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract

@@ -20,16 +20,17 @@ import pyarrow.fs as pafs
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from gan import evaluation, pictures
-from gan.augment import AUGMENTATIONS
-from gan.evaluation import Measure
-from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
-from gan.loop import TrainOptions, TrainState, resolved
-from gan.networks import num_parameters
-from gan.pictures import Category, Pixels, PreparedPictures
+from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
+from gan.metrics import generator_metrics as evaluation
+from gan.metrics.generator_metrics import Measure
+from gan.metrics.quality import NUM_NEIGHBOURS
 from gan.provenance import provenance, save
-from gan.quality import NUM_NEIGHBOURS
-from gan.train import fit
+from gan.training import dataset as pictures
+from gan.training.augment import AUGMENTATIONS
+from gan.training.dataset import Category, Pixels, PreparedPictures
+from gan.training.loop import TrainOptions, TrainState, resolved
+from gan.training.networks import num_parameters
+from gan.training.train import fit
 from lib.engines.ray_train import ray_session
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings

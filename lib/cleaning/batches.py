@@ -4,6 +4,7 @@ All four leave in rows of one schema, told apart by `kind`, so that one pass ove
 """
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
@@ -11,10 +12,12 @@ import pyarrow as pa
 from lib.cleaning.parsing import to_arrow
 from lib.cleaning.shard import CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import CleaningRules
-from lib.engines.arrow_tasks import Broadcast
 from lib.formats.mapping import LogMapping
 from lib.tables.bronze import REJECTS, SOURCE
 from lib.tables.silver import EVENTS, ITEMS
+
+if TYPE_CHECKING:
+    from lib.engines.arrow_tasks import Broadcast
 
 SOURCE_NAME = "source_name"
 EVENT, REJECT, COUNT, EVENT_ITEM, CATALOGUE_ITEM = "event", "reject", "count", "event_item", "catalogue_item"
@@ -45,7 +48,7 @@ def prefixed(source: str, column: str) -> str:
 
 
 def clean_event_batches(
-    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, rules: CleaningRules, key: Broadcast[bytes]
+    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, rules: CleaningRules, key: "Broadcast[bytes]"
 ) -> Iterator[pa.RecordBatch]:
     """Clean a shard of whole users; see `lib.cleaning.shard.clean_events`."""
     records = _by_source(batches)

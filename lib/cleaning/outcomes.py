@@ -10,7 +10,6 @@ from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
 
 # What becomes of an event; of a record of several, the first of these that one of them has. A bad value names its column.
 OUTCOMES = ("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "double_click")
-
 REASON = "(reason)"
 
 

@@ -24,7 +24,6 @@ def apply_to_shard(
 
 
 Value = TypeVar("Value")
-
 Value_co = TypeVar("Value_co", covariant=True)
 
 

@@ -18,11 +18,8 @@ from typing import Any
 from lib.pipeline import ROOT
 
 LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
-
 LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
-
 START_SECONDS = 180
-
 POLL_SECONDS = 0.5
 
 

@@ -11,9 +11,7 @@ from lib.engines.ray_cluster import LOCAL_LOGICAL_CPUS, LOCAL_OBJECT_STORE_BYTES
 from lib.settings import ClusterSettings
 
 STATE_FILE = "state.pt"  # of a checkpoint
-
 KEPT_CHECKPOINTS = 2  # one that was reported just before a kill can be lost
-
 REPORT_SECONDS = "0.2"  # how often Ray Train takes reports in; by default every 2 s, and short epochs would wait for it
 
 

@@ -14,9 +14,7 @@ import polars as pl
 from lib.features.profiles import CLICKS, NUM_HOURS, days_before, known_events, of_type, user_counts
 
 RECENT_DAYS = 7
-
 MONTH_DAYS = 28
-
 # Name and meaning, in the order in which gold/examples.features holds them.
 FEATURES: dict[str, str] = {
     "log_tenure_days": "days since the first event",

@@ -2,14 +2,16 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lib.engines.arrow_tasks import Broadcast
 from lib.formats.files import LogFile, inspect_file, read_pictures, read_records
 from lib.formats.mapping import LogMapping
 from lib.tables.bronze import SOURCE
+
+if TYPE_CHECKING:
+    from lib.engines.arrow_tasks import Broadcast
 
 FILES = pa.schema(
     [("location", pa.string()), ("path", pa.string()), ("num_bytes", pa.int64()), ("source", pa.string())]
@@ -21,7 +23,7 @@ DECLARED = frozenset(column.name for column in SOURCE.columns)
 
 
 def inspect_files(
-    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, known: Broadcast[Collection[str]]
+    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, known: "Broadcast[Collection[str]]"
 ) -> Iterator[pa.RecordBatch]:
     """Files with what an inspection finds in each; of those whose SHA-256 is `known` nothing else is looked at."""
     for row in _rows(batches):

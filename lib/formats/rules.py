@@ -44,7 +44,6 @@ def _as_tuple(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
-
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 
 

@@ -13,7 +13,6 @@ from deltalake import DeltaTable
 from lib.tables import Table, contract
 
 CONTRACT_VERSION = "cartwheel.contractVersion"
-
 # Commits that rearrange or describe a table and change no data: they make nothing stale.
 DATALESS_OPERATIONS = frozenset(
     {
@@ -26,7 +25,6 @@ DATALESS_OPERATIONS = frozenset(
         "VACUUM END",
     }
 )
-
 UNREADABLE_FEATURES = frozenset({"deletionVectors", "columnMapping"})
 
 

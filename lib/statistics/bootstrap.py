@@ -4,13 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
 NUM_RESAMPLES = 1000
-
 CONFIDENCE = 0.95
-
 _CELLS_AT_ONCE = 1 << 22  # resample weights in memory at a time (32 MB as doubles)
-
 # Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; beyond 12 lies less than 1e-10.
 _POISSON_1 = (np.cumsum(np.exp(-1.0) / np.cumprod(np.r_[1.0, np.arange(1.0, 13.0)])) * 2.0**32).astype(np.uint64)
 

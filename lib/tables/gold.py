@@ -283,7 +283,7 @@ CREATIVES = Table(
         required("sha256", TEXT, "of the file"),
         required("generator_version", TEXT, "run id of the generator"),
         required("seed", COUNT, "of its noise"),
-        Column("quality", REAL, "0..1, the discriminator-free score of gan/quality; null where none applies"),
+        Column("quality", REAL, "0..1, the discriminator-free score of gan/metrics/quality; null where none applies"),
         required("provenance", TEXT_MAP, "how it was made: model, training data, date, synthetic = true"),
         required("status", TEXT, "accepted or refused"),
         Column("reason", TEXT, "why refused"),

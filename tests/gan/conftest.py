@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from gan.pictures import PreparedPictures
+from gan.training.dataset import PreparedPictures
 
 SIDE = 32
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gan import pictures
-from gan.generated import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
-from gan.loop import TrainOptions, new_state, train_epoch
+from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
 from gan.provenance import read as read_provenance
+from gan.training import dataset as pictures
+from gan.training.loop import TrainOptions, new_state, train_epoch
 from lib.runs import model_registry
 from tests.jobs.tiny_lake import START, TinyLake
 
@@ -207,7 +207,7 @@ def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
 def test_a_copy_of_a_training_picture_is_refused_whatever_its_quality(
     job: ModuleType, prepared: pictures.PreparedPictures
 ):
-    from gan.evaluation import qualities
+    from gan.metrics.generator_metrics import qualities
 
     class Copier:
         def pictures(self, label: int, seeds: list[int]) -> np.ndarray:

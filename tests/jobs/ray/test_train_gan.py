@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gan import pictures
-from gan.generated import KeptGenerator
+from gan.generator import KeptGenerator
 from gan.provenance import read as read_provenance
+from gan.training import dataset as pictures
 from lib.runs import model_registry
 from tests.jobs.tiny_lake import START, TinyLake, WorkerKiller
 

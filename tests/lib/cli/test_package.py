@@ -111,7 +111,7 @@ def test_no_key_lake_or_data_goes_to_ray(littered_checkout: Path, tmp_path: Path
         names = [name for name in shipped.namelist() if not name.endswith("/")]
     assert set(PLANTED).isdisjoint(names)
     assert {name.split("/")[0] for name in names} == {"lib", "rl", "gan", "jobs", "conf"}
-    assert {"lib/tables/gold.py", "jobs/ray/train_gan.py", "conf/local.yaml", "gan/fonts/LICENSE"} <= set(names)
+    assert {"lib/tables/gold.py", "jobs/ray/train_gan.py", "conf/local.yaml", "gan/adverts/fonts/LICENSE"} <= set(names)
 
 
 def test_git_ignores_a_key_wherever_it_lies():

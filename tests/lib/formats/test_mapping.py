@@ -1,15 +1,13 @@
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from lib.formats.columns import stored_names
 from lib.formats.mapping import load_mapping, parse_mapping, shipped_names
+from lib.pipeline import ROOT
 from lib.tables.silver import EVENT_TYPES
-
-ROOT = Path(__file__).parent.parent.parent
 
 OWN = """
 name: shop

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from gan.networks import Generator
+from gan.adverts.typesetting import Box, drawable, fit, font
 from gan.provenance import MARK
-from gan.typeset import Box, drawable, fit, font
+from gan.training.networks import Generator
 
 Pixels = NDArray[np.uint8]  # [N, 3, R, R]
 

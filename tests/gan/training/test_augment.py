@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gan.augment import AUGMENTATIONS, augment
+from gan.training.augment import AUGMENTATIONS, augment
 
 
 def source(seed: int) -> torch.Generator:

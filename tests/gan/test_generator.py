@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gan.generated import MAX_SEED, KeptGenerator, sample_grid, seeds_of
-from gan.networks import Generator
+from gan.generator import MAX_SEED, KeptGenerator, sample_grid, seeds_of
+from gan.training.networks import Generator
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan.networks import Discriminator, Encoder, Generator, channels_by_side, num_parameters
+from gan.training.networks import Discriminator, Encoder, Generator, channels_by_side, num_parameters
 
 
 @pytest.mark.parametrize(("resolution", "expected"), [(32, {4: 32, 8: 16, 16: 8}), (64, {4: 64, 8: 32, 16: 16, 32: 8})])

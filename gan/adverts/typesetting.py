@@ -1,6 +1,6 @@
 """Setting text in a box: the fonts, wrapping, ellipsis, and the largest size at which a text fits.
 
-The fonts are Roboto Regular and Bold (Apache License 2.0, `gan/fonts/LICENSE`); Pillow's own font knows neither accents nor
+The fonts are Roboto Regular and Bold (Apache License 2.0, `gan/adverts/fonts/LICENSE`); Pillow's own font knows neither accents nor
 currency signs.
 """
 
@@ -75,7 +75,7 @@ class SetText:
 
 @cache
 def _font_file(weight: Weight) -> bytes:
-    return (files("gan") / "fonts" / f"Roboto-{weight}.ttf").read_bytes()
+    return (files("gan.adverts") / "fonts" / f"Roboto-{weight}.ttf").read_bytes()
 
 
 @cache

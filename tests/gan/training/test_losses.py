@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gan.losses import discriminator_loss, generator_loss, reconstruction_loss
+from gan.training.losses import discriminator_loss, generator_loss, reconstruction_loss
 
 
 def test_the_hinge_losses_by_hand():

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from gan.pictures import PreparedPictures
-from gan.quality import NUM_NEIGHBOURS, CategoryQuality, FeatureSpace, ball_radii, inside_manifold
+from gan.metrics.features import FeatureSpace
+from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality, ball_radii, inside_manifold
+from gan.training.dataset import PreparedPictures
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -49,7 +50,7 @@ def measure(prepared: PreparedPictures, known: Mapping[int, CategoryQuality], ge
     """As many generated pictures as a class has training pictures, against both splits.
 
     On train: `precision` (generated pictures inside the training pictures' manifold), `coverage` (training pictures whose ball holds
-    a generated one) and `memorised` (copies among the generated). On test, the held-out pictures: `quality` (gan/quality),
+    a generated one) and `memorised` (copies among the generated). On test, the held-out pictures: `quality` (gan/metrics/quality),
     `recall` (held-out pictures inside the generated ones' manifold), and `held_out_precision`, what precision the held-out real
     pictures themselves reach.
     """

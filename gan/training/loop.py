@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.augment import augment
-from gan.losses import discriminator_loss, generator_loss, reconstruction_loss
-from gan.networks import Discriminator, Encoder, Generator
+from gan.training.augment import augment
+from gan.training.losses import discriminator_loss, generator_loss, reconstruction_loss
+from gan.training.networks import Discriminator, Encoder, Generator
 
 Labels = Tensor  # [N] of 0..K-1
 Row = dict[str, float | None]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gan.palette import READABLE, WHITE, colour, contrast, dominant_hue, oklab, palette_of
+from gan.adverts.palette import READABLE, WHITE, colour, contrast, dominant_hue, oklab, palette_of
 
 
 def flat(red: int, green: int, blue: int) -> np.ndarray:

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gan.evaluation import measure, qualities
-from gan.pictures import PreparedPictures
+from gan.metrics.generator_metrics import measure, qualities
+from gan.training.dataset import PreparedPictures
 
 Products = Callable[[str, int, int], np.ndarray]
 

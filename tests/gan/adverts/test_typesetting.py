@@ -1,6 +1,6 @@
 import pytest
 
-from gan.typeset import Box, drawable, ellipsised, fit, font, text_width, wrap
+from gan.adverts.typesetting import Box, drawable, ellipsised, fit, font, text_width, wrap
 
 
 def test_a_text_is_set_as_large_as_it_fits():

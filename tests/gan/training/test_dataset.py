@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan import pictures
-from gan.pictures import ALL, assign_classes, class_of, decode, prepare
+from gan.training import dataset as pictures
+from gan.training.dataset import ALL, assign_classes, class_of, decode, prepare
 
 WHITE = (255, 255, 255)
 

@@ -3,8 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gan.pictures import PreparedPictures
-from gan.quality import CategoryQuality, FeatureSpace, averaged, ball_radii, inside_manifold, realism
+from gan.metrics.features import FeatureSpace, averaged
+from gan.metrics.quality import CategoryQuality, ball_radii, inside_manifold, realism
+from gan.training.dataset import PreparedPictures
 
 POINTS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [10.0, 0.0]])
 

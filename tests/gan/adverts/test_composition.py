@@ -3,9 +3,10 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from gan.adverts import MARK_GROUND, MARK_INK, Copy, compose, layout_of, mark_box, marked, parse_size, price_text
-from gan.palette import contrast
-from gan.typeset import Box
+from gan.adverts.composition import MARK_GROUND, MARK_INK, Copy, compose, mark_box, marked, price_text
+from gan.adverts.layouts import layout_of, parse_size
+from gan.adverts.palette import contrast
+from gan.adverts.typesetting import Box
 
 SIZES = [
     (300, 250),

@@ -10,8 +10,17 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from gan.loop import LOSSES, TrainOptions, average_over_workers, batches, new_state, resolved, train_epoch, update_ema
-from gan.losses import discriminator_loss
+from gan.training.loop import (
+    LOSSES,
+    TrainOptions,
+    average_over_workers,
+    batches,
+    new_state,
+    resolved,
+    train_epoch,
+    update_ema,
+)
+from gan.training.losses import discriminator_loss
 
 CPU = torch.device("cpu")
 OPTIONS = TrainOptions(

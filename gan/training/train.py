@@ -11,8 +11,8 @@ import torch
 from ray import train
 from ray.train.torch import get_device
 
-from gan import pictures
-from gan.loop import TrainOptions, TrainState, new_state, train_epoch
+from gan.training import dataset as pictures
+from gan.training.loop import TrainOptions, TrainState, new_state, train_epoch
 from lib.engines.ray_train import fit_on_workers, last_state, report_epoch
 from lib.settings import ClusterSettings
 

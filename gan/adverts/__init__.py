@@ -1,0 +1,1 @@
+"""Adverts composed of a generated picture and words."""

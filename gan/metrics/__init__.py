@@ -1,0 +1,1 @@
+"""How good generated pictures are, and whether they are copies."""

@@ -1,0 +1,78 @@
+"""The space in which pictures are compared: orientations of edges, colours and shapes, reduced by the training pictures. NumPy alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Pictures = NDArray[np.uint8]  # [N, 3, R, R], R a multiple of 32
+SIDE = 32  # pictures are averaged down to this before anything is measured
+NUM_ORIENTATIONS = 8
+NUM_COMPONENTS = 48
+GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green, blue (ITU-R BT.601)
+
+
+def averaged(pictures: Pictures, side: int) -> Floats:
+    """Pictures averaged down to `side`: [N, 3, side, side] in 0..1."""
+    n, channels, resolution, _ = pictures.shape
+    assert pictures.dtype == np.uint8
+    assert channels == 3
+    assert resolution % side == 0
+    step = resolution // side
+    small: Floats = pictures.reshape(n, 3, side, step, side, step).mean(axis=(3, 5)) / 255
+    return small
+
+
+def feature_groups(pictures: Pictures) -> tuple[Floats, Floats, Floats]:
+    """Edges [N, 640], colours [N, 192] and fine detail [N, 16] of pictures."""
+    small = averaged(pictures, SIDE)
+    grey = np.einsum("ncij,c->nij", small, GREY)
+    down, right = np.gradient(grey, axis=(1, 2))
+    strength = np.hypot(down, right)
+    turn = (np.arctan2(down, right) % np.pi) / np.pi * NUM_ORIENTATIONS
+    lower, share = np.floor(turn).astype(int), turn % 1
+    edges = np.zeros((len(grey), NUM_ORIENTATIONS, SIDE, SIDE))
+    for orientation in range(NUM_ORIENTATIONS):
+        # a gradient between two orientations is shared by both
+        is_lower = lower % NUM_ORIENTATIONS == orientation
+        is_upper = (lower + 1) % NUM_ORIENTATIONS == orientation
+        edges[:, orientation] = strength * (is_lower * (1 - share) + is_upper * share)
+    around = (grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]) / 4
+    detail = np.pad(np.abs(grey[:, 1:-1, 1:-1] - around), ((0, 0), (1, 1), (1, 1)))[:, None]
+    oriented = np.sqrt(np.concatenate([_on_grid(edges, 8), _on_grid(edges, 4)], axis=1))
+    return oriented, _on_grid(small, 8), np.sqrt(_on_grid(detail, 4))
+
+
+def _on_grid(maps: Floats, cells: int) -> Floats:
+    """Mean of [N, C, S, S] over a grid of cells: [N, C x cells x cells]."""
+    n, channels, side, _ = maps.shape
+    width = side // cells
+    means: Floats = maps.reshape(n, channels, cells, width, cells, width).mean(axis=(3, 5)).reshape(n, -1)
+    return means
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """The principal components of real pictures' features, each group of features scaled to the same total variance."""
+
+    mean: Floats  # [F]
+    scale: Floats  # [F]
+    components: Floats  # [D, F]
+
+    @classmethod
+    def fit(cls, pictures: Pictures) -> "FeatureSpace":
+        """The space of real pictures [N, 3, R, R]."""
+        groups = feature_groups(pictures)
+        mean = np.concatenate([group.mean(axis=0) for group in groups])
+        spread = [np.sqrt(group.var(axis=0).sum()) or 1.0 for group in groups]
+        scale = np.repeat(spread, [group.shape[1] for group in groups])
+        _, _, directions = np.linalg.svd((np.concatenate(groups, axis=1) - mean) / scale, full_matrices=False)
+        return cls(mean, scale, directions[:NUM_COMPONENTS])
+
+    def __call__(self, pictures: Pictures) -> Floats:
+        """Features [N, D] of pictures [N, 3, R, R]."""
+        features: Floats = (
+            (np.concatenate(feature_groups(pictures), axis=1) - self.mean) / self.scale
+        ) @ self.components.T
+        return features

@@ -1,0 +1,38 @@
+"""Whether a generated picture is a copy, or nearly, of a training picture."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from gan.metrics.features import Pictures, averaged
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+COMPARED_SIDE = 16  # pictures are compared at this side, where small shifts and noise no longer show
+COPY_FRAC = 0.4  # of the median distance from a held-out real picture to the training pictures
+
+
+@dataclass(frozen=True)
+class CopyDetector:
+    """The training pictures of one category, and how near to one of them a picture counts as its copy."""
+
+    training: Floats  # [M, P]
+    copy_distance: float
+
+    @classmethod
+    def fit(cls, training: Pictures, held_out: Pictures) -> "CopyDetector":
+        """From the category's training pictures and held-out ones, at least one of each."""
+        pixels = _pixels(training)
+        distance = cdist(_pixels(held_out), pixels).min(axis=1)
+        return cls(pixels, float(COPY_FRAC * np.median(distance)))
+
+    def __call__(self, pictures: Pictures) -> Flags:
+        """Whether each picture is nearer to a training picture than `copy_distance`: [N]."""
+        near: Flags = cdist(_pixels(pictures), self.training).min(axis=1) <= self.copy_distance
+        return near
+
+
+def _pixels(pictures: Pictures) -> Floats:
+    return averaged(pictures, COMPARED_SIDE).reshape(len(pictures), -1)

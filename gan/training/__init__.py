@@ -1,0 +1,1 @@
+"""Training a conditional GAN on the catalogue's pictures."""
