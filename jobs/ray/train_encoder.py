@@ -28,7 +28,7 @@ from lib.models import rows
 from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers
 from lib.models.judging import REFERENCE, judge
 from lib.models.purchase_encoder import PurchaseEncoder
-from lib.models.rows import KnownPairs
+from lib.models.rows import WeightedPairs
 from lib.models.two_tower import PairSampler, TwoTower
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
@@ -80,10 +80,10 @@ class Task:
         columns, is_of_split = ["user_key", "features", "label"], pc.field("split") == split
         return rows.labelled_examples(self._rows("gold/examples", columns, is_of_split))
 
-    def known_pairs(self) -> KnownPairs:
+    def weighted_pairs(self) -> WeightedPairs:
         """What was known of users and items before `as_of`."""
         columns = ["user_key", "item_id", "weight", "num_relevant", "last_time"]
-        return rows.known_pairs(
+        return rows.weighted_pairs(
             self._rows("gold/interactions", columns),
             as_of=self.as_of,
             half_life_days=self.half_life_days,
@@ -115,7 +115,7 @@ def train_worker(config: dict[str, Task]) -> None:
 
     if task.encoder is not None:
         fit_purchase_model(task, task.encoder, rank, num_workers, states.get("encoder"), lambda s: keep("encoder", s))
-    known = task.known_pairs()
+    known = task.weighted_pairs()
     own = rows.pairs_of_users(known.pairs, rank, num_workers)
     fit_two_towers(
         prepare_model(task.untrained_towers(known.item_ids)),
@@ -263,7 +263,7 @@ def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSe
     register(run, "encoder", encoder)
 
 
-def publish_two_towers(run: Run, task: Task, state: State, known: KnownPairs) -> None:
+def publish_two_towers(run: Run, task: Task, state: State, known: WeightedPairs) -> None:
     """The vectors of every user with a history, and of every item that someone touched, before `run.as_of`."""
     towers = task.untrained_towers(known.item_ids)
     towers.load_state_dict(state["model"])
@@ -292,7 +292,7 @@ def main(settings: TrainEncoderSettings) -> None:
         torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
         labels = labels_of(run)
         task = task_of(run, settings, with_encoder=len(labels) > 0 and has_both_classes(run, labels))
-        known = task.known_pairs()
+        known = task.weighted_pairs()
         run.log(
             "read",
             examples=len(labels),

@@ -4,14 +4,15 @@ Implicit-feedback ALS (Hu, Koren and Volinsky 2008) by MLlib, fitted on all that
 an item is the dot product of their factors. A rerun, a retry or a kill changes nothing.
 """
 
-from datetime import datetime
+from functools import partial
 
 from pydantic import Field
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import start_run
+from lib.engines.spark import over_shards, start_run
+from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs
 from lib.settings import JobSettings
 
 
@@ -30,19 +31,15 @@ class AlsSettings(JobSettings):
     seed: int = Field(0, description="of the first factors")
 
 
-def preferences(interactions: DataFrame, *, as_of: datetime) -> DataFrame:
-    """One row a pair of user and item known before `as_of`, with its strength: log(1 + weight).
+def strengths(pairs: DataFrame) -> DataFrame:
+    """One row a known pair of user and item, with its strength: log(1 + weight).
 
     The weight is counted in units of the lightest pair of the log (one view, or one purchase where there are only purchases),
-    so the strength does not depend on the scale of the settings' weights. A pair without positive weight (a return of
-    something bought before the log began) says nothing about liking.
+    so the strength does not depend on the scale of the settings' weights.
     """
-    is_known = F.col("last_time") < as_of
-    pairs = interactions.where(is_known).groupBy("user_key", "item_id").agg(F.sum("weight").alias("weight"))
-    liked = pairs.where(F.col("weight") > 0)
-    lightest = liked.agg(F.min("weight").alias("lightest"))
+    lightest = pairs.agg(F.min("weight").alias("lightest"))
     strength = F.log1p(F.col("weight") / F.col("lightest")).cast("float")
-    return liked.crossJoin(F.broadcast(lightest)).select("user_key", "item_id", strength.alias("strength"))
+    return pairs.crossJoin(F.broadcast(lightest)).select("user_key", "item_id", strength.alias("strength"))
 
 
 def numbered(ids: DataFrame, column: str) -> DataFrame:
@@ -96,7 +93,9 @@ def factors(preferred: DataFrame, settings: AlsSettings) -> DataFrame:
 
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
-        preferred = preferences(run.read("gold/interactions"), as_of=run.as_of).persist()
+        known = partial(known_pairs, as_of=run.as_of)
+        pairs = over_shards(run.read("gold/interactions").repartition("user_key"), known, KNOWN_PAIRS).persist()
+        preferred = strengths(pairs).persist()
         num_pairs = preferred.count()
         if not num_pairs:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")

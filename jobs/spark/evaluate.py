@@ -5,21 +5,18 @@ validation window for those as of `valid_from`. Users without a list score zero 
 stands one that is composed here of two lists, and named so: `rebuy_then_popularity`. A rerun, a retry or a kill changes nothing.
 """
 
-from datetime import datetime
+from functools import partial
 
 import pyarrow as pa
 from pydantic import Field
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lib.engines.spark import start_run
-from lib.ranking.evaluation import shard_sums, summarised
+from lib.engines.spark import over_shards, spark_schema, start_run
+from lib.ranking.evaluation import SUMS_SCHEMA, shard_sums, summarised
+from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs
 from lib.settings import JobSettings
 
-SUMS = (
-    "shard int, question string, segment string, strategy string, metric string, num_users bigint, "
-    "num_without_list bigint, total double, resampled array<double>"
-)
 COMPOSED = "rebuy_then_popularity"
 
 
@@ -30,13 +27,6 @@ class EvaluateSettings(JobSettings):
     num_resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of users")
     num_shards: int = Field(8, ge=1, le=100_000, description="shards of users; about the number of the cluster's cores")
     seed: int = Field(0, ge=0, description="of the bootstrap")
-
-
-def known_pairs(interactions: DataFrame, *, as_of: datetime) -> DataFrame:
-    """One row a user and item that had to do with each other before `as_of`, as the strategies see it."""
-    is_known = F.col("last_time") < as_of
-    pairs = interactions.where(is_known).groupBy("user_key", "item_id").agg(F.sum("weight").alias("weight"))
-    return pairs.where(F.col("weight") > 0).select("user_key", "item_id")
 
 
 def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> DataFrame:
@@ -111,7 +101,7 @@ def measured(judged: DataFrame, *, k: int, num_resamples: int, num_shards: int, 
     user_hash = F.xxhash64("user_key")
     shard = F.pmod(user_hash, F.lit(num_shards)).cast("int")
     sharded = judged.select("*", user_hash.alias("user_hash"), shard.alias("shard"))
-    summary = summarised(sharded.groupBy("shard").applyInArrow(sums, schema=SUMS).toArrow())
+    summary = summarised(sharded.groupBy("shard").applyInArrow(sums, schema=spark_schema(SUMS_SCHEMA)).toArrow())
     return judged.sparkSession.createDataFrame(summary)
 
 
@@ -142,7 +132,9 @@ def main(settings: EvaluateSettings) -> None:
             stored.select("strategy", "question", "user_key", "rank", "item_id"), k=settings.k
         ).persist()
         interactions = run.read("gold/interactions")
-        known = known_pairs(interactions, as_of=run.as_of).persist()
+        known = over_shards(
+            interactions.repartition("user_key"), partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS
+        ).persist()
         wanted = wanted_items(interactions, known, split=split).persist()
         population = population_of(wanted, known).persist()
         num_users, num_items = population.count(), known.select("item_id").distinct().count()

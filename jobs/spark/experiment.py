@@ -18,7 +18,7 @@ from pydantic import Field
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import start_run
+from lib.engines.spark import spark_schema, start_run
 from lib.settings import JobSettings
 from lib.statistics.experiments import (
     SAMPLE_RATIO_THRESHOLD,
@@ -30,11 +30,8 @@ from lib.statistics.experiments import (
     sample_ratio_p,
     verdict,
 )
+from lib.tables import contract
 
-ROWS = (
-    "experiment string, arm string, control string, metric string, arm_value double, control_value double, effect double, "
-    "low double, high double, p double, num_arm bigint, num_control bigint, sample_ratio_p double, verdict string, reason string"
-)
 # Metric -> the number y of a unit, and the number x where the metric is the ratio of their totals.
 METRICS: dict[str, tuple[str, str | None]] = {
     "ctr": ("num_clicks", "num_impressions"),
@@ -234,7 +231,10 @@ def main(settings: ExperimentSettings) -> None:
         ]
         if not rows:
             run.skip(f"no arm to compare in {', '.join(sorted(sums))}: each experiment has one arm")
-        run.commit("gold/experiments", run.spark.createDataFrame(rows, schema=ROWS))
+        run.commit(
+            "gold/experiments",
+            run.spark.createDataFrame(rows, schema=spark_schema(contract("gold/experiments").schema)),
+        )
 
 
 if __name__ == "__main__":

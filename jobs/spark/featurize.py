@@ -15,8 +15,7 @@ from pydantic import Field
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from lib.engines.arrow_tasks import apply_to_shard
-from lib.engines.spark import spark_schema, start_run
+from lib.engines.spark import over_shards, spark_schema, start_run
 from lib.features.examples import ExampleDate, example_dates, examples
 from lib.features.profiles import user_profiles
 from lib.features.user_features import FEATURES
@@ -247,13 +246,13 @@ def profiles_of(shards: DataFrame, *, as_of: datetime, settings: FeaturizeSettin
         half_life_days=settings.half_life_days,
         max_tags=settings.max_tags,
     )
-    return shards.mapInArrow(partial(apply_to_shard, function=describe, schema=schema), spark_schema(schema))
+    return over_shards(shards, describe, schema)
 
 
 def raw_examples(shards: DataFrame, *, dates: list[ExampleDate], relevant: str) -> DataFrame:
     """One row a user and date, features not yet scaled, one column each."""
     look = partial(examples, dates=dates, relevant=relevant)
-    return shards.mapInArrow(partial(apply_to_shard, function=look, schema=RAW_EXAMPLES), spark_schema(RAW_EXAMPLES))
+    return over_shards(shards, look, RAW_EXAMPLES)
 
 
 def scaled(raw: DataFrame, spark: SparkSession, *, as_of: datetime) -> Scaled:

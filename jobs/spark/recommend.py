@@ -21,16 +21,14 @@ from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import start_run
+from lib.engines.spark import over_shards, spark_schema, start_run
 from lib.ranking import strategies
-from lib.ranking.neighbours import cosine_neighbours, shard_blocks, similarity_matrix
-from lib.ranking.strategies import Catalogue
+from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs
+from lib.ranking.neighbours import BLOCK_SCHEMA, NEIGHBOUR_SCHEMA, cosine_neighbours, shard_blocks, similarity_matrix
+from lib.ranking.strategies import LIST_SCHEMA, Catalogue
 from lib.ranking.topk import vectors
 from lib.settings import JobSettings
 
-LISTS = "question string, user_key string, rank int, item_id string, score double, reason string"
-GRAM_BLOCKS = "block int, item array<int>, neighbour array<int>, num_users array<double>"
-NEIGHBOURS = "item int, neighbour int, similarity double"
 MODELS = {"als": "close to your taste (ALS)", "two_tower": "close to your taste (two towers)"}
 
 
@@ -43,20 +41,6 @@ class RecommendSettings(JobSettings):
         2000, ge=2, description="own items, the latest, from which neighbours are counted: bounds one user's pairs"
     )
     items_per_block: int = Field(512, ge=1, description="items whose neighbours one task finds at a time")
-
-
-def known_pairs(interactions: DataFrame, *, as_of: datetime) -> DataFrame:
-    """One row a user and own item: what they had to do with each other before `as_of`.
-
-    A pair without positive weight (a return of something bought before the log began) is no interaction.
-    """
-    is_known = F.col("last_time") < as_of
-    pairs = interactions.where(is_known).groupBy("user_key", "item_id").agg(
-        F.sum("weight").alias("weight"),
-        F.sum("num_relevant").alias("num_relevant"),
-        F.max("last_time").alias("last_time"),
-    )  # fmt: skip
-    return pairs.where(F.col("weight") > 0).select("user_key", "item_id", "num_relevant", "last_time")
 
 
 def histories(interactions: DataFrame, pairs: DataFrame) -> DataFrame:
@@ -100,8 +84,8 @@ def similarities(
     def nearest(block: pa.Table) -> pa.Table:
         return cosine_neighbours(block, num_users=num_users, num_neighbours=num_neighbours)
 
-    blocks = latest.mapInArrow(shard, schema=GRAM_BLOCKS)
-    found = blocks.groupBy("block").applyInArrow(nearest, schema=NEIGHBOURS).toArrow()
+    blocks = latest.mapInArrow(shard, schema=spark_schema(BLOCK_SCHEMA))
+    found = blocks.groupBy("block").applyInArrow(nearest, schema=spark_schema(NEIGHBOUR_SCHEMA)).toArrow()
     return similarity_matrix(found, len(catalogue.item_ids))
 
 
@@ -118,7 +102,7 @@ def vector_lists(rows: DataFrame, users: DataFrame, catalogue: Catalogue, *, k: 
         reason=reason,
     )
     user_vectors = rows.where(F.col("kind") == "user").select(F.col("id").alias("user_key"), "values")
-    return users.join(user_vectors, on="user_key", how="inner").mapInArrow(rank, schema=LISTS)
+    return users.join(user_vectors, on="user_key", how="inner").mapInArrow(rank, schema=spark_schema(LIST_SCHEMA))
 
 
 def version_of(stored: DataFrame, model: str, *, as_of: datetime) -> str | None:
@@ -147,7 +131,9 @@ def named(lists: DataFrame, *, as_of: datetime, strategy: str, version: str | No
 def main(settings: RecommendSettings) -> None:
     with start_run("recommend", settings) as run:
         interactions = run.read("gold/interactions")
-        pairs = known_pairs(interactions, as_of=run.as_of).persist()
+        pairs = over_shards(
+            interactions.repartition("user_key"), partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS
+        ).persist()
         catalogue, num_users = catalogue_of(pairs, run.read("silver/items") if run.has("silver/items") else None)
         if not len(catalogue.item_ids):
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
@@ -174,7 +160,7 @@ def main(settings: RecommendSettings) -> None:
             "item_to_item": partial(strategies.item_to_item, catalogue=catalogue, k=k, similarity=similarity),
         }
         lists = [
-            named(users.mapInArrow(rank, schema=LISTS), as_of=run.as_of, strategy=strategy)
+            named(users.mapInArrow(rank, schema=spark_schema(LIST_SCHEMA)), as_of=run.as_of, strategy=strategy)
             for strategy, rank in counting.items()
         ]
         stored = run.read("gold/vectors") if run.has("gold/vectors") else None

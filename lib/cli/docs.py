@@ -44,9 +44,8 @@ def settings_page() -> str:
         lines += _section_lines(name, section.__doc__, section.model_fields)
     lines += ["## Of one job", ""]
     for job in PIPELINE:
-        if job.engine != "local":
-            settings = settings_class(job)
-            lines += _section_lines(job.name, settings.__doc__, settings.own_fields())
+        settings = settings_class(job)
+        lines += _section_lines(job.name, settings.__doc__, settings.own_fields())
     return "\n".join(lines).rstrip() + "\n"
 
 

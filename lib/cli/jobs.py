@@ -48,9 +48,8 @@ def plan(names: Sequence[str], arguments: Sequence[str]) -> list[Stage]:
     """
     stages = []
     for job in (JOBS[name] for name in names):
-        if job.engine != "local":
-            own = arguments_of(job, arguments)
-            stages.append(Stage(job, own, settings_class(job).load(own), load_job(job).main))
+        own = arguments_of(job, arguments)
+        stages.append(Stage(job, own, settings_class(job).load(own), load_job(job).main))
     return stages
 
 
@@ -75,9 +74,9 @@ def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
 
 
 def names_between(first: str | None, last: str | None) -> list[str]:
-    """The jobs of the wheel from one to another, both included."""
+    """The jobs of the pipeline from one to another, both included."""
     names = [job.name for job in PIPELINE]
     for name in (first, last):
         if name is not None and name not in names:
-            raise ValueError(f"no job is named {name!r}; the wheel is {', '.join(names)}")
+            raise ValueError(f"no job is named {name!r}; the pipeline is {', '.join(names)}")
     return names[names.index(first) if first else 0 : (names.index(last) if last else len(names) - 1) + 1]

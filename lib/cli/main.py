@@ -47,7 +47,7 @@ def run(
         if not logs.exists():
             raise ValueError(f"--logs {logs}: no such file or folder")
         arguments += ["--log.path", str(logs.absolute())]
-        names = [name for name in names if name != "simulate"]
+        names = [name for name in names if not JOBS[name].makes_log]
     if format is not None:
         arguments += ["--log.format", str(Path(format).absolute()) if Path(format).is_file() else format]
     if images is not None:

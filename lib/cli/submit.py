@@ -14,7 +14,7 @@ PACKAGE = "dist/cartwheel.zip"
 
 
 def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Sequence[str]) -> list[str]:
-    """The `spark-submit` or `ray job submit` of one job, below the checkout.
+    """The `spark-submit`, `ray job submit` or plain call of one job, below the checkout.
 
     Raises:
         ValueError: the target needs an address that the settings do not give, or the job is none to submit.
@@ -34,7 +34,7 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
             raise ValueError(f"{job.name} on {target} needs --cluster.ray-address, such as http://head:8265")
         address = ("--address", cluster.ray_address) if cluster.ray_address else ()
         return ["ray", "job", "submit", *address, "--working-dir", ".", "--", "python", str(job.path), *arguments]
-    raise ValueError(f"{job.name} runs where the command runs: `cartwheel {job.name}`")
+    return ["python", str(job.path), *arguments]
 
 
 def environment() -> dict[str, str]:

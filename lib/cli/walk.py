@@ -1,4 +1,4 @@
-"""Walking the wheel on one machine: every job in its order, the fresh ones passed over, progress shown, noise in a file."""
+"""Walking the pipeline on one machine: every job in its order, the unchanged ones passed over, progress shown, noise in a file."""
 
 import fcntl
 import os
@@ -10,22 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lib.cli.jobs import Stage
-from lib.engines import ray_cluster
+from lib.engines.ray_cluster import LocalCluster, run_job, start_local_cluster
 from lib.lake.lake import Lake, require_writable
-from lib.pipeline import Job
-from lib.report import write_report
 from lib.runs.errors import recordable_traceback
-from lib.runs.freshness import is_fresh
+from lib.runs.freshness import outcome_if_unchanged
+from lib.runs.logs import job_logger, say_again
+from lib.runs.run import skipped_without_input
 
 SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
 
 
 class JobError(Exception):
-    """A job ended with an error; the wheel stops there."""
+    """A job ended with an error; the pipeline stops there."""
 
 
 def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> int:
-    """Run the stages that are not fresh, then write the report; returns 2 where a bad file was set aside, else 0.
+    """Run the stages whose inputs, settings or code have changed; returns 2 where a bad file was set aside, else 0.
 
     Raises:
         JobError: a job ended with an error, in one line.
@@ -38,27 +38,27 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
     with _only_walk(lake), _noise_to(log), _ray_when_needed(stages, log) as ray_address:
         for number, stage in enumerate(stages, 1):
             show(f"[{number}/{len(stages)}] {stage.job.name}: {stage.job.does}")
-            # ingest looks for new files itself
-            unchanged = None if stage.job.name == "ingest" else is_fresh(stage.job, stage.settings)
-            if unchanged is not None:
-                show(f"{stage.job.name:<15}unchanged ({unchanged})")
+            outcome = None if stage.job.finds_new_files else outcome_if_unchanged(stage.job, stage.settings)
+            if outcome is not None:
+                job_logger(stage.job.name).info("unchanged (%s)", outcome)
                 continue
             try:
-                exit_code = max(exit_code, _run(stage, ray_address, show, log))
+                exit_code = max(exit_code, _run(stage, ray_address, log))
             except Exception as error:
                 with log.open("a") as output:
                     output.write(recordable_traceback(error))
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 first_line = (str(error).strip().splitlines() or [""])[0]
                 raise JobError(f"{stage.job.name}: {kind}{first_line}\nall output: {log}") from error
-    write_report(lake)
     return exit_code
 
 
-def _run(stage: Stage, ray_address: Callable[[], str], show: Callable[[str], None], log: Path) -> int:
+def _run(stage: Stage, ray_address: Callable[[], str], log: Path) -> int:
+    """Run one job; returns its exit code, 0 or SOME_FILES_SET_ASIDE."""
     if stage.job.engine == "ray":
-        entrypoint = shlex.join(["python", str(stage.job.path), *stage.arguments])
-        ray_cluster.run_job(ray_address(), entrypoint, _lines_of(stage.job, show), log)
+        if not skipped_without_input(stage.job, stage.settings):  # before a cluster starts for nothing
+            entrypoint = shlex.join(["python", str(stage.job.path), *stage.arguments])
+            run_job(ray_address(), entrypoint, say_again, log)
         return 0
     try:
         stage.main(stage.settings)
@@ -69,27 +69,17 @@ def _run(stage: Stage, ray_address: Callable[[], str], show: Callable[[str], Non
     return 0
 
 
-def _lines_of(job: Job, show: Callable[[str], None]) -> Callable[[str], None]:
-    """Show a Ray job's own lines; the cluster's and the workers' go to the log alone."""
-
-    def show_own(line: str) -> None:
-        if line.startswith(f"{job.name:<15}"):
-            show(line)
-
-    return show_own
-
-
 @contextmanager
 def _ray_when_needed(stages: Sequence[Stage], log: Path) -> Iterator[Callable[[], str]]:
     """Address of the job server: the settings', else a local cluster that starts with the first Ray job and stops at the end."""
-    started: list[ray_cluster.LocalCluster] = []
+    started: list[LocalCluster] = []
 
     def address() -> str:
         given = stages[0].settings.cluster.ray_address
         if given is not None:
             return given
         if not started:
-            started.append(ray_cluster.start_local_cluster(log))
+            started.append(start_local_cluster(log))
         return started[0].address
 
     try:

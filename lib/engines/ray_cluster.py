@@ -1,5 +1,6 @@
 """Ray from outside: the local cluster to which `cartwheel run` submits, and a job that is submitted and followed."""
 
+import asyncio
 import ctypes
 import os
 import secrets
@@ -13,12 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from lib.engines.ray_train import LOCAL_LOGICAL_CPUS, LOCAL_OBJECT_STORE_BYTES
 from lib.pipeline import ROOT
+from lib.runs.logs import FORMAT_VARIABLE
 
-LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
-LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
 START_SECONDS = 180
 POLL_SECONDS = 0.5
 
@@ -80,47 +81,51 @@ def start_local_cluster(log: Path) -> LocalCluster:
     raise ValueError(f"the local Ray cluster did not start within {START_SECONDS} s; its output is in {log}")
 
 
-def run_job(address: str, entrypoint: str, show: Callable[[str], None], log: Path) -> None:
+def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: Path) -> None:
     """Submit a job by the job API, show its lines as they come, keep all its output in `log`, and wait for its end.
 
     Raises:
         ValueError: no job server answers at the address, or the job failed.
     """
-    from ray.job_submission import JobStatus  # noqa: PLC0415
-
     try:
         client = _client(address)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"no Ray job server answers at {address} ({type(error).__name__})") from None
     job_id = _submit(client, entrypoint)
-    seen = 0
     try:
-        while True:
-            status = client.get_job_status(job_id)
-            text = client.get_job_logs(job_id)
-            for line in text[seen:].splitlines():
-                show(line)
-            with log.open("a") as output:
-                output.write(text[seen:])
-            seen = len(text)
-            if status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
-                break
-            time.sleep(POLL_SECONDS)
+        with log.open("a") as output:
+            last_error = asyncio.run(_follow(client, job_id, show, output))
     except BaseException:
         client.stop_job(job_id)
         raise
-    if status != JobStatus.SUCCEEDED:
-        errors = [line for line in text.splitlines() if line.startswith("error: ")]
-        raise ValueError(errors[-1].removeprefix("error: ") if errors else f"the Ray job ended as {status.value}")
+    status = client.get_job_status(job_id)
+    if status.value != "SUCCEEDED":
+        raise ValueError(last_error or f"the Ray job ended as {status.value}")
+
+
+async def _follow(client: Any, job_id: str, show: Callable[[str], object], output: TextIO) -> str | None:
+    """Show a job's lines and write them to `output` until it ends; returns the last line that tells a user's error."""
+    rest, last_error = "", None
+    async for text in client.tail_job_logs(job_id):
+        output.write(text)
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            show(line)
+            if line.startswith("error: "):
+                last_error = line.removeprefix("error: ")
+    if rest:
+        show(rest)
+    return last_error
 
 
 def _submit(client: Any, entrypoint: str) -> str:
     """Submit a job; a head that has just come up answers before its agent can take one, so that is asked again."""
-    working_directory = {"working_dir": str(ROOT)}  # of which .rayignore lets only the code and the shipped settings go
+    # Of the working directory .rayignore lets only the code and the shipped settings go.
+    environment = {"working_dir": str(ROOT), "env_vars": {FORMAT_VARIABLE: "json"}}
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            return str(client.submit_job(entrypoint=entrypoint, runtime_env=working_directory))
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib.engines.ray_cluster import LOCAL_LOGICAL_CPUS, LOCAL_OBJECT_STORE_BYTES
 from lib.settings import ClusterSettings
 
+LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
+LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
 STATE_FILE = "state.pt"  # of a checkpoint
 KEPT_CHECKPOINTS = 2  # one that was reported just before a kill can be lost
 REPORT_SECONDS = "0.2"  # how often Ray Train takes reports in; by default every 2 s, and short epochs would wait for it

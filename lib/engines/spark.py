@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
+import polars as pl
 import pyarrow as pa
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, SparkSession
@@ -15,6 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
+from lib.engines.arrow_tasks import apply_to_shard
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
@@ -113,14 +115,14 @@ class SparkRun(runs.Run):
         chosen = conform(table_contract, frame)
         self.lake.ensure(table_contract, properties)
         transaction = transaction_id(self.job.name, table, where)
-        if self.lake.committed(table, transaction) < self.number:
+        if self.lake.last_committed_run(table, transaction) < self.number:
             writer = chosen.write.format("delta").mode(mode)
             writer = writer.option("txnAppId", transaction).option("txnVersion", self.number)
             if where:
                 condition = " AND ".join(f"{column} = '{value}'" for column, value in where.items())
                 writer = writer.option("replaceWhere", condition)
             writer.save(self.lake.uri(table))
-        self.committed(table, *_last_write(self, table))
+        self.record_output(table, *_last_write(self, table))
 
 
 @contextmanager
@@ -128,6 +130,12 @@ def start_run(job: str, settings: JobSettings) -> Iterator[SparkRun]:
     """A run of a Spark job; see `lib.runs.run.start_run`."""
     with runs.start_run(job, settings, SparkRun) as run:
         yield run
+
+
+def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema) -> DataFrame:
+    """What `function` makes of each partition of `shards`, such as one of whole users, with the columns of `schema`."""
+    work = partial(apply_to_shard, function=function, schema=schema)
+    return shards.mapInArrow(work, spark_schema(schema))
 
 
 def conform(table: Table, frame: DataFrame) -> DataFrame:

@@ -134,7 +134,7 @@ class Lake:
                 delta.alter.add_constraint({name: condition})
         return delta
 
-    def committed(self, table: str, transaction: str) -> int:
+    def last_committed_run(self, table: str, transaction: str) -> int:
         """The number of the last run that committed to the table under this transaction id; 0 where none did."""
         if not self.exists(table):
             return 0

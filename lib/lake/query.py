@@ -14,7 +14,7 @@ from lib.lake.lake import Lake
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """A connection in which every table of the lake is a view `layer.name`, read-only: it holds no file of its own."""
     connection = duckdb.connect()
-    connection.execute("SET enable_external_access = false")
+    connection.execute("SET enable_external_access = false; SET TimeZone = 'UTC'")
     for table in lake.tables():
         layer, name = table.split("/")
         connection.register(f"{layer}__{name}", lake.dataset(table))

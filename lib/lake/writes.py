@@ -107,7 +107,7 @@ def commit_files(
     Does nothing when run `number` of `transaction` has committed already: a rerun changes nothing twice.
     """
     lake.ensure(table)
-    if lake.committed(table.name, transaction) < number:
+    if lake.last_committed_run(table.name, transaction) < number:
         delta = lake.open(table.name)
         delta.create_write_transaction(
             list(files),

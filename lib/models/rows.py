@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from lib.models.fitting import Examples
 from lib.models.two_tower import Pairs
+from lib.ranking.known_pairs import known_pairs
 
 DAY_SECONDS = 86_400.0
 
 
-class KnownPairs(NamedTuple):
+class WeightedPairs(NamedTuple):
     """Pairs with the ids behind their numbers: user u is user_keys[u], item i is item_ids[i]; both sorted."""
 
     pairs: Pairs
@@ -51,31 +53,28 @@ def share_of(num_rows: int, rank: int, num_workers: int) -> Tensor:
     return (torch.arange(size) * num_workers + rank) % num_rows
 
 
-def known_pairs(
+def weighted_pairs(
     interactions: pa.Table, *, as_of: datetime, half_life_days: float, browsing_weight: float
-) -> KnownPairs:
-    """What each user had to do with each item before `as_of`, from rows of gold/interactions.
+) -> WeightedPairs:
+    """The known pairs (lib/ranking/known_pairs.py) of rows of gold/interactions, with what each counts.
 
-    A pair counts log(1 + weight) in the user's history. It is foretold in proportion to log(1 + relevant events), and by
-    `browsing_weight` of its weight in the history, so that a log of few purchases has something to learn from. Both are
-    halved with every `half_life_days` since the pair's last event. A pair without positive weight (a return of something
-    bought before the log began) is none.
+    A pair counts log(1 + weight) in the user's history. As a target it counts log(1 + relevant events), and `browsing_weight` of its
+    weight in the history, so that a log of few purchases has something to learn from. Both halve with every `half_life_days`
+    since the pair's last event.
     """
-    rows = interactions.filter(pc.field("last_time") < pa.scalar(as_of, pa.timestamp("us", tz="UTC")))
-    summed = rows.group_by(["user_key", "item_id"]).aggregate(
-        [("weight", "sum"), ("num_relevant", "sum"), ("last_time", "max")]
-    )
-    summed = summed.filter(pc.field("weight_sum") > 0).sort_by([("user_key", "ascending"), ("item_id", "ascending")])
-    user, user_keys = _numbered(summed["user_key"])
-    item, item_ids = _numbered(summed["item_id"])
-    last_seconds = summed["last_time_max"].cast(pa.int64()).to_numpy() / 1e6
+    frame = pl.from_arrow(interactions)
+    assert isinstance(frame, pl.DataFrame)
+    known = known_pairs(frame, as_of=as_of).to_arrow()
+    user, user_keys = _numbered(known["user_key"])
+    item, item_ids = _numbered(known["item_id"])
+    last_seconds = known["last_time"].cast(pa.int64()).to_numpy() / 1e6
     decay = np.exp2((last_seconds - as_of.timestamp()) / DAY_SECONDS / half_life_days)
-    # Long past pairs keep a trace, so that a history that is old throughout still has a mean.
+    # Pairs of long ago keep a trace, so that a history that is old throughout still has a mean.
     decay = np.maximum(decay, 1e-9)
-    seen = np.log1p(summed["weight_sum"].to_numpy())
-    wanted = np.log1p(summed["num_relevant_sum"].to_numpy()) + browsing_weight * seen
+    seen = np.log1p(known["weight"].to_numpy())
+    wanted = np.log1p(known["num_relevant"].to_numpy()) + browsing_weight * seen
     pairs = Pairs(*(torch.from_numpy(column) for column in (user, item, seen * decay, wanted * decay)))
-    return KnownPairs(pairs, user_keys, item_ids)
+    return WeightedPairs(pairs, user_keys, item_ids)
 
 
 def pairs_of_users(pairs: Pairs, rank: int, num_workers: int) -> Pairs:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from lib.lake.lake import Lake
+from lib.lake.query import connect
 from lib.runs import history
 
 Row = dict[str, Any]
@@ -48,7 +49,7 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class LakeFacts:
-    """A lake's tables as DuckDB views named `<layer>_<table>`, read at their latest versions."""
+    """What a lake holds, each fact one query over its tables `<layer>.<table>` at their latest versions."""
 
     lake: Lake
 
@@ -59,11 +60,7 @@ class LakeFacts:
 
     @cached_property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect()
-        connection.execute("SET TimeZone = 'UTC'")
-        for table in self.tables:
-            connection.register(view(table), self.lake.dataset(table))
-        return connection
+        return connect(self.lake)
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """The rows that `sql` gives, by column name."""
@@ -91,7 +88,7 @@ class LakeFacts:
         """As of when the profiles of gold are known; None without any."""
         if not self.has("gold/item_profiles"):
             return None
-        moment: datetime = self.rows("SELECT max(as_of) AS as_of FROM gold_item_profiles")[0]["as_of"]
+        moment: datetime = self.rows("SELECT max(as_of) AS as_of FROM gold.item_profiles")[0]["as_of"]
         return moment
 
     def why_missing(self, *jobs: str) -> str:
@@ -122,7 +119,7 @@ class LakeFacts:
         if not self.has("bronze/rejects"):
             return []
         return self.rows(
-            "SELECT stage, source, reason, count(*) AS n FROM bronze_rejects GROUP BY ALL ORDER BY n DESC, source, reason"
+            "SELECT stage, source, reason, count(*) AS n FROM bronze.rejects GROUP BY ALL ORDER BY n DESC, source, reason"
         )
 
     @cached_property
@@ -136,7 +133,7 @@ class LakeFacts:
                    count(*) FILTER (is_bot) AS num_bot_events,
                    count(*) FILTER (NOT is_bot) AS num_human_events,
                    count(DISTINCT user_key) FILTER (NOT is_bot) AS num_users
-            FROM silver_events GROUP BY event_type ORDER BY num_events DESC, event_type
+            FROM silver.events GROUP BY event_type ORDER BY num_events DESC, event_type
             """
         )
 
@@ -148,7 +145,7 @@ class LakeFacts:
         rows = self.rows(
             """
             WITH test AS (
-                SELECT * FROM gold_ranking_metrics
+                SELECT * FROM gold.ranking_metrics
                 WHERE split = 'test' AND segment = 'all' AND k = $k
                 QUALIFY as_of = max(as_of) OVER ()
             )
@@ -169,7 +166,7 @@ class LakeFacts:
         """What is decided of each learned policy on test decisions: its row of the first estimator that it has."""
         if not self.has("gold/policy_values"):
             return []
-        rows = self.rows("SELECT * FROM gold_policy_values WHERE dataset LIKE 'test%' ORDER BY policy, dataset")
+        rows = self.rows("SELECT * FROM gold.policy_values WHERE dataset LIKE 'test%' ORDER BY policy, dataset")
         chosen: dict[tuple[str, str], Row] = {}
         for row in sorted(rows, key=lambda row: _place(row["estimator"])):
             if row["verdict"] in POLICY_VERDICTS:
@@ -181,12 +178,12 @@ class LakeFacts:
         """Every metric of every pair of arms."""
         if not self.has("gold/experiments"):
             return []
-        return self.rows("SELECT * FROM gold_experiments ORDER BY experiment, arm, control, metric")
+        return self.rows("SELECT * FROM gold.experiments ORDER BY experiment, arm, control, metric")
 
     @cached_property
     def experiment_unit(self) -> str:
         """What the arms are counted in: users, or impressions where the log names no user."""
-        sql = "SELECT count(user_key) AS num_named FROM silver_events WHERE experiment IS NOT NULL AND arm IS NOT NULL"
+        sql = "SELECT count(user_key) AS num_named FROM silver.events WHERE experiment IS NOT NULL AND arm IS NOT NULL"
         return "user" if not self.has("silver/events") or self.rows(sql)[0]["num_named"] else "impression"
 
     @cached_property
@@ -197,7 +194,7 @@ class LakeFacts:
         return self.rows(
             """
             SELECT kind, status, reason, count(*) AS n, avg(quality) AS mean_quality
-            FROM gold_creatives GROUP BY ALL ORDER BY kind, status, reason
+            FROM gold.creatives GROUP BY ALL ORDER BY kind, status, reason
             """
         )
 
@@ -210,11 +207,6 @@ class LakeFacts:
     def file(self, uri: str) -> Path:
         """The file that a `uri` column of the lake names."""
         return self.lake.folder / uri
-
-
-def view(table: str) -> str:
-    """The DuckDB view of a table: gold/vectors is gold_vectors."""
-    return table.replace("/", "_")
 
 
 def _place(estimator: str) -> int:

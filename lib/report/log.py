@@ -98,13 +98,13 @@ def activity(facts: LakeFacts) -> Section:
     title = "Events over time"
     if not facts.has("silver/events"):
         return Section("activity", title, missing=facts.why_missing("ingest", "clean"))
-    span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver_events")[0]
+    span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver.events")[0]
     is_short = (span["last"] - span["first"]).days < SHORT_LOG_DAYS
     unit, article = ("hour", "an") if is_short else ("day", "a")
     rows = facts.rows(
         f"""
         SELECT date_trunc('{unit}', event_time) AS moment, event_type, count(*) AS n
-        FROM silver_events WHERE NOT is_bot GROUP BY ALL ORDER BY moment
+        FROM silver.events WHERE NOT is_bot GROUP BY ALL ORDER BY moment
         """
     )
     step = timedelta(hours=1) if is_short else timedelta(days=1)

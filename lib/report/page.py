@@ -78,7 +78,7 @@ def header(facts: LakeFacts, name: str | None) -> Header:
     """What the page's head says."""
     first = last = None
     if facts.has("silver/events"):
-        span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver_events")[0]
+        span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver.events")[0]
         first, last = span["first"], span["last"]
     finished = [run["finished_at"] for run in facts.latest_runs.values() if run["finished_at"] is not None]
     return Header(name or facts.lake.folder.name, first, last, facts.as_of, max(finished, default=None))

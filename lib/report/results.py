@@ -59,7 +59,7 @@ def _ranking_table(facts: LakeFacts, question: str) -> Grid:
     rows = [row for row in facts.rankings if row.question == question]
     others = facts.rows(
         """
-        SELECT strategy, metric, value FROM gold_ranking_metrics
+        SELECT strategy, metric, value FROM gold.ranking_metrics
         WHERE split = 'test' AND segment = 'all' AND k = $k AND question = $question
           AND list_contains($metrics, metric)
         QUALIFY as_of = max(as_of) OVER ()
@@ -91,7 +91,7 @@ def models(facts: LakeFacts) -> Section:
     title = "Purchase model"
     rows = []
     if facts.has("gold/model_metrics"):
-        rows = facts.rows("SELECT * FROM gold_model_metrics WHERE model <> 'gan' ORDER BY metric, model")
+        rows = facts.rows("SELECT * FROM gold.model_metrics WHERE model <> 'gan' ORDER BY metric, model")
     if not rows:
         return Section("models", title, missing=_why_no_purchase_model(facts))
     splits = [split for split in SPLITS if any(row["split"] == split for row in rows)]
@@ -134,7 +134,7 @@ def _why_no_purchase_model(facts: LakeFacts) -> str:
     labels = []
     if facts.has("gold/examples"):
         labels = facts.rows(
-            "SELECT label, count(*) AS n FROM gold_examples WHERE split = 'train' AND label IS NOT NULL GROUP BY label"
+            "SELECT label, count(*) AS n FROM gold.examples WHERE split = 'train' AND label IS NOT NULL GROUP BY label"
         )
     if len(labels) == 1:
         return f"All {count(labels[0]['n'])} labels of the train split are {labels[0]['label']}: nothing to learn."
@@ -146,7 +146,7 @@ def policy(facts: LakeFacts) -> Section:
     title = "Decision policy"
     if not facts.has("gold/policy_values"):
         return Section("policy", title, missing=facts.why_missing("decisions", "train_policy"))
-    rows = facts.rows("SELECT * FROM gold_policy_values ORDER BY dataset, policy, estimator")
+    rows = facts.rows("SELECT * FROM gold.policy_values ORDER BY dataset, policy, estimator")
     on_test = [row for row in rows if row["dataset"].startswith("test")]
     datasets = {row["dataset"] for row in on_test}
 

@@ -62,7 +62,7 @@ def _advert_pictures(facts: LakeFacts) -> list[Picture]:
     rows = facts.rows(
         f"""
         SELECT c.item_id, c.kind, c.uri, {"i.title" if has_items else "NULL"} AS title
-        FROM gold_creatives c {"LEFT JOIN silver_items i USING (item_id)" if has_items else ""}
+        FROM gold.creatives c {"LEFT JOIN silver.items i USING (item_id)" if has_items else ""}
         WHERE c.status = 'accepted' AND c.kind LIKE 'advert%'
         QUALIFY dense_rank() OVER (ORDER BY c.item_id) <= {NUM_ADVERTISED_ITEMS}
         ORDER BY c.kind, c.item_id
@@ -97,7 +97,7 @@ def shoppers(facts: LakeFacts) -> Section:
     hours = facts.rows(
         """
         SELECT hour, avg(share) AS share FROM (
-            SELECT generate_subscripts(active_hours, 1) - 1 AS hour, unnest(active_hours) AS share FROM gold_user_profiles
+            SELECT generate_subscripts(active_hours, 1) - 1 AS hour, unnest(active_hours) AS share FROM gold.user_profiles
         ) GROUP BY hour ORDER BY hour
         """
     )
@@ -113,7 +113,7 @@ def shoppers(facts: LakeFacts) -> Section:
     tags = facts.rows(
         """
         SELECT tag.tag AS tag, sum(tag.weight) AS weight, count(*) AS num_users FROM (
-            SELECT unnest(interest_tags) AS tag FROM gold_user_profiles
+            SELECT unnest(interest_tags) AS tag FROM gold.user_profiles
         ) GROUP BY ALL ORDER BY weight DESC, tag LIMIT $top
         """,
         {"top": NUM_TOP},
@@ -138,7 +138,7 @@ def shoppers(facts: LakeFacts) -> Section:
     quartiles = facts.rows(
         "SELECT "
         + ", ".join(f"quantile_cont({c}::DOUBLE, [0.25, 0.5, 0.75]) AS {c}" for c in columns)
-        + ", count(*) FILTER (num_purchases > 0) AS num_buyers FROM gold_user_profiles"
+        + ", count(*) FILTER (num_purchases > 0) AS num_buyers FROM gold.user_profiles"
     )[0]
     tables.append(
         Grid(
@@ -163,7 +163,7 @@ def products(facts: LakeFacts) -> Section:
     rows = facts.rows(
         f"""
         SELECT p.*, {"coalesce(i.title, p.item_id)" if has_items else "p.item_id"} AS name
-        FROM gold_item_profiles p {"LEFT JOIN silver_items i USING (item_id)" if has_items else ""}
+        FROM gold.item_profiles p {"LEFT JOIN silver.items i USING (item_id)" if has_items else ""}
         WHERE p.popularity_rank <= $top ORDER BY p.popularity_rank
         """,
         {"top": NUM_TOP},

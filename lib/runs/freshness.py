@@ -14,12 +14,11 @@ from lib.pipeline import ROOT, Job
 from lib.runs import history, model_registry
 from lib.settings import JobSettings
 
-# Every job behind clean takes the log's times from the events, whatever else it reads.
-BEFORE_EVENTS = ("simulate", "ingest", "clean")
+HASHED = (".py", ".j2", ".css", ".ttf")  # the kinds of file that a result may depend on
 
 
-def is_fresh(job: Job, settings: JobSettings) -> str | None:
-    """Why the job need not run again (`done`, or the message of a skip): same inputs, settings and code; else None."""
+def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:
+    """How the job's last run ended (`done`, or why it was skipped) where inputs, settings and code are the same now; else None."""
     lake = Lake(settings.lake.path)
     last = history.last_run(lake, job.name)
     if last is None or last["status"] not in ("done", "skipped"):
@@ -34,25 +33,27 @@ def is_fresh(job: Job, settings: JobSettings) -> str | None:
 
 def settings_hash(job: Job, settings: JobSettings) -> str:
     """Identity of the settings that bear on a job's result, the mapping among them."""
-    mapping = "" if job.name == "simulate" else load_mapping(settings.log.format).sha256
+    mapping = "" if job.makes_log else load_mapping(settings.log.format).sha256
     return hashlib.sha256(f"{settings.hash()}{mapping}".encode()).hexdigest()[:16]
 
 
 def code_version(job: Job) -> str:
-    """Hash of the code that a job runs: its own file, `lib` and the packages that it names, in a checkout or a zip."""
+    """Hash of the code that a job's result depends on: its own file and the rooms it declares, in a checkout or a zip."""
     own_file = ROOT / job.path if (ROOT / job.path).is_file() else Path(sys.argv[0])
     digest = hashlib.sha256(own_file.read_bytes() if own_file.is_file() else b"")
-    for package in ("lib", *job.code):
-        for source in _sources_below(importlib.resources.files(package)):
+    for room in job.code_rooms:
+        for source in _sources_of(room):
             digest.update(source)
     return digest.hexdigest()[:16]
 
 
 def pin_inputs(job: Job, lake: Lake) -> dict[str, int]:
     """The tables (and current models) that a job would read now, with their versions."""
-    names = [name for name in (*job.reads, *job.may_read) if name != "bronze/*"]
-    names += lake.sources() if "bronze/*" in job.reads else []
-    if job.name not in BEFORE_EVENTS and job.engine != "local":
+    declared = (*job.reads, *job.may_read)
+    names = [name for name in declared if "*" not in name]
+    names += lake.sources() if "bronze/*" in declared else []
+    names += [name for name in lake.tables() if not name.startswith("ops/")] if "*" in declared else []
+    if not job.before_events:
         names.append("silver/events")
     versions = {name: lake.data_version(name) for name in sorted(set(names))}
     for model in job.models:
@@ -61,11 +62,21 @@ def pin_inputs(job: Job, lake: Lake) -> dict[str, int]:
     return {name: version for name, version in versions.items() if version is not None}
 
 
+def _sources_of(room: str) -> Iterator[bytes]:
+    """The sources of a room, such as lib/cleaning or lib/settings.py."""
+    package, *parts = room.split("/")
+    place = importlib.resources.files(package).joinpath(*parts)
+    if place.is_file():
+        yield place.read_bytes()
+    else:
+        yield from _sources_below(place)
+
+
 def _sources_below(folder: Traversable) -> Iterator[bytes]:
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir() and entry.name != "__pycache__":
             yield from _sources_below(entry)
-        elif entry.name.endswith((".py", ".j2", ".css")):
+        elif entry.name.endswith(HASHED):
             yield entry.read_bytes()
 
 

@@ -47,6 +47,14 @@ def log_times(lake: Lake, mapping: LogMapping, version: int) -> LogTimes:
     return times
 
 
+def resolve_as_of(chosen: str, times: LogTimes) -> datetime:
+    """The moment that the setting `time.as_of` means for a log: one of its times by name, or an ISO time."""
+    moment: datetime = (
+        getattr(times, chosen) if chosen in ("valid_from", "test_from", "end") else datetime.fromisoformat(chosen)
+    )
+    return moment
+
+
 def _utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 

@@ -21,14 +21,15 @@ from lib.lake.writes import commit_files, conform, transaction_id, write_files
 from lib.pipeline import JOBS, Job
 from lib.runs import history, model_registry
 from lib.runs.errors import recordable, recordable_traceback
-from lib.runs.freshness import BEFORE_EVENTS, code_version, pin_inputs, pinned, settings_hash
-from lib.runs.log_times import LogTimes, log_times
+from lib.runs.freshness import code_version, pin_inputs, pinned, settings_hash
+from lib.runs.log_times import LogTimes, log_times, resolve_as_of
+from lib.runs.logs import job_logger
 from lib.settings import JobSettings
 from lib.tables import contract
 
 
 class Skipped(Exception):  # noqa: N818 - it is no error
-    """The log does not hold what the job needs; the wheel goes on."""
+    """The log does not hold what the job needs; the pipeline goes on."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Run:
     settings_hash: str
     code_version: str
     started_at: datetime
+    known_times: LogTimes | None  # None before silver/events is, and in the jobs that make it
     input_files: list[InputFile] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
     rows: int = 0
@@ -63,21 +65,17 @@ class Run:
         """The mapping of the log."""
         return load_mapping(self.settings.log.format)
 
-    @cached_property
+    @property
     def times(self) -> LogTimes:
-        """The log's times: from its mapping, else at 80 % and 90 % of the span of silver/events."""
-        if not self.has("silver/events"):
+        """The log's times; ends the run as skipped where no event tells them."""
+        if self.known_times is None:
             raise Skipped("there is no silver/events: no record of the log was accepted yet")
-        return log_times(self.lake, self.mapping, self.inputs["silver/events"])
+        return self.known_times
 
-    @cached_property
+    @property
     def as_of(self) -> datetime:
-        """As of when derived rows are known."""
-        chosen = self.settings.time.as_of
-        moment: datetime = (
-            getattr(self.times, chosen) if hasattr(self.times, chosen) else datetime.fromisoformat(chosen)
-        )
-        return moment
+        """The time up to which this run's rows use what is known."""
+        return resolve_as_of(self.settings.time.as_of, self.times)
 
     def has(self, table: str) -> bool:
         """The run has this input, and it holds rows."""
@@ -110,15 +108,15 @@ class Run:
         conforming = conform(contract(table), rows)
         transaction = transaction_id(self.job.name, table, where)
         files = []
-        if self.lake.committed(table, transaction) < self.number:
+        if self.lake.last_committed_run(table, transaction) < self.number:
             files = write_files(self.lake, contract(table), [conforming] if conforming.num_rows else [])
         version = commit_files(
             self.lake, contract(table), files, transaction=transaction, number=self.number, where=where
         )
-        self.committed(table, version, rows.num_rows)
+        self.record_output(table, version, rows.num_rows)
 
-    def committed(self, table: str, version: int, num_rows: int) -> None:
-        """Note an output of this run."""
+    def record_output(self, table: str, version: int, num_rows: int) -> None:
+        """Note an output of this run, for its row in ops/runs."""
         self.outputs[table] = version
         self.rows += num_rows
         self.log(f"wrote {table}", rows=num_rows)
@@ -181,10 +179,10 @@ class Run:
 
     def log(self, what: str, **figures: Any) -> None:
         """One line: what was done, its figures, and the seconds since the run began."""
-        shown = "  ".join(f"{name}={_shown(value)}" for name, value in figures.items())
-        print(
-            f"{self.job.name:<15}{what}  {shown + '  ' if shown else ''}{time.monotonic() - self.began:.1f} s",
-            flush=True,
+        seconds = time.monotonic() - self.began
+        shown = "".join(f"{name}={_shown(value)}  " for name, value in figures.items())
+        job_logger(self.job.name).info(
+            "%s  %s%.1f s", what, shown, seconds, extra={"figures": figures | {"seconds": round(seconds, 3)}}
         )
 
     def save(self, status: str, message: str | None = None) -> None:
@@ -196,7 +194,7 @@ class Run:
             "number": self.number,
             "settings_hash": self.settings_hash,
             "code_version": self.code_version,
-            "as_of": self.__dict__.get("as_of"),
+            "as_of": self.as_of if self.known_times is not None else None,
             "inputs": _versions(self.inputs),
             "input_files": [asdict(file) for file in self.input_files],
             "outputs": _versions(self.outputs),
@@ -234,21 +232,42 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
         run.save("done")
 
 
+def skipped_without_input(job: Job, settings: JobSettings) -> bool:
+    """Whether the job cannot do without a table that is absent or empty; then its run is recorded as skipped, and was not begun."""
+    lake = Lake(settings.lake.path)
+    missing = next((table for table in job.reads if "*" not in table and not lake.num_rows(table)), None)
+    if missing is not None:
+        with start_run(job.name, settings) as run:
+            run.version_of(missing)
+    return missing is not None
+
+
 def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
+    """The run to make now: the job's last one where that did not end and nothing has changed, else a new one."""
     lake = Lake(settings.lake.path)
     require_writable(lake)
-    hash_now, code_now, inputs_now = settings_hash(job, settings), code_version(job), pin_inputs(job, lake)
+    settings_now, code_now, inputs_now = settings_hash(job, settings), code_version(job), pin_inputs(job, lake)
+    identity: dict[str, Any] = {
+        "job": job,
+        "settings": settings,
+        "lake": lake,
+        "settings_hash": settings_now,
+        "code_version": code_now,
+    }
     last = history.last_run(lake, job.name)
     if last is not None and last["status"] in ("running", "failed"):
-        written = _committed_outputs(job, lake, last["number"])
-        same = last["settings_hash"] == hash_now and last["code_version"] == code_now
-        if same and (written or pinned(last["inputs"]) == inputs_now):
+        written, inputs = _committed_outputs(job, lake, last["number"]), pinned(last["inputs"])
+        is_same = last["settings_hash"] == settings_now and last["code_version"] == code_now
+        if is_same and (written or inputs == inputs_now):
             run = kind(
-                job, settings, lake, last["run_id"], last["number"], pinned(last["inputs"]), hash_now, code_now,
-                last["started_at"], [InputFile(**file) for file in last["input_files"]],
-            )  # fmt: skip
-            if last["as_of"] is not None:
-                run.as_of = last["as_of"]
+                **identity,
+                run_id=last["run_id"],
+                number=last["number"],
+                inputs=inputs,
+                started_at=last["started_at"],
+                known_times=_known_times(job, settings, lake, inputs),
+                input_files=[InputFile(**file) for file in last["input_files"]],
+            )
             run.log(f"takes up {run.run_id}, which did not end")
             run.save("running")
             return run
@@ -257,12 +276,23 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
         )
     number = 1 if last is None else last["number"] + 1
     run = kind(
-        job, settings, lake, f"{job.name}-{number:06d}", number, inputs_now, hash_now, code_now, datetime.now(UTC)
+        **identity,
+        run_id=f"{job.name}-{number:06d}",
+        number=number,
+        inputs=inputs_now,
+        started_at=datetime.now(UTC),
+        known_times=_known_times(job, settings, lake, inputs_now),
     )
-    if job.name not in BEFORE_EVENTS and run.has("silver/events"):
-        _ = run.as_of  # recorded with the run
     run.save("running")
     return run
+
+
+def _known_times(job: Job, settings: JobSettings, lake: Lake, inputs: Mapping[str, int]) -> LogTimes | None:
+    """The log's times as the pinned events tell them; None where there are none, or the job comes before them."""
+    version = inputs.get("silver/events")
+    if job.before_events or version is None or not lake.num_rows("silver/events", version):
+        return None
+    return log_times(lake, load_mapping(settings.log.format), version)
 
 
 def _committed_outputs(job: Job, lake: Lake, number: int) -> dict[str, int]:
@@ -270,7 +300,7 @@ def _committed_outputs(job: Job, lake: Lake, number: int) -> dict[str, int]:
     written = {}
     for table in lake.tables():
         matches = table in job.writes or ("bronze/*" in job.writes and table.startswith("bronze/"))
-        if matches and lake.committed(table, transaction_id(job.name, table)) == number:
+        if matches and lake.last_committed_run(table, transaction_id(job.name, table)) == number:
             written[table] = lake.data_version(table) or 0
     return written
 

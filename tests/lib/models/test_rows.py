@@ -9,11 +9,11 @@ import torch
 from lib.models.rows import (
     feature_tensor,
     item_tags,
-    known_pairs,
     labelled_examples,
     pairs_of_users,
     share_of,
     vector_rows,
+    weighted_pairs,
 )
 from lib.tables import contract
 
@@ -36,7 +36,7 @@ def interactions(*overrides: dict[str, Any]) -> pa.Table:
 
 
 def known(*overrides: dict[str, Any], browsing_weight: float = 0.5):
-    return known_pairs(interactions(*overrides), as_of=AS_OF, half_life_days=30, browsing_weight=browsing_weight)
+    return weighted_pairs(interactions(*overrides), as_of=AS_OF, half_life_days=30, browsing_weight=browsing_weight)
 
 
 def examples(*rows: tuple[str, list[float], int | None]) -> pa.Table:
