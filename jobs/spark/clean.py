@@ -8,7 +8,6 @@ kill changes nothing.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from functools import partial, reduce
 from math import ceil
 from typing import Any
@@ -20,7 +19,7 @@ from pyspark.sql import functions as F
 from lib.cleaning import batches as rows
 from lib.cleaning.pseudonyms import fingerprint, load_key
 from lib.cleaning.shard import DESCRIPTION
-from lib.cleaning.thresholds import CleaningRules
+from lib.cleaning.thresholds import Thresholds
 from lib.engines.arrow_tasks import Broadcast
 from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.formats.columns import locate, stored_names
@@ -36,24 +35,9 @@ LEAST_SHARD_RECORDS = 20_000  # smaller shards only cost
 DECLARED = tuple(column.name for column in SOURCE.columns)
 
 
-class CleanSettings(JobSettings):
+class CleanSettings(Thresholds, JobSettings):
     """What makes a record a double click, a session or a bot's, and when the job stops."""
 
-    double_click_seconds: float = Field(
-        2,
-        ge=0,
-        le=60,
-        description="a view at most this long after the same user's last view of the item is its double click",
-    )
-    session_gap_minutes: int = Field(30, ge=1, le=1440, description="a silence longer than this ends a session")
-    bot_actions_per_day: int = Field(500, ge=1, description="more moments with an event on one UTC day are a bot's")
-    bot_actions_per_hour: int = Field(200, ge=1, description="more moments with an event in one hour are a bot's")
-    bot_regular_actions: int = Field(
-        30, ge=3, description="gaps within a day's sessions before their regularity is judged"
-    )
-    bot_gap_variation: float = Field(
-        0.1, ge=0, le=1, description="gaps whose standard deviation is at most this part of their mean are a bot's"
-    )
     max_reject_frac: float = Field(
         0.05, ge=0, le=1, description="share of a source's records that may be malformed or hold a bad value"
     )
@@ -61,9 +45,9 @@ class CleanSettings(JobSettings):
         500_000, ge=1000, le=5_000_000, description="records that one task cleans, about; they must fit its memory"
     )
 
-    def rules(self) -> CleaningRules:
-        """The thresholds as lib/cleaning/shard.py takes them."""
-        return CleaningRules(**{field.name: getattr(self, field.name) for field in fields(CleaningRules)})
+    def thresholds(self) -> Thresholds:
+        """The thresholds alone, as tasks take them."""
+        return Thresholds(**{name: getattr(self, name) for name in Thresholds.model_fields})
 
 
 def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: str, num_shards: int) -> DataFrame:
@@ -190,7 +174,7 @@ def own_columns(frame: DataFrame) -> list[str]:
 
 def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes]) -> DataFrame:
     """What all records of the mapping's sources become, in rows of several kinds (lib/cleaning/batches.py)."""
-    clean_events = partial(rows.clean_event_batches, mapping=run.mapping, rules=settings.rules(), key=key)
+    clean_events = partial(rows.clean_event_batches, mapping=run.mapping, thresholds=settings.thresholds(), key=key)
     clean_items = partial(rows.clean_item_batches, mapping=run.mapping)
     parts = []
     for kind, whole, clean in (("events", "user_id", clean_events), ("items", "item_id", clean_items)):

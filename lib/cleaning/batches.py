@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lib.cleaning.parsing import to_arrow
 from lib.cleaning.shard import CleanShard, clean_events, clean_items
-from lib.cleaning.thresholds import CleaningRules
+from lib.cleaning.thresholds import Thresholds
 from lib.formats.mapping import LogMapping
 from lib.tables.bronze import REJECTS, SOURCE
 from lib.tables.silver import EVENTS, ITEMS
@@ -48,12 +48,12 @@ def prefixed(source: str, column: str) -> str:
 
 
 def clean_event_batches(
-    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, rules: CleaningRules, key: "Broadcast[bytes]"
+    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, thresholds: Thresholds, key: "Broadcast[bytes]"
 ) -> Iterator[pa.RecordBatch]:
     """Clean a shard of whole users; see `lib.cleaning.shard.clean_events`."""
     records = _by_source(batches)
     if records:
-        yield from _rows(clean_events(records, mapping, rules, key.value), item_kind=EVENT_ITEM)
+        yield from _rows(clean_events(records, mapping, thresholds, key.value), item_kind=EVENT_ITEM)
 
 
 def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: LogMapping) -> Iterator[pa.RecordBatch]:

@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from lib.cleaning.thresholds import CleaningRules
+from lib.cleaning.thresholds import Thresholds
 
 
-def flag_bots(events: pl.DataFrame, rules: CleaningRules) -> pl.DataFrame:
+def flag_bots(events: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """Add is_bot and bot_reason to events by user and time: what one user did on one UTC day against fixed thresholds.
 
     Events of one moment are one action (an order of many lines is no haste). Actions are regular when the gaps between
@@ -13,7 +13,7 @@ def flag_bots(events: pl.DataFrame, rules: CleaningRules) -> pl.DataFrame:
     """
     new_user = (pl.col("user_key") != pl.col("user_key").shift()).fill_null(True)
     gap = pl.when(~new_user).then(pl.col("event_time").diff().dt.total_microseconds() / 1e6)
-    is_short = pl.col("gap").is_between(0, rules.session_gap_minutes * 60, closed="right")
+    is_short = pl.col("gap").is_between(0, thresholds.session_gap_minutes * 60, closed="right")
     short_gaps = pl.col("gap").filter(is_short)
     time, day = pl.col("event_time"), pl.col("event_time").dt.date()
     hours = (
@@ -32,14 +32,16 @@ def flag_bots(events: pl.DataFrame, rules: CleaningRules) -> pl.DataFrame:
     )
     mean = pl.col("sum_gaps") / pl.col("num_gaps")
     variance = pl.col("sum_squares") / pl.col("num_gaps") - mean**2
-    is_regular = (pl.col("num_gaps") >= rules.bot_regular_actions) & (variance <= (rules.bot_gap_variation * mean) ** 2)
+    is_regular = (pl.col("num_gaps") >= thresholds.bot_regular_actions) & (
+        variance <= (thresholds.bot_gap_variation * mean) ** 2
+    )
     bots = days.select(
         "user_key",
         "event_date",
-        bot_reason=pl.when(pl.col("in_day") > rules.bot_actions_per_day)
-        .then(pl.lit(f"more than {rules.bot_actions_per_day} actions a day"))
-        .when(pl.col("in_hour") > rules.bot_actions_per_hour)
-        .then(pl.lit(f"more than {rules.bot_actions_per_hour} actions an hour"))
+        bot_reason=pl.when(pl.col("in_day") > thresholds.bot_actions_per_day)
+        .then(pl.lit(f"more than {thresholds.bot_actions_per_day} actions a day"))
+        .when(pl.col("in_hour") > thresholds.bot_actions_per_hour)
+        .then(pl.lit(f"more than {thresholds.bot_actions_per_hour} actions an hour"))
         .when(is_regular)
         .then(pl.lit("regular gaps between actions")),
     ).filter(pl.col("bot_reason").is_not_null())

@@ -14,7 +14,7 @@ from lib.cleaning.fields import NUMBER, type_events, type_items
 from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.sessions import number_sessions
-from lib.cleaning.thresholds import CleaningRules
+from lib.cleaning.thresholds import Thresholds
 from lib.formats.mapping import ITEM_FIELDS, LogMapping
 from lib.tables.silver import EVENTS
 
@@ -31,17 +31,18 @@ class CleanShard(NamedTuple):
 
 
 def clean_events(
-    records: Mapping[str, pl.DataFrame], mapping: LogMapping, rules: CleaningRules, key: bytes
+    records: Mapping[str, pl.DataFrame], mapping: LogMapping, thresholds: Thresholds, key: bytes
 ) -> CleanShard:
     """Clean records by their sources of events: whole users, and all equal records of no user."""
     numbered = _numbered(records)
     typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
     events = decide_outcomes(
-        typed.with_columns(user_key=pseudonyms(typed["user_id"], key)), double_click_seconds=rules.double_click_seconds
+        typed.with_columns(user_key=pseudonyms(typed["user_id"], key)),
+        double_click_seconds=thresholds.double_click_seconds,
     )
     accepted = events.filter(pl.col("outcome") == "accepted")
-    known = number_sessions(accepted, gap_minutes=rules.session_gap_minutes)
-    silver = pl.concat([flag_bots(known, rules), accepted.filter(pl.col("user_key").is_null())], how="diagonal")
+    known = number_sessions(accepted, gap_minutes=thresholds.session_gap_minutes)
+    silver = pl.concat([flag_bots(known, thresholds), accepted.filter(pl.col("user_key").is_null())], how="diagonal")
     return CleanShard(
         _as_silver(silver),
         *rejects_and_counts(numbered, events),

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from lib.cleaning.parsing import TIME
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.shard import clean_events, clean_items
-from lib.cleaning.thresholds import CleaningRules
+from lib.cleaning.thresholds import Thresholds
 from lib.formats.mapping import LogMapping
 from lib.tables.silver import EVENTS
 
-RULES = CleaningRules(
+RULES = Thresholds(
     double_click_seconds=2,
     session_gap_minutes=30,
     bot_actions_per_day=50,
@@ -59,7 +59,7 @@ def records(*rows: dict, **defaults) -> pl.DataFrame:
     return pl.DataFrame(full, schema=schema)
 
 
-def clean(*rows: dict, rules: CleaningRules = RULES, **defaults):
+def clean(*rows: dict, rules: Thresholds = RULES, **defaults):
     return clean_events({"clicks": records(*rows, **defaults)}, MAPPING, rules, KEY)
 
 
