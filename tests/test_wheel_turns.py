@@ -22,7 +22,7 @@ from lib.pipeline import JOBS, PIPELINE
 from lib.runs import history
 
 ROOT = Path(__file__).parents[1]
-RUN_JOBS = [job.name for job in PIPELINE if job.engine != "local"]
+RUN_JOBS = [job.name for job in PIPELINE]
 SMALL = {
     "simulate": {"num-users": 60, "num-items": 60, "days": 20, "sessions-per-user": 4, "num-files": 2},
     "als": {"rank": 4, "num-iterations": 2},

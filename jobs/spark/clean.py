@@ -12,25 +12,29 @@ from functools import partial, reduce
 from math import ceil
 from typing import Any
 
+import polars as pl
+import pyarrow as pa
 from pydantic import Field
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
 
 from lib.cleaning import batches as rows
+from lib.cleaning.fields import columns_of, field_texts
 from lib.cleaning.pseudonyms import fingerprint, load_key
 from lib.cleaning.shard import DESCRIPTION
 from lib.cleaning.thresholds import Thresholds
 from lib.engines.arrow_tasks import Broadcast
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.formats.columns import locate, stored_names
+from lib.formats.columns import stored_names
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
 from lib.runs.errors import PrivateValueError
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.bronze import SOURCE
+from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
 
-KEY_PROPERTY = "cartwheel.pseudonymKey"  # of silver/events: the fingerprint of the key behind its user_key
 LEAST_SHARD_RECORDS = 20_000  # smaller shards only cost
 DECLARED = tuple(column.name for column in SOURCE.columns)
 
@@ -59,7 +63,7 @@ def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: s
     frames = []
     for name, frame in records.items():
         own = own_columns(frame)
-        value = value_of(whole, mapping.sources[name], own)
+        value = text_of(whole, mapping.sources[name], own)
         everything = F.xxhash64(*map(quoted, own), F.col("malformed"))
         shard = F.when(value.isNotNull(), F.xxhash64(value)).otherwise(everything)
         renamed = [quoted(column).alias(rows.prefixed(name, column)) for column in own]
@@ -68,15 +72,17 @@ def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: s
     return together.repartition(num_shards, "shard").drop("shard")
 
 
-def value_of(field: str, source: Source, own: Sequence[str]) -> Column:
-    """The text of a field that comes from one column, as lib/cleaning/fields.py reads it; null where there is none."""
-    name = source.names.get(field)
-    place = locate(own, name.column) if name is not None and name.column is not None else None
-    if place is None:
+def text_of(field: str, source: Source, own: Sequence[str]) -> Column:
+    """A field's text by the code that types the record; null where the source does not give it."""
+    columns = columns_of(field, source, own)
+    if not columns:
         return F.lit(None).cast("string")
-    column, path = place
-    text = F.get_json_object(quoted(column), path) if path else quoted(column)
-    return F.when(~text.isin(*source.null_values), text) if source.null_values else text
+
+    def texts(records: pa.Array) -> pa.Array:
+        return field_texts(pl.Series(records).struct.unnest(), field, source).to_arrow().cast(pa.string())
+
+    text: Column = arrow_udf(texts, "string", ArrowUDFType.SCALAR)(F.struct(*map(quoted, columns)))
+    return text
 
 
 def latest_items(descriptions: DataFrame, pictures: DataFrame) -> DataFrame:
@@ -100,7 +106,7 @@ def require_same_key(lake: Lake, key: bytes) -> None:
         ValueError: says so, with both fingerprints.
     """
     if lake.exists("silver/events"):
-        before = lake.open("silver/events").metadata().configuration.get(KEY_PROPERTY)
+        before = lake.open("silver/events").metadata().configuration.get(PSEUDONYM_KEY)
         if before != fingerprint(key):
             raise ValueError(
                 f"the pseudonyms of silver/events were made with another key (its fingerprint is {before}, this one's "
@@ -218,7 +224,11 @@ def main(settings: CleanSettings) -> None:
         require_fit_records(counts, rejects, run.mapping, max_reject_frac=settings.max_reject_frac)
 
         events = result.where(F.col("kind") == rows.EVENT).select(contract("silver/events").schema.names)
-        run.commit("silver/events", events, properties={KEY_PROPERTY: fingerprint(key)})
+        run.commit(
+            "silver/events",
+            events,
+            properties={PSEUDONYM_KEY: fingerprint(key), SESSION_GAP: str(settings.session_gap_minutes)},
+        )
         descriptions = result.where(F.col("kind").isin(rows.EVENT_ITEM, rows.CATALOGUE_ITEM))
         run.commit("silver/items", latest_items(descriptions, run.read_or_empty("bronze/images")))
         run.commit("bronze/rejects", rejects.select(contract("bronze/rejects").schema.names), where={"stage": "clean"})

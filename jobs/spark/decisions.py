@@ -10,6 +10,7 @@ One shuffle brings whole users together; a task then finds all decisions of its 
 large as the catalogue (attributes, counts by day) goes to every task.
 """
 
+import json
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from pyspark.sql import functions as F
 from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
+from lib.tables.gold import REWARD_WEIGHTS
+from lib.tables.silver import SESSION_GAP
 from rl.dataset.context import ContextCode
 from rl.dataset.episodes import EVENT_COLUMNS, Shop, episodes
 from rl.dataset.logged import REWARDS, ItemDays, RewardWeights
@@ -35,9 +38,6 @@ class DecisionsSettings(JobSettings):
     reward_click: float = Field(REWARDS.click, ge=0, description="reward of a click on what was shown")
     reward_cart: float = Field(REWARDS.cart, ge=0, description="reward of putting it into the cart, beside the click")
     reward_purchase: float = Field(REWARDS.purchase, ge=0, description="reward of buying it, beside click and cart")
-    session_gap_minutes: float = Field(
-        30, gt=0, description="as clean's; a session that may have been going on when the log ended is truncated"
-    )
     per_item_context: tuple[str, ...] = Field(
         ("user-item_affinity_",),
         description="beginnings of context keys that end in an item's id: a feature of candidates",
@@ -45,6 +45,10 @@ class DecisionsSettings(JobSettings):
     context_width: int = Field(16, ge=2, description="places of the hashed one-hot of a context key that is no number")
     num_positions: int = Field(8, ge=1, description="places of a page told apart in a log without users")
     events_per_shard: int = Field(300_000, ge=1, description="events that one task holds at a time, as whole users")
+
+    def reward_weights(self) -> RewardWeights:
+        """What each reaction is worth."""
+        return RewardWeights(self.reward_click, self.reward_cart, self.reward_purchase)
 
 
 class Found(NamedTuple):
@@ -136,8 +140,8 @@ def read_shop(run: SparkRun, events: DataFrame, settings: DecisionsSettings, *, 
         valid_from=run.times.valid_from,
         test_from=run.times.test_from,
         end=run.times.end,
-        session_gap=timedelta(minutes=settings.session_gap_minutes),
-        rewards=RewardWeights(settings.reward_click, settings.reward_cart, settings.reward_purchase),
+        session_gap=timedelta(minutes=int(run.property_of("silver/events", SESSION_GAP))),
+        rewards=settings.reward_weights(),
     )
 
 
@@ -166,7 +170,8 @@ def main(settings: DecisionsSettings) -> None:
             .repartition(num_shards, "owner")
             .mapInArrow(partial(episodes, shop=shop), schema=spark_schema(contract("gold/decisions").schema))
         )
-        run.commit("gold/decisions", rows)
+        weights = settings.reward_weights()._asdict()
+        run.commit("gold/decisions", rows, properties={REWARD_WEIGHTS: json.dumps(weights)})
         reason = "without propensity, without user or in a session that lost a decision"
         run.log(f"left out {found.num_impressions - run.rows} impressions ({reason})")
 

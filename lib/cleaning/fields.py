@@ -81,6 +81,22 @@ def type_items(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> 
     return typed.with_columns(record_id=_hashed(typed)).select(*ORIGIN, "refusal", "record_id", *FIELDS["items"])
 
 
+def columns_of(field: str, source: Source, own: Sequence[str]) -> list[str]:
+    """The columns of bronze from which `field_texts` reads a field; none where the source does not give it."""
+    if field in source.constants:
+        return ["source_file"]
+    names = source.names[field].source_columns if field in source.names else ()
+    found = [column for name in names for column in find_columns(own, name)]
+    return [*dict.fromkeys(found), "source_file"] if found else []
+
+
+def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
+    """One field of each record as text, as `type_events` and `type_items` read it; `records` need only have its `columns_of`."""
+    frame = _with_path_parts(records, source)
+    own = [column for column in frame.columns if column not in DECLARED]
+    return frame.select(_text(field, source, own).alias(field)).to_series()
+
+
 def raw_json(records: pl.DataFrame) -> pl.Series:
     """The records as received, as JSON objects of their fields that are not empty; a malformed one as its text."""
     rows = records.select(own_columns(records)).iter_rows(named=True)
@@ -97,12 +113,7 @@ def own_columns(records: pl.DataFrame) -> list[str]:
 def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> tuple[pl.DataFrame, list[str]]:
     """The records with the {parts} of their files' paths, the elements of an exploded array and their identity; own columns."""
     source = mapping.sources[source_name]
-    frame = records.with_columns(pl.lit(source_name).alias(SOURCE_NAME))
-    files = frame["source_file"].unique()
-    values = [source.path_values(file) or {} for file in files]
-    for part in dict.fromkeys(part for pattern in source.files for part in placeholders(pattern)):
-        found = pl.Series([value.get(part) for value in values], dtype=pl.String)
-        frame = frame.with_columns(pl.col("source_file").replace_strict(files, found).alias(f"{{{part}}}"))
+    frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
         frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
     own = [column for column in frame.columns if column not in DECLARED and column not in (NUMBER, SOURCE_NAME)]
@@ -111,6 +122,17 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
         place = pl.col("record_number").rank("ordinal").over("source_file", IDENTITY)
         frame = frame.with_columns(pl.format("{}{}", IDENTITY, place).alias(IDENTITY))
     return frame, own
+
+
+def _with_path_parts(records: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """The records with a column {name} for each named part of their file's path."""
+    files = records["source_file"].unique()
+    values = [source.path_values(file) or {} for file in files]
+    parts = dict.fromkeys(part for pattern in source.files for part in placeholders(pattern))
+    found = {part: pl.Series([value.get(part) for value in values], dtype=pl.String) for part in parts}
+    return records.with_columns(
+        pl.col("source_file").replace_strict(files, texts).alias(f"{{{part}}}") for part, texts in found.items()
+    )
 
 
 def _origin() -> list[pl.Expr]:

@@ -84,7 +84,9 @@ def _table_lines(table: Table) -> Iterator[str]:
     yield ""
     for name, condition in table.checks.items():
         yield f"- check `{name}`: `{condition}`"
-    if table.checks:
+    for name, meaning in table.properties.items():
+        yield f"- property `{name}`: {meaning}"
+    if table.checks or table.properties:
         yield ""
 
 

@@ -106,7 +106,7 @@ class SparkRun(runs.Run):
     ) -> None:
         """Replace the table's content, or its partitions `where`, or append to it, in one transaction; once a run.
 
-        `declared` is the contract of an open table with its source's own columns. `properties` are set at creation.
+        `declared` is the contract of an open table with its source's own columns. `properties` are the table's, set before the rows.
 
         Raises:
             ValueError: the frame's columns are not the contract's.

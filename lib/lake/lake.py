@@ -114,7 +114,8 @@ class Lake:
         return found
 
     def ensure(self, table: Table, properties: Mapping[str, str] | None = None) -> DeltaTable:
-        """Create the table by its contract where it is absent, and any check that a kill left out."""
+        """Create the table by its contract where it is absent; set the checks and those of `properties` that it lacks."""
+        assert set(properties or {}) <= set(table.properties), f"{table.name} declares no such property"
         uri = self.uri(table.name)
         if not DeltaTable.is_deltatable(uri):
             DeltaTable.create(
@@ -129,10 +130,17 @@ class Lake:
             )
         delta = self.open(table.name)
         present = delta.metadata().configuration
+        changed = {name: value for name, value in (properties or {}).items() if present.get(name) != value}
+        if changed:
+            delta.alter.set_table_properties(changed, raise_if_not_exists=False)
         for name, condition in table.checks.items():
             if f"delta.constraints.{name}" not in present:
                 delta.alter.add_constraint({name: condition})
         return delta
+
+    def table_property(self, table: str, name: str, version: int | None = None) -> str | None:
+        """One of the table's properties at a version (default: the latest); None where it is not set."""
+        return self.open(table, version).metadata().configuration.get(name)
 
     def last_committed_run(self, table: str, transaction: str) -> int:
         """The number of the last run that committed to the table under this transaction id; 0 where none did."""

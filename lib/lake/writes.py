@@ -101,12 +101,13 @@ def commit_files(
     transaction: str,
     number: int,
     where: Mapping[str, str] | None = None,
+    properties: Mapping[str, str] | None = None,
 ) -> int:
     """Replace the table's content, or the partitions `where`, by `files` in one transaction; returns the table's version.
 
     Does nothing when run `number` of `transaction` has committed already: a rerun changes nothing twice.
     """
-    lake.ensure(table)
+    lake.ensure(table, properties)
     if lake.last_committed_run(table.name, transaction) < number:
         delta = lake.open(table.name)
         delta.create_write_transaction(

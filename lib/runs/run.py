@@ -97,6 +97,18 @@ class Run:
         assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or it is absent"
         return self.inputs[table]
 
+    def property_of(self, table: str, name: str) -> str:
+        """A property that an input's writer has set, at the pinned version.
+
+        Raises:
+            ValueError: it is not set: an earlier release wrote the table.
+        """
+        value = self.lake.table_property(table, name, self.version_of(table))
+        if value is None:
+            writer = next(job.name for job in JOBS.values() if table in job.writes)
+            raise ValueError(f"{table} lacks its property {name}: an earlier release wrote it; run {writer} again")
+        return value
+
     def read_arrow(
         self, table: str, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
     ) -> pa.Table:

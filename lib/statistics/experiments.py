@@ -14,7 +14,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 
-CONFIDENCE = 0.95
+from lib.statistics.bootstrap import CONFIDENCE
+
 # A mismatch this unlikely by chance means that assignment or logging is broken (Fabijan et al. 2019, KDD).
 SAMPLE_RATIO_THRESHOLD = 0.001
 

@@ -1,7 +1,7 @@
 """What a table contract is made of. The contracts themselves stand a file a layer: bronze, silver, gold, ops."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -40,8 +40,9 @@ class Table:
     """The contract of one table: everything a reader may rely on and a writer must keep.
 
     `name` is `<layer>/<table>`. `key` columns identify a row (empty: a log without one). `checks` are SQL conditions that
-    every row satisfies, enforced by Delta. `partition_by` are the partition columns. `open` tables (bronze sources) take
-    further text columns, the source's own, before the declared ones.
+    every row satisfies, enforced by Delta. `partition_by` are the partition columns. `properties` are those of the table's own Delta
+    properties that its writer sets, each with what it means. `open` tables (bronze sources) take further text columns, the
+    source's own, before the declared ones.
     """
 
     name: str
@@ -51,12 +52,8 @@ class Table:
     key: tuple[str, ...] = ()
     checks: Mapping[str, str] = field(default_factory=dict)
     partition_by: tuple[str, ...] = ()
-    cluster_by: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
     open: bool = False
-
-    @property
-    def layer(self) -> str:
-        return self.name.split("/")[0]
 
     @property
     def schema(self) -> pa.Schema:
@@ -74,17 +71,7 @@ class Table:
         """The contract of an open table for one source, whose own columns (all text) come first."""
         assert self.open, f"{self.name} takes no further columns"
         own = tuple(Column(name, TEXT, "as received") for name in names)
-        return Table(
-            self.name,
-            self.comment,
-            self.version,
-            own + self.columns,
-            self.key,
-            self.checks,
-            self.partition_by,
-            (),
-            False,
-        )
+        return replace(self, columns=own + self.columns, open=False)
 
 
 def required(name: str, type: pa.DataType, comment: str) -> Column:

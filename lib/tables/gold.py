@@ -221,6 +221,8 @@ MODEL_METRICS = Table(
     partition_by=("model",),
 )
 
+REWARD_WEIGHTS = "cartwheel.rewardWeights"
+
 DECISIONS = Table(
     name="gold/decisions",
     comment="One logged decision of an episode: what was known, what could be shown, what was, and what came of it.",
@@ -246,6 +248,7 @@ DECISIONS = Table(
     key=("episode_id", "step"),
     checks={"propensity_in_range": "propensity > 0 AND propensity <= 1", "step_from_zero": "step >= 0"},
     partition_by=("split",),
+    properties={REWARD_WEIGHTS: "what a click, a cart and a purchase count in `reward`, as a JSON object"},
 )
 
 POLICY_VALUES = Table(

@@ -18,6 +18,9 @@ from lib.tables.contract import (
 
 EVENT_TYPES = ("impression", "view", "cart", "favourite", "purchase", "return", "rating")
 
+PSEUDONYM_KEY = "cartwheel.pseudonymKey"
+SESSION_GAP = "cartwheel.sessionGapMinutes"
+
 EVENTS = Table(
     name="silver/events",
     comment="One true event: cleaned, in UTC, with a pseudonym for its user.",
@@ -57,7 +60,10 @@ EVENTS = Table(
         "propensity_in_range": "propensity IS NULL OR (propensity > 0 AND propensity <= 1)",
         "session_has_user": "session_id IS NULL OR user_key IS NOT NULL",
     },
-    cluster_by=("event_time",),
+    properties={
+        PSEUDONYM_KEY: "fingerprint of the key behind user_key",
+        SESSION_GAP: "minutes of silence that ended a session when clean wrote these events",
+    },
 )
 
 ITEMS = Table(

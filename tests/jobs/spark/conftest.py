@@ -10,6 +10,7 @@ import pytest
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.tables import contract
+from lib.tables.silver import SESSION_GAP
 from tests.jobs.tiny_lake import END, EVENT, START, mapping
 
 VALID_FROM, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (11, 21))
@@ -31,7 +32,8 @@ class SmallLake:
         table = contract(name)
         whole = [dict.fromkeys(table.schema.names) | row for row in rows]
         files = write_files(self.lake, table, [conform(table, pa.Table.from_pylist(whole, schema=table.schema))])
-        commit_files(self.lake, table, files, transaction="test", number=self.writes)
+        properties = {SESSION_GAP: "30"} if name == "silver/events" else None
+        commit_files(self.lake, table, files, transaction="test", number=self.writes, properties=properties)
 
     def put_events(self, *overrides: dict[str, Any]) -> None:
         """Make purchases of item a, with overrides, the content of silver/events."""

@@ -33,16 +33,11 @@ def interactions(spark, *rows):
     return spark.createDataFrame(pa.Table.from_pylist(list(rows), schema=contract("gold/interactions").schema))
 
 
-def test_preferences_are_the_log_of_the_weight_in_units_of_the_lightest_pair(job, spark):
-    frame = interactions(
-        spark,
-        pair("ann", "a", weight=5.0),
-        pair("ann", "b", weight=5.0),
-        pair("ann", "b", weight=10.0, split="valid", last_time=VALID_FROM),
-        pair("bob", "a", weight=0.0, num_relevant=0),  # a return alone
-        pair("bob", "b", weight=500.0, **LATER),  # not known yet
+def test_a_strength_is_the_log_of_the_weight_in_units_of_the_lightest_pair(job, spark):
+    pairs = spark.createDataFrame(
+        [("ann", "a", 5.0), ("ann", "b", 15.0)], "user_key string, item_id string, weight double"
     )
-    found = job.preferences(frame, as_of=TEST_FROM)
+    found = job.strengths(pairs)
     assert [(f.name, f.dataType.simpleString()) for f in found.schema] == [
         ("user_key", "string"),
         ("item_id", "string"),

@@ -19,7 +19,7 @@ def section(page: str, heading: str) -> list[str]:
 
 def test_the_settings_page_names_every_key_of_every_section():
     page = docs.settings_page()
-    jobs = {job.name: settings_class(job).own_fields() for job in PIPELINE if job.engine != "local"}
+    jobs = {job.name: settings_class(job).own_fields() for job in PIPELINE}
     for name, fields in {**{name: kind.model_fields for name, kind in SHARED_SECTIONS.items()}, **jobs}.items():
         rows = [line for line in section(page, f"### {name}") if line.startswith("| ")][1:]
         assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(fields), name

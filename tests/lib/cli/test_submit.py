@@ -51,7 +51,6 @@ def test_on_kubernetes_the_driver_runs_in_the_cluster_too():
         ("clean", "local", {"spark_master": "spark://head:7077"}, r"--on local needs --cluster.spark-master local..."),
         ("clean", "kubernetes", {}, r"needs --cluster.spark-master k8s://"),
         ("train_policy", "standalone", {}, r"train_policy on standalone needs --cluster.ray-address, such as http://"),
-        ("report", "local", {}, r"report runs where the command runs: `cartwheel report`"),
     ],
 )
 def test_what_cannot_be_submitted_there_is_one_line(job, target, cluster, told):

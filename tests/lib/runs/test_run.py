@@ -13,7 +13,7 @@ from lib.lake.writes import commit_files, write_files
 from lib.pipeline import JOBS
 from lib.runs import history, model_registry
 from lib.runs.errors import PrivateValueError
-from lib.runs.freshness import is_fresh
+from lib.runs.freshness import outcome_if_unchanged
 from lib.runs.run import InputFile, Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -157,13 +157,13 @@ def test_a_new_lake_is_its_owners_alone_and_git_ignores_it(tmp_path: Path):
 
 def test_a_job_is_fresh_until_inputs_or_settings_change(lake):
     job = JOBS["experiment"]
-    assert is_fresh(job, settings_for(lake)) is None
+    assert outcome_if_unchanged(job, settings_for(lake)) is None
     with start_run("experiment", settings_for(lake)) as run:
         run.commit_arrow("gold/experiments", result())
-    assert is_fresh(job, settings_for(lake)) == "done"
-    assert is_fresh(job, settings_for(lake, confidence=0.9)) is None
+    assert outcome_if_unchanged(job, settings_for(lake)) == "done"
+    assert outcome_if_unchanged(job, settings_for(lake, confidence=0.9)) is None
     put_events(lake, 2)
-    assert is_fresh(job, settings_for(lake)) is None
+    assert outcome_if_unchanged(job, settings_for(lake)) is None
 
 
 def test_a_job_without_its_input_is_skipped_with_the_reason(tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_a_job_without_its_input_is_skipped_with_the_reason(tmp_path, capsys):
 def test_a_skip_inside_a_run_says_why_and_counts_as_fresh(lake):
     with start_run("experiment", settings_for(lake)) as run:
         run.skip("no experiment in this log")
-    assert is_fresh(JOBS["experiment"], settings_for(lake)) == "no experiment in this log"
+    assert outcome_if_unchanged(JOBS["experiment"], settings_for(lake)) == "no experiment in this log"
 
 
 def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_path):
