@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import Field
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
+from pyspark.sql.pandas.functions import arrow_udf
 
 from lib.cleaning import batches as rows
 from lib.cleaning.fields import columns_of, field_texts
@@ -81,7 +81,7 @@ def text_of(field: str, source: Source, own: Sequence[str]) -> Column:
     def texts(records: pa.Array) -> pa.Array:
         return field_texts(pl.Series(records).struct.unnest(), field, source).to_arrow().cast(pa.string())
 
-    text: Column = arrow_udf(texts, "string", ArrowUDFType.SCALAR)(F.struct(*map(quoted, columns)))
+    text: Column = arrow_udf(texts, "string")(F.struct(*map(quoted, columns)))  # type: ignore[call-overload]
     return text
 
 

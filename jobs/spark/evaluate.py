@@ -5,6 +5,7 @@ validation window for those as of `valid_from`. Users without a list score zero 
 stands one that is composed here of two lists, and named so: `rebuy_then_popularity`. A rerun, a retry or a kill changes nothing.
 """
 
+from datetime import datetime
 from functools import partial
 
 import pyarrow as pa
@@ -44,6 +45,12 @@ def population_of(wanted: DataFrame, known: DataFrame) -> DataFrame:
     return users.join(returning, on="user_key", how="left").select(
         "question", "user_key", "num_relevant", F.coalesce("was_known", F.lit(False)).alias("is_returning")
     )
+
+
+def judgeable(stored: DataFrame, *, as_of: datetime, k: int) -> DataFrame:
+    """The first k places of the lists as of this time, and those of `rebuy_then_popularity`."""
+    is_chosen = (F.col("as_of") == F.lit(as_of)) & (F.col("rank") <= k)
+    return with_composed(stored.where(is_chosen).select("strategy", "question", "user_key", "rank", "item_id"), k=k)
 
 
 def with_composed(lists: DataFrame, *, k: int) -> DataFrame:
@@ -89,17 +96,17 @@ def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> Dat
     )
 
 
-def measured(judged: DataFrame, *, k: int, num_resamples: int, num_shards: int, seed: int) -> DataFrame:
+def measured(judged: DataFrame, settings: EvaluateSettings) -> DataFrame:
     """Value and interval of every metric of every strategy: shards of users are summed apart and brought together here.
 
     Only sums reach the driver, as many as shards, strategies and metrics.
     """
 
     def sums(shard: pa.Table) -> pa.Table:
-        return shard_sums(shard, k=k, num_resamples=num_resamples, seed=seed)
+        return shard_sums(shard, k=settings.k, num_resamples=settings.num_resamples, seed=settings.seed)
 
     user_hash = F.xxhash64("user_key")
-    shard = F.pmod(user_hash, F.lit(num_shards)).cast("int")
+    shard = F.pmod(user_hash, F.lit(settings.num_shards)).cast("int")
     sharded = judged.select("*", user_hash.alias("user_hash"), shard.alias("shard"))
     summary = summarised(sharded.groupBy("shard").applyInArrow(sums, schema=spark_schema(SUMS_SCHEMA)).toArrow())
     return judged.sparkSession.createDataFrame(summary)
@@ -118,6 +125,25 @@ def with_coverage(metrics: DataFrame, covered: DataFrame) -> DataFrame:
     )
 
 
+def metric_rows(metrics: DataFrame, settings: EvaluateSettings, *, as_of: datetime, split: str) -> DataFrame:
+    """Metrics as rows of gold/ranking_metrics."""
+    return metrics.select(
+        F.lit(as_of).alias("as_of"),
+        F.lit(split).alias("split"),
+        "question",
+        "strategy",
+        "metric",
+        F.lit(settings.k).alias("k"),
+        "segment",
+        "value",
+        "low",
+        "high",
+        "num_users",
+        "num_without_list",
+        F.lit(settings.seed).cast("bigint").alias("seed"),
+    )
+
+
 def main(settings: EvaluateSettings) -> None:
     with start_run("evaluate", settings) as run:
         split = {run.times.valid_from: "valid", run.times.test_from: "test"}.get(run.as_of)
@@ -125,46 +151,20 @@ def main(settings: EvaluateSettings) -> None:
             run.skip(
                 f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
             )
-        recommendations = run.read("gold/recommendations")  # before any expression: it starts the session
-        is_of_this_time = F.col("as_of") == F.lit(run.as_of)
-        stored = recommendations.where(is_of_this_time & (F.col("rank") <= settings.k))
-        lists = with_composed(
-            stored.select("strategy", "question", "user_key", "rank", "item_id"), k=settings.k
-        ).persist()
+        stored = run.read("gold/recommendations")
+        lists = judgeable(stored, as_of=run.as_of, k=settings.k).persist()
         interactions = run.read("gold/interactions")
-        known = over_shards(
-            interactions.repartition("user_key"), partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS
-        ).persist()
+        by_user = interactions.repartition("user_key")
+        known = over_shards(by_user, partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS).persist()
         wanted = wanted_items(interactions, known, split=split).persist()
         population = population_of(wanted, known).persist()
         num_users, num_items = population.count(), known.select("item_id").distinct().count()
         if not num_users:
             run.skip(f"no user has a {run.mapping.relevance} in the {split} window")
         run.log("population", users_and_questions=num_users, items=num_items)
-
-        metrics = measured(
-            judged_lists(lists, wanted, population),
-            k=settings.k,
-            num_resamples=settings.num_resamples,
-            num_shards=settings.num_shards,
-            seed=settings.seed,
-        )
+        metrics = measured(judged_lists(lists, wanted, population), settings)
         covered = coverages(lists, population, num_items=num_items)
-        rows = with_coverage(metrics, covered).select(
-            F.lit(run.as_of).alias("as_of"),
-            F.lit(split).alias("split"),
-            "question",
-            "strategy",
-            "metric",
-            F.lit(settings.k).alias("k"),
-            "segment",
-            "value",
-            "low",
-            "high",
-            "num_users",
-            "num_without_list",
-            F.lit(settings.seed).cast("bigint").alias("seed"),
-        )
+        rows = metric_rows(with_coverage(metrics, covered), settings, as_of=run.as_of, split=split)
         run.commit("gold/ranking_metrics", rows)
 
 

@@ -25,7 +25,9 @@ from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.formats.columns import stored_names
 from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
+from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
+from lib.runs.errors import SOME_FILES_SET_ASIDE
 from lib.runs.run import InputFile
 from lib.settings import JobSettings
 from lib.tables import Table, contract
@@ -161,6 +163,23 @@ def refusal(run: SparkRun, file: FoundFile) -> dict[str, Any]:
     }
 
 
+def refusals_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows of bronze/rejects as Arrow."""
+    return pa.Table.from_pylist(rows, schema=contract("bronze/rejects").schema)
+
+
+def judged_before(refused: list[dict[str, Any]], mapping: LogMapping) -> set[str]:
+    """SHA-256 of the files that were set aside under this mapping: they would be set aside again."""
+    files = (json.loads(row["raw"]) for row in refused)
+    return {file["sha256"] for file in files if file["mapping_sha256"] == mapping.sha256}
+
+
+def not_looked_at(refused: list[dict[str, Any]], files: Sequence[FoundFile]) -> list[dict[str, Any]]:
+    """The rows of bronze/rejects of files that are not among `files`."""
+    looked_at = {file["sha256"] for file in files}
+    return [row for row in refused if json.loads(row["raw"])["sha256"] not in looked_at]
+
+
 def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
     """Files spread over tasks of about equal size: the largest first, each to the task with the least so far."""
     sizes = files["num_bytes"].to_pylist()
@@ -180,13 +199,11 @@ def main(settings: IngestSettings) -> None:
     with start_run("ingest", settings) as run:
         refused = refused_files(run.lake)
         pinned = {file.sha256 for file in run.input_files}
-        judged = [json.loads(row["raw"]) for row in refused]
-        known = run.known_files() | {file["sha256"] for file in judged if file["mapping_sha256"] == run.mapping.sha256}
+        read_before = (run.known_files() | judged_before(refused, run.mapping)) - pinned
         task_bytes = settings.task_megabytes << 20
-        found = find(
-            run, settings.log.path or f"{settings.lake.path}/raw/market", known - pinned, task_bytes=task_bytes
-        )
-        good, bad = told_apart(found, read_before=known - pinned, pinned=pinned)
+        log = settings.log.path or f"{settings.lake.path}/raw/market"
+        found = find(run, log, read_before, task_bytes=task_bytes)
+        good, bad = told_apart(found, read_before=read_before, pinned=pinned)
         if not good and not bad:
             run.skip(f"no new files among {len(found)}")
         for file in bad[:MOST_LINES]:
@@ -197,15 +214,12 @@ def main(settings: IngestSettings) -> None:
             files = [file for file in good if file["source"] == source]
             if files:
                 append(run, source, files, task_bytes=task_bytes)
-        judged_now = {file["sha256"] for file in (*good, *bad)}
-        kept = [row for row, file in zip(refused, judged, strict=True) if file["sha256"] not in judged_now]
-        if bad or len(kept) < len(refused):
-            rows = pa.Table.from_pylist(
-                [*kept, *(refusal(run, file) for file in bad)], schema=contract("bronze/rejects").schema
-            )
-            run.commit_arrow("bronze/rejects", rows, where={"stage": "ingest"})
+        still_refused = not_looked_at(refused, [*good, *bad])
+        if bad or len(still_refused) < len(refused):
+            rows = [*still_refused, *(refusal(run, file) for file in bad)]
+            run.commit_arrow("bronze/rejects", refusals_table(rows), where={"stage": "ingest"})
     if bad:
-        raise SystemExit(2)
+        raise SystemExit(SOME_FILES_SET_ASIDE)
 
 
 if __name__ == "__main__":

@@ -69,24 +69,30 @@ def catalogue_of(pairs: DataFrame, titles: DataFrame | None) -> tuple[Catalogue,
 
 
 def similarities(
-    users: DataFrame,
-    catalogue: Catalogue,
-    *,
-    num_users: NDArray[np.float64],
-    num_neighbours: int,
-    max_items_per_user: int,
-    items_per_block: int,
+    users: DataFrame, catalogue: Catalogue, settings: RecommendSettings, *, num_users: NDArray[np.float64]
 ) -> sp.csr_array:
     """Each item's nearest neighbours by cosine: Gram matrices of shards of users, brought together by block of items."""
-    latest = users.select(F.slice("items", 1, max_items_per_user).alias("items"))
-    shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=items_per_block)
+    latest = users.select(F.slice("items", 1, settings.max_items_per_user).alias("items"))
+    shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=settings.items_per_block)
 
     def nearest(block: pa.Table) -> pa.Table:
-        return cosine_neighbours(block, num_users=num_users, num_neighbours=num_neighbours)
+        return cosine_neighbours(block, num_users=num_users, num_neighbours=settings.num_neighbours)
 
     blocks = latest.mapInArrow(shard, schema=spark_schema(BLOCK_SCHEMA))
     found = blocks.groupBy("block").applyInArrow(nearest, schema=spark_schema(NEIGHBOUR_SCHEMA)).toArrow()
     return similarity_matrix(found, len(catalogue.item_ids))
+
+
+def counting_lists(
+    users: DataFrame, catalogue: Catalogue, similarity: sp.csr_array, *, k: int, verb: str
+) -> dict[str, DataFrame]:
+    """The lists of the strategies that count: popularity, what the user bought before, items near the user's own."""
+    ranking = {
+        "popularity": partial(strategies.popularity, catalogue=catalogue, k=k, verb=verb),
+        "rebuy": partial(strategies.rebuy, catalogue=catalogue, k=k, verb=verb),
+        "item_to_item": partial(strategies.item_to_item, catalogue=catalogue, k=k, similarity=similarity),
+    }
+    return {name: users.mapInArrow(rank, schema=spark_schema(LIST_SCHEMA)) for name, rank in ranking.items()}
 
 
 def vector_lists(rows: DataFrame, users: DataFrame, catalogue: Catalogue, *, k: int, reason: str) -> DataFrame:
@@ -131,46 +137,29 @@ def named(lists: DataFrame, *, as_of: datetime, strategy: str, version: str | No
 def main(settings: RecommendSettings) -> None:
     with start_run("recommend", settings) as run:
         interactions = run.read("gold/interactions")
-        pairs = over_shards(
-            interactions.repartition("user_key"), partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS
-        ).persist()
+        by_user = interactions.repartition("user_key")
+        pairs = over_shards(by_user, partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS).persist()
         catalogue, num_users = catalogue_of(pairs, run.read("silver/items") if run.has("silver/items") else None)
         if not len(catalogue.item_ids):
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
         # The lists take most of the time, in Python: one task a core.
-        users = (
-            histories(interactions, pairs).repartition(run.spark.sparkContext.defaultParallelism, "user_key").persist()
-        )
+        num_tasks = run.spark.sparkContext.defaultParallelism
+        users = histories(interactions, pairs).repartition(num_tasks, "user_key").persist()
         run.log("histories", users=users.count(), items=len(catalogue.item_ids))
 
-        verb = strategies.VERBS.get(run.mapping.relevance, "chosen")
-        similarity = similarities(
-            users,
-            catalogue,
-            num_users=num_users,
-            num_neighbours=settings.num_neighbours,
-            max_items_per_user=settings.max_items_per_user,
-            items_per_block=settings.items_per_block,
-        )
+        similarity = similarities(users, catalogue, settings, num_users=num_users)
         run.log("neighbours", pairs=similarity.nnz)
-        k = settings.list_length
-        counting = {
-            "popularity": partial(strategies.popularity, catalogue=catalogue, k=k, verb=verb),
-            "rebuy": partial(strategies.rebuy, catalogue=catalogue, k=k, verb=verb),
-            "item_to_item": partial(strategies.item_to_item, catalogue=catalogue, k=k, similarity=similarity),
-        }
-        lists = [
-            named(users.mapInArrow(rank, schema=spark_schema(LIST_SCHEMA)), as_of=run.as_of, strategy=strategy)
-            for strategy, rank in counting.items()
-        ]
-        stored = run.read("gold/vectors") if run.has("gold/vectors") else None
+        verb = strategies.VERBS.get(run.mapping.relevance, "chosen")
+        counted = counting_lists(users, catalogue, similarity, k=settings.list_length, verb=verb)
+        lists = [named(ranked, as_of=run.as_of, strategy=strategy) for strategy, ranked in counted.items()]
+        stored = run.read_or_empty("gold/vectors")
         for model, reason in MODELS.items():
-            version = version_of(stored, model, as_of=run.as_of) if stored is not None else None
-            if stored is None or version is None:
+            version = version_of(stored, model, as_of=run.as_of)
+            if version is None:
                 run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
                 continue
             rows = stored.where((F.col("model") == model) & (F.col("version") == version))
-            ranked = vector_lists(rows, users, catalogue, k=k, reason=reason)
+            ranked = vector_lists(rows, users, catalogue, k=settings.list_length, reason=reason)
             lists.append(named(ranked, as_of=run.as_of, strategy=model, version=version))
         run.commit("gold/recommendations", reduce(DataFrame.unionByName, lists))
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from lib.cli.jobs import Stage
 from lib.engines.ray_cluster import LocalCluster, run_job, start_local_cluster
 from lib.lake.lake import Lake, require_writable
-from lib.runs.errors import recordable_traceback
+from lib.runs.errors import SOME_FILES_SET_ASIDE, recordable_traceback
 from lib.runs.freshness import outcome_if_unchanged
 from lib.runs.logs import job_logger, say_again
 from lib.runs.run import skipped_without_input
-
-SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
 
 
 class JobError(Exception):

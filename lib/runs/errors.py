@@ -2,6 +2,8 @@
 
 import traceback
 
+SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
+
 
 class PrivateValueError(ValueError):
     """An error whose text quotes a value of the log, for the one who runs the job; `recorded` says the same without it."""
