@@ -39,18 +39,18 @@ class TrainOptions:
     num_start_epochs: int  # of them, by reconstruction
     steps_per_epoch: int
     batch_size: int  # pictures a step, all workers together
-    latent_dim: int = 64
-    base_channels: int = 32
-    learning_rate_start: float = 4e-3
-    kl_weight: float = 2e-4
-    reconstruction_weight: float = 10.0  # beside the generator's adversarial loss
-    learning_rate_generator: float = 2e-4
-    learning_rate_discriminator: float = 4e-4  # two time scales (Heusel et al. 2017)
-    beta1: float = 0.0
-    beta2: float = 0.99
-    ema_decay: float = 0.99
-    augmentations: tuple[str, ...] = ("colour", "translation", "cutout")
-    seed: int = 0
+    latent_dim: int
+    base_channels: int
+    learning_rate_start: float
+    kl_weight: float
+    reconstruction_weight: float  # beside the generator's adversarial loss
+    learning_rate_generator: float
+    learning_rate_discriminator: float  # two time scales (Heusel et al. 2017)
+    beta1: float  # of Adam in the adversarial epochs
+    beta2: float
+    ema_decay: float
+    augmentations: tuple[str, ...]
+    seed: int
 
 
 STATEFUL = (

@@ -61,7 +61,7 @@ class Generator(nn.Module):
     `forward(z, labels)`: z [N, Z] standard normal, labels [N] of 0..K-1 -> pictures [N, 3, R, R] in -1..1.
     """
 
-    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int = 64, base_channels: int = 32) -> None:
+    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int, base_channels: int) -> None:
         super().__init__()
         channels = channels_by_side(resolution, base_channels)
         self.resolution, self.num_classes, self.latent_dim = resolution, num_classes, latent_dim
@@ -97,7 +97,7 @@ class Discriminator(nn.Module):
     `forward(pictures, labels)`: pictures [N, 3, R, R] in -1..1, labels [N] -> scores [N].
     """
 
-    def __init__(self, *, resolution: int, num_classes: int, base_channels: int = 32) -> None:
+    def __init__(self, *, resolution: int, num_classes: int, base_channels: int) -> None:
         super().__init__()
         widths = list(reversed(channels_by_side(resolution, base_channels).values()))
         self.resolution = resolution
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
     `forward(pictures, labels)`: pictures [N, 3, R, R], labels [N] -> mean and log variance, each [N, Z].
     """
 
-    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int = 64, base_channels: int = 32) -> None:
+    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int, base_channels: int) -> None:
         super().__init__()
         widths = list(reversed(channels_by_side(resolution, base_channels).values()))
         self.convs = nn.ModuleList(

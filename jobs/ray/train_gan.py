@@ -40,6 +40,7 @@ from lib.tables import contract
 MODEL = "gan"
 ROWS_PER_READ = 256  # pictures decoded at a time
 GRID_CLASSES, GRID_PICTURES = 24, 8
+BETA1, BETA2 = 0.0, 0.99  # of Adam in the adversarial epochs
 NEEDED = NUM_NEIGHBOURS + 2  # training pictures that a class's neighbourhoods ask for, and a held-out one
 
 
@@ -104,6 +105,8 @@ def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptio
         reconstruction_weight=settings.reconstruction_weight,
         learning_rate_generator=settings.learning_rate_generator,
         learning_rate_discriminator=settings.learning_rate_discriminator,
+        beta1=BETA1,
+        beta2=BETA2,
         ema_decay=settings.ema_decay,
         augmentations=settings.augmentations,
         seed=settings.seed,

@@ -34,7 +34,7 @@ from rl.policies import ActionValues, ServedPolicy
 
 Row = dict[str, Any]
 SPLITS = ("train", "valid", "test")
-DQN = DqnSettings()  # where the defaults of its hyperparameters stand
+UPDATES_PER_CALL, CHECKPOINT_EVERY = 100, 500  # minibatches
 SERVED = "dqn"  # the policy that would serve; the tabular one is its yardstick
 REFERENCE = "reference"
 
@@ -42,16 +42,16 @@ REFERENCE = "reference"
 class TrainPolicySettings(JobSettings):
     """How Q is learned, how greedily it would serve, and on what evidence."""
 
-    discount: float = Field(DQN.discount, ge=0, le=1, description="worth of a reward one decision later")
-    num_updates: int = Field(DQN.num_updates, ge=1, description="minibatches that DQN learns from at most")
+    # On the default market a learning rate of 1e-3 with tau 0.01 reaches in 1,500 minibatches the true value that 3e-4 with
+    # 0.005 reaches in 3,000, and keeps it at 6,000.
+    discount: float = Field(0.9, ge=0, le=1, description="worth of a reward one decision later")
+    num_updates: int = Field(2000, ge=1, description="minibatches that DQN learns from at most")
     max_epochs: float = Field(12, gt=0, description="times that DQN sees the log at most; 100 minibatches at least")
-    batch_size: int = Field(DQN.batch_size, ge=1, description="transitions in a minibatch")
-    learning_rate: float = Field(DQN.learning_rate, gt=0, description="of Adam")
-    tau: float = Field(DQN.tau, gt=0, le=1, description="share the target network takes over after every minibatch")
-    hidden: tuple[int, ...] = Field(DQN.hidden, min_length=1, description="widths of the layers that score a candidate")
-    num_learners: int = Field(
-        DQN.num_learners, ge=0, description="remote learners of RLlib; 0 learns in the job's own process"
-    )
+    batch_size: int = Field(256, ge=1, description="transitions in a minibatch")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    tau: float = Field(0.01, gt=0, le=1, description="share the target network takes over after every minibatch")
+    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the layers that score a candidate")
+    num_learners: int = Field(0, ge=0, description="remote learners of RLlib; 0 learns in the job's own process")
     num_state_cells: int = Field(16, ge=1, description="states that the tabular baseline tells apart")
     num_candidate_cells: int = Field(64, ge=1, description="candidates that the tabular baseline tells apart")
     epsilon: float = Field(0.1, ge=0, lt=1, description="share of decisions left to the logging policy")
@@ -69,7 +69,7 @@ class TrainPolicySettings(JobSettings):
     reward_click: float = Field(REWARDS.click, ge=0, description="as decisions has it; for the true value only")
     reward_cart: float = Field(REWARDS.cart, ge=0, description="as decisions has it; for the true value only")
     reward_purchase: float = Field(REWARDS.purchase, ge=0, description="as decisions has it; for the true value only")
-    seed: int = Field(DQN.seed, ge=0, description="of network, batches, cells, folds and bootstrap")
+    seed: int = Field(0, ge=0, description="of network, batches, cells, folds and bootstrap")
 
 
 def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool) -> DqnSettings:
@@ -82,6 +82,8 @@ def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool)
         tau=settings.tau,
         batch_size=settings.batch_size,
         num_updates=min(settings.num_updates, most),
+        updates_per_call=UPDATES_PER_CALL,
+        checkpoint_every=CHECKPOINT_EVERY,
         num_learners=settings.num_learners,
         use_gpu=use_gpu,
         seed=settings.seed,
