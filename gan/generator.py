@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gan.adverts.typesetting import Box, drawable, fit, font
+from gan.pictures import Pictures
 from gan.provenance import MARK
 from gan.training.networks import Generator
-
-Pixels = NDArray[np.uint8]  # [N, 3, R, R]
 
 GENERATOR_FILE = "generator.pt"
 PREPARED_FILE = "pictures.parquet"
@@ -35,15 +32,15 @@ class KeptGenerator:
     network: Generator
     classes: tuple[str, ...]
 
-    def pictures(self, label: int, seeds: Sequence[int]) -> Pixels:
+    def pictures(self, label: int, seeds: Sequence[int]) -> Pictures:
         """One picture of a class for each seed: [N, 3, R, R]."""
         noise = [torch.randn(self.network.latent_dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         with torch.no_grad():
             made = self.network.eval()(torch.stack(noise), torch.full((len(seeds),), label))
-        pictures: Pixels = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+        pictures: Pictures = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
         return pictures
 
-    def sample(self, label: int, number: int) -> Pixels:
+    def sample(self, label: int, number: int) -> Pictures:
         """A number of pictures of a class, the same ones each time: [number, 3, R, R]."""
         return self.pictures(label, seeds_of(self.classes[label], number))
 

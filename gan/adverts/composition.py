@@ -7,16 +7,14 @@ its own and is set to stay inside it.
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gan.adverts.layouts import Layout, layout_of
 from gan.adverts.palette import WHITE, Palette, Rgb, palette_of
 from gan.adverts.typesetting import Box, SetText, drawable, fit, font, text_width
+from gan.pictures import Picture
 from gan.provenance import MARK
 
-Pixels = NDArray[np.uint8]  # [3, R, R]
 SMOOTH = 4  # shapes are drawn that much larger, then reduced, for smooth edges
 MARK_GROUND, MARK_INK = (24, 24, 27), WHITE
 SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "CNY": "¥", "INR": "₹", "KRW": "₩", "ILS": "₪", "VND": "₫"}
@@ -51,12 +49,12 @@ def price_text(price: Decimal | None, currency: str | None) -> str | None:
     return f"{SYMBOLS[currency]}{number}" if currency in SYMBOLS else f"{currency} {number}"
 
 
-def upscaled(pixels: Pixels, side: int) -> Image.Image:
+def upscaled(pixels: Picture, side: int) -> Image.Image:
     """A generated picture [3, R, R] enlarged by Lanczos interpolation."""
     return Image.fromarray(pixels.transpose(1, 2, 0)).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def marked(pixels: Pixels, side: int) -> Image.Image:
+def marked(pixels: Picture, side: int) -> Image.Image:
     """The picture alone, enlarged, with its mark."""
     image = upscaled(pixels, side)
     whole = Box(0, 0, side, side)
@@ -66,7 +64,7 @@ def marked(pixels: Pixels, side: int) -> Image.Image:
     return image
 
 
-def compose(pixels: Pixels, copy: Copy, size: tuple[int, int], *, palette_name: str) -> Advert:
+def compose(pixels: Picture, copy: Copy, size: tuple[int, int], *, palette_name: str) -> Advert:
     """An advert of a size around a generated picture [3, R, R]; `palette_name` decides the hue of a picture without colour."""
     layout, palette = layout_of(*size), palette_of(pixels, palette_name)
     advert = Advert(_ground(layout, palette))
@@ -94,7 +92,7 @@ def _ground(layout: Layout, palette: Palette) -> Image.Image:
     return image
 
 
-def _place_picture(image: Image.Image, pixels: Pixels, box: Box) -> None:
+def _place_picture(image: Image.Image, pixels: Picture, box: Box) -> None:
     picture = upscaled(pixels, box.width)
     image.paste(picture, (box.left, box.top), _rounded_mask(box, _radius(box)))
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gan.pictures import Picture
+
 Floats = NDArray[np.float64]
 Rgb = tuple[int, int, int]
 
@@ -42,7 +44,7 @@ class Palette:
     accent: Rgb  # price and button
 
 
-def palette_of(pixels: NDArray[np.uint8], name: str) -> Palette:
+def palette_of(pixels: Picture, name: str) -> Palette:
     """The palette of a picture [3, R, R]: its strongest hue; where it has no colour, a hue that the name decides."""
     hue = dominant_hue(pixels)
     if hue is None:
@@ -57,7 +59,7 @@ def palette_of(pixels: NDArray[np.uint8], name: str) -> Palette:
     )
 
 
-def dominant_hue(pixels: NDArray[np.uint8]) -> float | None:
+def dominant_hue(pixels: Picture) -> float | None:
     """The hue (radians) that most of the colourful pixels share, weighted by chroma; None for a picture without colour."""
     _, a, b = oklab(pixels.reshape(3, -1).T / 255).T
     chroma = np.hypot(a, b)

@@ -36,17 +36,6 @@ class Box(NamedTuple):
     def height(self) -> int:
         return self.bottom - self.top
 
-    def inset(self, pixels: int) -> "Box":
-        """The box made smaller on every side."""
-        return Box(self.left + pixels, self.top + pixels, self.right - pixels, self.bottom - pixels)
-
-    def holds(self, other: "Box") -> bool:
-        """Whether the other lies inside."""
-        return (
-            self.left <= other.left and self.top <= other.top
-            and self.right >= other.right and self.bottom >= other.bottom
-        )  # fmt: skip
-
 
 @dataclass(frozen=True)
 class SetText:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gan.pictures import Pictures
+
 Floats = NDArray[np.float64]
-Pictures = NDArray[np.uint8]  # [N, 3, R, R], R a multiple of 32
-SIDE = 32  # pictures are averaged down to this before anything is measured
+SIDE = 32  # pictures, whose side is a multiple of it, are averaged down to this before anything is measured
 NUM_ORIENTATIONS = 8
 NUM_COMPONENTS = 48
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green, blue (ITU-R BT.601)

@@ -14,11 +14,11 @@ from scipy.spatial.distance import cdist
 
 from gan.metrics.features import FeatureSpace
 from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality, ball_radii, inside_manifold
+from gan.pictures import Pictures
 from gan.training.dataset import PreparedPictures
 
 Floats = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
-Generate = Callable[[int, int], Pixels]  # label, number -> [number, 3, R, R]
+Generate = Callable[[int, int], Pictures]  # label, number -> [number, 3, R, R]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def measure(prepared: PreparedPictures, known: Mapping[int, CategoryQuality], ge
 
 
 def _of_class(
-    quality: CategoryQuality, pictures: Pixels, held_out: Floats
+    quality: CategoryQuality, pictures: Pictures, held_out: Floats
 ) -> Iterator[tuple[str, str, NDArray[np.generic]]]:
     generated = quality.space(pictures)
     yield "train", "precision", inside_manifold(generated, quality.reference, quality.radii)

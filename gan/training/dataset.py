@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-Pixels = NDArray[np.uint8]  # [N, 3, R, R]
+from gan.pictures import Picture, Pictures
+
 Category = tuple[str, ...]  # coarse to fine
 
 ALL = "all"  # class of pictures without a category
@@ -33,16 +34,16 @@ class PreparedPictures:
     item_ids: list[str]
     labels: NDArray[np.int64]  # [N] of 0..K-1
     is_held_out: NDArray[np.bool_]  # [N]
-    pixels: Pixels
+    pixels: Pictures
     classes: tuple[str, ...]
 
-    def of(self, label: int, *, held_out: bool) -> Pixels:
+    def of(self, label: int, *, held_out: bool) -> Pictures:
         """The training or held-out pictures of one class: [n, 3, R, R]."""
-        chosen: Pixels = self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
+        chosen: Pictures = self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
         return chosen
 
 
-def decode(data: bytes, resolution: int) -> Pixels | None:
+def decode(data: bytes, resolution: int) -> Picture | None:
     """A picture file as [3, R, R]: upright, on white, padded to a square, averaged down; None where it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -90,9 +91,9 @@ def hashed_order(item_ids: Sequence[str], seed: int) -> list[str]:
 
 
 def prepare(
-    pictures: Mapping[str, Pixels], classes: Mapping[str, str], *, held_out_frac: float, seed: int
+    pictures: Mapping[str, Picture], classes: Mapping[str, str], *, held_out_frac: float, seed: int
 ) -> PreparedPictures:
-    """Pictures ([3, R, R] by item) of the items that have a class; the first share of each class in hashed order is held out.
+    """Pictures (by item) of the items that have a class; the first share of each class in hashed order is held out.
 
     At least one picture of each class is held out.
     """

@@ -24,10 +24,11 @@ from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_g
 from gan.metrics import generator_metrics as evaluation
 from gan.metrics.generator_metrics import Measure
 from gan.metrics.quality import NUM_NEIGHBOURS
+from gan.pictures import Picture
 from gan.provenance import provenance, save
 from gan.training import dataset as pictures
 from gan.training.augment import AUGMENTATIONS
-from gan.training.dataset import Category, Pixels, PreparedPictures
+from gan.training.dataset import Category, PreparedPictures
 from gan.training.loop import TrainOptions, TrainState, resolved
 from gan.training.networks import num_parameters
 from gan.training.train import fit
@@ -123,9 +124,9 @@ def chosen_pictures(rows: pa.Table, *, max_pictures: int, seed: int) -> dict[str
     return {item: latest[item] for item in pictures.hashed_order(list(latest), seed)[:max_pictures]}
 
 
-def decoded(images: ds.Dataset, chosen: dict[str, str], resolution: int) -> tuple[dict[str, Pixels], int]:
+def decoded(images: ds.Dataset, chosen: dict[str, str], resolution: int) -> tuple[dict[str, Picture], int]:
     """The chosen pictures [3, R, R] by item, and how many could not be decoded."""
-    found: dict[str, Pixels] = {}
+    found: dict[str, Picture] = {}
     columns = ["item_id", "source_file_sha256", "bytes", "uri"]
     for batch in images.to_batches(columns=columns, batch_size=ROWS_PER_READ):
         for row in batch.to_pylist():

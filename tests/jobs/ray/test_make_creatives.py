@@ -219,7 +219,7 @@ def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_pass
         return job.Candidate(pixels, red, quality, refused)
 
     found = [candidate(250, 0.9), candidate(109, 0.2), candidate(90, 0.0, "bad"), candidate(100, 0.0, "bad")]
-    own = found[3].pixels
+    own = found[3].picture
     ordered = job.by_preference(found, own)
     assert [c.seed for c in ordered] == [100, 109, 90, 250]
     refused, chosen = job.tried(ordered)
@@ -231,8 +231,10 @@ def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_pass
 def test_items_are_counted_over_all_lists_and_ties_broken_by_id(tiny_lake: ShopLake, job: ModuleType):
     tiny_lake.put_shop()
     with job.start_run("make_creatives", tiny_lake.settings(job)) as run:
-        assert job.most_recommended(run, max_rank=10) == ["alien", "bar", "untitled", "square"]
-        assert set(job.products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
+        counts = job.read_counts(run, max_rank=10)
+        assert counts == {"alien": 3, "bar": 3, "untitled": 3, "square": 2}
+        assert job.ranked_items(counts) == ["alien", "bar", "untitled", "square"]
+        assert set(job.read_products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
 
 
 def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
@@ -274,7 +276,7 @@ def test_items_of_kinds_that_were_never_learned_are_skipped(
     tiny_lake.put("silver/items", [ITEMS[3]])
     tiny_lake.put("gold/recommendations", [LIST | {"user_key": "u", "rank": 1, "item_id": "alien"}])
     job.main(tiny_lake.settings(job))
-    assert f"skipped: no recommended item is of a kind that {VERSION} has learned" in capsys.readouterr().out
+    assert f"skipped: no recommended item belongs to a category that {VERSION} has learned" in capsys.readouterr().out
 
 
 def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(tiny_lake: ShopLake, job: ModuleType):
