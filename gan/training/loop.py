@@ -23,7 +23,7 @@ from gan.training.losses import discriminator_loss, generator_loss, reconstructi
 from gan.training.networks import Discriminator, Encoder, Generator
 
 Labels = Tensor  # [N] of 0..K-1
-Row = dict[str, float | None]
+EpochLosses = dict[str, float | None]  # of an epoch: its number, mean losses and scores; None where it has no such
 
 EMA_DECAY_OF_START = 0.9  # the first steps' weights are not worth remembering
 LOSSES = ("loss_reconstruction", "loss_discriminator", "loss_generator", "score_real", "score_fake")
@@ -76,7 +76,7 @@ class TrainState:
     generator_optimizer: torch.optim.Optimizer  # of both, too, in the adversarial epochs
     discriminator_optimizer: torch.optim.Optimizer
     num_epochs_done: int = 0
-    history: list[Row] = field(default_factory=list)  # one row of losses an epoch
+    history: list[EpochLosses] = field(default_factory=list)  # one row of losses an epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: tensors and plain values."""
@@ -183,7 +183,7 @@ def train_epoch(
     rank: int = 0,
     num_workers: int = 1,
     use_bf16: bool = False,
-) -> Row:
+) -> EpochLosses:
     """One epoch of this worker's steps on its share of the pictures (uint8 [N, 3, R, R], labels [N]); updates `state`.
 
     Gradients are averaged over the workers, so all keep the same weights. Returns the epoch's mean losses and scores of this
@@ -205,7 +205,7 @@ def train_epoch(
     average_over_workers(_running_statistics(state.generator) + _running_statistics(state.ema))
     state.num_epochs_done += 1
     found = dict(zip(LOSSES, means, strict=False))
-    row: Row = {"epoch": float(state.num_epochs_done), **{name: found.get(name) for name in LOSSES}}
+    row: EpochLosses = {"epoch": float(state.num_epochs_done), **{name: found.get(name) for name in LOSSES}}
     state.history.append(row)
     return row
 

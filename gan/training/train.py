@@ -46,15 +46,14 @@ def train_worker(config: dict[str, Task]) -> None:
         report_epoch(state.state_dict(), row)
 
 
-def fit(
-    prepared: Path, options: TrainOptions, cluster: ClusterSettings, *, name: str, storage: Path, max_failures: int
-) -> TrainState:
-    """The state at the end of a training that bears this name and goes on where one of that name stood.
+def fit(prepared: Path, options: TrainOptions, cluster: ClusterSettings, *, name: str, max_failures: int) -> TrainState:
+    """Train on a prepared file and return the final state; checkpoints lie beside the file.
 
-    Workers that are lost are started again up to `max_failures` times.
+    A training that was begun there under the same name goes on from its last checkpoint. Lost workers are started again up to
+    `max_failures` times.
     """
     task = Task(str(prepared), options, cluster.use_gpu)
-    last = fit_on_workers(train_worker, task, cluster, name=name, storage=storage, max_failures=max_failures)
+    last = fit_on_workers(train_worker, task, cluster, name=name, storage=prepared.parent, max_failures=max_failures)
     state = new_state(options, torch.device("cpu"))
     state.load_state_dict(last)
     return state

@@ -9,27 +9,26 @@ there. Pictures that cannot be decoded, or whose class is too rare, are left out
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
-from gan.metrics import generator_metrics as evaluation
-from gan.metrics.generator_metrics import Measure
+from gan.metrics.generator_metrics import Measure, measure, qualities
 from gan.metrics.quality import NUM_NEIGHBOURS
 from gan.pictures import Picture
 from gan.provenance import provenance, save
-from gan.training import dataset as pictures
+from gan.training import dataset
 from gan.training.augment import AUGMENTATIONS
-from gan.training.dataset import Category, PreparedPictures
-from gan.training.loop import TrainOptions, TrainState, resolved
+from gan.training.dataset import Category
+from gan.training.loop import EpochLosses, TrainOptions, resolved
 from gan.training.networks import num_parameters
 from gan.training.train import fit
 from lib.engines.ray_train import ray_session
@@ -121,11 +120,49 @@ def chosen_pictures(rows: pa.Table, *, max_pictures: int, seed: int) -> dict[str
     """
     ordered = rows.sort_by([(name, "ascending") for name in ("item_id", "arrived_at", "source_file_sha256")])
     latest = dict(zip(ordered["item_id"].to_pylist(), ordered["source_file_sha256"].to_pylist(), strict=True))
-    return {item: latest[item] for item in pictures.hashed_order(list(latest), seed)[:max_pictures]}
+    return {item: latest[item] for item in dataset.hashed_order(list(latest), seed)[:max_pictures]}
 
 
-def decoded(images: ds.Dataset, chosen: dict[str, str], resolution: int) -> tuple[dict[str, Picture], int]:
-    """The chosen pictures [3, R, R] by item, and how many could not be decoded."""
+def largest_classes(labels: NDArray[np.int64], number: int) -> list[int]:
+    """The labels of the classes with most pictures, ascending."""
+    largest: list[int] = np.argsort(-np.bincount(labels), kind="stable")[:number].tolist()
+    return sorted(largest)
+
+
+def require_enough(counts: Counter[str], *, num_workers: int) -> None:
+    """Refuse too few pictures to train on, to share out or to measure by; `counts` are the pictures of each class.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    total = counts.total()
+    if not total or min(counts.values()) < NEEDED:
+        raise ValueError(
+            f"{total} pictures could be decoded; a generator needs at least {NEEDED} of a class, and hundreds to be any good: "
+            "add pictures to the catalogue, or end the pipeline earlier with --to experiment"
+        )
+    if total < 2 * num_workers:
+        raise ValueError(
+            f"{total} pictures are too few for {num_workers} training workers; "
+            f"set --cluster.num-workers {total // 2} or add pictures"
+        )
+
+
+def metric_rows(measures: Sequence[Measure], *, version: str, seed: int, num_resamples: int) -> list[dict[str, object]]:
+    """Rows of gold/model_metrics: means over pictures with a bootstrap interval."""
+    rows: list[dict[str, object]] = []
+    for found in measures:
+        value, low, high = mean_interval(found.values, seed, num_resamples=num_resamples)
+        names = {"model": MODEL, "version": version, "split": found.split, "metric": found.metric}
+        rows.append(names | {"value": value, "low": low, "high": high, "n": len(found.values)})
+    return rows
+
+
+def read_pictures(run: Run, settings: TrainGanSettings) -> tuple[dict[str, Picture], int]:
+    """One picture of each item, decoded, and how many could not be decoded."""
+    images = run.dataset("bronze/images")
+    keys = images.to_table(columns=["item_id", "arrived_at", "source_file_sha256"])
+    chosen = chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
     found: dict[str, Picture] = {}
     columns = ["item_id", "source_file_sha256", "bytes", "uri"]
     for batch in images.to_batches(columns=columns, batch_size=ROWS_PER_READ):
@@ -133,14 +170,14 @@ def decoded(images: ds.Dataset, chosen: dict[str, str], resolution: int) -> tupl
             item = row["item_id"]
             if chosen.get(item) != row["source_file_sha256"] or item in found:
                 continue
-            data = row["bytes"] if row["bytes"] is not None else content_of(row["uri"])
-            picture = pictures.decode(data, resolution) if data is not None else None
+            data = row["bytes"] if row["bytes"] is not None else read_content(row["uri"])
+            picture = dataset.decode(data, settings.resolution) if data is not None else None
             if picture is not None:
                 found[item] = picture
     return found, len(chosen) - len(found)
 
 
-def content_of(uri: str) -> bytes | None:
+def read_content(uri: str) -> bytes | None:
     """The bytes at a path or URI; None where nothing can be read there."""
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
@@ -151,8 +188,8 @@ def content_of(uri: str) -> bytes | None:
     return content
 
 
-def categories_of(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
-    """Each item's category path; empty where the catalogue tells none."""
+def read_categories(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
+    """Each item's category path; empty where the catalogue has none."""
     known: dict[str, Category] = {}
     if run.has("silver/items"):
         for batch in run.dataset("silver/items").to_batches(columns=["item_id", "category"]):
@@ -160,116 +197,67 @@ def categories_of(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
     return {item: known.get(item, ()) for item in item_ids}
 
 
-def require_enough(counts: Counter[str], *, num_workers: int) -> None:
-    """Refuse pictures too few to train on, to share out or to measure by; `counts` are the pictures of each class.
-
-    Raises:
-        ValueError: fewer than that.
-    """
-    total = counts.total()
-    if not total or min(counts.values()) < NEEDED:
-        raise ValueError(
-            f"{total} pictures that can be decoded; a generator needs {NEEDED} of a class at least, and hundreds to be any good: "
-            "add pictures to the catalogue, or end the wheel before with --to experiment"
-        )
-    if total < 2 * num_workers:
-        raise ValueError(
-            f"{total} pictures, too few for {num_workers} training workers; set --cluster.num-workers {total // 2} or add pictures"
-        )
-
-
-def prepare(run: Run, settings: TrainGanSettings) -> PreparedPictures:
-    """The catalogue's pictures made ready, also as a file in the run's folder.
-
-    Raises:
-        ValueError: too few pictures.
-    """
-    images = run.dataset("bronze/images")
-    keys = images.to_table(columns=["item_id", "arrived_at", "source_file_sha256"])
-    chosen = chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
-    found, num_undecodable = decoded(images, chosen, settings.resolution)
-    classes = pictures.assign_classes(categories_of(run, list(found)), min_pictures=settings.min_pictures)
-    counts = Counter(classes[item] for item in found if item in classes)
-    run.log(
-        "read pictures",
-        pictures=len(found),
-        undecodable=num_undecodable,
-        of_rare_class=len(found) - counts.total(),
-        classes=len(counts),
-    )
-    require_enough(counts, num_workers=settings.cluster.num_workers)
-    prepared = pictures.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
-    pictures.write(prepared, run.files(MODEL) / PREPARED_FILE)
-    return prepared
-
-
-def metric_rows(
-    measures: Sequence[Measure], *, version: str, seed: int, num_resamples: int
-) -> Iterator[dict[str, object]]:
-    """Rows of gold/model_metrics: means over pictures with a bootstrap interval."""
-    for found in measures:
-        value, low, high = mean_interval(found.values, seed, num_resamples=num_resamples)
-        names = {"model": MODEL, "version": version, "split": found.split, "metric": found.metric}
-        yield names | {"value": value, "low": low, "high": high, "n": len(found.values)}
-
-
-def keep(run: Run, state: TrainState, prepared: PreparedPictures, options: TrainOptions) -> KeptGenerator:
-    """Write the generator, losses, options and the grid of samples into the run's folder."""
+def keep(run: Run, generator: KeptGenerator, history: Sequence[EpochLosses], options: TrainOptions) -> None:
+    """Write the generator, its options and its losses into the run's folder."""
     folder = run.files(MODEL)
-    generator = KeptGenerator(state.ema, prepared.classes)
     generator.save(folder / GENERATOR_FILE, base_channels=options.base_channels)
     (folder / "options.json").write_text(
-        json.dumps(resolved(options) | {"classes": list(prepared.classes)}, indent=2, ensure_ascii=False)
+        json.dumps(resolved(options) | {"classes": list(generator.classes)}, indent=2, ensure_ascii=False)
     )
     with (folder / "losses.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(state.history[0]))
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
         writer.writeheader()
-        writer.writerows(state.history)
-    sizes = np.bincount(prepared.labels)
-    largest = sorted(np.argsort(-sizes, kind="stable")[:GRID_CLASSES].tolist())
+        writer.writerows(history)
+
+
+def keep_samples(run: Run, generator: KeptGenerator, labels: Sequence[int], *, seed: int) -> None:
+    """Write a grid of pictures of these classes into the run's folder; `seed` is the training's."""
     facts = provenance(
         model=MODEL,
         version=run.run_id,
         training_data={"bronze/images": run.version_of("bronze/images")},
         as_of=run.as_of,
-        seed=options.seed,
+        seed=seed,
         category="samples of all classes",
     )
-    grid = sample_grid(generator, largest, num_pictures=GRID_PICTURES)
-    save(grid, folder / "samples.png", facts, "trainedAlgorithmicMedia")
-    return generator
+    grid = sample_grid(generator, labels, num_pictures=GRID_PICTURES)
+    save(grid, run.files(MODEL) / "samples.png", facts, "trainedAlgorithmicMedia")
+
+
+def publish(run: Run, generator: KeptGenerator, rows: Sequence[dict[str, object]]) -> None:
+    """Commit the metrics and register the generator."""
+    table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
+    run.commit_arrow("gold/model_metrics", table, where={"model": MODEL})
+    folder = run.files(MODEL)
+    num_weights = num_parameters(generator.network)
+    run.register_model(MODEL, folder, checkpoint=folder / GENERATOR_FILE, num_parameters=num_weights)
 
 
 def main(settings: TrainGanSettings) -> None:
     with start_run("train_gan", settings) as run:
         torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
-        prepared = prepare(run, settings)
+        found, undecodable = read_pictures(run, settings)
+        classes = dataset.assign_classes(read_categories(run, list(found)), min_pictures=settings.min_pictures)
+        counts = Counter(classes[item] for item in found if item in classes)
+        rare = len(found) - counts.total()
+        run.log("read pictures", pictures=len(found), undecodable=undecodable, of_rare_class=rare, classes=len(counts))
+        require_enough(counts, num_workers=settings.cluster.num_workers)
+        prepared = dataset.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
+        path = run.files(MODEL) / PREPARED_FILE
+        dataset.write(prepared, path)
         options = train_options(settings, num_classes=len(prepared.classes))
         with ray_session(settings.cluster):
-            state = fit(
-                run.files(MODEL) / PREPARED_FILE,
-                options,
-                settings.cluster,
-                name=run.run_id,
-                storage=run.files(MODEL),
-                max_failures=settings.max_failures,
-            )
+            state = fit(path, options, settings.cluster, name=run.run_id, max_failures=settings.max_failures)
         last = state.history[-1]
-        run.log(
-            "trained", epochs=state.num_epochs_done, loss_d=last["loss_discriminator"], loss_g=last["loss_generator"]
-        )
-        generator = keep(run, state, prepared, options)
-        measures = evaluation.measure(prepared, evaluation.qualities(prepared), generator.sample)
+        losses = {"loss_d": last["loss_discriminator"], "loss_g": last["loss_generator"]}
+        run.log("trained", epochs=state.num_epochs_done, **losses)
+        generator = KeptGenerator(state.ema, prepared.classes)
+        keep(run, generator, state.history, options)
+        keep_samples(run, generator, largest_classes(prepared.labels, GRID_CLASSES), seed=options.seed)
+        measures = measure(prepared, qualities(prepared), generator.sample)
         run.log("measured", **{found.metric: float(found.values.mean()) for found in measures})
-        rows = list(metric_rows(measures, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples))
-        table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
-        run.commit_arrow("gold/model_metrics", table, where={"model": MODEL})
-        run.register_model(
-            MODEL,
-            run.files(MODEL),
-            checkpoint=run.files(MODEL) / GENERATOR_FILE,
-            num_parameters=num_parameters(generator.network),
-        )
+        rows = metric_rows(measures, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples)
+        publish(run, generator, rows)
 
 
 if __name__ == "__main__":
