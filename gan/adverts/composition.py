@@ -1,7 +1,7 @@
-"""Composing an advert: the generated picture with its mark, title, price and call to action, in the sizes of the trade.
+"""Composing an advert: the generated picture with its mark, title, price and call to action, in standard advert sizes.
 
-Three layouts, chosen by proportion: a wide one (728x90), a tall one (160x600) and a rectangle (300x250). Every text has a box of
-its own and is set to stay inside it.
+There are three layouts, chosen by proportion: wide (728x90), tall (160x600) and rectangle (300x250). Every text has its own box
+and is set at a size that fits it.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from gan.adverts.typesetting import Box, SetText, drawable, fit, font, text_widt
 from gan.pictures import Picture
 from gan.provenance import MARK
 
-SMOOTH = 4  # shapes are drawn that much larger, then reduced, for smooth edges
+SMOOTH = 4  # shapes are drawn this many times larger, then scaled down, for smooth edges
 MARK_GROUND, MARK_INK = (24, 24, 27), WHITE
 SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "CNY": "¥", "INR": "₹", "KRW": "₩", "ILS": "₪", "VND": "₫"}
 WITHOUT_DECIMALS = ("JPY", "KRW", "VND", "CLP", "ISK", "HUF")
@@ -23,7 +23,7 @@ WITHOUT_DECIMALS = ("JPY", "KRW", "VND", "CLP", "ISK", "HUF")
 
 @dataclass(frozen=True)
 class Copy:
-    """The words of an advert; a line that is None is left out."""
+    """The texts of an advert; one that is None is left out."""
 
     title: str
     call_to_action: str
@@ -40,7 +40,7 @@ class Advert:
 
 
 def price_text(price: Decimal | None, currency: str | None) -> str | None:
-    """A price as shown: €1,299.00, ¥1,299, PLN 12.50; without a known currency just the number; None without a price."""
+    """A price as shown: €1,299.00, ¥1,299, PLN 12.50; the number alone where the currency is unknown; None without a price."""
     if price is None:
         return None
     number = f"{price:,.0f}" if currency in WITHOUT_DECIMALS else f"{price:,.2f}"
@@ -65,7 +65,7 @@ def marked(pixels: Picture, side: int) -> Image.Image:
 
 
 def compose(pixels: Picture, copy: Copy, size: tuple[int, int], *, palette_name: str) -> Advert:
-    """An advert of a size around a generated picture [3, R, R]; `palette_name` decides the hue of a picture without colour."""
+    """An advert with a generated picture [3, R, R]; `palette_name` decides the hue where the picture has no colour."""
     layout, palette = layout_of(*size), palette_of(pixels, palette_name)
     advert = Advert(_ground(layout, palette))
     _place_picture(advert.image, pixels, layout.picture)
@@ -102,7 +102,7 @@ def _radius(box: Box) -> int:
 
 
 def mark_box(picture: Box, size: int) -> Box:
-    """The plate of the mark: at the lower left of the picture, inside it."""
+    """The plate behind the mark: inside the picture, at its lower left."""
     width, height = text_width(MARK, font("Bold", size)) + size, round(size * 1.6)
     gap = min(max(picture.width // 24, 2), (picture.width - width) // 2)
     left, bottom = picture.left + gap, picture.bottom - max(gap, 2)

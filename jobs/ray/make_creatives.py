@@ -46,17 +46,20 @@ MEMORISED, UNLIKE = "a copy of a training picture", "quality {quality:.2f} is be
 
 
 class MakeCreativesSettings(JobSettings):
-    """Which items are advertised, in what sizes, and what a picture must reach."""
+    """Which items are advertised, in what sizes, and how good a picture must be."""
 
     num_items: int = Field(12, ge=1, le=100_000, description="items advertised: the most often recommended")
-    max_rank: int = Field(10, ge=1, description="places of a list that count as recommended")
+    max_rank: int = Field(10, ge=1, description="an item is recommended where it is among the first so many of a list")
     num_candidates: int = Field(48, ge=1, le=1000, description="pictures generated for an item, to choose from")
     min_quality: float = Field(
-        0.3, ge=0, le=1, description="share of held-out real pictures that a picture must look at least as real as"
+        0.3,
+        ge=0,
+        le=1,
+        description="least quality of a picture: the share of held-out real pictures that look no more real",
     )
-    max_refused: int = Field(5, ge=1, description="refused pictures recorded for an item: the first ones")
+    max_refused: int = Field(5, ge=1, description="refused pictures recorded for an item, the first ones")
     sizes: tuple[str, ...] = Field(
-        ("300x250", "728x90", "160x600"), min_length=1, description="adverts, width x height in pixels"
+        ("300x250", "728x90", "160x600"), min_length=1, description="sizes of the adverts, width x height in pixels"
     )
     call_to_action: str = Field("Shop now", min_length=1, max_length=30, description="words on the button")
     seed: int = Field(0, ge=0, description="of the pictures' noise")

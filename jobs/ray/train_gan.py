@@ -1,9 +1,9 @@
 """train_gan: bronze/images, silver/items -> gold/model_metrics, model `gan`.
 
-Decodes the catalogue's pictures once, gives each a class by its item's category, holds a share of each class back, and trains a
-conditional GAN on the rest by Ray Train. The run's folder holds the prepared pictures, the resolved options, the losses, a grid of
-samples and the generator (the moving average of its weights). Every epoch leaves a checkpoint: a killed worker or job goes on from
-there. Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
+Decodes the catalogue's pictures once, gives each a class by its item's category, holds out a share of each class, and trains a
+conditional GAN on the rest with Ray Train. The run's folder holds the prepared pictures, the options, the losses, a grid of
+samples and the generator (the moving average of its weights). Every epoch leaves a checkpoint, from which a killed worker or job
+resumes. Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
 """
 
 import csv
@@ -41,41 +41,45 @@ MODEL = "gan"
 ROWS_PER_READ = 256  # pictures decoded at a time
 GRID_CLASSES, GRID_PICTURES = 24, 8
 BETA1, BETA2 = 0.0, 0.99  # of Adam in the adversarial epochs
-NEEDED = NUM_NEIGHBOURS + 2  # training pictures that a class's neighbourhoods ask for, and a held-out one
+NEEDED = (
+    NUM_NEIGHBOURS + 2
+)  # least pictures of a class: each training picture needs its neighbours, and one is held out
 
 
 class TrainGanSettings(JobSettings):
-    """The defaults were chosen on the market's drawn pictures and tried on photographs of fashion: minutes on 2 cores, no more."""
+    """The defaults were chosen on the simulator's drawn pictures and checked on fashion photographs; training takes minutes on 2 cores."""
 
     resolution: Literal[32, 64] = Field(32, description="side of the pictures, in pixels")
-    num_epochs: int = Field(21, ge=1, description="epochs of both kinds; each leaves a checkpoint")
+    num_epochs: int = Field(21, ge=1, description="epochs, including the start epochs; each leaves a checkpoint")
     num_start_epochs: int = Field(
         16,
         ge=0,
-        description="of them, those in which the generator learns by reconstruction before it has an adversary",
+        description="first epochs, in which the generator learns by reconstruction, without a discriminator",
     )
     steps_per_epoch: int = Field(40, ge=1, description="batches in an epoch, whatever the number of pictures")
     batch_size: int = Field(64, ge=2, description="pictures in a batch, over all workers")
     base_channels: int = Field(24, ge=4, le=256, description="channels of the finest feature map")
-    latent_dim: int = Field(32, ge=2, description="numbers of noise behind a picture")
+    latent_dim: int = Field(32, ge=2, description="dimensions of the generator's noise")
     learning_rate_start: float = Field(4e-3, gt=0, description="of generator and encoder in the start epochs (Adam)")
-    kl_weight: float = Field(2e-4, ge=0, description="of the divergence in the reconstruction loss")
+    kl_weight: float = Field(2e-4, ge=0, description="weight of the divergence in the reconstruction loss")
     reconstruction_weight: float = Field(
-        50.0, ge=0, description="of the reconstruction beside the generator's adversarial loss"
+        50.0, ge=0, description="weight of the reconstruction loss beside the generator's adversarial loss"
     )
     learning_rate_generator: float = Field(2e-4, gt=0, description="of the generator (Adam)")
     learning_rate_discriminator: float = Field(5e-4, gt=0, description="of the discriminator (Adam)")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="a step's share of the past in the generator that is kept")
+    ema_decay: float = Field(
+        0.99, ge=0, lt=1, description="decay per step of the moving average of the generator's weights"
+    )
     augmentations: tuple[Literal["colour", "translation", "cutout"], ...] = Field(
         ("translation",), description="differentiable augmentations of what the discriminator sees"
     )
-    min_pictures: int = Field(
-        12, ge=NEEDED, description="pictures below which a category is counted with the coarser one"
+    min_pictures: int = Field(12, ge=NEEDED, description="a category with fewer pictures is merged into its parent")
+    max_pictures: int = Field(20_000, ge=NEEDED, description="largest number of pictures used; the seed decides which")
+    held_out_frac: float = Field(
+        0.15, gt=0, le=0.5, description="share of each class held out of training, to measure quality"
     )
-    max_pictures: int = Field(20_000, ge=NEEDED, description="pictures used at most, drawn by the seed")
-    held_out_frac: float = Field(0.15, gt=0, le=0.5, description="share of each class that only measures quality")
-    max_failures: int = Field(3, ge=0, description="times that lost workers are started again")
-    num_resamples: int = Field(1000, ge=100, description="bootstrap draws of pictures")
+    max_failures: int = Field(3, ge=0, description="how often lost workers are restarted")
+    num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of the pictures")
     seed: int = Field(0, ge=0, description="of weights, noise, batches, the held-out share and the bootstrap")
 
     @field_validator("num_start_epochs")
@@ -90,7 +94,7 @@ assert set(AUGMENTATIONS) == {"colour", "translation", "cutout"}
 
 
 def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptions:
-    """All that decides the training, resolved."""
+    """The training's options, from the settings."""
     return TrainOptions(
         resolution=settings.resolution,
         num_classes=num_classes,
@@ -114,7 +118,7 @@ def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptio
 
 
 def chosen_pictures(rows: pa.Table, *, max_pictures: int, seed: int) -> dict[str, str]:
-    """The picture (file's SHA-256) of each item: the one that arrived last; of too many items, those first in hashed order.
+    """Each item's latest picture, as the SHA-256 of its file; beyond `max_pictures`, the first items in hashed order.
 
     `rows` hold item_id, arrived_at and source_file_sha256.
     """

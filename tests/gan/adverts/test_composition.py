@@ -98,10 +98,10 @@ def test_prices_are_written_as_their_currency_is():
 def test_sizes_are_read_and_those_that_hold_no_advert_refused():
     assert parse_size("300x250") == (300, 250)
     for size, why in {
-        "300": "is no size",
-        "ax5": "is no size",
+        "300": "is not a size",
+        "ax5": "is not a size",
         "300x25": "cannot hold",
-        "468x60": "from 600x90",
+        "468x60": "needs 600x90",
         "90x728": "cannot hold",
         "9000x5000": "cannot hold",
     }.items():
