@@ -1,6 +1,6 @@
-"""A trained generator as it is kept, the pictures made with it, and the labelled grid that shows them.
+"""A trained generator, its file, the pictures it makes, and a labelled grid of them.
 
-A picture depends on its class and its seed alone. The file holds weights and plain values only and is loaded as such.
+A picture depends on its class and its seed alone. The file holds only weights and plain values, and loading it runs no code.
 """
 
 import hashlib
@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gan.adverts.typesetting import Box, drawable, fit, font
+from gan.pictures import Pictures
 from gan.provenance import MARK
 from gan.training.networks import Generator
-
-Pixels = NDArray[np.uint8]  # [N, 3, R, R]
 
 GENERATOR_FILE = "generator.pt"
 PREPARED_FILE = "pictures.parquet"
@@ -35,20 +32,20 @@ class KeptGenerator:
     network: Generator
     classes: tuple[str, ...]
 
-    def pictures(self, label: int, seeds: Sequence[int]) -> Pixels:
+    def pictures(self, label: int, seeds: Sequence[int]) -> Pictures:
         """One picture of a class for each seed: [N, 3, R, R]."""
         noise = [torch.randn(self.network.latent_dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         with torch.no_grad():
             made = self.network.eval()(torch.stack(noise), torch.full((len(seeds),), label))
-        pictures: Pixels = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+        pictures: Pictures = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
         return pictures
 
-    def sample(self, label: int, number: int) -> Pixels:
-        """A number of pictures of a class, the same ones each time: [number, 3, R, R]."""
+    def sample(self, label: int, number: int) -> Pictures:
+        """So many pictures of a class, always the same ones: [number, 3, R, R]."""
         return self.pictures(label, seeds_of(self.classes[label], number))
 
     def save(self, path: Path, *, base_channels: int) -> None:
-        """Write weights, shape and classes, whole or not at all."""
+        """Write weights, shape and classes to one file, atomically."""
         shape = {
             "resolution": self.network.resolution,
             "num_classes": self.network.num_classes,
@@ -61,7 +58,7 @@ class KeptGenerator:
 
     @classmethod
     def load(cls, path: Path) -> "KeptGenerator":
-        """The generator of a file that `save` wrote."""
+        """Read a file that `save` wrote."""
         kept = torch.load(path, map_location="cpu", weights_only=True)
         network = Generator(**kept["shape"])
         network.load_state_dict(kept["weights"])
@@ -69,13 +66,13 @@ class KeptGenerator:
 
 
 def seeds_of(name: str, number: int, seed: int = 0) -> list[int]:
-    """Seeds that only the name, the seed and their place decide."""
+    """As many seeds, which depend on the name and `seed` alone; a longer list begins with the shorter one."""
     digests = (hashlib.sha256(f"{seed}/{name}/{place}".encode()).digest() for place in range(number))
     return [int.from_bytes(digest[:8]) % MAX_SEED for digest in digests]
 
 
 def sample_grid(generator: KeptGenerator, labels: Sequence[int], *, num_pictures: int) -> Image.Image:
-    """A row of pictures for each of the classes, beside its name; the grid says that they are generated."""
+    """A row of pictures for each class, beside its name, under a heading that says AI-generated."""
     rows = -(-len(labels) // GRID_COLUMNS)
     width = LABEL_WIDTH + num_pictures * (CELL + GAP)
     head = 24

@@ -1,7 +1,7 @@
-"""Saying that a picture was generated: in words on the picture, and in the file for machines.
+"""How a generated picture says so: in words on the picture, and in the file's metadata.
 
-The file carries an XMP packet with the IPTC's digital source type (what photo software and platforms read) and, as comment, the
-whole provenance as JSON. Neither is signed: whoever edits the file can take them out.
+The file holds an XMP packet with the IPTC's digital source type, which photo software and platforms read, and a comment with
+the whole provenance as JSON. Neither is signed: whoever edits the file can remove them.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmic
 def provenance(
     *, model: str, version: str, training_data: Mapping[str, int], as_of: datetime, seed: int, category: str
 ) -> dict[str, str]:
-    """How a picture was made, as text by text: what gold/creatives keeps and the file carries.
+    """How a picture was made, as names and texts, for gold/creatives and for the file's metadata.
 
-    `training_data` are the tables and versions that the generator was trained on; `as_of` is the run's, so that a rerun gives
-    the same file.
+    `training_data` holds the version of each table that the generator was trained on; `as_of` is the run's, so that a rerun
+    writes the same file.
     """
     return {
         "synthetic": "true",
@@ -56,7 +56,7 @@ def xmp(source_type: SourceType, description: str) -> bytes:
 
 
 def save(image: Image.Image, path: Path, facts: Mapping[str, str], source_type: SourceType) -> str:
-    """Write a PNG or JPEG (by suffix) that carries its provenance, whole or not at all; returns the file's SHA-256."""
+    """Write a PNG or JPEG (by suffix) with its provenance, atomically; returns the file's SHA-256."""
     packet = xmp(source_type, f"{MARK} by {facts['model']} {facts['version']}")
     comment = json.dumps(dict(facts), sort_keys=True, ensure_ascii=False)
     content = io.BytesIO()
@@ -68,7 +68,7 @@ def save(image: Image.Image, path: Path, facts: Mapping[str, str], source_type: 
     elif path.suffix in (".jpg", ".jpeg"):
         image.save(content, "JPEG", quality=92, subsampling=0, xmp=packet, comment=comment)
     else:
-        raise ValueError(f"{path.name}: a creative is a .png, .jpg or .jpeg")
+        raise ValueError(f"{path.name}: a creative must be a .png, .jpg or .jpeg")
     part = path.with_name(path.name + ".part")
     part.write_bytes(content.getvalue())
     part.replace(path)
@@ -76,7 +76,7 @@ def save(image: Image.Image, path: Path, facts: Mapping[str, str], source_type: 
 
 
 def read(path: Path) -> dict[str, str]:
-    """The provenance that a file carries; empty where it carries none."""
+    """The provenance in a file's metadata; empty where there is none."""
     with Image.open(path) as image:
         comment = image.info.get(COMMENT_CHUNK) or image.info.get("comment")
     if comment is None:

@@ -1,23 +1,21 @@
-"""Composing an advert: the generated picture with its mark, title, price and call to action, in the sizes of the trade.
+"""Composing an advert: the generated picture with its mark, title, price and call to action, in standard advert sizes.
 
-Three layouts, chosen by proportion: a wide one (728x90), a tall one (160x600) and a rectangle (300x250). Every text has a box of
-its own and is set to stay inside it.
+There are three layouts, chosen by proportion: wide (728x90), tall (160x600) and rectangle (300x250). Every text has its own box
+and is set at a size that fits it.
 """
 
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gan.adverts.layouts import Layout, layout_of
 from gan.adverts.palette import WHITE, Palette, Rgb, palette_of
 from gan.adverts.typesetting import Box, SetText, drawable, fit, font, text_width
+from gan.pictures import Picture
 from gan.provenance import MARK
 
-Pixels = NDArray[np.uint8]  # [3, R, R]
-SMOOTH = 4  # shapes are drawn that much larger, then reduced, for smooth edges
+SMOOTH = 4  # shapes are drawn this many times larger, then scaled down, for smooth edges
 MARK_GROUND, MARK_INK = (24, 24, 27), WHITE
 SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "CNY": "¥", "INR": "₹", "KRW": "₩", "ILS": "₪", "VND": "₫"}
 WITHOUT_DECIMALS = ("JPY", "KRW", "VND", "CLP", "ISK", "HUF")
@@ -25,7 +23,7 @@ WITHOUT_DECIMALS = ("JPY", "KRW", "VND", "CLP", "ISK", "HUF")
 
 @dataclass(frozen=True)
 class Copy:
-    """The words of an advert; a line that is None is left out."""
+    """The texts of an advert; one that is None is left out."""
 
     title: str
     call_to_action: str
@@ -42,7 +40,7 @@ class Advert:
 
 
 def price_text(price: Decimal | None, currency: str | None) -> str | None:
-    """A price as shown: €1,299.00, ¥1,299, PLN 12.50; without a known currency just the number; None without a price."""
+    """A price as shown: €1,299.00, ¥1,299, PLN 12.50; the number alone where the currency is unknown; None without a price."""
     if price is None:
         return None
     number = f"{price:,.0f}" if currency in WITHOUT_DECIMALS else f"{price:,.2f}"
@@ -51,12 +49,12 @@ def price_text(price: Decimal | None, currency: str | None) -> str | None:
     return f"{SYMBOLS[currency]}{number}" if currency in SYMBOLS else f"{currency} {number}"
 
 
-def upscaled(pixels: Pixels, side: int) -> Image.Image:
+def upscaled(pixels: Picture, side: int) -> Image.Image:
     """A generated picture [3, R, R] enlarged by Lanczos interpolation."""
     return Image.fromarray(pixels.transpose(1, 2, 0)).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def marked(pixels: Pixels, side: int) -> Image.Image:
+def marked(pixels: Picture, side: int) -> Image.Image:
     """The picture alone, enlarged, with its mark."""
     image = upscaled(pixels, side)
     whole = Box(0, 0, side, side)
@@ -66,8 +64,8 @@ def marked(pixels: Pixels, side: int) -> Image.Image:
     return image
 
 
-def compose(pixels: Pixels, copy: Copy, size: tuple[int, int], *, palette_name: str) -> Advert:
-    """An advert of a size around a generated picture [3, R, R]; `palette_name` decides the hue of a picture without colour."""
+def compose(pixels: Picture, copy: Copy, size: tuple[int, int], *, palette_name: str) -> Advert:
+    """An advert with a generated picture [3, R, R]; `palette_name` decides the hue where the picture has no colour."""
     layout, palette = layout_of(*size), palette_of(pixels, palette_name)
     advert = Advert(_ground(layout, palette))
     _place_picture(advert.image, pixels, layout.picture)
@@ -94,7 +92,7 @@ def _ground(layout: Layout, palette: Palette) -> Image.Image:
     return image
 
 
-def _place_picture(image: Image.Image, pixels: Pixels, box: Box) -> None:
+def _place_picture(image: Image.Image, pixels: Picture, box: Box) -> None:
     picture = upscaled(pixels, box.width)
     image.paste(picture, (box.left, box.top), _rounded_mask(box, _radius(box)))
 
@@ -104,7 +102,7 @@ def _radius(box: Box) -> int:
 
 
 def mark_box(picture: Box, size: int) -> Box:
-    """The plate of the mark: at the lower left of the picture, inside it."""
+    """The plate behind the mark: inside the picture, at its lower left."""
     width, height = text_width(MARK, font("Bold", size)) + size, round(size * 1.6)
     gap = min(max(picture.width // 24, 2), (picture.width - width) // 2)
     left, bottom = picture.left + gap, picture.bottom - max(gap, 2)

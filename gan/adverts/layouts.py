@@ -1,4 +1,4 @@
-"""Where the parts of an advert stand, in the sizes of the trade."""
+"""Where the parts of an advert stand, for standard advert sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Layout:
     """Where each part of an advert stands."""
 
     size: tuple[int, int]
-    panel: Box  # stronger ground behind the picture
+    panel: Box  # darker background behind the picture
     picture: Box
     kicker: Box | None
     title: Box
@@ -28,15 +28,15 @@ def parse_size(size: str) -> tuple[int, int]:
     """Width and height of a size such as "300x250".
 
     Raises:
-        ValueError: it is no such size, or too small for text that can be read.
+        ValueError: it is not a size, or is too small for legible text, or too large.
     """
     width, separator, height = size.partition("x")
     if not (separator and width.isdigit() and height.isdigit()):
-        raise ValueError(f"{size!r} is no size; expected width x height in pixels, such as 300x250")
+        raise ValueError(f"{size!r} is not a size; expected width x height in pixels, such as 300x250")
     w, h = int(width), int(height)
     smallest = (600, 90) if w >= 3 * h else (120, 400) if h >= 2 * w else (250, 200)
     if w < smallest[0] or h < smallest[1] or w > 2000 or h > 2000:
-        raise ValueError(f"{size} cannot hold an advert; of its shape from {smallest[0]}x{smallest[1]} to 2000x2000")
+        raise ValueError(f"{size} cannot hold an advert; its shape needs {smallest[0]}x{smallest[1]} to 2000x2000")
     return w, h
 
 
@@ -93,7 +93,9 @@ def _rectangle(width: int, height: int) -> Layout:
 
 def _tall(width: int, height: int) -> Layout:
     """Picture on top, words below it, price and button at the foot."""
-    unit = min(width, round(height * 0.27))  # a broad advert leaves its words as much room as a narrow one
+    unit = min(
+        width, round(height * 0.27)
+    )  # limited by the height, so that a broad advert leaves enough room for its texts
     edge = round(unit * 0.075)
     side = width - 2 * edge
     panel = Box(0, 0, width, max(side + 2 * edge, round(height * 0.42)))

@@ -1,6 +1,6 @@
-"""A small palette from a picture: one hue in five tones, with contrasts that can be read.
+"""A small palette from a picture: tones of one hue, with enough contrast to read text.
 
-Colours are made in OKLCH (Ottosson 2020, "A perceptual color space for image processing"), where tones of one lightness look
+Colours are made in OKLCH (Ottosson 2020, "A perceptual color space for image processing"), where colours of equal lightness look
 equally light whatever their hue.
 """
 
@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gan.pictures import Picture
+
 Floats = NDArray[np.float64]
 Rgb = tuple[int, int, int]
 
 WHITE: Rgb = (255, 255, 255)
 READABLE = 4.5  # least contrast of small text (WCAG 2.2, success criterion 1.4.3)
-COLOURFUL = 0.035  # least chroma of a pixel that has a say in the hue
+COLOURFUL = 0.035  # least chroma of a pixel that counts for the hue
 NUM_HUES = 36
 
 FROM_LMS = np.array(
@@ -32,18 +34,18 @@ FROM_LAB = np.array(
 
 @dataclass(frozen=True)
 class Palette:
-    """The tones of one advert. `ink`, `muted` and `accent` can be read on `ground`, and white on `accent`."""
+    """The colours of one advert. `ink`, `muted` and `accent` are legible on `ground`, and white on `accent`."""
 
-    ground: Rgb  # behind all
-    panel: Rgb  # a little stronger, behind the picture
-    line: Rgb  # the advert's edge
+    ground: Rgb  # background of the advert
+    panel: Rgb  # background of the picture, a little darker
+    line: Rgb  # the advert's border
     ink: Rgb  # the title
     muted: Rgb  # secondary text
     accent: Rgb  # price and button
 
 
-def palette_of(pixels: NDArray[np.uint8], name: str) -> Palette:
-    """The palette of a picture [3, R, R]: its strongest hue; where it has no colour, a hue that the name decides."""
+def palette_of(pixels: Picture, name: str) -> Palette:
+    """The palette of a picture, from its strongest hue; where it has no colour, the name decides the hue."""
     hue = dominant_hue(pixels)
     if hue is None:
         hue = int.from_bytes(hashlib.sha256(name.encode()).digest()[:2]) / 2**16 * 2 * np.pi
@@ -57,7 +59,7 @@ def palette_of(pixels: NDArray[np.uint8], name: str) -> Palette:
     )
 
 
-def dominant_hue(pixels: NDArray[np.uint8]) -> float | None:
+def dominant_hue(pixels: Picture) -> float | None:
     """The hue (radians) that most of the colourful pixels share, weighted by chroma; None for a picture without colour."""
     _, a, b = oklab(pixels.reshape(3, -1).T / 255).T
     chroma = np.hypot(a, b)
@@ -67,7 +69,7 @@ def dominant_hue(pixels: NDArray[np.uint8]) -> float | None:
     a, b, chroma = a[is_colourful], b[is_colourful], chroma[is_colourful]
     bins = np.floor((np.arctan2(b, a) / (2 * np.pi) % 1) * NUM_HUES).astype(int) % NUM_HUES
     weight = np.bincount(bins, weights=chroma, minlength=NUM_HUES)
-    weight = weight + np.roll(weight, 1) + np.roll(weight, -1)  # a hue that lies between two bins
+    weight = weight + np.roll(weight, 1) + np.roll(weight, -1)  # for a hue that lies between two bins
     near = (bins - int(weight.argmax()) + 1) % NUM_HUES <= 2
     return float(np.arctan2(b[near].sum(), a[near].sum()))
 
@@ -80,7 +82,7 @@ def oklab(srgb: Floats) -> Floats:
 
 
 def colour(lightness: float, chroma: float, hue: float) -> Rgb:
-    """The sRGB colour of OKLCH; where the screen cannot show so much chroma, with as much as it can."""
+    """An OKLCH colour in sRGB; where sRGB cannot show the chroma, with the most that it can."""
     linear = _linear_rgb(lightness, chroma, hue)
     while chroma > 0 and (linear.min() < 0 or linear.max() > 1):
         chroma = max(chroma - 0.002, 0.0)
@@ -97,7 +99,7 @@ def _linear_rgb(lightness: float, chroma: float, hue: float) -> Floats:
 
 
 def readable(lightness: float, chroma: float, hue: float, *, on: Rgb) -> Rgb:
-    """The colour, darkened until it can be read on `on` and white can be read on it."""
+    """The colour, darkened until it is legible on `on` and white is legible on it."""
     while min(contrast(tone := colour(lightness, chroma, hue), on), contrast(tone, WHITE)) < READABLE:
         lightness -= 0.01
     return tone

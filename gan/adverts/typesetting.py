@@ -1,6 +1,6 @@
 """Setting text in a box: the fonts, wrapping, ellipsis, and the largest size at which a text fits.
 
-The fonts are Roboto Regular and Bold (Apache License 2.0, `gan/adverts/fonts/LICENSE`); Pillow's own font knows neither accents nor
+The fonts are Roboto Regular and Bold (Apache License 2.0, `gan/adverts/fonts/LICENSE`); Pillow's own font has neither accents nor
 currency signs.
 """
 
@@ -17,7 +17,7 @@ from PIL.ImageFont import FreeTypeFont, Layout, truetype
 Weight = Literal["Regular", "Bold"]
 ELLIPSIS = "…"
 LINE_HEIGHT = 1.2  # of the font's size
-UNASSIGNED = "\uffff"  # a code point that no font draws: shows the sign for what is missing
+UNASSIGNED = "\uffff"  # in no font, so that it is drawn as the sign for a missing character
 
 
 class Box(NamedTuple):
@@ -36,21 +36,10 @@ class Box(NamedTuple):
     def height(self) -> int:
         return self.bottom - self.top
 
-    def inset(self, pixels: int) -> "Box":
-        """The box made smaller on every side."""
-        return Box(self.left + pixels, self.top + pixels, self.right - pixels, self.bottom - pixels)
-
-    def holds(self, other: "Box") -> bool:
-        """Whether the other lies inside."""
-        return (
-            self.left <= other.left and self.top <= other.top
-            and self.right >= other.right and self.bottom >= other.bottom
-        )  # fmt: skip
-
 
 @dataclass(frozen=True)
 class SetText:
-    """A text as it will be drawn."""
+    """A text broken into lines, with its font."""
 
     lines: tuple[str, ...]
     weight: Weight
@@ -94,19 +83,19 @@ def is_drawable(character: str) -> bool:
 
 
 def drawable(text: str) -> str:
-    """The text composed (NFC), white space as single blanks, without characters that the fonts cannot draw."""
+    """The text in NFC, with single spaces as white space, without characters that the fonts cannot draw."""
     composed = unicodedata.normalize("NFC", text)
     return " ".join("".join(c for c in composed if is_drawable(c)).split())
 
 
 def text_width(text: str, face: FreeTypeFont) -> int:
-    """Pixels from the pen's start to the right end of the text, rounded up."""
+    """Width in pixels from the text's origin to its right end, rounded up."""
     left, _, right, _ = face.getbbox(text, anchor="ls")
     return -int(-max(face.getlength(text), right - min(left, 0)) // 1)
 
 
 def wrap(text: str, face: FreeTypeFont, width: int) -> list[str]:
-    """Lines no wider than `width`, broken at blanks; a word that is wider itself is broken where it must be."""
+    """Lines no wider than `width` pixels, broken at spaces; a single word that is wider is broken too."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -125,7 +114,7 @@ def wrap(text: str, face: FreeTypeFont, width: int) -> list[str]:
 
 
 def ellipsised(lines: Sequence[str], face: FreeTypeFont, width: int, max_lines: int) -> list[str]:
-    """The first `max_lines` lines; where more were there, the last one ends in an ellipsis and still fits."""
+    """The first `max_lines` lines; where there are more, the last one kept ends in an ellipsis that still fits."""
     if len(lines) <= max_lines:
         return list(lines)
     last = lines[max_lines - 1]
@@ -135,7 +124,7 @@ def ellipsised(lines: Sequence[str], face: FreeTypeFont, width: int, max_lines: 
 
 
 def fit(text: str, box: Box, *, sizes: Sequence[int], weight: Weight, max_lines: int) -> SetText:
-    """The text at the largest of `sizes` (descending) at which it fits the box whole; at the smallest, cut by an ellipsis."""
+    """The text at the largest of `sizes` (descending) at which it fits the box; where none does, at the smallest, cut by an ellipsis."""
     assert list(sizes) == sorted(sizes, reverse=True)
     for size in sizes:
         face = font(weight, size)

@@ -1,13 +1,14 @@
-"""The space in which pictures are compared: orientations of edges, colours and shapes, reduced by the training pictures. NumPy alone."""
+"""The space in which pictures are compared: edges, colours and fine detail, reduced to principal components. NumPy only."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gan.pictures import Pictures
+
 Floats = NDArray[np.float64]
-Pictures = NDArray[np.uint8]  # [N, 3, R, R], R a multiple of 32
-SIDE = 32  # pictures are averaged down to this before anything is measured
+SIDE = 32  # pictures are averaged down to it before anything is measured; R must be a multiple
 NUM_ORIENTATIONS = 8
 NUM_COMPONENTS = 48
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green, blue (ITU-R BT.601)
@@ -34,7 +35,7 @@ def feature_groups(pictures: Pictures) -> tuple[Floats, Floats, Floats]:
     lower, share = np.floor(turn).astype(int), turn % 1
     edges = np.zeros((len(grey), NUM_ORIENTATIONS, SIDE, SIDE))
     for orientation in range(NUM_ORIENTATIONS):
-        # a gradient between two orientations is shared by both
+        # a gradient between two orientations counts for both, in proportion
         is_lower = lower % NUM_ORIENTATIONS == orientation
         is_upper = (lower + 1) % NUM_ORIENTATIONS == orientation
         edges[:, orientation] = strength * (is_lower * (1 - share) + is_upper * share)
@@ -54,7 +55,7 @@ def _on_grid(maps: Floats, cells: int) -> Floats:
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """The principal components of real pictures' features, each group of features scaled to the same total variance."""
+    """Principal components of the features of real pictures, each group of features scaled to the same total variance."""
 
     mean: Floats  # [F]
     scale: Floats  # [F]
@@ -62,7 +63,7 @@ class FeatureSpace:
 
     @classmethod
     def fit(cls, pictures: Pictures) -> "FeatureSpace":
-        """The space of real pictures [N, 3, R, R]."""
+        """Fit the space to real pictures [N, 3, R, R]."""
         groups = feature_groups(pictures)
         mean = np.concatenate([group.mean(axis=0) for group in groups])
         spread = [np.sqrt(group.var(axis=0).sum()) or 1.0 for group in groups]

@@ -1,8 +1,8 @@
-"""How good a generator is as a whole: precision together with coverage, per class and then over all, on both splits.
+"""How good a generator is as a whole: precision, coverage and more, measured within each class, then taken over all classes.
 
 Precision and recall: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"; coverage:
-Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models". All are taken within a class: a good shoe among
-the bags counts as wrong. Classes weigh by their pictures.
+Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models". All are measured within a class: a good shoe among
+the bags counts as wrong. A class weighs as much as it has pictures.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,16 +14,16 @@ from scipy.spatial.distance import cdist
 
 from gan.metrics.features import FeatureSpace
 from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality, ball_radii, inside_manifold
+from gan.pictures import Pictures
 from gan.training.dataset import PreparedPictures
 
 Floats = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
-Generate = Callable[[int, int], Pixels]  # label, number -> [number, 3, R, R]
+Generate = Callable[[int, int], Pictures]  # label, number -> [number, 3, R, R]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric on one split: a value a picture."""
+    """One metric on one split: a value for each picture."""
 
     split: str
     metric: str
@@ -37,7 +37,7 @@ def qualities(prepared: PreparedPictures) -> dict[int, CategoryQuality]:
 
 
 def feature_space(prepared: PreparedPictures) -> FeatureSpace:
-    """The space in which pictures are compared, by the training pictures."""
+    """The space in which pictures are compared, fitted to the training pictures."""
     return FeatureSpace.fit(prepared.pixels[~prepared.is_held_out])
 
 
@@ -47,12 +47,12 @@ def quality_of(prepared: PreparedPictures, space: FeatureSpace, label: int) -> C
 
 
 def measure(prepared: PreparedPictures, known: Mapping[int, CategoryQuality], generate: Generate) -> list[Measure]:
-    """As many generated pictures as a class has training pictures, against both splits.
+    """Compare generated pictures, as many as a class has training pictures, with both splits.
 
-    On train: `precision` (generated pictures inside the training pictures' manifold), `coverage` (training pictures whose ball holds
-    a generated one) and `memorised` (copies among the generated). On test, the held-out pictures: `quality` (gan/metrics/quality),
-    `recall` (held-out pictures inside the generated ones' manifold), and `held_out_precision`, what precision the held-out real
-    pictures themselves reach.
+    On train: `precision` (generated pictures inside the training pictures' manifold), `coverage` (training pictures whose ball
+    contains a generated one) and `memorised` (copies among the generated). On test, which are the held-out pictures: `quality`
+    (gan/metrics/quality.py), `recall` (held-out pictures inside the generated ones' manifold), and `held_out_precision`, the
+    precision that the held-out real pictures reach.
     """
     found: dict[tuple[str, str], list[Floats]] = {}
     for label, quality in known.items():
@@ -64,7 +64,7 @@ def measure(prepared: PreparedPictures, known: Mapping[int, CategoryQuality], ge
 
 
 def _of_class(
-    quality: CategoryQuality, pictures: Pixels, held_out: Floats
+    quality: CategoryQuality, pictures: Pictures, held_out: Floats
 ) -> Iterator[tuple[str, str, NDArray[np.generic]]]:
     generated = quality.space(pictures)
     yield "train", "precision", inside_manifold(generated, quality.reference, quality.radii)

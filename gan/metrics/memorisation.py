@@ -1,4 +1,4 @@
-"""Whether a generated picture is a copy, or nearly, of a training picture."""
+"""Whether a generated picture copies, or nearly copies, a training picture."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from gan.metrics.features import Pictures, averaged
+from gan.metrics.features import averaged
+from gan.pictures import Pictures
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-COMPARED_SIDE = 16  # pictures are compared at this side, where small shifts and noise no longer show
-COPY_FRAC = 0.4  # of the median distance from a held-out real picture to the training pictures
+COMPARED_SIDE = 16  # pixels; at this side small shifts and noise no longer matter
+COPY_FRAC = 0.4  # of the median distance from a held-out real picture to its nearest training picture
 
 
 @dataclass(frozen=True)
 class CopyDetector:
-    """The training pictures of one category, and how near to one of them a picture counts as its copy."""
+    """The training pictures of one category, and the distance up to which a picture counts as a copy of one of them."""
 
     training: Floats  # [M, P]
     copy_distance: float
 
     @classmethod
     def fit(cls, training: Pictures, held_out: Pictures) -> "CopyDetector":
-        """From the category's training pictures and held-out ones, at least one of each."""
+        """Fit to the category's training pictures and held-out ones, at least one of each."""
         pixels = _pixels(training)
         distance = cdist(_pixels(held_out), pixels).min(axis=1)
         return cls(pixels, float(COPY_FRAC * np.median(distance)))
 
     def __call__(self, pictures: Pictures) -> Flags:
-        """Whether each picture is nearer to a training picture than `copy_distance`: [N]."""
+        """Whether each picture lies within `copy_distance` of a training picture: [N]."""
         near: Flags = cdist(_pixels(pictures), self.training).min(axis=1) <= self.copy_distance
         return near
 

@@ -1,15 +1,15 @@
-"""How good a generated picture is, measured without the discriminator and without any downloaded network.
+"""How good a generated picture is, measured without the discriminator and without a downloaded network.
 
 The feature space is small and fixed: oriented edges on a grid (Dalal & Triggs 2005, without their contrast normalisation, so
-that a blurred edge is a weaker one), mean colours on a grid, and the strength of fine detail on a grid; then the principal
-components of the shop's real pictures. In it the real pictures of a category span a manifold: balls around them, each as wide
-as the distance to its k-th nearest neighbour (Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing
-Generative Models").
+that a blurred edge counts less), mean colours on a grid, and the strength of fine detail on a grid, all reduced to the principal
+components of the shop's real pictures. There, the manifold of a category is a union of balls around its real pictures, each with
+the distance to the k-th nearest neighbour as its radius (Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for
+Assessing Generative Models").
 
-What it is: a measure of whether shapes, colours and sharpness are those of the shop's own pictures of the category, calibrated on
-real pictures that were held back from the training. What it is not: a judgement of taste, of legible print or of meaning. A ghost of two
-products laid over each other, or a picture near the category's average, may count as inside; that is why precision is read
-together with coverage (`gan/metrics/generator_metrics.py`). Numbers of two shops, or of two sets of held-out pictures, do not compare.
+Quality says whether shapes, colours and sharpness are those of the shop's own pictures of the category; it is calibrated on real
+pictures held out of training. It does not judge taste, legible print or meaning. Two products blended into one, or a picture
+near the category's average, may lie inside the manifold, so precision must be read together with coverage
+(`gan/metrics/generator_metrics.py`). Values from two shops, or from two sets of held-out pictures, cannot be compared.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from gan.metrics.features import FeatureSpace, Pictures
+from gan.metrics.features import FeatureSpace
 from gan.metrics.memorisation import CopyDetector
+from gan.pictures import Pictures
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -27,7 +28,7 @@ NUM_NEIGHBOURS = 3
 
 
 def ball_radii(features: Floats, num_neighbours: int = NUM_NEIGHBOURS) -> Floats:
-    """Distance of each of M > k points to its k-th nearest other one: [M] (Kynkäänniemi et al. 2019, equation 1)."""
+    """Distance from each of M > k points to its k-th nearest neighbour: [M] (Kynkäänniemi et al. 2019, equation 1)."""
     assert len(features) > num_neighbours, f"{len(features)} points have no {num_neighbours}-th neighbour"
     distances = cdist(features, features)
     np.fill_diagonal(distances, np.inf)
@@ -42,9 +43,9 @@ def inside_manifold(features: Floats, reference: Floats, radii: Floats) -> Flags
 
 
 def realism(features: Floats, reference: Floats, radii: Floats) -> Floats:
-    """How deep each point lies in the manifold: max over balls of radius / distance; 1 at the rim (their equation 3).
+    """How deep each point lies in the manifold: the largest radius / distance over all balls, 1 at a ball's surface: [N] (their equation 3).
 
-    As there, the wider half of the balls is left out: they belong to real pictures that stand alone.
+    As in their paper, the wider half of the balls, which surround isolated pictures, is left out.
     """
     is_dense = radii <= np.median(radii)
     distances = np.maximum(cdist(features, reference[is_dense]), np.finfo(float).tiny)
@@ -54,9 +55,9 @@ def realism(features: Floats, reference: Floats, radii: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class CategoryQuality:
-    """What the real pictures of one category look like; made by `fit`.
+    """The real pictures of one category, as a reference for generated ones; made by `fit`.
 
-    `held_out_realism` [H] ascends: how deep held-out real pictures lie in the training pictures' manifold.
+    `held_out_realism` [H], ascending, says how deep the held-out real pictures lie in the training pictures' manifold.
     """
 
     space: FeatureSpace
@@ -67,7 +68,7 @@ class CategoryQuality:
 
     @classmethod
     def fit(cls, space: FeatureSpace, training: Pictures, held_out: Pictures) -> "CategoryQuality":
-        """From the category's training pictures (more than k) and held-out ones (at least one)."""
+        """Fit to the category's training pictures (more than k) and held-out ones (at least one)."""
         reference = space(training)
         radii = ball_radii(reference)
         return cls(
@@ -85,5 +86,5 @@ class CategoryQuality:
         return shares
 
     def is_memorised(self, pictures: Pictures) -> Flags:
-        """Whether each picture is a copy, or nearly, of a training picture: [N]."""
+        """Whether each picture copies, or nearly copies, a training picture: [N]."""
         return self.copies(pictures)

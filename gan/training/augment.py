@@ -1,9 +1,9 @@
 """Differentiable augmentation (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training").
 
-Both real and generated pictures are augmented before the discriminator sees them, and gradients pass through to the generator, so
-that a few hundred pictures do not become known by heart and the augmentations do not leak into what is generated. The random
-numbers, one set a picture, come from the generator passed in. Pictures are [N, 3, R, R] in -1..1; the result has the same
-shape, its values may leave -1..1.
+Real and generated pictures are both augmented before the discriminator sees them, and gradients pass through to the generator. So
+the discriminator cannot memorise a few hundred pictures, and the augmentations do not show in what is generated. Each picture
+is augmented at random, by the random generator passed in. Pictures are [N, 3, R, R] in -1..1; the result has the same shape, and its
+values may leave -1..1.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,21 +13,21 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 TRANSLATION_FRAC = 1 / 8  # largest shift, as a share of the side
-CUTOUT_FRAC = 1 / 2  # side of the square that is blanked, as a share of the side
+CUTOUT_FRAC = 1 / 2  # side of the blanked square, as a share of the picture's
 
 
 def _uniform(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """One number in [0, 1) a picture: [N, 1, 1, 1]."""
+    """A number in [0, 1) for each picture: [N, 1, 1, 1]."""
     return torch.rand(len(pictures), 1, 1, 1, generator=random, device=pictures.device, dtype=pictures.dtype)
 
 
 def _integers(pictures: Tensor, low: int, high: int, random: torch.Generator) -> Tensor:
-    """One whole number in [low, high] a picture: [N]."""
+    """An integer in [low, high] for each picture: [N]."""
     return torch.randint(low, high + 1, (len(pictures),), generator=random, device=pictures.device)
 
 
 def colour(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """Brightness moved by up to 0.5 of -1..1's half, saturation scaled by 0..2, contrast by 0.5..1.5."""
+    """Brightness shifted by -0.5..0.5, saturation scaled by 0..2, contrast by 0.5..1.5."""
     brighter = pictures + (_uniform(pictures, random) - 0.5)
     grey = brighter.mean(dim=1, keepdim=True)
     saturated = grey + (brighter - grey) * (2 * _uniform(pictures, random))
@@ -36,7 +36,7 @@ def colour(pictures: Tensor, random: torch.Generator) -> Tensor:
 
 
 def translation(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """Shifted by up to an eighth of the side each way; what comes in from outside is 0 (mid-grey)."""
+    """Shifted by up to an eighth of the side in each direction; the uncovered edge is 0 (mid-grey)."""
     side = pictures.shape[-1]
     reach = round(side * TRANSLATION_FRAC)
     down, right = (_integers(pictures, -reach, reach, random)[:, None] for _ in range(2))
@@ -50,7 +50,7 @@ def translation(pictures: Tensor, random: torch.Generator) -> Tensor:
 
 
 def cutout(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """A square of half the side, its centre anywhere, set to 0 (mid-grey)."""
+    """A square of half the side, centred anywhere, set to 0 (mid-grey)."""
     side = pictures.shape[-1]
     half = round(side * CUTOUT_FRAC) // 2
     centre_row, centre_column = (_integers(pictures, 0, side, random)[:, None] for _ in range(2))
@@ -69,7 +69,7 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def augment(pictures: Tensor, names: Sequence[str], random: torch.Generator) -> Tensor:
-    """The named augmentations, one after another; none leaves the pictures as they are. An unknown name is a ValueError."""
+    """Apply the named augmentations in order; without any, the pictures stay as they are. An unknown name is a ValueError."""
     for name in names:
         if name not in AUGMENTATIONS:
             raise ValueError(f"no augmentation is named {name!r}; known are {', '.join(AUGMENTATIONS)}")

@@ -1,7 +1,7 @@
-"""Product pictures made ready once: decoded, squared, reduced, given a class, split into training and held-out ones.
+"""Product pictures prepared for training: decoded, squared, scaled down, labelled, and split into training and held-out ones.
 
-A prepared file is Parquet with one row a picture: item_id, label, is_held_out and the pixels (uint8, [3, R, R]); its metadata
-holds the names of the classes and the resolution. A class is a category path joined by " / ", or ALL where there is none.
+A prepared file is Parquet with a row for each picture: item_id, label, is_held_out and the pixels (uint8, [3, R, R]). Its metadata
+holds the names of the classes and the resolution. A class is a category path joined by " / ", or ALL for items without a category.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-Pixels = NDArray[np.uint8]  # [N, 3, R, R]
+from gan.pictures import Picture, Pictures
+
 Category = tuple[str, ...]  # coarse to fine
 
 ALL = "all"  # class of pictures without a category
@@ -33,17 +34,17 @@ class PreparedPictures:
     item_ids: list[str]
     labels: NDArray[np.int64]  # [N] of 0..K-1
     is_held_out: NDArray[np.bool_]  # [N]
-    pixels: Pixels
+    pixels: Pictures
     classes: tuple[str, ...]
 
-    def of(self, label: int, *, held_out: bool) -> Pixels:
+    def of(self, label: int, *, held_out: bool) -> Pictures:
         """The training or held-out pictures of one class: [n, 3, R, R]."""
-        chosen: Pixels = self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
+        chosen: Pictures = self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
         return chosen
 
 
-def decode(data: bytes, resolution: int) -> Pixels | None:
-    """A picture file as [3, R, R]: upright, on white, padded to a square, averaged down; None where it cannot be decoded."""
+def decode(data: bytes, resolution: int) -> Picture | None:
+    """Decode a picture file: upright, on white, padded to a square, scaled down by averaging; None where it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             opened.draft("RGB", (2 * resolution, 2 * resolution))  # lets a JPEG be decoded at a fraction of its size
@@ -63,10 +64,10 @@ def class_name(category: Sequence[str]) -> str:
 
 
 def assign_classes(categories: Mapping[str, Category], *, min_pictures: int) -> dict[str, str]:
-    """The class of each item: its category path, cut short from the fine end until at least `min_pictures` items share it.
+    """The class of each item: its category path, shortened from the fine end until at least `min_pictures` items share it.
 
-    Items whose whole path is too rare fall into the class ALL; where that is too rare as well, they are left out of the
-    result, unless there is no other class.
+    Items whose coarsest category is still too rare get the class ALL. Where that has too few items as well, they are left out
+    of the result, unless there is no other class.
     """
     path = dict(categories)
     for depth in range(max(map(len, path.values()), default=0), 0, -1):
@@ -79,22 +80,22 @@ def assign_classes(categories: Mapping[str, Category], *, min_pictures: int) -> 
 
 
 def class_of(category: Sequence[str], classes: Sequence[str]) -> str | None:
-    """The class that stands for a category: its longest beginning that is one, else ALL, else None."""
+    """The class of a category path: its longest prefix that is a class, else ALL if that is one, else None."""
     names = [class_name(category[:depth]) for depth in range(len(category), -1, -1)]
     return next((name for name in names if name in classes), None)
 
 
 def hashed_order(item_ids: Sequence[str], seed: int) -> list[str]:
-    """The distinct items in an order that only the seed and the ids decide."""
+    """The distinct items in a random order that depends on the seed and the ids alone."""
     return sorted(set(item_ids), key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).digest())
 
 
 def prepare(
-    pictures: Mapping[str, Pixels], classes: Mapping[str, str], *, held_out_frac: float, seed: int
+    pictures: Mapping[str, Picture], classes: Mapping[str, str], *, held_out_frac: float, seed: int
 ) -> PreparedPictures:
-    """Pictures ([3, R, R] by item) of the items that have a class; the first share of each class in hashed order is held out.
+    """Pictures (by item) of the items that have a class; a share of each class is held out, at least one picture.
 
-    At least one picture of each class is held out.
+    Those first in hashed order are held out.
     """
     order = hashed_order([item for item in pictures if item in classes], seed)
     names = tuple(sorted({classes[item] for item in order}))
@@ -107,7 +108,7 @@ def prepare(
 
 
 def write(prepared: PreparedPictures, path: Path) -> None:
-    """Write a prepared file, whole or not at all."""
+    """Write a prepared file, atomically."""
     resolution = prepared.pixels.shape[-1]
     size = 3 * resolution**2
     pixels = pa.FixedSizeBinaryArray.from_buffers(
@@ -133,7 +134,7 @@ def read(path: Path) -> PreparedPictures:
 
 
 def read_training_share(path: Path, *, rank: int, num_workers: int) -> PreparedPictures:
-    """One worker's share of the training pictures: every `num_workers`-th, from `rank` on; a row group in memory at a time."""
+    """One worker's share of the training pictures: every `num_workers`-th one from `rank` on. Reads a row group at a time."""
     file = pq.ParquetFile(path)
     shares, seen = [], 0
     for group in range(file.num_row_groups):
@@ -152,7 +153,7 @@ def _prepared(table: pa.Table) -> PreparedPictures:
     values = np.frombuffer(b"".join(pixels.to_pylist()), dtype=np.uint8)
     return PreparedPictures(
         item_ids=table["item_id"].to_pylist(),
-        labels=table["label"].to_numpy().copy(),  # Arrow's own memory cannot be written, which torch asks for
+        labels=table["label"].to_numpy().copy(),  # torch wants writable memory, and Arrow's is not
         is_held_out=table["is_held_out"].to_numpy(),
         pixels=values.reshape(-1, 3, resolution, resolution).copy(),
         classes=tuple(json.loads(metadata[b"classes"])),

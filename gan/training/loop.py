@@ -1,12 +1,12 @@
-"""The training loop of one worker, in plain torch: the same steps alone, or beside others of one process group.
+"""The training loop of one worker, in plain torch; it runs alone or as one of a process group.
 
-The first epochs start the generator as the decoder of a variational autoencoder (Ham et al. 2020, "Unbalanced GANs: Pre-training
-the Generator of Generative Adversarial Network using VAE"): in minutes on two cores a generator that starts from nothing learns
-blots. The adversarial epochs then sharpen; a reconstruction term of small weight keeps their pictures as varied as the real ones
-(Larsen et al. 2016, "Autoencoding beyond pixels using a learned similarity metric").
+The first epochs train the generator as the decoder of a variational autoencoder (Ham et al. 2020, "Unbalanced GANs: Pre-training
+the Generator of Generative Adversarial Network using VAE"), because a generator that starts from random weights learns only
+blurs within minutes on two cores. The adversarial epochs then sharpen the pictures, and a small reconstruction term keeps them
+as varied as the real ones (Larsen et al. 2016, "Autoencoding beyond pixels using a learned similarity metric").
 
-An epoch is a fixed number of steps, so that a training costs the same whatever the number of pictures. All chance of an epoch
-comes from the seed, the epoch and the worker's rank, so a training that was resumed goes on as if it had never stopped.
+An epoch is a fixed number of steps, so that a training costs the same whatever the number of pictures. The random numbers of an
+epoch depend on the seed, the epoch and the worker's rank, so that a resumed training ends where an uninterrupted one does.
 """
 
 import copy
@@ -23,34 +23,34 @@ from gan.training.losses import discriminator_loss, generator_loss, reconstructi
 from gan.training.networks import Discriminator, Encoder, Generator
 
 Labels = Tensor  # [N] of 0..K-1
-Row = dict[str, float | None]
+EpochLosses = dict[str, float | None]  # of an epoch: its number, mean losses and scores; None where it has no such
 
-EMA_DECAY_OF_START = 0.9  # the first steps' weights are not worth remembering
+EMA_DECAY_OF_START = 0.9  # at most, so that the average forgets the first weights quickly
 LOSSES = ("loss_reconstruction", "loss_discriminator", "loss_generator", "score_real", "score_fake")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """All that decides a training, resolved; written beside the run."""
+    """The options of a training, written into the run's folder."""
 
     resolution: int
     num_classes: int
-    num_epochs: int  # of both kinds
-    num_start_epochs: int  # of them, by reconstruction
+    num_epochs: int  # including the start epochs
+    num_start_epochs: int  # the first ones, by reconstruction
     steps_per_epoch: int
     batch_size: int  # pictures a step, all workers together
-    latent_dim: int = 64
-    base_channels: int = 32
-    learning_rate_start: float = 4e-3
-    kl_weight: float = 2e-4
-    reconstruction_weight: float = 10.0  # beside the generator's adversarial loss
-    learning_rate_generator: float = 2e-4
-    learning_rate_discriminator: float = 4e-4  # two time scales (Heusel et al. 2017)
-    beta1: float = 0.0
-    beta2: float = 0.99
-    ema_decay: float = 0.99
-    augmentations: tuple[str, ...] = ("colour", "translation", "cutout")
-    seed: int = 0
+    latent_dim: int
+    base_channels: int
+    learning_rate_start: float
+    kl_weight: float
+    reconstruction_weight: float  # in the adversarial epochs
+    learning_rate_generator: float
+    learning_rate_discriminator: float  # two time scales (Heusel et al. 2017)
+    beta1: float  # of Adam in the adversarial epochs
+    beta2: float
+    ema_decay: float
+    augmentations: tuple[str, ...]
+    seed: int
 
 
 STATEFUL = (
@@ -70,21 +70,21 @@ class TrainState:
 
     generator: Generator
     discriminator: Discriminator
-    ema: Generator  # exponential moving average of the generator: what is kept and used
+    ema: Generator  # exponential moving average of the generator, which is the model
     encoder: Encoder
-    start_optimizer: torch.optim.Optimizer  # of generator and encoder
-    generator_optimizer: torch.optim.Optimizer  # of both, too, in the adversarial epochs
+    start_optimizer: torch.optim.Optimizer  # of generator and encoder in the start epochs
+    generator_optimizer: torch.optim.Optimizer  # of generator and encoder in the adversarial epochs
     discriminator_optimizer: torch.optim.Optimizer
     num_epochs_done: int = 0
-    history: list[Row] = field(default_factory=list)  # one row of losses an epoch
+    history: list[EpochLosses] = field(default_factory=list)  # one for each epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: tensors and plain values."""
+        """Everything needed to resume: tensors and plain values."""
         parts = {name: getattr(self, name).state_dict() for name in STATEFUL}
         return parts | {"num_epochs_done": self.num_epochs_done, "history": self.history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         self.num_epochs_done = state["num_epochs_done"]
@@ -92,7 +92,7 @@ class TrainState:
 
 
 def new_state(options: TrainOptions, device: torch.device) -> TrainState:
-    """Fresh networks, the same on every worker for a seed."""
+    """New networks and optimisers; the weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         shape = {
@@ -135,7 +135,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def average_over_workers(tensors: Iterable[Tensor]) -> None:
-    """Each tensor becomes its mean over the workers, in one all-reduce; alone, nothing happens."""
+    """Replace each tensor by its mean over the workers, in one all-reduce; a single worker changes nothing."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return
     targets = list(tensors)
@@ -155,13 +155,13 @@ def _running_statistics(module: nn.Module) -> list[Tensor]:
 
 
 def epoch_generator(options: TrainOptions, *, epoch: int, rank: int, device: torch.device) -> torch.Generator:
-    """The source of all chance of one worker in one epoch."""
+    """The random number generator of one worker in one epoch."""
     seed = np.random.SeedSequence([options.seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1
     return torch.Generator(device=device).manual_seed(int(seed))
 
 
 def batches(pictures: Tensor, labels: Labels, size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Labels]]:
-    """Batches without end from this worker's pictures (uint8 [N, 3, R, R]): shuffled, and shuffled again when all were seen.
+    """Endless batches of this worker's pictures (uint8 [N, 3, R, R]): shuffled, and shuffled again when all were used.
 
     Yields pictures in -1..1 and their labels; `size` may exceed the number of pictures.
     """
@@ -183,11 +183,10 @@ def train_epoch(
     rank: int = 0,
     num_workers: int = 1,
     use_bf16: bool = False,
-) -> Row:
+) -> EpochLosses:
     """One epoch of this worker's steps on its share of the pictures (uint8 [N, 3, R, R], labels [N]); updates `state`.
 
-    Gradients are averaged over the workers, so all keep the same weights. Returns the epoch's mean losses and scores of this
-    worker; None where the epoch has no such.
+    Gradients are averaged over the workers, so that all keep the same weights. Returns this worker's mean losses and scores.
     """
     random = epoch_generator(options, epoch=state.num_epochs_done, rank=rank, device=pictures.device)
     size = max(options.batch_size // num_workers, 1)
@@ -201,11 +200,11 @@ def train_epoch(
         sums = sums + step(state, *next(stream), options, random, autocast)
     means: list[float] = (sums / options.steps_per_epoch).tolist()
 
-    # batch statistics are each worker's own until here
+    # until here, each worker has its own batch statistics
     average_over_workers(_running_statistics(state.generator) + _running_statistics(state.ema))
     state.num_epochs_done += 1
     found = dict(zip(LOSSES, means, strict=False))
-    row: Row = {"epoch": float(state.num_epochs_done), **{name: found.get(name) for name in LOSSES}}
+    row: EpochLosses = {"epoch": float(state.num_epochs_done), **{name: found.get(name) for name in LOSSES}}
     state.history.append(row)
     return row
 
@@ -218,7 +217,7 @@ def start_step(
     random: torch.Generator,
     autocast: torch.autocast,
 ) -> Tensor:
-    """The generator learns to make the real pictures again from what the encoder sees in them. Returns [the loss]."""
+    """One step of generator and encoder, which learn to reconstruct the real pictures. Returns [the loss]."""
     with autocast:
         loss = _reconstruction(state, real, labels, options, random)
     state.start_optimizer.zero_grad()
@@ -239,8 +238,8 @@ def adversarial_step(
 ) -> Tensor:
     """One step of each network.
 
-    The discriminator learns to tell augmented real pictures from augmented generated ones of the same classes, then the generator
-    learns to be scored high. Returns [reconstruction and discriminator and generator loss, mean score of real and of generated].
+    The discriminator learns to tell augmented real pictures from augmented generated ones of the same classes; then the generator
+    learns to raise the discriminator's score. Returns the values of LOSSES, [5].
     """
     generator, discriminator = state.generator, state.discriminator.train()
     noise = (len(real), options.latent_dim)
@@ -284,5 +283,5 @@ def _reconstruction(
 
 
 def resolved(options: TrainOptions) -> dict[str, Any]:
-    """The options as plain values, for the file beside the run."""
+    """The options as plain values, for a JSON file."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}

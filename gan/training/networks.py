@@ -1,7 +1,7 @@
-"""The networks: a class-conditional DCGAN generator, a projection discriminator with spectral normalisation, and an encoder for the start.
+"""The networks: a class-conditional DCGAN generator, a projection discriminator with spectral normalisation, and an encoder.
 
-Plain torch modules: they know nothing of Ray, files or devices. Legend of shapes: N pictures, R resolution (32 or 64), Z latent
-numbers, K classes, C channels. Pictures are float, RGB, in -1..1.
+Plain torch modules, independent of Ray, files and devices. Legend of shapes: N pictures, R resolution (32 or 64), Z dimensions of
+the noise, K classes, C channels. Pictures are float, RGB, in -1..1.
 """
 
 import itertools
@@ -16,7 +16,7 @@ SMALLEST = 4  # side of the coarsest feature map
 
 
 def channels_by_side(resolution: int, base_channels: int) -> dict[int, int]:
-    """Channels of the feature map of each side, from 4 to half the resolution: doubled as the side halves, at most 8 times."""
+    """Channels of the feature maps by side, from 4 to half the resolution: doubled as the side halves, at most `base_channels` x 8."""
     if resolution not in RESOLUTIONS:
         raise ValueError(f"resolution is {resolution}; allowed are {RESOLUTIONS}")
     sides = [SMALLEST]
@@ -26,7 +26,7 @@ def channels_by_side(resolution: int, base_channels: int) -> dict[int, int]:
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation whose gain and bias belong to the class (Dumoulin et al. 2017, "A learned representation...")."""
+    """Batch normalisation with a gain and a bias for each class (Dumoulin et al. 2017, "A learned representation...")."""
 
     def __init__(self, num_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise and a class in, a picture out.
+    """Makes a picture from noise and a class.
 
-    The class enters beside the noise, as a learned vector of as many numbers (without it, gains and biases that all begin alike
-    need thousands of steps to tell classes apart), and in every batch normalisation.
+    The class enters as a learned vector beside the noise, of the same length, and in every batch normalisation. With the batch
+    normalisations alone, whose gains and biases start out equal, it takes thousands of steps to tell classes apart.
     `forward(z, labels)`: z [N, Z] standard normal, labels [N] of 0..K-1 -> pictures [N, 3, R, R] in -1..1.
     """
 
-    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int = 64, base_channels: int = 32) -> None:
+    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int, base_channels: int) -> None:
         super().__init__()
         channels = channels_by_side(resolution, base_channels)
         self.resolution, self.num_classes, self.latent_dim = resolution, num_classes, latent_dim
@@ -90,14 +90,14 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A picture and a class in, a score out: high for real ones.
+    """Scores a picture of a class: high for real pictures.
 
-    Every layer is spectrally normalised, so that the whole is Lipschitz (Miyato et al. 2018); the class enters by projection:
+    Every layer is spectrally normalised, so that the network is Lipschitz (Miyato et al. 2018). The class enters by projection:
     score = w . phi(x) + v[label] . phi(x) (Miyato & Koyama 2018, equation 3).
     `forward(pictures, labels)`: pictures [N, 3, R, R] in -1..1, labels [N] -> scores [N].
     """
 
-    def __init__(self, *, resolution: int, num_classes: int, base_channels: int = 32) -> None:
+    def __init__(self, *, resolution: int, num_classes: int, base_channels: int) -> None:
         super().__init__()
         widths = list(reversed(channels_by_side(resolution, base_channels).values()))
         self.resolution = resolution
@@ -120,12 +120,12 @@ class Discriminator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A picture and its class in, a normal distribution of the noise behind it out; serves the generator's first steps only.
+    """Estimates the noise behind a picture of a class, as a normal distribution; used in training only.
 
     `forward(pictures, labels)`: pictures [N, 3, R, R], labels [N] -> mean and log variance, each [N, Z].
     """
 
-    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int = 64, base_channels: int = 32) -> None:
+    def __init__(self, *, resolution: int, num_classes: int, latent_dim: int, base_channels: int) -> None:
         super().__init__()
         widths = list(reversed(channels_by_side(resolution, base_channels).values()))
         self.convs = nn.ModuleList(
@@ -144,5 +144,5 @@ class Encoder(nn.Module):
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Trainable numbers of a network."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

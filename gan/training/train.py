@@ -1,7 +1,7 @@
-"""The training on Ray Train: each worker reads its share of the prepared pictures by rank, once, and runs the loop of gan/loop.
+"""Training on Ray Train: each worker reads its share of the prepared pictures once and runs the loop of gan/training/loop.py.
 
-Every epoch leaves a checkpoint of the first worker's state (all hold the same weights): a killed worker, or a training of the same
-name that is started again, goes on from the last one.
+Every epoch leaves a checkpoint of the first worker's state; all workers hold the same weights. After a killed worker, or when a
+training is started again under the same name, it resumes from the last checkpoint.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from lib.settings import ClusterSettings
 
 @dataclass(frozen=True)
 class Task:
-    """All that a worker is told."""
+    """What a worker is given."""
 
     prepared: str  # the prepared file, on a file system that every node mounts
     options: TrainOptions
@@ -27,8 +27,8 @@ class Task:
 
 
 def train_worker(config: dict[str, Task]) -> None:
-    """What each worker of Ray Train does."""
-    torch.set_num_threads(1)  # a worker must not starve its neighbours of two cores
+    """Train on one worker of Ray Train."""
+    torch.set_num_threads(1)  # more threads would starve the other workers on a small machine
     task = config["task"]
     context = train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
@@ -46,15 +46,14 @@ def train_worker(config: dict[str, Task]) -> None:
         report_epoch(state.state_dict(), row)
 
 
-def fit(
-    prepared: Path, options: TrainOptions, cluster: ClusterSettings, *, name: str, storage: Path, max_failures: int
-) -> TrainState:
-    """The state at the end of a training that bears this name and goes on where one of that name stood.
+def fit(prepared: Path, options: TrainOptions, cluster: ClusterSettings, *, name: str, max_failures: int) -> TrainState:
+    """Train on a prepared file and return the final state; checkpoints lie beside the file.
 
-    Workers that are lost are started again up to `max_failures` times.
+    A training that was begun there under the same name goes on from its last checkpoint. Lost workers are started again up to
+    `max_failures` times.
     """
     task = Task(str(prepared), options, cluster.use_gpu)
-    last = fit_on_workers(train_worker, task, cluster, name=name, storage=storage, max_failures=max_failures)
+    last = fit_on_workers(train_worker, task, cluster, name=name, storage=prepared.parent, max_failures=max_failures)
     state = new_state(options, torch.device("cpu"))
     state.load_state_dict(last)
     return state

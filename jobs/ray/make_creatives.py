@@ -1,27 +1,25 @@
 """make_creatives: gold/recommendations, silver/items, model `gan` -> gold/creatives and the files that it names.
 
-For the most recommended items that have a title: pictures from the generator, each judged beside the shop's own pictures that it was
-trained on. They are looked through in order of preference (nearest to the item's own picture in colour, where the generator's
-training knew one, else by quality); the first that passes is composed into adverts, the first of those before it are recorded as refused, with
-the reason: a copy of a training picture, or too unlike the real ones. Everything shown says that it is AI-generated, on the picture
-and in the file. An advert shows the kind of product, not the very item: the generator knows categories, no items. A rerun, a retry
-or a kill changes nothing.
+For each of the most recommended items that have a title, the generator makes pictures, and each is compared with the shop's own
+pictures, on which the generator was trained. Candidates are tried in order of preference: by colour distance to the item's own
+picture where the generator's training had one, else by quality. The first that passes is composed into adverts. The first few
+that failed before it are recorded as refused, with the reason: a copy of a training picture, or too unlike the real ones.
+Every creative says that it is AI-generated, on the picture and in the file. An advert shows the kind of product, not the very
+item, because the generator knows categories only. A rerun, a retry or a kill changes nothing.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
@@ -31,34 +29,37 @@ from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
 from gan.metrics.features import averaged
 from gan.metrics.generator_metrics import feature_space, quality_of
 from gan.metrics.quality import CategoryQuality
+from gan.pictures import Picture
 from gan.provenance import SourceType, provenance, save
-from gan.training import dataset as pictures
+from gan.training import dataset
 from gan.training.dataset import PreparedPictures
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 
-Pixels = NDArray[np.uint8]  # [3, R, R]
 Row = dict[str, Any]
 
 MODEL = "gan"
-COLOUR_GRID = 8  # pictures are compared in colour at this side
-IMAGE_SIDE = 320  # of the picture that stands alone, in pixels
+COLOUR_GRID = 8  # side in pixels at which colours are compared
+IMAGE_SIDE = 320  # side in pixels of a picture that is shown alone
 MEMORISED, UNLIKE = "a copy of a training picture", "quality {quality:.2f} is below {limit:g}"
 
 
 class MakeCreativesSettings(JobSettings):
-    """Which items are advertised, in what sizes, and what a picture must reach."""
+    """Which items are advertised, in what sizes, and how good a picture must be."""
 
     num_items: int = Field(12, ge=1, le=100_000, description="items advertised: the most often recommended")
-    max_rank: int = Field(10, ge=1, description="places of a list that count as recommended")
+    max_rank: int = Field(10, ge=1, description="an item is recommended where it is among the first so many of a list")
     num_candidates: int = Field(48, ge=1, le=1000, description="pictures generated for an item, to choose from")
     min_quality: float = Field(
-        0.3, ge=0, le=1, description="share of held-out real pictures that a picture must look at least as real as"
+        0.3,
+        ge=0,
+        le=1,
+        description="least quality of a picture: the share of held-out real pictures that look no more real",
     )
-    max_refused: int = Field(5, ge=1, description="refused pictures recorded of an item: the first ones")
+    max_refused: int = Field(5, ge=1, description="refused pictures recorded for an item, the first ones")
     sizes: tuple[str, ...] = Field(
-        ("300x250", "728x90", "160x600"), min_length=1, description="adverts, width x height in pixels"
+        ("300x250", "728x90", "160x600"), min_length=1, description="sizes of the adverts, width x height in pixels"
     )
     call_to_action: str = Field("Shop now", min_length=1, max_length=30, description="words on the button")
     seed: int = Field(0, ge=0, description="of the pictures' noise")
@@ -72,19 +73,29 @@ class MakeCreativesSettings(JobSettings):
 
 
 @dataclass(frozen=True)
+class Model:
+    """A registered generator and the pictures that it was trained on."""
+
+    version: str
+    trained_on: Mapping[str, int]  # versions of the tables of pictures
+    generator: KeptGenerator
+    prepared: PreparedPictures
+
+
+@dataclass(frozen=True)
 class Product:
-    """What an advert tells of an item."""
+    """What an advert says about an item."""
 
     item_id: str
     title: str
-    category: tuple[str, ...]
+    category: tuple[str, ...]  # coarse to fine
     brand: str | None
     price: Decimal | None
     currency: str | None
 
     @property
     def kicker(self) -> str | None:
-        """The small line above the title: the brand, where the title does not name it, else the category."""
+        """The small line above the title: the brand, unless the title names it, else the category."""
         if self.brand and self.brand.lower() not in self.title.lower():
             return self.brand
         return self.category[-1] if self.category else None
@@ -92,166 +103,194 @@ class Product:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated picture and what is thought of it."""
+    """A generated picture with its quality."""
 
-    pixels: Pixels
+    picture: Picture
     seed: int
     quality: float
-    refused: str | None  # why
+    refused: str | None  # the reason; None where it passed
 
 
-def most_recommended(run: Run, *, max_rank: int) -> list[str]:
-    """Items by how often they stand in the first places of a list, over all strategies and questions; ties by id."""
+@dataclass(frozen=True)
+class Creative:
+    """An image for an item: a picture alone (kind `image`) or an advert (kind `advert_<size>`)."""
+
+    item_id: str
+    kind: str
+    category: str  # the generator's class
+    candidate: Candidate
+    image: Image.Image
+
+
+def ranked_items(counts: Mapping[str, int]) -> list[str]:
+    """Items by how often they are recommended, most often first; ties by id."""
+    return sorted(counts, key=lambda item: (-counts[item], item))
+
+
+def shown_products(
+    item_ids: Sequence[str], products: Mapping[str, Product], classes: Sequence[str]
+) -> list[tuple[Product, int]]:
+    """The known products of a category that the generator has learned, each with the label of its class, in the order of the ids."""
+    known = [products[item] for item in item_ids if item in products]
+    names = [dataset.class_of(product.category, classes) for product in known]
+    return [(product, classes.index(name)) for product, name in zip(known, names, strict=True) if name is not None]
+
+
+def candidates(
+    generator: KeptGenerator, quality: CategoryQuality, label: int, seeds: Sequence[int], *, min_quality: float
+) -> list[Candidate]:
+    """A picture for each seed, with its quality and, where it fails, the reason."""
+    made = generator.pictures(label, seeds)
+    found = []
+    for picture, seed, score, copied in zip(
+        made, seeds, quality.quality(made), quality.is_memorised(made), strict=True
+    ):
+        reason = (
+            MEMORISED if copied else UNLIKE.format(quality=score, limit=min_quality) if score < min_quality else None
+        )
+        found.append(Candidate(picture, seed, float(score), reason))
+    return found
+
+
+def by_preference(found: Sequence[Candidate], own: Picture | None) -> list[Candidate]:
+    """Candidates in the order in which they are tried: by colour distance to the item's own picture, without one by quality."""
+    if own is None:
+        return sorted(found, key=lambda candidate: -candidate.quality)
+    made = averaged(np.stack([candidate.picture for candidate in found]), COLOUR_GRID)
+    distance = np.square(made - averaged(own[None], COLOUR_GRID)).sum(axis=(1, 2, 3))
+    return [found[place] for place in np.argsort(distance, kind="stable")]
+
+
+def tried(ordered: Sequence[Candidate]) -> tuple[list[Candidate], Candidate | None]:
+    """The candidates refused before one passed, and that one; None where all were refused."""
+    refused = list(takewhile(lambda candidate: candidate.refused is not None, ordered))
+    return refused, ordered[len(refused)] if len(refused) < len(ordered) else None
+
+
+def images(
+    product: Product,
+    category: str,
+    refused: Sequence[Candidate],
+    chosen: Candidate | None,
+    settings: MakeCreativesSettings,
+) -> Iterator[Creative]:
+    """The refused pictures, the chosen one, and its adverts."""
+    for candidate in [*refused, chosen] if chosen else refused:
+        yield Creative(product.item_id, "image", category, candidate, marked(candidate.picture, IMAGE_SIDE))
+    if chosen is None:
+        return
+    price = price_text(product.price, product.currency)
+    copy = Copy(product.title, settings.call_to_action, product.kicker, price)
+    for size in settings.sizes:
+        advert = compose(chosen.picture, copy, parse_size(size), palette_name=category)
+        yield Creative(product.item_id, f"advert_{size}", category, chosen, advert.image)
+
+
+def creatives(
+    shown: Sequence[tuple[Product, int]], model: Model, settings: MakeCreativesSettings
+) -> Iterator[Creative]:
+    """All creatives of the products, made one after another; `shown` holds each product with the label of its class."""
+    prepared, space = model.prepared, feature_space(model.prepared)
+    qualities = {label: quality_of(prepared, space, label) for label in {label for _, label in shown}}
+    own = dict(zip(prepared.item_ids, prepared.pixels, strict=True))
+    for product, label in shown:
+        seeds = seeds_of(product.item_id, settings.num_candidates, settings.seed)
+        found = candidates(model.generator, qualities[label], label, seeds, min_quality=settings.min_quality)
+        refused, chosen = tried(by_preference(found, own.get(product.item_id)))
+        yield from images(product, model.generator.classes[label], refused[: settings.max_refused], chosen, settings)
+
+
+def creative_id(item_id: str, kind: str, version: str, seed: int) -> str:
+    """The first 32 hex digits of a SHA-256 of what a creative depends on."""
+    return hashlib.sha256(f"{item_id}|{kind}|{version}|{seed}".encode()).hexdigest()[:32]
+
+
+def figures(rows: Sequence[Row], *, num_items: int) -> dict[str, int]:
+    """What the log says about the rows of gold/creatives made for `num_items` items."""
+    num_advertised = len({row["item_id"] for row in rows if row["status"] == "accepted"})
+    return {
+        "items": num_advertised,
+        "adverts": sum(row["kind"] != "image" for row in rows),
+        "refused_pictures": sum(row["status"] == "refused" for row in rows),
+        "items_without_a_picture_that_passed": num_items - num_advertised,
+    }
+
+
+def read_model(run: Run) -> Model:
+    """The current generator; ends the run as skipped where none is registered."""
+    row = run.current_model(MODEL)
+    if row is None:
+        run.skip("there is no generator of pictures: train_gan has registered none")
+    folder = run.lake.folder / row["uri"]
+    return Model(
+        version=row["version"],
+        trained_on={read["table"]: read["version"] for read in row["inputs"] if read["table"] == "bronze/images"},
+        generator=KeptGenerator.load(folder / GENERATOR_FILE),
+        prepared=dataset.read(folder / PREPARED_FILE),
+    )
+
+
+def read_counts(run: Run, *, max_rank: int) -> Counter[str]:
+    """How often each item is among the first `max_rank` of a list, over all strategies and questions."""
     counts: Counter[str] = Counter()
     rows = run.dataset("gold/recommendations").scanner(columns=["item_id"], filter=pc.field("rank") <= max_rank)
     for batch in rows.to_batches():
         for counted in pc.value_counts(batch["item_id"]).to_pylist():
             counts[counted["values"]] += counted["counts"]
-    return sorted(counts, key=lambda item: (-counts[item], item))
+    return counts
 
 
-def products(run: Run, item_ids: Sequence[str]) -> dict[str, Product]:
-    """The items that the catalogue knows by a title."""
+def read_products(run: Run, item_ids: Sequence[str]) -> dict[str, Product]:
+    """The items that have a title in the catalogue."""
     columns = ["item_id", "title", "category", "brand", "price", "currency"]
     is_wanted = pc.is_in(pc.field("item_id"), value_set=pa.array(item_ids, pa.string()))
     rows = run.read_arrow("silver/items", columns, is_wanted & pc.field("title").is_valid()).to_pylist()
     return {row["item_id"]: Product(**(row | {"category": tuple(row["category"] or ())})) for row in rows}
 
 
-def candidates(
-    generator: KeptGenerator, quality: CategoryQuality, label: int, seeds: Sequence[int], *, min_quality: float
-) -> list[Candidate]:
-    """A picture for each seed, judged."""
-    made = generator.pictures(label, seeds)
-    found = []
-    for pixels, seed, score, copied in zip(made, seeds, quality.quality(made), quality.is_memorised(made), strict=True):
-        reason = (
-            MEMORISED if copied else UNLIKE.format(quality=score, limit=min_quality) if score < min_quality else None
-        )
-        found.append(Candidate(pixels, seed, float(score), reason))
-    return found
-
-
-def by_preference(found: Sequence[Candidate], own: Pixels | None) -> list[Candidate]:
-    """Candidates in the order in which they are tried: nearest to the item's own picture [3, R, R] in colour, else by quality."""
-    if own is None:
-        return sorted(found, key=lambda candidate: -candidate.quality)
-    made = averaged(np.stack([candidate.pixels for candidate in found]), COLOUR_GRID)
-    distance = np.square(made - averaged(own[None], COLOUR_GRID)).sum(axis=(1, 2, 3))
-    return [found[place] for place in np.argsort(distance, kind="stable")]
-
-
-def tried(ordered: Sequence[Candidate]) -> tuple[list[Candidate], Candidate | None]:
-    """The candidates refused before one passed, and that one; None where none did."""
-    refused = list(takewhile(lambda candidate: candidate.refused is not None, ordered))
-    return refused, ordered[len(refused)] if len(refused) < len(ordered) else None
-
-
-def creative_id(item_id: str, kind: str, version: str, seed: int) -> str:
-    """The first 32 hex digits of the hash of all that decides a creative."""
-    return hashlib.sha256(f"{item_id}|{kind}|{version}|{seed}".encode()).hexdigest()[:32]
-
-
-class Maker:
-    """Makes the creatives of one item after another, files and rows."""
-
-    def __init__(self, run: Run, settings: MakeCreativesSettings, model: Row) -> None:
-        folder = run.lake.folder / model["uri"]
-        self.run, self.settings, self.version = run, settings, model["version"]
-        self.trained_on = {row["table"]: row["version"] for row in model["inputs"] if row["table"] == "bronze/images"}
-        self.generator = KeptGenerator.load(folder / GENERATOR_FILE)
-        self.prepared: PreparedPictures = pictures.read(folder / PREPARED_FILE)
-        self.space = feature_space(self.prepared)
-        self.places = {item: place for place, item in enumerate(self.prepared.item_ids)}
-        self.qualities: dict[int, CategoryQuality] = {}
-
-    def class_of(self, product: Product) -> str | None:
-        """The generator's class for an item; None where it has learned none that fits."""
-        return pictures.class_of(product.category, self.generator.classes)
-
-    def own_picture(self, product: Product) -> Pixels | None:
-        """The item's picture among those that the generator was trained and judged on: [3, R, R]."""
-        place = self.places.get(product.item_id)
-        return None if place is None else self.prepared.pixels[place]
-
-    def quality_of(self, label: int) -> CategoryQuality:
-        """What the real pictures of a class look like."""
-        if label not in self.qualities:
-            self.qualities[label] = quality_of(self.prepared, self.space, label)
-        return self.qualities[label]
-
-    def creatives(self, product: Product) -> Iterator[Row]:
-        """Rows of gold/creatives of one item: the chosen picture, its adverts, and the pictures that were refused."""
-        name = self.class_of(product)
-        assert name is not None, f"{product.item_id} is of no class of {self.version}"
-        label = self.generator.classes.index(name)
-        seeds = seeds_of(product.item_id, self.settings.num_candidates, self.settings.seed)
-        found = candidates(self.generator, self.quality_of(label), label, seeds, min_quality=self.settings.min_quality)
-        refused, chosen = tried(by_preference(found, self.own_picture(product)))
-        recorded = refused[: self.settings.max_refused]
-        for candidate in [*recorded, chosen] if chosen else recorded:
-            image = marked(candidate.pixels, IMAGE_SIDE)
-            yield self._creative(product, name, "image", candidate, image, "trainedAlgorithmicMedia")
-        if chosen is None:
-            return
-        price = price_text(product.price, product.currency)
-        copy = Copy(product.title, self.settings.call_to_action, product.kicker, price)
-        for size in self.settings.sizes:
-            advert = compose(chosen.pixels, copy, parse_size(size), palette_name=name)
-            kind = f"advert_{size}"
-            yield self._creative(product, name, kind, chosen, advert.image, "compositeWithTrainedAlgorithmicMedia")
-
-    def _creative(
-        self, product: Product, name: str, kind: str, candidate: Candidate, image: Image.Image, source: SourceType
-    ) -> Row:
-        identity = creative_id(product.item_id, kind, self.version, candidate.seed)
-        path: Path = self.run.files("creatives") / f"{identity}.png"
-        facts = provenance(
-            model=MODEL,
-            version=self.version,
-            training_data=self.trained_on,
-            as_of=self.run.as_of,
-            seed=candidate.seed,
-            category=name,
-        )
-        return {
-            "creative_id": identity,
-            "item_id": product.item_id,
-            "kind": kind,
-            "sha256": save(image, path, facts, source),
-            "uri": self.run.uri(path),
-            "generator_version": self.version,
-            "seed": candidate.seed,
-            "quality": candidate.quality,
-            "provenance": list(facts.items()),
-            "status": "refused" if candidate.refused else "accepted",
-            "reason": candidate.refused,
-        }
+def write_creative(run: Run, creative: Creative, model: Model) -> Row:
+    """Write a creative's file, with its provenance; returns its row of gold/creatives."""
+    candidate = creative.candidate
+    identity = creative_id(creative.item_id, creative.kind, model.version, candidate.seed)
+    path = run.files("creatives") / f"{identity}.png"
+    facts = provenance(
+        model=MODEL,
+        version=model.version,
+        training_data=model.trained_on,
+        as_of=run.as_of,
+        seed=candidate.seed,
+        category=creative.category,
+    )
+    is_picture = creative.kind == "image"
+    source: SourceType = "trainedAlgorithmicMedia" if is_picture else "compositeWithTrainedAlgorithmicMedia"
+    return {
+        "creative_id": identity,
+        "item_id": creative.item_id,
+        "kind": creative.kind,
+        "sha256": save(creative.image, path, facts, source),
+        "uri": run.uri(path),
+        "generator_version": model.version,
+        "seed": candidate.seed,
+        "quality": candidate.quality,
+        "provenance": list(facts.items()),
+        "status": "refused" if candidate.refused else "accepted",
+        "reason": candidate.refused,
+    }
 
 
 def main(settings: MakeCreativesSettings) -> None:
     with start_run("make_creatives", settings) as run:
         torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
-        model = run.current_model(MODEL)
-        if model is None:
-            run.skip("there is no generator of pictures: train_gan has registered none")
-        recommended = most_recommended(run, max_rank=settings.max_rank)
-        known = products(run, recommended)
-        if not known:
+        model = read_model(run)
+        recommended = ranked_items(read_counts(run, max_rank=settings.max_rank))
+        products = read_products(run, recommended)
+        if not products:
             run.skip("no recommended item has a title in silver/items")
-        maker = Maker(run, settings, model)
-        shown = [item for item in recommended if item in known and maker.class_of(known[item])][: settings.num_items]
+        shown = shown_products(recommended, products, model.generator.classes)[: settings.num_items]
         if not shown:
-            run.skip(f"no recommended item is of a kind that {maker.version} has learned")
-        rows = [row for item in shown for row in maker.creatives(known[item])]
-        advertised = {row["item_id"] for row in rows if row["status"] == "accepted"}
-        run.log(
-            "made",
-            items=len(advertised),
-            adverts=sum(row["kind"] != "image" for row in rows),
-            refused_pictures=sum(row["status"] == "refused" for row in rows),
-            items_without_a_picture_that_passed=len(shown) - len(advertised),
-        )
+            run.skip(f"no recommended item belongs to a category that {model.version} has learned")
+        rows = [write_creative(run, creative, model) for creative in creatives(shown, model, settings)]
+        run.log("made", **figures(rows, num_items=len(shown)))
         run.commit_arrow("gold/creatives", pa.Table.from_pylist(rows, schema=contract("gold/creatives").schema))
 
 

@@ -1,34 +1,34 @@
 """train_gan: bronze/images, silver/items -> gold/model_metrics, model `gan`.
 
-Decodes the catalogue's pictures once, gives each a class by its item's category, holds a share of each class back, and trains a
-conditional GAN on the rest by Ray Train. The run's folder holds the prepared pictures, the resolved options, the losses, a grid of
-samples and the generator (the moving average of its weights). Every epoch leaves a checkpoint: a killed worker or job goes on from
-there. Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
+Decodes the catalogue's pictures once, gives each a class by its item's category, holds out a share of each class, and trains a
+conditional GAN on the rest with Ray Train. The run's folder holds the prepared pictures, the options, the losses, a grid of
+samples and the generator (the moving average of its weights). Every epoch leaves a checkpoint, from which a killed worker or job
+resumes. Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
 """
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
-from gan.metrics import generator_metrics as evaluation
-from gan.metrics.generator_metrics import Measure
+from gan.metrics.generator_metrics import Measure, measure, qualities
 from gan.metrics.quality import NUM_NEIGHBOURS
+from gan.pictures import Picture
 from gan.provenance import provenance, save
-from gan.training import dataset as pictures
+from gan.training import dataset
 from gan.training.augment import AUGMENTATIONS
-from gan.training.dataset import Category, Pixels, PreparedPictures
-from gan.training.loop import TrainOptions, TrainState, resolved
+from gan.training.dataset import Category
+from gan.training.loop import EpochLosses, TrainOptions, resolved
 from gan.training.networks import num_parameters
 from gan.training.train import fit
 from lib.engines.ray_train import ray_session
@@ -40,41 +40,46 @@ from lib.tables import contract
 MODEL = "gan"
 ROWS_PER_READ = 256  # pictures decoded at a time
 GRID_CLASSES, GRID_PICTURES = 24, 8
-NEEDED = NUM_NEIGHBOURS + 2  # training pictures that a class's neighbourhoods ask for, and a held-out one
+BETA1, BETA2 = 0.0, 0.99  # of Adam in the adversarial epochs
+NEEDED = (
+    NUM_NEIGHBOURS + 2
+)  # least pictures of a class: each training picture needs its neighbours, and one is held out
 
 
 class TrainGanSettings(JobSettings):
-    """The defaults were chosen on the market's drawn pictures and tried on photographs of fashion: minutes on 2 cores, no more."""
+    """The defaults were chosen on the simulator's drawn pictures and checked on fashion photographs; training takes minutes on 2 cores."""
 
     resolution: Literal[32, 64] = Field(32, description="side of the pictures, in pixels")
-    num_epochs: int = Field(21, ge=1, description="epochs of both kinds; each leaves a checkpoint")
+    num_epochs: int = Field(21, ge=1, description="epochs, including the start epochs; each leaves a checkpoint")
     num_start_epochs: int = Field(
         16,
         ge=0,
-        description="of them, those in which the generator learns by reconstruction before it has an adversary",
+        description="first epochs, in which the generator learns by reconstruction, without a discriminator",
     )
     steps_per_epoch: int = Field(40, ge=1, description="batches in an epoch, whatever the number of pictures")
     batch_size: int = Field(64, ge=2, description="pictures in a batch, over all workers")
     base_channels: int = Field(24, ge=4, le=256, description="channels of the finest feature map")
-    latent_dim: int = Field(32, ge=2, description="numbers of noise behind a picture")
+    latent_dim: int = Field(32, ge=2, description="dimensions of the generator's noise")
     learning_rate_start: float = Field(4e-3, gt=0, description="of generator and encoder in the start epochs (Adam)")
-    kl_weight: float = Field(2e-4, ge=0, description="of the divergence in the reconstruction loss")
+    kl_weight: float = Field(2e-4, ge=0, description="weight of the divergence in the reconstruction loss")
     reconstruction_weight: float = Field(
-        50.0, ge=0, description="of the reconstruction beside the generator's adversarial loss"
+        50.0, ge=0, description="weight of the reconstruction loss beside the generator's adversarial loss"
     )
     learning_rate_generator: float = Field(2e-4, gt=0, description="of the generator (Adam)")
     learning_rate_discriminator: float = Field(5e-4, gt=0, description="of the discriminator (Adam)")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="a step's share of the past in the generator that is kept")
+    ema_decay: float = Field(
+        0.99, ge=0, lt=1, description="decay per step of the moving average of the generator's weights"
+    )
     augmentations: tuple[Literal["colour", "translation", "cutout"], ...] = Field(
         ("translation",), description="differentiable augmentations of what the discriminator sees"
     )
-    min_pictures: int = Field(
-        12, ge=NEEDED, description="pictures below which a category is counted with the coarser one"
+    min_pictures: int = Field(12, ge=NEEDED, description="a category with fewer pictures is merged into its parent")
+    max_pictures: int = Field(20_000, ge=NEEDED, description="largest number of pictures used; the seed decides which")
+    held_out_frac: float = Field(
+        0.15, gt=0, le=0.5, description="share of each class held out of training, to measure quality"
     )
-    max_pictures: int = Field(20_000, ge=NEEDED, description="pictures used at most, drawn by the seed")
-    held_out_frac: float = Field(0.15, gt=0, le=0.5, description="share of each class that only measures quality")
-    max_failures: int = Field(3, ge=0, description="times that lost workers are started again")
-    num_resamples: int = Field(1000, ge=100, description="bootstrap draws of pictures")
+    max_failures: int = Field(3, ge=0, description="how often lost workers are restarted")
+    num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of the pictures")
     seed: int = Field(0, ge=0, description="of weights, noise, batches, the held-out share and the bootstrap")
 
     @field_validator("num_start_epochs")
@@ -89,7 +94,7 @@ assert set(AUGMENTATIONS) == {"colour", "translation", "cutout"}
 
 
 def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptions:
-    """All that decides the training, resolved."""
+    """The training's options, from the settings."""
     return TrainOptions(
         resolution=settings.resolution,
         num_classes=num_classes,
@@ -104,6 +109,8 @@ def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptio
         reconstruction_weight=settings.reconstruction_weight,
         learning_rate_generator=settings.learning_rate_generator,
         learning_rate_discriminator=settings.learning_rate_discriminator,
+        beta1=BETA1,
+        beta2=BETA2,
         ema_decay=settings.ema_decay,
         augmentations=settings.augmentations,
         seed=settings.seed,
@@ -111,32 +118,70 @@ def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptio
 
 
 def chosen_pictures(rows: pa.Table, *, max_pictures: int, seed: int) -> dict[str, str]:
-    """The picture (file's SHA-256) of each item: the one that arrived last; of too many items, those first in hashed order.
+    """Each item's latest picture, as the SHA-256 of its file; beyond `max_pictures`, the first items in hashed order.
 
     `rows` hold item_id, arrived_at and source_file_sha256.
     """
     ordered = rows.sort_by([(name, "ascending") for name in ("item_id", "arrived_at", "source_file_sha256")])
     latest = dict(zip(ordered["item_id"].to_pylist(), ordered["source_file_sha256"].to_pylist(), strict=True))
-    return {item: latest[item] for item in pictures.hashed_order(list(latest), seed)[:max_pictures]}
+    return {item: latest[item] for item in dataset.hashed_order(list(latest), seed)[:max_pictures]}
 
 
-def decoded(images: ds.Dataset, chosen: dict[str, str], resolution: int) -> tuple[dict[str, Pixels], int]:
-    """The chosen pictures [3, R, R] by item, and how many could not be decoded."""
-    found: dict[str, Pixels] = {}
+def largest_classes(labels: NDArray[np.int64], number: int) -> list[int]:
+    """The labels of the classes with most pictures, ascending."""
+    largest: list[int] = np.argsort(-np.bincount(labels), kind="stable")[:number].tolist()
+    return sorted(largest)
+
+
+def require_enough(counts: Counter[str], *, num_workers: int) -> None:
+    """Refuse too few pictures to train on, to share out or to measure by; `counts` are the pictures of each class.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    total = counts.total()
+    if not total or min(counts.values()) < NEEDED:
+        raise ValueError(
+            f"{total} pictures could be decoded; a generator needs at least {NEEDED} of a class, and hundreds to be any good: "
+            "add pictures to the catalogue, or end the pipeline earlier with --to experiment"
+        )
+    if total < 2 * num_workers:
+        raise ValueError(
+            f"{total} pictures are too few for {num_workers} training workers; "
+            f"set --cluster.num-workers {total // 2} or add pictures"
+        )
+
+
+def metric_rows(measures: Sequence[Measure], *, version: str, seed: int, num_resamples: int) -> list[dict[str, object]]:
+    """Rows of gold/model_metrics: means over pictures with a bootstrap interval."""
+    rows: list[dict[str, object]] = []
+    for found in measures:
+        value, low, high = mean_interval(found.values, seed, num_resamples=num_resamples)
+        names = {"model": MODEL, "version": version, "split": found.split, "metric": found.metric}
+        rows.append(names | {"value": value, "low": low, "high": high, "n": len(found.values)})
+    return rows
+
+
+def read_pictures(run: Run, settings: TrainGanSettings) -> tuple[dict[str, Picture], int]:
+    """One picture of each item, decoded, and how many could not be decoded."""
+    images = run.dataset("bronze/images")
+    keys = images.to_table(columns=["item_id", "arrived_at", "source_file_sha256"])
+    chosen = chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
+    found: dict[str, Picture] = {}
     columns = ["item_id", "source_file_sha256", "bytes", "uri"]
     for batch in images.to_batches(columns=columns, batch_size=ROWS_PER_READ):
         for row in batch.to_pylist():
             item = row["item_id"]
             if chosen.get(item) != row["source_file_sha256"] or item in found:
                 continue
-            data = row["bytes"] if row["bytes"] is not None else content_of(row["uri"])
-            picture = pictures.decode(data, resolution) if data is not None else None
+            data = row["bytes"] if row["bytes"] is not None else read_content(row["uri"])
+            picture = dataset.decode(data, settings.resolution) if data is not None else None
             if picture is not None:
                 found[item] = picture
     return found, len(chosen) - len(found)
 
 
-def content_of(uri: str) -> bytes | None:
+def read_content(uri: str) -> bytes | None:
     """The bytes at a path or URI; None where nothing can be read there."""
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
@@ -147,8 +192,8 @@ def content_of(uri: str) -> bytes | None:
     return content
 
 
-def categories_of(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
-    """Each item's category path; empty where the catalogue tells none."""
+def read_categories(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
+    """Each item's category path; empty where the catalogue has none."""
     known: dict[str, Category] = {}
     if run.has("silver/items"):
         for batch in run.dataset("silver/items").to_batches(columns=["item_id", "category"]):
@@ -156,116 +201,67 @@ def categories_of(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
     return {item: known.get(item, ()) for item in item_ids}
 
 
-def require_enough(counts: Counter[str], *, num_workers: int) -> None:
-    """Refuse pictures too few to train on, to share out or to measure by; `counts` are the pictures of each class.
-
-    Raises:
-        ValueError: fewer than that.
-    """
-    total = counts.total()
-    if not total or min(counts.values()) < NEEDED:
-        raise ValueError(
-            f"{total} pictures that can be decoded; a generator needs {NEEDED} of a class at least, and hundreds to be any good: "
-            "add pictures to the catalogue, or end the wheel before with --to experiment"
-        )
-    if total < 2 * num_workers:
-        raise ValueError(
-            f"{total} pictures, too few for {num_workers} training workers; set --cluster.num-workers {total // 2} or add pictures"
-        )
-
-
-def prepare(run: Run, settings: TrainGanSettings) -> PreparedPictures:
-    """The catalogue's pictures made ready, also as a file in the run's folder.
-
-    Raises:
-        ValueError: too few pictures.
-    """
-    images = run.dataset("bronze/images")
-    keys = images.to_table(columns=["item_id", "arrived_at", "source_file_sha256"])
-    chosen = chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
-    found, num_undecodable = decoded(images, chosen, settings.resolution)
-    classes = pictures.assign_classes(categories_of(run, list(found)), min_pictures=settings.min_pictures)
-    counts = Counter(classes[item] for item in found if item in classes)
-    run.log(
-        "read pictures",
-        pictures=len(found),
-        undecodable=num_undecodable,
-        of_rare_class=len(found) - counts.total(),
-        classes=len(counts),
-    )
-    require_enough(counts, num_workers=settings.cluster.num_workers)
-    prepared = pictures.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
-    pictures.write(prepared, run.files(MODEL) / PREPARED_FILE)
-    return prepared
-
-
-def metric_rows(
-    measures: Sequence[Measure], *, version: str, seed: int, num_resamples: int
-) -> Iterator[dict[str, object]]:
-    """Rows of gold/model_metrics: means over pictures with a bootstrap interval."""
-    for found in measures:
-        value, low, high = mean_interval(found.values, seed, num_resamples=num_resamples)
-        names = {"model": MODEL, "version": version, "split": found.split, "metric": found.metric}
-        yield names | {"value": value, "low": low, "high": high, "n": len(found.values)}
-
-
-def keep(run: Run, state: TrainState, prepared: PreparedPictures, options: TrainOptions) -> KeptGenerator:
-    """Write the generator, losses, options and the grid of samples into the run's folder."""
+def keep(run: Run, generator: KeptGenerator, history: Sequence[EpochLosses], options: TrainOptions) -> None:
+    """Write the generator, its options and its losses into the run's folder."""
     folder = run.files(MODEL)
-    generator = KeptGenerator(state.ema, prepared.classes)
     generator.save(folder / GENERATOR_FILE, base_channels=options.base_channels)
     (folder / "options.json").write_text(
-        json.dumps(resolved(options) | {"classes": list(prepared.classes)}, indent=2, ensure_ascii=False)
+        json.dumps(resolved(options) | {"classes": list(generator.classes)}, indent=2, ensure_ascii=False)
     )
     with (folder / "losses.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(state.history[0]))
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
         writer.writeheader()
-        writer.writerows(state.history)
-    sizes = np.bincount(prepared.labels)
-    largest = sorted(np.argsort(-sizes, kind="stable")[:GRID_CLASSES].tolist())
+        writer.writerows(history)
+
+
+def keep_samples(run: Run, generator: KeptGenerator, labels: Sequence[int], *, seed: int) -> None:
+    """Write a grid of pictures of these classes into the run's folder; `seed` is the training's."""
     facts = provenance(
         model=MODEL,
         version=run.run_id,
         training_data={"bronze/images": run.version_of("bronze/images")},
         as_of=run.as_of,
-        seed=options.seed,
+        seed=seed,
         category="samples of all classes",
     )
-    grid = sample_grid(generator, largest, num_pictures=GRID_PICTURES)
-    save(grid, folder / "samples.png", facts, "trainedAlgorithmicMedia")
-    return generator
+    grid = sample_grid(generator, labels, num_pictures=GRID_PICTURES)
+    save(grid, run.files(MODEL) / "samples.png", facts, "trainedAlgorithmicMedia")
+
+
+def publish(run: Run, generator: KeptGenerator, rows: Sequence[dict[str, object]]) -> None:
+    """Commit the metrics and register the generator."""
+    table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
+    run.commit_arrow("gold/model_metrics", table, where={"model": MODEL})
+    folder = run.files(MODEL)
+    num_weights = num_parameters(generator.network)
+    run.register_model(MODEL, folder, checkpoint=folder / GENERATOR_FILE, num_parameters=num_weights)
 
 
 def main(settings: TrainGanSettings) -> None:
     with start_run("train_gan", settings) as run:
         torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
-        prepared = prepare(run, settings)
+        found, undecodable = read_pictures(run, settings)
+        classes = dataset.assign_classes(read_categories(run, list(found)), min_pictures=settings.min_pictures)
+        counts = Counter(classes[item] for item in found if item in classes)
+        rare = len(found) - counts.total()
+        run.log("read pictures", pictures=len(found), undecodable=undecodable, of_rare_class=rare, classes=len(counts))
+        require_enough(counts, num_workers=settings.cluster.num_workers)
+        prepared = dataset.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
+        path = run.files(MODEL) / PREPARED_FILE
+        dataset.write(prepared, path)
         options = train_options(settings, num_classes=len(prepared.classes))
         with ray_session(settings.cluster):
-            state = fit(
-                run.files(MODEL) / PREPARED_FILE,
-                options,
-                settings.cluster,
-                name=run.run_id,
-                storage=run.files(MODEL),
-                max_failures=settings.max_failures,
-            )
+            state = fit(path, options, settings.cluster, name=run.run_id, max_failures=settings.max_failures)
         last = state.history[-1]
-        run.log(
-            "trained", epochs=state.num_epochs_done, loss_d=last["loss_discriminator"], loss_g=last["loss_generator"]
-        )
-        generator = keep(run, state, prepared, options)
-        measures = evaluation.measure(prepared, evaluation.qualities(prepared), generator.sample)
+        losses = {"loss_d": last["loss_discriminator"], "loss_g": last["loss_generator"]}
+        run.log("trained", epochs=state.num_epochs_done, **losses)
+        generator = KeptGenerator(state.ema, prepared.classes)
+        keep(run, generator, state.history, options)
+        keep_samples(run, generator, largest_classes(prepared.labels, GRID_CLASSES), seed=options.seed)
+        measures = measure(prepared, qualities(prepared), generator.sample)
         run.log("measured", **{found.metric: float(found.values.mean()) for found in measures})
-        rows = list(metric_rows(measures, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples))
-        table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
-        run.commit_arrow("gold/model_metrics", table, where={"model": MODEL})
-        run.register_model(
-            MODEL,
-            run.files(MODEL),
-            checkpoint=run.files(MODEL) / GENERATOR_FILE,
-            num_parameters=num_parameters(generator.network),
-        )
+        rows = metric_rows(measures, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples)
+        publish(run, generator, rows)
 
 
 if __name__ == "__main__":

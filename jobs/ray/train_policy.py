@@ -1,14 +1,14 @@
 """train_policy: gold/decisions -> gold/policy_values, a version of the model `policy`.
 
-Learns Q on train (tabular, the readable baseline, and RLlib's DQN), chooses each policy's temperature on valid, values it on test
-by per-decision self-normalised importance sampling and doubly robust, and promotes DQN's only when its lower bound beats the
-logging policy's value. On a log of the simulator the true values stand beside. Checkpoints lie under the run's files; a run that
-was killed goes on from the last. A rerun, a retry or a kill changes nothing.
+Learns Q on the training split with tabular Q-learning, a readable baseline, and with RLlib's DQN. Chooses each policy's temperature
+on valid and estimates its value on test, by per-decision self-normalised importance sampling and by the doubly robust estimator. DQN's
+policy is promoted only when the lower bound of its value beats the logging policy's value. On a simulated log the true values are
+written as well. Checkpoints lie in the run's folder, and a killed run resumes from the last one. A rerun, a retry or a kill
+changes nothing.
 """
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -28,52 +28,60 @@ from rl.learning.train import DqnSettings, train_dqn
 from rl.market.market import TrueValue
 from rl.market.truth import LOG_FOLDER, interval, is_known, true_values
 from rl.ope.estimators import Estimate
-from rl.ope.target import Temperature, choose_temperature, on_log
+from rl.ope.target import choose_temperature, on_log
 from rl.ope.valuation import Valuation, Verdict, verdict
 from rl.policies import ActionValues, ServedPolicy
 
 Row = dict[str, Any]
 SPLITS = ("train", "valid", "test")
-DQN = DqnSettings()  # where the defaults of its hyperparameters stand
-SERVED = "dqn"  # the policy that would serve; the tabular one is its yardstick
+UPDATES_PER_CALL, CHECKPOINT_EVERY = 100, 500  # minibatches
+SERVED = "dqn"  # the policy that would serve; the tabular one is the baseline
 REFERENCE = "reference"
+CHECKPOINT = "qnet.pt"
 
 
 class TrainPolicySettings(JobSettings):
-    """How Q is learned, how greedily it would serve, and on what evidence."""
+    """How Q is learned, how greedy the served policy may be, and the evidence that a promotion needs."""
 
-    discount: float = Field(DQN.discount, ge=0, le=1, description="worth of a reward one decision later")
-    num_updates: int = Field(DQN.num_updates, ge=1, description="minibatches that DQN learns from at most")
-    max_epochs: float = Field(12, gt=0, description="times that DQN sees the log at most; 100 minibatches at least")
-    batch_size: int = Field(DQN.batch_size, ge=1, description="transitions in a minibatch")
-    learning_rate: float = Field(DQN.learning_rate, gt=0, description="of Adam")
-    tau: float = Field(DQN.tau, gt=0, le=1, description="share the target network takes over after every minibatch")
-    hidden: tuple[int, ...] = Field(DQN.hidden, min_length=1, description="widths of the layers that score a candidate")
-    num_learners: int = Field(
-        DQN.num_learners, ge=0, description="remote learners of RLlib; 0 learns in the job's own process"
+    # On the default market a learning rate of 1e-3 with tau 0.01 reaches in 1,500 minibatches the true value that 3e-4 with
+    # 0.005 reaches in 3,000, and keeps it at 6,000.
+    discount: float = Field(0.9, ge=0, le=1, description="discount factor per decision")
+    num_updates: int = Field(2000, ge=1, description="largest number of minibatches that DQN learns from")
+    max_epochs: float = Field(
+        12, gt=0, description="largest number of DQN's passes over the log; it learns from at least 100 minibatches"
     )
-    num_state_cells: int = Field(16, ge=1, description="states that the tabular baseline tells apart")
-    num_candidate_cells: int = Field(64, ge=1, description="candidates that the tabular baseline tells apart")
+    batch_size: int = Field(256, ge=1, description="transitions in a minibatch")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate")
+    tau: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="how far the target network moves towards the online weights after every minibatch",
+    )
+    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the layers that score a candidate")
+    num_learners: int = Field(0, ge=0, description="remote learners of RLlib; 0 learns in the job's own process")
+    num_state_cells: int = Field(16, ge=1, description="cells into which the tabular baseline groups states")
+    num_candidate_cells: int = Field(64, ge=1, description="cells into which the tabular baseline groups candidates")
     epsilon: float = Field(0.1, ge=0, lt=1, description="share of decisions left to the logging policy")
     min_effective_frac: float = Field(
         0.05,
         gt=0,
         lt=1,
-        description="effective sample, as a share of the validation episodes, that bounds the greediness",
+        description="least effective sample size of a temperature, as a share of the validation episodes",
     )
     min_effective_episodes: float = Field(
-        50, ge=0, description="effective test episodes below which no policy is promoted"
+        50, ge=0, description="least effective number of test episodes for a promotion"
     )
-    num_resamples: int = Field(1000, ge=100, description="bootstrap draws of users")
+    num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of the users")
     true_value_sessions: int = Field(3000, ge=100, description="sessions simulated for a true value (market only)")
     reward_click: float = Field(REWARDS.click, ge=0, description="as decisions has it; for the true value only")
     reward_cart: float = Field(REWARDS.cart, ge=0, description="as decisions has it; for the true value only")
     reward_purchase: float = Field(REWARDS.purchase, ge=0, description="as decisions has it; for the true value only")
-    seed: int = Field(DQN.seed, ge=0, description="of network, batches, cells, folds and bootstrap")
+    seed: int = Field(0, ge=0, description="of network, batches, cells, folds and bootstrap")
 
 
 def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool) -> DqnSettings:
-    """DQN's hyperparameters for a log of `num_rows` decisions: few rows are not seen too often."""
+    """DQN's hyperparameters for a log of `num_rows` decisions; a short log gets fewer minibatches."""
     most = max(100, math.ceil(settings.max_epochs * num_rows / settings.batch_size))
     return DqnSettings(
         discount=settings.discount,
@@ -82,6 +90,8 @@ def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool)
         tau=settings.tau,
         batch_size=settings.batch_size,
         num_updates=min(settings.num_updates, most),
+        updates_per_call=UPDATES_PER_CALL,
+        checkpoint_every=CHECKPOINT_EVERY,
         num_learners=settings.num_learners,
         use_gpu=use_gpu,
         seed=settings.seed,
@@ -91,7 +101,7 @@ def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool)
 def policy_rows(
     policy: str, dataset: str, version: str, valued: Valuation, estimates: dict[str, Estimate]
 ) -> list[Row]:
-    """Rows of gold/policy_values, one an estimator, without a verdict."""
+    """Rows of gold/policy_values, one for each estimator, without a verdict."""
     return [
         {
             "policy": policy,
@@ -112,7 +122,7 @@ def policy_rows(
 
 
 def true_rows(values: dict[str, TrueValue], version: str) -> list[Row]:
-    """Rows of gold/policy_values for values that the market itself tells."""
+    """Rows of gold/policy_values for values that were simulated in the market."""
     logging = values["logging"].value
     return [
         {
@@ -133,38 +143,35 @@ def true_rows(values: dict[str, TrueValue], version: str) -> list[Row]:
     ]
 
 
-def logging_rows(run: Run, decisions: Decisions, settings: TrainPolicySettings) -> Iterator[Row]:
-    """The value of each logging policy by its own decisions of the whole log, by mean return and by importance sampling."""
-    for policy in sorted(set(decisions.policies)):
-        valued = valuation(decisions.take(decisions.policies == policy), settings)
-        estimates = valued.logging()
-        own = estimates["pdis"]
-        run.log(
-            f"logging policy {policy} on its own log: {own.value:.6g} ({own.low:.6g} to {own.high:.6g}), "
-            f"mean return {estimates['mean_return'].value:.6g}, rewarded {valued.num_rewarded} of {len(valued.decisions)}"
-        )
-        yield from policy_rows("logging", f"all/{policy}", run.run_id, valued, estimates)
+def logging_rows(policy: str, own: Valuation, version: str) -> tuple[list[Row], str]:
+    """Rows of a logging policy valued on its own decisions, by mean return and by importance sampling, and a line for the log."""
+    estimates = own.logging()
+    mean, sampled = estimates["mean_return"], estimates["pdis"]
+    line = (
+        f"logging policy {policy} on its own log: {sampled.value:.6g} ({sampled.low:.6g} to {sampled.high:.6g}), "
+        f"mean return {mean.value:.6g}, rewarded {own.num_rewarded} of {len(own.decisions)}"
+    )
+    return policy_rows("logging", f"all/{policy}", version, own, estimates), line
 
 
-def valued(
-    run: Run, parts: dict[str, Decisions], served: dict[str, ServedPolicy], settings: TrainPolicySettings
+def learned_rows(
+    parts: dict[str, Decisions], served: dict[str, ServedPolicy], settings: TrainPolicySettings, version: str
 ) -> tuple[list[Row], Verdict]:
-    """Rows of every policy on valid and test, with the verdict in the row that it rests on: the served policy's DR on test."""
+    """Rows of every policy on valid and test. The verdict is in the row that decides it, the served policy's DR on test."""
     rows, said = [], Verdict("keep_logging", "not valued")
     for dataset in ("valid", "test"):
         if not len(parts[dataset]):
             continue
         valued_on = valuation(parts[dataset], settings)
         logging = valued_on.logging()["mean_return"]
-        rows += policy_rows("logging", dataset, run.run_id, valued_on, {"mean_return": logging})
+        rows += policy_rows("logging", dataset, version, valued_on, {"mean_return": logging})
         for name, policy in served.items():
             estimates = valued_on.target(on_log(policy, parts[dataset]), seed=settings.seed)
-            found = policy_rows(name, dataset, run.run_id, valued_on, estimates)
+            found = policy_rows(name, dataset, version, valued_on, estimates)
             if (name, dataset) == (SERVED, "test"):
                 said = verdict(estimates["dr"], logging, min_effective_episodes=settings.min_effective_episodes)
                 found = [row | said._asdict() if row["estimator"] == "dr" else row for row in found]
             rows += found
-    run.log(f"verdict {said.verdict}: {said.reason}")
     return rows, said
 
 
@@ -173,56 +180,22 @@ def valuation(decisions: Decisions, settings: TrainPolicySettings) -> Valuation:
     return Valuation.on(decisions, discount=settings.discount, num_resamples=settings.num_resamples, seed=settings.seed)
 
 
-def learn(run: Run, train: Decisions, settings: TrainPolicySettings) -> tuple[TabularQ, qnet.CandidateQNet]:
-    """Q by both learners."""
-    tabular = fit_tabular(
+def served_policy(values: ActionValues, decisions: Decisions, settings: TrainPolicySettings) -> ServedPolicy:
+    """The policy that would serve these action values, its temperature chosen on `decisions`."""
+    chosen = choose_temperature(
+        values, decisions, epsilon=settings.epsilon, min_effective_frac=settings.min_effective_frac
+    )
+    return ServedPolicy(values, chosen.value, settings.epsilon)
+
+
+def tabular_q(train: Decisions, settings: TrainPolicySettings) -> TabularQ:
+    """The tabular baseline."""
+    return fit_tabular(
         train,
         discount=settings.discount,
         num_state_cells=settings.num_state_cells,
         num_candidate_cells=settings.num_candidate_cells,
         seed=settings.seed,
-    )
-    run.log("learned tabular Q", decisions=len(train), cells=tabular.table.size)
-    dqn = dqn_settings(settings, num_rows=len(train), use_gpu=run.settings.cluster.use_gpu)
-
-    def on_progress(num_updates: int, metrics: dict[str, float]) -> None:
-        if num_updates % 500 == 0 or num_updates == dqn.num_updates:
-            run.log("learning DQN", updates=f"{num_updates}/{dqn.num_updates}", loss=metrics["loss"])
-
-    return tabular, train_dqn(train, dqn, run.files("policy"), on_progress=on_progress)
-
-
-def start_truth(run: Run, served: dict[str, ServedPolicy], settings: TrainPolicySettings) -> Any | None:
-    """Let a task simulate what the policies are truly worth while their estimates are made; None for a log of no market."""
-    folder = run.lake.folder / LOG_FOLDER
-    if run.mapping.name != "market" or not is_known(folder):
-        return None
-    weights = RewardWeights(settings.reward_click, settings.reward_cart, settings.reward_purchase)
-    simulate: Any = true_values  # Ray's own types know of no keywords
-    return ray.remote(simulate).remote(
-        folder,
-        served,
-        test_from=run.times.test_from,
-        rewards=weights,
-        discount=settings.discount,
-        num_sessions=settings.true_value_sessions,
-    )
-
-
-def keep(
-    run: Run, network: qnet.CandidateQNet, temperature: Temperature, settings: TrainPolicySettings, said: Verdict
-) -> None:
-    """Write what would serve and register it: promoted or a candidate."""
-    folder = run.files("policy")
-    (folder / "settings.json").write_text(json.dumps(settings.model_dump(mode="json"), indent=2))
-    checkpoint = folder / "qnet.pt"
-    qnet.save(network, checkpoint, temperature=temperature.value, epsilon=settings.epsilon)
-    run.register_model(
-        "policy",
-        folder,
-        checkpoint=checkpoint,
-        num_parameters=sum(p.numel() for p in network.parameters()),
-        status="promoted" if said.verdict == "promote" else "candidate",
     )
 
 
@@ -234,6 +207,54 @@ def read_splits(run: Run) -> tuple[Decisions, dict[str, Decisions]]:
     return decisions, {name: decisions.take(split == name) for name in SPLITS}
 
 
+def learn_dqn(run: Run, train: Decisions, settings: TrainPolicySettings) -> qnet.CandidateQNet:
+    """Q by DQN; checkpoints lie in the run's folder."""
+    dqn = dqn_settings(settings, num_rows=len(train), use_gpu=run.settings.cluster.use_gpu)
+
+    def on_progress(num_updates: int, metrics: dict[str, float]) -> None:
+        if num_updates % 500 == 0 or num_updates == dqn.num_updates:
+            run.log("learning DQN", updates=f"{num_updates}/{dqn.num_updates}", loss=metrics["loss"])
+
+    return train_dqn(train, dqn, run.files("policy"), on_progress=on_progress)
+
+
+def start_truth(run: Run, served: dict[str, ServedPolicy], settings: TrainPolicySettings) -> Any | None:
+    """Start a Ray task that simulates the true values of the policies; None where the log is not the simulator's."""
+    folder = run.lake.folder / LOG_FOLDER
+    if run.mapping.name != "market" or not is_known(folder):
+        return None
+    weights = RewardWeights(settings.reward_click, settings.reward_cart, settings.reward_purchase)
+    simulate: Any = true_values  # Ray's types do not allow keyword arguments
+    return ray.remote(simulate).remote(
+        folder,
+        served,
+        test_from=run.times.test_from,
+        rewards=weights,
+        discount=settings.discount,
+        num_sessions=settings.true_value_sessions,
+    )
+
+
+def keep(run: Run, network: qnet.CandidateQNet, temperature: float, settings: TrainPolicySettings) -> None:
+    """Write the settings and the network, with what serving it needs, into the run's folder."""
+    folder = run.files("policy")
+    (folder / "settings.json").write_text(json.dumps(settings.model_dump(mode="json"), indent=2))
+    qnet.save(network, folder / CHECKPOINT, temperature=temperature, epsilon=settings.epsilon)
+
+
+def publish(run: Run, network: qnet.CandidateQNet, said: Verdict, rows: list[Row]) -> None:
+    """Register the model, promoted or as a candidate, and commit the values."""
+    folder = run.files("policy")
+    run.register_model(
+        "policy",
+        folder,
+        checkpoint=folder / CHECKPOINT,
+        num_parameters=sum(p.numel() for p in network.parameters()),
+        status="promoted" if said.verdict == "promote" else "candidate",
+    )
+    run.commit_arrow("gold/policy_values", pa.Table.from_pylist(rows, schema=contract("gold/policy_values").schema))
+
+
 def main(settings: TrainPolicySettings) -> None:
     with start_run("train_policy", settings) as run:
         torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
@@ -242,30 +263,25 @@ def main(settings: TrainPolicySettings) -> None:
         run.log("decisions", train=len(train), valid=len(valid), test=len(test), episodes=decisions.num_episodes)
         if not train.is_transition.any() or not len(test):
             run.skip("no logged decision to learn from before valid_from, or none to value a policy on after test_from")
+        if not len(valid):
+            run.log("no validation episode: the temperatures are chosen on train")
         with ray_session(settings.cluster):
-            tabular, network = learn(run, train, settings)
+            tabular = tabular_q(train, settings)
+            run.log("learned tabular Q", decisions=len(train), cells=tabular.table.size)
+            network = learn_dqn(run, train, settings)
             learned: dict[str, ActionValues] = {"tabular": tabular, SERVED: network}
-            if not len(valid):
-                run.log("no validation episode: the temperatures are chosen on train")
-            temperatures = {
-                name: choose_temperature(
-                    values,
-                    valid if len(valid) else train,
-                    epsilon=settings.epsilon,
-                    min_effective_frac=settings.min_effective_frac,
-                )
-                for name, values in learned.items()
-            }
-            served = {
-                name: ServedPolicy(values, temperatures[name].value, settings.epsilon)
-                for name, values in learned.items()
-            }
+            served = {name: served_policy(q, valid if len(valid) else train, settings) for name, q in learned.items()}
             truth = start_truth(run, served, settings)
-            rows, said = valued(run, parts, served, settings)
-            rows += logging_rows(run, decisions, settings)
+            rows, said = learned_rows(parts, served, settings, run.run_id)
+            run.log(f"verdict {said.verdict}: {said.reason}")
+            for policy in sorted(set(decisions.policies)):
+                own = valuation(decisions.take(decisions.policies == policy), settings)
+                own_rows, line = logging_rows(policy, own, run.run_id)
+                run.log(line)
+                rows += own_rows
             rows += true_rows(ray.get(truth), run.run_id) if truth else []
-        keep(run, network, temperatures[SERVED], settings, said)
-        run.commit_arrow("gold/policy_values", pa.Table.from_pylist(rows, schema=contract("gold/policy_values").schema))
+        keep(run, network, served[SERVED].temperature, settings)
+        publish(run, network, said, rows)
 
 
 if __name__ == "__main__":

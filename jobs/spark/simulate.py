@@ -1,12 +1,10 @@
-"""simulate: nothing -> the raw log of a market with known truth, in `<lake>/raw/market`, and its truth beside it.
+"""simulate: nothing -> the raw log of a simulated market, in `<lake>/raw/market`, and the truth about it, in `<lake>/raw/market-truth`.
 
-Made by the executors, a file of events a range of users; the same multiset of records for a seed whatever the number of
-files. The manifest is written last: an interrupted simulation is made again whole, a finished one with the same settings is
-kept. Commits no table.
+Executors write the events, each file for a range of users. The records depend on the seed, not on the number of files. The
+manifest is written last: an interrupted simulation starts again from the beginning, a finished one with the same settings is kept.
+Commits no table.
 """
 
-import json
-import shutil
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +18,20 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib.engines.spark import SparkRun, start_run
 from lib.settings import JobSettings
-from rl.market.log_files import LOG_FOLDER, TRUTH_FOLDER, WRITTEN, write_events
-from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
+from rl.market.log_files import (
+    WRITTEN,
+    make_folders,
+    read_manifest,
+    write_catalogue,
+    write_events,
+    write_manifest,
+    write_pictures,
+)
+from rl.market.market import Market
 from rl.market.pictures import SIZE, draw_picture
-from rl.market.products import COLUMNS, Attributes, drawn_attributes, photographed_attributes
+from rl.market.products import Attributes, drawn_attributes, photographed_attributes
+
+PHOTOGRAPH_SIDE = 224  # pixels
 
 
 class SimulateSettings(JobSettings):
@@ -32,20 +40,32 @@ class SimulateSettings(JobSettings):
     num_users: int = Field(8000, ge=1, description="shoppers")
     num_items: int = Field(800, ge=30, description="products")
     days: int = Field(45, ge=10, description="length of the log; it ends with 2026-06-30 (UTC)")
-    sessions_per_user: float = Field(11.0, gt=0, description="mean number of visits of a shopper in the log")
-    bots_per_user: float = Field(0.004, ge=0, le=1, description="machines among the users, as a share")
-    seed: int = Field(0, ge=0, description="of everything that is drawn")
+    sessions_per_user: float = Field(11.0, gt=0, description="mean number of a shopper's visits in the log")
+    bots_per_user: float = Field(0.004, ge=0, le=1, description="bots per shopper")
+    seed: int = Field(0, ge=0, description="of all random numbers")
     num_files: int = Field(8, ge=1, description="files of events; the records are the same whatever their number")
     images: str | None = Field(
-        None, description="folder with products.csv and images.parquet, the catalogue in place of a drawn one"
+        None, description="folder with products.csv and images.parquet: real products in place of drawn ones"
     )
 
 
-def catalogue(settings: SimulateSettings) -> tuple[Attributes, pa.Table | None]:
-    """The products' attributes, and their photographs where the settings name a folder of such.
+def ranges(spark: SparkSession, num_users: int, num_files: int) -> DataFrame:
+    """One row per file, each in a partition of its own: the file's number and the users [first, last) whose records it holds."""
+    bounds = np.linspace(0, num_users, min(num_files, num_users) + 1).astype(int)
+    rows = [(i, int(first), int(last)) for i, (first, last) in enumerate(pairwise(bounds))]
+    return spark.createDataFrame(rows, "file int, first int, last int").repartitionByRange(len(rows), "file")
+
+
+def own_settings(settings: SimulateSettings) -> dict[str, object]:
+    """The settings that are the job's own, as the manifest holds them."""
+    return {name: getattr(settings, name) for name in settings.own_fields()}
+
+
+def read_catalogue(settings: SimulateSettings) -> tuple[Attributes, list[bytes] | None]:
+    """The products' attributes and, where the settings name a folder of photographs, each product's JPEG.
 
     Raises:
-        ValueError: the folder lacks its files, or holds fewer photographed products than asked for.
+        ValueError: the folder lacks its files, or none of its products has a photograph.
     """
     if settings.images is None:
         return drawn_attributes(settings.seed, settings.num_items), None
@@ -57,73 +77,36 @@ def catalogue(settings: SimulateSettings) -> tuple[Attributes, pa.Table | None]:
     attributes = photographed_attributes(products, photographed, seed=settings.seed, num_items=settings.num_items)
     wanted = pa.array([int(item) for item in attributes.item_id])
     found = pq.read_table(pictures)
-    return attributes, found.take(pc.index_in(wanted, found["id"].cast(pa.int64())))
+    return attributes, found.take(pc.index_in(wanted, found["id"].cast(pa.int64())))["jpg"].to_pylist()
 
 
-def ranges(spark: SparkSession, num_users: int, num_files: int) -> DataFrame:
-    """One row a file: number and the users [first, last) whose records it holds; a partition each."""
-    bounds = np.linspace(0, num_users, min(num_files, num_users) + 1).astype(int)
-    rows = [(i, int(first), int(last)) for i, (first, last) in enumerate(pairwise(bounds))]
-    return spark.createDataFrame(rows, "file int, first int, last int").repartitionByRange(len(rows), "file")
-
-
-def write_catalogue(raw: Path, attributes: Attributes, photographs: pa.Table | None, seed: int) -> None:
-    """The products as CSV, their pictures as Parquet."""
-    lines = [",".join(COLUMNS), *(",".join(_quoted(cell) for cell in row) for row in attributes.rows())]
-    (raw / LOG_FOLDER / CATALOGUE_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    num_items = len(attributes.item_id)
-    if photographs is None:
-        pictures, size = [draw_picture(attributes, item, seed) for item in range(num_items)], SIZE
-    else:
-        pictures, size = photographs["jpg"].to_pylist(), 224
-    sides = pa.array([size] * num_items, pa.int32())
-    table = pa.table(
-        {"item_id": list(attributes.item_id), "bytes": pa.array(pictures, pa.binary()), "width": sides, "height": sides}
-    )
-    pq.write_table(table, raw / LOG_FOLDER / "images" / "images.parquet")
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\n') else cell
-
-
-def simulate(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
-    """Write the whole log, the manifest last."""
-    attributes, photographs = catalogue(settings)
+def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
+    """Write the whole log below `raw`, the manifest last."""
+    attributes, photographs = read_catalogue(settings)
     market = Market(attributes, settings.seed, settings.num_users, settings.days, settings.sessions_per_user)
-    for folder in (LOG_FOLDER, TRUTH_FOLDER):
-        shutil.rmtree(raw / folder, ignore_errors=True)
-    for folder in ("market/events", "market/items", "market/images", TRUTH_FOLDER):
-        (raw / folder).mkdir(parents=True)
-    write_catalogue(raw, attributes, photographs, settings.seed)
+    make_folders(raw)
+    write_catalogue(raw, attributes)
+    if photographs is None:
+        drawn = [draw_picture(attributes, item, settings.seed) for item in range(len(attributes.item_id))]
+        write_pictures(raw, attributes.item_id, drawn, side=SIZE)
+    else:
+        write_pictures(raw, attributes.item_id, photographs, side=PHOTOGRAPH_SIDE)
     run.log("drew the catalogue", items=len(attributes.item_id))
     write = partial(write_events, market=market, bots_per_user=settings.bots_per_user, raw=raw)
-    users = ranges(run.spark, settings.num_users, settings.num_files)
-    written = users.mapInArrow(write, WRITTEN).toArrow()
-    run.log(
-        "wrote the log",
-        files=written.num_rows,
-        records=sum(written["num_records"].to_pylist()),
-        dirty=sum(written["num_dirty"].to_pylist()),
-    )
-    manifest = {"simulate": _own(settings), "market": market.settings}
-    part = raw / LOG_FOLDER / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    part.replace(raw / LOG_FOLDER / MANIFEST)
+    written = ranges(run.spark, settings.num_users, settings.num_files).mapInArrow(write, WRITTEN).toArrow()
+    records, dirty = (sum(written[name].to_pylist()) for name in ("num_records", "num_dirty"))
+    run.log("wrote the log", files=written.num_rows, records=records, dirty=dirty)
+    write_manifest(raw, {"simulate": own_settings(settings), "market": market.settings})
 
 
 def main(settings: SimulateSettings) -> None:
     with start_run("simulate", settings) as run:
         raw = run.lake.folder / "raw"
-        manifest = raw / LOG_FOLDER / MANIFEST
-        if manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8"))["simulate"] == _own(settings):
+        manifest = read_manifest(raw)
+        if manifest is not None and manifest["simulate"] == own_settings(settings):
             run.log("the log is there already")
         else:
-            simulate(run, settings, raw)
-
-
-def _own(settings: SimulateSettings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in settings.own_fields()}
+            write_log(run, settings, raw)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int)
     if they lay together, whatever the partitioning (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for
     massive data streams"). Keys of different users must differ.
     """
-    resamples = _mixed(np.arange(num_resamples, dtype=np.uint64) + _mixed(np.array([seed], dtype=np.uint64)))
-    bits = _mixed(keys[:, None] ^ resamples[None, :]) >> np.uint64(32)
+    resamples = splitmix64(np.arange(num_resamples, dtype=np.uint64) + splitmix64(np.array([seed], dtype=np.uint64)))
+    bits = splitmix64(keys[:, None] ^ resamples[None, :]) >> np.uint64(32)
     return np.asarray(np.searchsorted(_POISSON_1, bits, side="right"), dtype=np.int64)
 
 
@@ -73,8 +73,11 @@ def mean_interval(values: Floats, seed: int, *, num_resamples: int = NUM_RESAMPL
     return float(column.mean()), low, high
 
 
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): spreads each 64-bit number over all 64 bits."""
+def splitmix64(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hash each 64-bit number; distinct numbers get distinct hashes.
+
+    The step and the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+    """
     x = numbers + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -24,7 +24,7 @@ class CandidateQNet(nn.Module):
     candidate_mean: Tensor
     candidate_scale: Tensor
 
-    def __init__(self, state_dim: int, candidate_dim: int, hidden: tuple[int, ...] = (128, 64)) -> None:
+    def __init__(self, state_dim: int, candidate_dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
         self.dims = (state_dim, candidate_dim, tuple(hidden))
         self.register_buffer("state_mean", torch.zeros(state_dim))

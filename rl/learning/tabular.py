@@ -10,6 +10,8 @@ from rl.dataset.decisions import Decisions, Flags, Floats, Ints
 
 BLOCK = 100_000  # rows whose distances to all centres are held at once
 MAX_FITTED = 20_000  # rows that centres are fitted on
+NUM_SWEEPS = 50
+PRIOR_VISITS = 20.0
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,10 @@ def fit_tabular(
     decisions: Decisions,
     *,
     discount: float,
-    num_state_cells: int = 16,
-    num_candidate_cells: int = 64,
-    num_sweeps: int = 50,
-    prior_visits: float = 20.0,
-    seed: int = 0,
+    num_state_cells: int,
+    num_candidate_cells: int,
+    prior_visits: float = PRIOR_VISITS,
+    seed: int,
 ) -> TabularQ:
     """Q-learning (Watkins & Dayan 1992) over logged transitions, a whole sweep of the log at a time.
 
@@ -89,7 +90,7 @@ def fit_tabular(
     table = np.zeros((len(state_cells.centres), len(candidate_cells.centres)))
     visits, state_visits = np.zeros_like(table), np.bincount(state, minlength=len(table))
     np.add.at(visits, (state, action), 1)
-    for _ in range(num_sweeps):
+    for _ in range(NUM_SWEEPS):
         q_next = np.where(decisions.mask[following], table[states[following][:, None], candidates[following]], -np.inf)
         target = decisions.rewards[known] + discount * np.where(following >= 0, q_next.max(axis=1), 0.0)
         sums = np.zeros_like(table)

@@ -35,21 +35,19 @@ PROGRESS_FOLDER = "checkpoint"
 
 @dataclass(frozen=True)
 class DqnSettings:
-    """Every hyperparameter, once."""
+    """What decides a training."""
 
-    # On the default market a learning rate of 1e-3 with tau 0.01 reaches in 1,500 minibatches the true value that 3e-4 with
-    # 0.005 reaches in 3,000, and keeps it at 6,000.
-    discount: float = 0.9
-    hidden: tuple[int, ...] = (64, 64)  # widths of the layers that score a candidate
-    learning_rate: float = 1e-3  # of Adam
-    tau: float = 0.01  # share of the online weights that the target network takes over after every minibatch
-    batch_size: int = 256  # transitions in a minibatch
-    num_updates: int = 2000  # minibatches in all
-    updates_per_call: int = 100  # minibatches handed to the learner at once
-    checkpoint_every: int = 500  # updates
-    num_learners: int = 0  # remote learners; 0 learns in this process
-    use_gpu: bool = False  # one GPU a learner
-    seed: int = 0
+    discount: float
+    hidden: tuple[int, ...]  # widths of the layers that score a candidate
+    learning_rate: float  # of Adam
+    tau: float  # the target network moves this far towards the online weights after every minibatch
+    batch_size: int  # transitions in a minibatch
+    num_updates: int  # minibatches in all
+    updates_per_call: int  # minibatches handed to the learner at once
+    checkpoint_every: int  # updates
+    num_learners: int  # remote learners; 0 learns in this process
+    use_gpu: bool  # one GPU for each learner
+    seed: int
 
 
 class CandidateQModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAPI):

@@ -1,17 +1,65 @@
-"""The simulator's files: for a range of users their records as gzip JSON lines, and beside them what is true of the dirty ones."""
+"""The simulator's files, below the lake's folder of raw logs.
 
+`market` holds what a shop would deliver: events (gzip JSON lines), catalogue (CSV), pictures (Parquet), and the manifest.
+`market-truth` holds, for each file of events, what is wrong with its dirty records.
+"""
+
+import csv
 import gzip
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rl.market.market import Market
+from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
+from rl.market.products import COLUMNS, Attributes
 from rl.market.records import DirtRates, records
 
 LOG_FOLDER, TRUTH_FOLDER = "market", "market-truth"
 WRITTEN = "file string, num_records bigint, num_dirty bigint"
+
+
+def make_folders(raw: Path) -> None:
+    """Empty folders for a new log below `raw`; what an earlier simulation left there is deleted."""
+    for folder in (LOG_FOLDER, TRUTH_FOLDER):
+        shutil.rmtree(raw / folder, ignore_errors=True)
+    for folder in ("market/events", "market/items", "market/images", TRUTH_FOLDER):
+        (raw / folder).mkdir(parents=True)
+
+
+def write_catalogue(raw: Path, attributes: Attributes) -> None:
+    """The products as CSV."""
+    with (raw / LOG_FOLDER / CATALOGUE_FILE).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *attributes.rows()])
+
+
+def write_pictures(raw: Path, item_ids: Sequence[str], pictures: Sequence[bytes], *, side: int) -> None:
+    """The products' pictures, PNG or JPEG, each `side` x `side` pixels, as Parquet."""
+    sides = pa.array([side] * len(item_ids), pa.int32())
+    table = pa.table(
+        {"item_id": list(item_ids), "bytes": pa.array(pictures, pa.binary()), "width": sides, "height": sides}
+    )
+    pq.write_table(table, raw / LOG_FOLDER / "images" / "images.parquet")
+
+
+def write_manifest(raw: Path, content: dict[str, Any]) -> None:
+    """Mark the log as finished, with the settings that it was made with."""
+    part = raw / LOG_FOLDER / f"{MANIFEST}.part"
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    part.replace(raw / LOG_FOLDER / MANIFEST)
+
+
+def read_manifest(raw: Path) -> dict[str, Any] | None:
+    """The manifest of a finished log; None where there is none."""
+    manifest = raw / LOG_FOLDER / MANIFEST
+    if not manifest.is_file():
+        return None
+    content: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    return content
 
 
 def write_events(

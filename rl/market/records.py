@@ -10,13 +10,16 @@ from dataclasses import astuple, dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lib.statistics.bootstrap import splitmix64
 from rl.market.market import Market
 from rl.market.memory import Log
 from rl.market.sessions import NUM_CANDIDATES
 from rl.market.shoppers import BOT_STREAM, DAY_MS, DIRT_STREAM, user_generator
 from rl.observation import IMPRESSION, KINDS, PURCHASE, VIEW, Ints
 
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # the step of SplitMix64
 BOT_USERS = 50_000_000  # a bot's number is this and its host's; its id looks like any other
 UNKNOWN_TYPES = ("hover", "zoom", "compare", "newsletter")
 UNPARSABLE_TIMES = ("2026-13-41T25:61:00.000Z", "yesterday", "31/02/2026 10:00", "2026-06-00T00:00:00.000Z")
@@ -82,8 +85,8 @@ def _lines(market: Market, log: Log) -> Iterator[str]:
         log.user,
         log.item,
         log.step,
-        _mixed(session, market.seed),
-        _mixed(session + log.step + 1, market.seed),
+        hashed(session, market.seed),
+        hashed(session + log.step + 1, market.seed),
     )
     for time, kind, user, item, step, session_hash, request_hash in zip(
         time_text(market, log.time_ms), *(column.tolist() for column in columns), strict=True
@@ -110,13 +113,10 @@ def _offer(step: int, offer: tuple[list[int], float], items: list[str], strategy
     )
 
 
-def _mixed(numbers: Ints, seed: int) -> Ints:
-    """Distinct 64-bit hashes of distinct numbers, for a seed: the finaliser of SplitMix64 (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        x = numbers.astype(np.uint64) + np.uint64(seed % 2**32 + 1) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+def hashed(numbers: Ints, seed: int) -> NDArray[np.uint64]:
+    """Distinct 64-bit hashes of distinct numbers. Each seed starts SplitMix64 at another of its steps."""
+    offset = np.uint64(seed % 2**32 * GOLDEN_GAMMA % 2**64)
+    return splitmix64(numbers.astype(np.uint64) + offset)
 
 
 def _dirt(seed: int, log: Log, rates: DirtRates) -> Iterator[tuple[int, str, float]]:

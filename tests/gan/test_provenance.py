@@ -45,5 +45,5 @@ def test_a_file_that_says_nothing_has_no_provenance(tmp_path: Path):
 
 
 def test_other_kinds_of_file_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"a\.gif: a creative is a \.png"):
+    with pytest.raises(ValueError, match=r"a\.gif: a creative must be a \.png"):
         save(PICTURE, tmp_path / "a.gif", FACTS, "trainedAlgorithmicMedia")

@@ -12,7 +12,6 @@ from torch import distributed, multiprocessing, nn
 
 from gan.training.loop import (
     LOSSES,
-    TrainOptions,
     average_over_workers,
     batches,
     new_state,
@@ -21,19 +20,9 @@ from gan.training.loop import (
     update_ema,
 )
 from gan.training.losses import discriminator_loss
+from tests.gan.tiny_options import TINY
 
 CPU = torch.device("cpu")
-OPTIONS = TrainOptions(
-    resolution=32,
-    num_classes=2,
-    num_epochs=4,
-    num_start_epochs=1,
-    steps_per_epoch=3,
-    batch_size=8,
-    latent_dim=6,
-    base_channels=4,
-    seed=3,
-)
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +50,30 @@ def weights(network: nn.Module) -> list[torch.Tensor]:
 def test_a_training_that_was_resumed_ends_where_an_uninterrupted_one_does(
     data: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
 ):
-    whole = new_state(OPTIONS, CPU)
+    whole = new_state(TINY, CPU)
     for _ in range(4):
-        train_epoch(whole, *data, OPTIONS)
+        train_epoch(whole, *data, TINY)
 
-    first = new_state(OPTIONS, CPU)
+    first = new_state(TINY, CPU)
     for _ in range(2):
-        train_epoch(first, *data, OPTIONS)
+        train_epoch(first, *data, TINY)
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    resumed = new_state(replace(OPTIONS, seed=99), CPU)  # other weights, all of which the checkpoint replaces
+    resumed = new_state(replace(TINY, seed=99), CPU)  # other weights, all of which the checkpoint replaces
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for _ in range(2):
-        train_epoch(resumed, *data, OPTIONS)
+        train_epoch(resumed, *data, TINY)
     assert same(resumed.state_dict(), whole.state_dict())
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
 
 
 def test_the_epochs_of_both_kinds_move_every_weight_and_the_average_follows(data: tuple[torch.Tensor, torch.Tensor]):
-    state = new_state(OPTIONS, CPU)
+    state = new_state(TINY, CPU)
     before = copy.deepcopy(state)
-    start = train_epoch(state, *data, OPTIONS)
+    start = train_epoch(state, *data, TINY)
     assert all(
         torch.equal(*pair) for pair in zip(weights(state.discriminator), weights(before.discriminator), strict=True)
     )
-    adversarial = train_epoch(state, *data, OPTIONS)
+    adversarial = train_epoch(state, *data, TINY)
     assert [name for name, value in start.items() if value is None] == list(LOSSES[1:])
     assert None not in adversarial.values()
     for network in ("generator", "discriminator", "ema", "encoder"):
@@ -95,7 +84,7 @@ def test_the_epochs_of_both_kinds_move_every_weight_and_the_average_follows(data
 
 
 def test_the_start_brings_the_pictures_nearer(data: tuple[torch.Tensor, torch.Tensor]):
-    options = replace(OPTIONS, num_start_epochs=10, num_epochs=10, steps_per_epoch=10)
+    options = replace(TINY, num_start_epochs=10, num_epochs=10, steps_per_epoch=10)
     state = new_state(options, CPU)
     losses = [train_epoch(state, *data, options)["loss_reconstruction"] for _ in range(10)]
     assert losses[-1] < 0.25 * losses[0]
@@ -127,7 +116,7 @@ def gradients_of_share(rank: int, folder: str, start: int, stop: int) -> None:
 
 
 def gradients(start: int, stop: int) -> list[torch.Tensor]:
-    discriminator = new_state(OPTIONS, CPU).discriminator
+    discriminator = new_state(TINY, CPU).discriminator
     pictures = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     labels = torch.arange(16) % 2
     real, fake = pictures[start:stop], -pictures[start:stop]
@@ -157,5 +146,5 @@ def test_the_mean_gradient_of_two_workers_is_that_of_one_on_the_whole_batch():
 
 
 def test_options_are_written_as_plain_values():
-    assert resolved(OPTIONS)["augmentations"] == ["colour", "translation", "cutout"]
-    assert resolved(OPTIONS)["seed"] == 3
+    assert resolved(TINY)["augmentations"] == ["colour", "translation", "cutout"]
+    assert resolved(TINY)["seed"] == 3

@@ -1,6 +1,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +15,9 @@ from PIL import Image
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
 from gan.provenance import read as read_provenance
 from gan.training import dataset as pictures
-from gan.training.loop import TrainOptions, new_state, train_epoch
+from gan.training.loop import new_state, train_epoch
 from lib.runs import model_registry
+from tests.gan.tiny_options import TINY
 from tests.jobs.tiny_lake import START, TinyLake
 
 TEST_FROM = TinyLake.TEST_FROM
@@ -36,6 +38,7 @@ ITEMS = [
     {"item_id": "rare", "title": "Hardly recommended", "category": ["Shapes", "Bars"]},
 ]
 PRICES = {"bar": Decimal("12.5000")}
+OPTIONS = replace(TINY, batch_size=16, latent_dim=8, base_channels=8, seed=0)
 
 
 class KilledError(Exception):
@@ -62,10 +65,7 @@ def prepared() -> pictures.PreparedPictures:
 def generator(prepared: pictures.PreparedPictures) -> KeptGenerator:
     """A small generator that has learned something within seconds."""
     torch.set_num_threads(1)
-    options = TrainOptions(
-        resolution=32, num_classes=2, num_epochs=4, num_start_epochs=4, steps_per_epoch=25, batch_size=16,
-        latent_dim=8, base_channels=8,
-    )  # fmt: skip
+    options = replace(OPTIONS, num_epochs=4, num_start_epochs=4, steps_per_epoch=25)
     state = new_state(options, torch.device("cpu"))
     for _ in range(options.num_epochs):
         train_epoch(state, torch.from_numpy(prepared.pixels), torch.from_numpy(prepared.labels), options)
@@ -187,13 +187,7 @@ def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
     tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
 ):
     tiny_lake.put_shop()
-    untaught = new_state(
-        TrainOptions(
-            resolution=32, num_classes=2, num_epochs=1, num_start_epochs=0, steps_per_epoch=1, batch_size=2,
-            latent_dim=8, base_channels=8,
-        ),
-        torch.device("cpu"),
-    ).ema  # fmt: skip
+    untaught = new_state(OPTIONS, torch.device("cpu")).ema
     tiny_lake.put_generator(KeptGenerator(untaught, prepared.classes), prepared)
     job.main(tiny_lake.settings(job, min_quality=0.3, max_refused=2))
     rows = tiny_lake.creatives()
@@ -225,7 +219,7 @@ def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_pass
         return job.Candidate(pixels, red, quality, refused)
 
     found = [candidate(250, 0.9), candidate(109, 0.2), candidate(90, 0.0, "bad"), candidate(100, 0.0, "bad")]
-    own = found[3].pixels
+    own = found[3].picture
     ordered = job.by_preference(found, own)
     assert [c.seed for c in ordered] == [100, 109, 90, 250]
     refused, chosen = job.tried(ordered)
@@ -237,8 +231,10 @@ def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_pass
 def test_items_are_counted_over_all_lists_and_ties_broken_by_id(tiny_lake: ShopLake, job: ModuleType):
     tiny_lake.put_shop()
     with job.start_run("make_creatives", tiny_lake.settings(job)) as run:
-        assert job.most_recommended(run, max_rank=10) == ["alien", "bar", "untitled", "square"]
-        assert set(job.products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
+        counts = job.read_counts(run, max_rank=10)
+        assert counts == {"alien": 3, "bar": 3, "untitled": 3, "square": 2}
+        assert job.ranked_items(counts) == ["alien", "bar", "untitled", "square"]
+        assert set(job.read_products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
 
 
 def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
@@ -280,7 +276,7 @@ def test_items_of_kinds_that_were_never_learned_are_skipped(
     tiny_lake.put("silver/items", [ITEMS[3]])
     tiny_lake.put("gold/recommendations", [LIST | {"user_key": "u", "rank": 1, "item_id": "alien"}])
     job.main(tiny_lake.settings(job))
-    assert f"skipped: no recommended item is of a kind that {VERSION} has learned" in capsys.readouterr().out
+    assert f"skipped: no recommended item belongs to a category that {VERSION} has learned" in capsys.readouterr().out
 
 
 def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(tiny_lake: ShopLake, job: ModuleType):

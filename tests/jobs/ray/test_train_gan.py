@@ -164,14 +164,16 @@ def test_a_catalogue_without_pictures_is_skipped(
 
 def test_too_few_pictures_are_refused_in_one_line(tiny_lake: PictureLake, job: ModuleType):
     tiny_lake.put_pictures(3)
-    with pytest.raises(ValueError, match="3 pictures that can be decoded; a generator needs 5 of a class at least"):
+    with pytest.raises(ValueError, match="3 pictures could be decoded; a generator needs at least 5 of a class"):
         job.main(tiny_lake.settings(job))
     assert not tiny_lake.lake.exists("gold/model_metrics")
 
 
 def test_pictures_too_few_for_the_workers_are_refused_in_one_line(tiny_lake: PictureLake, job: ModuleType):
     tiny_lake.put_pictures(12, with_items=False)
-    with pytest.raises(ValueError, match=r"12 pictures, too few for 7 training workers; set --cluster.num-workers 6"):
+    with pytest.raises(
+        ValueError, match=r"12 pictures are too few for 7 training workers; set --cluster.num-workers 6"
+    ):
         job.main(tiny_lake.settings(job, cluster={"num_workers": 7}))
 
 
@@ -192,9 +194,9 @@ def test_an_item_has_the_picture_that_arrived_last_and_a_seed_draws_among_too_ma
 
 def test_a_picture_may_lie_outside_the_lake(tmp_path: Path, job: ModuleType):
     (tmp_path / "there is.png").write_bytes(png(0))
-    assert job.content_of(str(tmp_path / "there is.png")) == png(0)
-    assert job.content_of((tmp_path / "there is.png").as_uri()) == png(0)
-    assert job.content_of(str(tmp_path / "absent.png")) is None
+    assert job.read_content(str(tmp_path / "there is.png")) == png(0)
+    assert job.read_content((tmp_path / "there is.png").as_uri()) == png(0)
+    assert job.read_content(str(tmp_path / "absent.png")) is None
 
 
 def test_more_start_epochs_than_epochs_are_refused(tiny_lake: PictureLake, job: ModuleType):

@@ -33,11 +33,12 @@ def logged_paths(paths: list[tuple[int, ...]], *, cut_off: bool = False) -> Deci
     )
 
 
+CELLS = {"num_state_cells": 16, "num_candidate_cells": 64, "seed": 0}
 ALL_PATHS: list[tuple[int, ...]] = [(0,), (1, 0), (1, 1)] * 20
 
 
 def test_finds_the_optimum_of_a_small_decision_process() -> None:
-    q = fit_tabular(logged_paths(ALL_PATHS), discount=0.5, prior_visits=0.0)
+    q = fit_tabular(logged_paths(ALL_PATHS), discount=0.5, prior_visits=0.0, **CELLS)
     log = logged_paths([(0,), (1, 0)])
     values = q.action_values(log.states, log.candidates, log.mask)
     assert values[[0, 2]] == pytest.approx(OPTIMAL)
@@ -45,7 +46,7 @@ def test_finds_the_optimum_of_a_small_decision_process() -> None:
 
 def test_order_of_candidates_does_not_matter_and_masked_ones_get_minus_infinity() -> None:
     log = logged_paths(ALL_PATHS)
-    q = fit_tabular(log, discount=0.5, prior_visits=0.0)
+    q = fit_tabular(log, discount=0.5, prior_visits=0.0, **CELLS)
     mask = np.tile([True, False], (len(log), 1))
     values = q.action_values(log.states, log.candidates[:, ::-1], mask)
     assert values[0].tolist() == [pytest.approx(2.0), -np.inf]
@@ -53,7 +54,7 @@ def test_order_of_candidates_does_not_matter_and_masked_ones_get_minus_infinity(
 
 def test_a_cell_that_was_seldom_seen_is_pulled_towards_its_state() -> None:
     log = logged_paths([(0,)] * 99 + [(1, 0)])
-    q = fit_tabular(log, discount=0.5, prior_visits=10.0)
+    q = fit_tabular(log, discount=0.5, prior_visits=10.0, **CELLS)
     rare = q.action_values(log.states[:1], log.candidates[:1], log.mask[:1])[0, 1]
     second = (4 + 10 * 4) / 11  # the second state was seen once: its prior is its own mean, 4
     target = 0.5 * second
@@ -63,7 +64,7 @@ def test_a_cell_that_was_seldom_seen_is_pulled_towards_its_state() -> None:
 
 def test_a_transition_whose_successor_the_log_does_not_tell_teaches_nothing() -> None:
     log = logged_paths([(1, 0)], cut_off=True)
-    assert fit_tabular(log, discount=0.5).table.sum() == pytest.approx(0.0)
+    assert fit_tabular(log, discount=0.5, **CELLS).table.sum() == pytest.approx(0.0)
 
 
 def test_few_distinct_vectors_are_cells_of_their_own_and_many_share() -> None:
@@ -78,4 +79,4 @@ def test_few_distinct_vectors_are_cells_of_their_own_and_many_share() -> None:
 def test_nothing_logged_is_refused() -> None:
     log = logged_paths(ALL_PATHS)
     with pytest.raises(ValueError, match="there is none"):
-        fit_tabular(log.take(log.episodes < 0), discount=0.5)
+        fit_tabular(log.take(log.episodes < 0), discount=0.5, **CELLS)

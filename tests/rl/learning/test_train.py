@@ -1,6 +1,6 @@
 """DQN from flat batches, on a small real RLlib run: it finds what is planted, checkpoints, and resumes to the same place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +50,27 @@ class Planted:
         return float((0.3 * first[:, 0] + 0.9 * (2.0 * first[:, 1] + second[:, 0])).mean())
 
 
+SMALL = train.DqnSettings(
+    discount=0.9,
+    hidden=(32, 16),
+    learning_rate=1e-3,
+    tau=0.02,
+    batch_size=256,
+    num_updates=600,
+    updates_per_call=50,
+    checkpoint_every=600,
+    num_learners=0,
+    use_gpu=False,
+    seed=0,
+)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) -> None:
     planted = Planted.make()
-    settings = {"hidden": (32, 16), "batch_size": 256, "learning_rate": 1e-3, "tau": 0.02, "updates_per_call": 50}
     seen: list[int] = []
-    whole = train.train_dqn(
-        planted.log,
-        train.DqnSettings(**settings, num_updates=600, checkpoint_every=600),
-        tmp_path / "whole",
-        on_progress=lambda done, _: seen.append(done),
-    )
+    whole = train.train_dqn(planted.log, SMALL, tmp_path / "whole", on_progress=lambda done, _: seen.append(done))
     assert seen == list(range(50, 601, 50))
     features = (planted.log.states, planted.log.candidates, planted.log.mask)
     value = planted.value_of_greedy(whole.action_values(*features))
@@ -75,15 +84,9 @@ def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) ->
         )
     )
 
-    begun = train.DqnSettings(**settings, num_updates=550, checkpoint_every=550)
-    train.train_dqn(planted.log, begun, tmp_path / "cut")
+    train.train_dqn(planted.log, replace(SMALL, num_updates=550, checkpoint_every=550), tmp_path / "cut")
     resumed: list[int] = []
-    again = train.train_dqn(
-        planted.log,
-        train.DqnSettings(**settings, num_updates=600, checkpoint_every=600),
-        tmp_path / "cut",
-        on_progress=lambda done, _: resumed.append(done),
-    )
+    again = train.train_dqn(planted.log, SMALL, tmp_path / "cut", on_progress=lambda done, _: resumed.append(done))
     assert resumed == [600]
     assert again.action_values(*features) == pytest.approx(whole.action_values(*features), abs=1e-5)
 
@@ -92,11 +95,11 @@ def test_learns_to_look_ahead_and_resumes_to_the_same_network(tmp_path: Path) ->
 @pytest.mark.usefixtures("ray_cluster")
 def test_fewer_rows_than_a_batch_are_enough(tmp_path: Path) -> None:
     log = Planted.make(num_episodes=3).log
-    network = train.train_dqn(log, train.DqnSettings(num_updates=2, updates_per_call=2), tmp_path)
+    network = train.train_dqn(log, replace(SMALL, num_updates=2, updates_per_call=2), tmp_path)
     assert np.isfinite(network.action_values(log.states, log.candidates, log.mask)).all()
 
 
 def test_a_log_without_a_known_transition_is_refused(tmp_path: Path) -> None:
     log = Planted.make(num_episodes=2).log
     with pytest.raises(ValueError, match="there is none"):
-        train.train_dqn(log.take(log.episodes < 0), train.DqnSettings(), tmp_path)
+        train.train_dqn(log.take(log.episodes < 0), SMALL, tmp_path)
