@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lib.cli.jobs import load_job
 from lib.lake.lake import Lake
+from lib.pipeline import JOBS
 from lib.runs import history
 
 MAPPING = """
@@ -80,8 +81,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, load_job: Callable[[str], ModuleType]) -> Shop:
-    return Shop(tmp_path, load_job("spark/ingest"))
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path, load_job(JOBS["ingest"]))
 
 
 def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> None:
