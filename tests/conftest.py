@@ -1,12 +1,18 @@
 """What tests share: one local Ray, the folder of real data, and which case of bad input a test shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Write into the test report which case of bad input a test is of."""
+    for item in items:
+        item.user_properties += [("bad_input", mark.args[0]) for mark in item.iter_markers("bad_input")]
 
 
 @pytest.fixture(scope="session")

@@ -157,6 +157,7 @@ def check_metrics(small_lake: EncoderLake) -> None:
     assert rows["encoder", "test", "auc"]["n"] == NUM_USERS
 
 
+@pytest.mark.bad_input("a single class of labels")
 @pytest.mark.slow
 def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
     small_lake: EncoderLake, job: ModuleType, on_workers: None, capsys: pytest.CaptureFixture[str]
@@ -172,6 +173,7 @@ def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
     assert not small_lake.lake.exists("gold/model_metrics")
 
 
+@pytest.mark.bad_input("fewer rows than workers")
 def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLake, job: ModuleType):
     small_lake.put_examples(lambda user: user % 2, num_users=2)
     small_lake.put_interactions()
@@ -180,6 +182,7 @@ def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLak
     assert not small_lake.lake.exists("gold/vectors")
 
 
+@pytest.mark.bad_input("fewer rows than workers")
 def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(small_lake: EncoderLake, job: ModuleType):
     small_lake.put_examples(lambda user: user % 2)
     small_lake.put_interactions(num_users=1)

@@ -141,6 +141,7 @@ def check_metrics(lake: PictureLake) -> None:
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows.values())
 
 
+@pytest.mark.bad_input("a catalogue without pictures")
 def test_a_catalogue_without_pictures_is_skipped(
     small_lake: PictureLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
 ):

@@ -163,6 +163,7 @@ def test_an_item_is_as_last_described_and_a_catalogue_counts_before_events(clean
     ]
 
 
+@pytest.mark.bad_input("more rejects than the limit")
 def test_more_refused_records_than_the_limit_are_one_line_and_change_no_table(cleaned: Shop) -> None:
     before = cleaned.versions()
     with pytest.raises(ValueError) as error:
@@ -175,6 +176,7 @@ def test_more_refused_records_than_the_limit_are_one_line_and_change_no_table(cl
     assert cleaned.versions() == before
 
 
+@pytest.mark.bad_input("another pseudonym key")
 def test_another_pseudonym_key_is_one_line_and_changes_no_table(cleaned: Shop) -> None:
     before = cleaned.versions()
     other = cleaned.folder / "other.key"
@@ -205,6 +207,7 @@ def test_a_second_run_changes_no_content(cleaned: Shop) -> None:
     assert {table: cleaned.read(table) for table in before} == before
 
 
+@pytest.mark.bad_input("every time unparsable")
 def test_a_log_whose_every_time_is_unreadable_is_one_line_and_changes_no_table(shop: Shop) -> None:
     shop.put("lines/1.csv", HEADER, *[line.replace("2024-01", "01:2024") for line in LINES[:3]])
     shop.ingest()

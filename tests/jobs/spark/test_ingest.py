@@ -46,6 +46,13 @@ BAD_FILES = {
     "cut.csv.gz": (gzip.compress(ONE * 100)[:-9], "is a gzip file that was cut off"),
     "other.csv": (b"user,item\nu,i\n", "has no column 'time'; it has user, item"),
 }
+BAD_INPUT = {
+    "empty.csv": "an empty file",
+    "header.csv": "a header and no record",
+    "picture.csv": "a binary file named .csv",
+    "cut.csv.gz": "a truncated gzip alone",
+    "other.csv": "a mapped column that is missing",
+}
 
 
 class Shop:
@@ -139,6 +146,7 @@ def test_only_a_new_file_is_read_and_it_may_bring_columns(shop: Shop) -> None:
     ]
 
 
+@pytest.mark.bad_input("a truncated gzip among good files")
 def test_bad_files_are_set_aside_and_the_others_go_on(shop: Shop) -> None:
     for name, (content, _) in BAD_FILES.items():
         shop.put(name, content)
@@ -166,7 +174,9 @@ def test_a_file_that_was_set_aside_is_read_when_the_mapping_is_mended(shop: Shop
     assert shop.read("bronze/rejects") == []
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.bad_input(case)) for name, case in BAD_INPUT.items()]
+)
 def test_without_a_good_file_there_is_one_line_and_no_table(shop: Shop, name: str) -> None:
     content, problem = BAD_FILES[name]
     shop.put(name, content)

@@ -52,6 +52,7 @@ def cluster(log: Path) -> Iterator[LocalCluster]:
     os.environ.update(before)
 
 
+@pytest.mark.bad_input("no Ray cluster at the given address")
 def test_no_ray_cluster_at_the_address_is_one_line_at_once(tmp_path):
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"^no Ray job server answers at http://127\.0\.0\.1:9 ") as error:

@@ -95,6 +95,7 @@ def test_compaction_is_no_newer_data(lake):
     assert lake.data_version("gold/absent") is None
 
 
+@pytest.mark.bad_input("a table of another contract version")
 def test_a_table_of_another_contract_version_is_refused(lake):
     commit(lake, vectors({}), number=1)
     DeltaTable(lake.uri("gold/vectors")).alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)

@@ -193,6 +193,7 @@ def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_pat
         assert run.known_files() == {first.sha256}
 
 
+@pytest.mark.bad_input("an unwritable lake")
 def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with (
@@ -202,6 +203,7 @@ def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
         pass
 
 
+@pytest.mark.bad_input("a table of another contract version")
 def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(lake):
     events = DeltaTable(lake.uri("silver/events"))
     events.alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
