@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-fast lint format docs package acceptance lock clean
 
-.venv/.ready: requirements.lock pyproject.toml .ci/setup
+.venv/.ready: requirements.lock requirements-no-deps.lock pyproject.toml .ci/setup
 	@.ci/setup
 
 demo: .venv/.ready
@@ -44,6 +44,7 @@ acceptance: .venv/.ready package
 
 lock:
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q -o requirements.lock
+	uv pip compile --group no-deps --no-deps --universal --generate-hashes --no-emit-index-url -q -o requirements-no-deps.lock
 
 clean:
 	rm -rf .venv dist build *.egg-info

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from acceptance.claims import Claim, run_command
-from acceptance.processes import watched_turn
 from acceptance.results import STATE
+from acceptance.watched import watched_run
 from lib.pipeline import ROOT
 
 FOLDER = STATE / "fresh"
@@ -20,7 +20,7 @@ def check() -> list[Claim]:
     """The README's first command: environment, Java packages and the wheel, from nothing."""
     clone()
     first, again = (
-        watched_turn(["make", "demo"], log=FOLDER / "demo.log", cwd=CLONE, extra=empty_caches()) for _ in range(2)
+        watched_run(["make", "demo"], log=FOLDER / "demo.log", cwd=CLONE, extra=empty_caches()) for _ in range(2)
     )
     return [
         Claim(

@@ -5,12 +5,12 @@ import signal
 from pathlib import Path
 
 from acceptance import lakes
-from acceptance.claims import Claim, run_command
+from acceptance.claims import Claim, environment, run_command
 from acceptance.elsewhere import shipped, spark_submit
-from acceptance.processes import await_end, descendants, started, wait_for
 from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.runs import history
+from tests.processes import await_end, descendants, started, wait_for
 
 FIRST, SECOND = "silver/events", "silver/items"
 MOST_SECONDS = 180
@@ -22,7 +22,7 @@ def check() -> list[Claim]:
     lake = lakes.copy_of(reference, "killed_driver")
     command = spark_submit("clean", "local[2]", ["--lake.path", str(lake)])
     before = {table: last_commit(lake, table) for table in (FIRST, SECOND)}
-    with started(command, log=folder / "clean.log", cwd=folder) as driver:
+    with started(command, log=folder / "clean.log", cwd=folder, env=environment()) as driver:
         wait_for(
             lambda: last_commit(lake, FIRST) > before[FIRST] or None,
             seconds=MOST_SECONDS,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from acceptance import lakes
-from acceptance.claims import CARTWHEEL, Claim, turn
-from acceptance.processes import await_end, descendants, kill, started, wait_for
+from acceptance.claims import CARTWHEEL, Claim, environment, turn
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.pipeline import PIPELINE
 from lib.runs import history
+from tests.processes import await_end, descendants, kill, started, wait_for
 
 NUM_KILLS, SEED = 5, 20261125
 SECONDS_TO_END = 90
@@ -69,7 +69,7 @@ def kill_walk(lake: Path, job: str, seconds: float) -> Kill:
         RuntimeError: it ended before.
     """
     log = STATE / "killed_walk.log"
-    with started([CARTWHEEL, "run", "--lake", str(lake), *lakes.SMALL_MARKET], log=log) as walk:
+    with started([CARTWHEEL, "run", "--lake", str(lake), *lakes.SMALL_MARKET], log=log, env=environment()) as walk:
         wait_for(lambda: f"] {job}: " in log.read_text() or None, seconds=MOST_SECONDS_TO_JOB, what=job, started=walk)
         time.sleep(seconds)
         if walk.poll() is not None:

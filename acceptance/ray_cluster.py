@@ -14,7 +14,6 @@ from typing import Any
 
 from acceptance import lakes
 from acceptance.claims import Claim, environment
-from acceptance.processes import kill
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib.cli.jobs import arguments_of
@@ -23,6 +22,7 @@ from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.settings import ClusterSettings
+from tests.processes import kill
 
 NODES, STORE_BYTES = 2, 300_000_000
 EPOCHS_BEFORE_KILL = 3

@@ -12,11 +12,11 @@ from lib.pipeline import ROOT
 STATE = Path(os.environ.get("CARTWHEEL_ACCEPTANCE_STATE", "~/.cache/cartwheel/acceptance")).expanduser().absolute()
 CODE = ("lib", "rl", "gan", "jobs", "conf")
 REPORT = ("lib/report",)  # they change no table
-# What a check shows beside the code of the wheel.
+# What a check shows beside the code of the pipeline.
 FURTHER: dict[str, tuple[str, ...]] = {
     "bad_input": ("tests",),
-    "fresh_clone": (*REPORT, ".ci", "Makefile", "requirements.lock"),
-    "fresh_tests": (*REPORT, ".ci", "Makefile", "requirements.lock", "tests"),
+    "fresh_clone": (*REPORT, ".ci", "Makefile", "requirements.lock", "requirements-no-deps.lock"),
+    "fresh_tests": (*REPORT, ".ci", "Makefile", "requirements.lock", "requirements-no-deps.lock", "tests"),
 }
 
 

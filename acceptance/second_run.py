@@ -4,9 +4,9 @@ from pathlib import Path
 
 from acceptance import lakes
 from acceptance.claims import CARTWHEEL, Claim
-from acceptance.processes import watched_turn
 from acceptance.results import STATE
 from acceptance.same import digest
+from acceptance.watched import watched_run
 from lib.lake.lake import Lake
 from lib.runs import history
 
@@ -17,7 +17,7 @@ def check() -> list[Claim]:
     """Turn the wheel again on the default market's lake."""
     lake = lakes.market()
     tables, runs = digest(lake), jobs_run(lake)
-    turned = watched_turn([CARTWHEEL, "run", "--lake", str(lake)], log=STATE / "second_run.log")
+    turned = watched_run([CARTWHEEL, "run", "--lake", str(lake)], log=STATE / "second_run.log")
     changed = [name for name, version in digest(lake).items() if tables.get(name) != version]
     again = [job for number, job in enumerate(jobs_run(lake)) if number >= len(runs) and job != "ingest"]
     return [

@@ -1,10 +1,7 @@
-"""What tests share: jobs loaded by path, as spark-submit and the job API run them, one local Ray, and the folder of real data."""
+"""What tests share: one local Ray, the folder of real data, and which case of bad input a test shows."""
 
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -12,22 +9,10 @@ ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-@pytest.fixture(scope="session")
-def load_job() -> Callable[[str], ModuleType]:
-    """`load_job("spark/clean")` is the module of jobs/spark/clean.py; `jobs/` itself never stands on sys.path."""
-
-    def load(name: str) -> ModuleType:
-        module_name = "job_" + name.replace("/", "_")
-        if module_name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(module_name, ROOT / "jobs" / f"{name}.py")
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            spec.loader.exec_module(module)
-        return sys.modules[module_name]
-
-    return load
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Write into the test report which case of bad input a test is of."""
+    for item in items:
+        item.user_properties += [("bad_input", mark.args[0]) for mark in item.iter_markers("bad_input")]
 
 
 @pytest.fixture(scope="session")

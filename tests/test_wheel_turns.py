@@ -7,10 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -153,7 +151,7 @@ def test_a_bad_file_is_set_aside_and_the_wheel_goes_on_with_exit_code_2(first: T
 
 @pytest.mark.slow
 def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_one_line_each(
-    tmp_path: Path, load_job: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "log").mkdir()
     lines = [f"i{number % 5},2026-01-{number % 28 + 1:02d}" for number in range(200)]

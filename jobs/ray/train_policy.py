@@ -20,8 +20,9 @@ from lib.engines.ray_train import ray_session
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
+from lib.tables.gold import REWARD_WEIGHTS
 from rl.dataset.decisions import COLUMNS, Decisions
-from rl.dataset.logged import REWARDS, RewardWeights
+from rl.dataset.logged import RewardWeights
 from rl.learning import qnet
 from rl.learning.tabular import TabularQ, fit_tabular
 from rl.learning.train import DqnSettings, train_dqn
@@ -74,9 +75,6 @@ class TrainPolicySettings(JobSettings):
     )
     num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of the users")
     true_value_sessions: int = Field(3000, ge=100, description="sessions simulated for a true value (market only)")
-    reward_click: float = Field(REWARDS.click, ge=0, description="as decisions has it; for the true value only")
-    reward_cart: float = Field(REWARDS.cart, ge=0, description="as decisions has it; for the true value only")
-    reward_purchase: float = Field(REWARDS.purchase, ge=0, description="as decisions has it; for the true value only")
     seed: int = Field(0, ge=0, description="of network, batches, cells, folds and bootstrap")
 
 
@@ -223,7 +221,7 @@ def start_truth(run: Run, served: dict[str, ServedPolicy], settings: TrainPolicy
     folder = run.lake.folder / LOG_FOLDER
     if run.mapping.name != "market" or not is_known(folder):
         return None
-    weights = RewardWeights(settings.reward_click, settings.reward_cart, settings.reward_purchase)
+    weights = RewardWeights(**json.loads(run.property_of("gold/decisions", REWARD_WEIGHTS)))
     simulate: Any = true_values  # Ray's types do not allow keyword arguments
     return ray.remote(simulate).remote(
         folder,

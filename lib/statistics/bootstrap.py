@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 NUM_RESAMPLES = 1000
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of every interval
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)  # the quantiles between which it lies
 _CELLS_AT_ONCE = 1 << 22  # resample weights in memory at a time (32 MB as doubles)
 # Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; beyond 12 lies less than 1e-10.
 _POISSON_1 = (np.cumsum(np.exp(-1.0) / np.cumprod(np.r_[1.0, np.arange(1.0, 13.0)])) * 2.0**32).astype(np.uint64)
@@ -48,8 +49,7 @@ def resampled_sums(values: Floats, keys: NDArray[np.uint64], *, num_resamples: i
 def percentile_interval(sums: Floats, num_drawn: Floats) -> tuple[float, float]:
     """The middle 95 % of the resampled means: sums of one value and numbers of users drawn, both (num_resamples,)."""
     drawn = num_drawn > 0
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(sums[drawn] / num_drawn[drawn], [tail, 1 - tail])
+    low, high = np.quantile(sums[drawn] / num_drawn[drawn], TAILS)
     return float(low), float(high)
 
 

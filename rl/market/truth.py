@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
+from lib.statistics.bootstrap import TAILS
 from rl.dataset.logged import RewardWeights
 from rl.market.market import MANIFEST, Market, TrueValue
 from rl.market.sessions import Policy
@@ -50,5 +52,5 @@ def true_values(
 
 def interval(value: TrueValue) -> tuple[float, float]:
     """95 % interval of a simulated value: what comes of simulating only so many sessions."""
-    half = float(1.96 * np.asarray(value.standard_error))
+    half = float(NormalDist().inv_cdf(TAILS[1]) * np.asarray(value.standard_error))
     return value.value - half, value.value + half

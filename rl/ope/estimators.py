@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lib.statistics.bootstrap import TAILS
+
 Matrix = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer]
 
@@ -81,7 +83,7 @@ class Bootstrap:
 
 
 def _interval(replicates: Matrix) -> tuple[float, float]:
-    low, high = np.nanquantile(replicates, [0.025, 0.975])
+    low, high = np.nanquantile(replicates, TAILS)
     return float(low), float(high)
 
 

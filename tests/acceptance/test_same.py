@@ -4,13 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from acceptance.same import differences, digest
 from lib.lake.lake import Lake
-from lib.lake.writes import commit_files, conform, write_files
-from lib.tables import contract
+from tests.lakes import put
 
 AS_OF = datetime(2026, 1, 21, tzinfo=UTC)
 SCALED = {"feature": "recency_days", "as_of": AS_OF, "position": 0, "min": 0.0, "max": 9.0, "num_clipped": 1}
@@ -33,14 +31,9 @@ class Lakes:
 
     def __init__(self, folder: Path) -> None:
         self.paths = folder / "one", folder / "other"
-        self.writes = 0
 
     def put(self, number: int, name: str, *rows: dict[str, Any]) -> None:
-        self.writes += 1
-        table, lake = contract(name), Lake(str(self.paths[number]))
-        whole = [dict.fromkeys(table.schema.names) | row for row in rows]
-        files = write_files(lake, table, [conform(table, pa.Table.from_pylist(whole, schema=table.schema))])
-        commit_files(lake, table, files, transaction="test", number=self.writes)
+        put(Lake(str(self.paths[number])), name, *rows)
 
     def differences(self) -> list[str]:
         return differences(*self.paths)

@@ -34,6 +34,7 @@ def test_a_flag_may_be_written_in_kebab_or_snake_case():
     assert FeaturizeSettings.load(["--featurize.prior_views=5"]).prior_views == 5
 
 
+@pytest.mark.bad_input("an impossible value")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -49,6 +50,7 @@ def test_an_impossible_setting_is_told_in_one_line(arguments, told):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.bad_input("an unknown setting")
 def test_an_unknown_key_in_the_file_names_the_known_ones(tmp_path):
     config = write(tmp_path, "featurize: {prior_vews: 1}")
     with pytest.raises(ValueError, match=r"unknown setting featurize.prior_vews; known .* prior_views, half_life_days"):

@@ -1,6 +1,5 @@
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -16,11 +15,13 @@ from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
 from gan.provenance import read as read_provenance
 from gan.training import dataset as pictures
 from gan.training.loop import new_state, train_epoch
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
 from lib.runs import model_registry
 from tests.gan.tiny_options import TINY
-from tests.jobs.tiny_lake import START, TinyLake
+from tests.jobs.ray.killed import KilledError
+from tests.lakes import START, TEST_FROM, SmallLake
 
-TEST_FROM = TinyLake.TEST_FROM
 LIST = {
     "as_of": TEST_FROM,
     "strategy": "popularity",
@@ -39,10 +40,6 @@ ITEMS = [
 ]
 PRICES = {"bar": Decimal("12.5000")}
 OPTIONS = replace(TINY, batch_size=16, latent_dim=8, base_channels=8, seed=0)
-
-
-class KilledError(Exception):
-    """The job's end before its output."""
 
 
 def drawn(label: int, seed: int) -> np.ndarray:
@@ -72,21 +69,21 @@ def generator(prepared: pictures.PreparedPictures) -> KeptGenerator:
     return KeptGenerator(state.ema, prepared.classes)
 
 
-class ShopLake(TinyLake):
+class ShopLake(SmallLake):
     """The tables and files that the job reads."""
 
     def put_shop(self) -> None:
         """All items in every list, in the order of ITEMS; the last one beyond the tenth place."""
-        self.put("silver/items", [item | {"price": PRICES.get(str(item["item_id"]))} for item in ITEMS])
+        self.put("silver/items", *(item | {"price": PRICES.get(str(item["item_id"]))} for item in ITEMS))
         ranks = [1, 2, 3, 4, 11]
         self.put(
             "gold/recommendations",
-            [
+            *(
                 LIST | {"user_key": f"u{user}", "rank": rank, "item_id": item["item_id"]}
                 for user in range(3)
                 for rank, item in zip(ranks, ITEMS, strict=True)
                 if user < 2 or rank != 2  # the square is recommended less often than the bar
-            ],
+            ),
         )
 
     def put_generator(self, generator: KeptGenerator, prepared: pictures.PreparedPictures) -> None:
@@ -113,22 +110,22 @@ class ShopLake(TinyLake):
 
 
 @pytest.fixture
-def tiny_lake(tmp_path: Path) -> ShopLake:
+def small_lake(tmp_path: Path) -> ShopLake:
     return ShopLake(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
-    return load_job("ray/make_creatives")
+def job() -> ModuleType:
+    return load_job(JOBS["make_creatives"])
 
 
 def test_recommended_items_get_a_picture_and_an_advert_of_every_size(
-    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures
+    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures
 ):
-    tiny_lake.put_shop()
-    tiny_lake.put_generator(generator, prepared)
-    job.main(tiny_lake.settings(job))
-    rows = tiny_lake.creatives()
+    small_lake.put_shop()
+    small_lake.put_generator(generator, prepared)
+    job.main(small_lake.settings(job))
+    rows = small_lake.creatives()
     accepted = [row for row in rows if row["status"] == "accepted"]
     kinds = ("image", "advert_300x250", "advert_728x90", "advert_160x600")
     assert Counter((row["item_id"], row["kind"]) for row in accepted) == {
@@ -136,7 +133,7 @@ def test_recommended_items_get_a_picture_and_an_advert_of_every_size(
     }
     assert len({row["creative_id"] for row in rows}) == len(rows)
     for row in rows:
-        path = tiny_lake.lake.folder / row["uri"]
+        path = small_lake.lake.folder / row["uri"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
         facts = dict(row["provenance"])
         assert read_provenance(path) == facts
@@ -184,17 +181,17 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_files_and_rows(
 
 
 def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
-    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
 ):
-    tiny_lake.put_shop()
+    small_lake.put_shop()
     untaught = new_state(OPTIONS, torch.device("cpu")).ema
-    tiny_lake.put_generator(KeptGenerator(untaught, prepared.classes), prepared)
-    job.main(tiny_lake.settings(job, min_quality=0.3, max_refused=2))
-    rows = tiny_lake.creatives()
+    small_lake.put_generator(KeptGenerator(untaught, prepared.classes), prepared)
+    job.main(small_lake.settings(job, min_quality=0.3, max_refused=2))
+    rows = small_lake.creatives()
     assert Counter(row["item_id"] for row in rows) == {"bar": 2, "square": 2}
     assert {(row["kind"], row["status"]) for row in rows} == {("image", "refused")}
     assert all(row["reason"].startswith("quality 0.") and row["reason"].endswith("is below 0.3") for row in rows)
-    assert all((tiny_lake.lake.folder / row["uri"]).is_file() for row in rows)
+    assert all((small_lake.lake.folder / row["uri"]).is_file() for row in rows)
     assert "items_without_a_picture_that_passed=2" in capsys.readouterr().out
 
 
@@ -228,9 +225,9 @@ def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_pass
     assert job.tried(found[2:]) == (found[2:], None)
 
 
-def test_items_are_counted_over_all_lists_and_ties_broken_by_id(tiny_lake: ShopLake, job: ModuleType):
-    tiny_lake.put_shop()
-    with job.start_run("make_creatives", tiny_lake.settings(job)) as run:
+def test_items_are_counted_over_all_lists_and_ties_broken_by_id(small_lake: ShopLake, job: ModuleType):
+    small_lake.put_shop()
+    with job.start_run("make_creatives", small_lake.settings(job)) as run:
         counts = job.read_counts(run, max_rank=10)
         assert counts == {"alien": 3, "bar": 3, "untitled": 3, "square": 2}
         assert job.ranked_items(counts) == ["alien", "bar", "untitled", "square"]
@@ -247,38 +244,38 @@ def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
     assert kicker("A red bar", None, ()) is None
 
 
-def test_a_shop_without_a_generator_is_skipped(tiny_lake: ShopLake, job: ModuleType, capsys: Any):
-    tiny_lake.put_shop()
-    job.main(tiny_lake.settings(job))
+def test_a_shop_without_a_generator_is_skipped(small_lake: ShopLake, job: ModuleType, capsys: Any):
+    small_lake.put_shop()
+    job.main(small_lake.settings(job))
     assert "skipped: there is no generator of pictures" in capsys.readouterr().out
-    assert not tiny_lake.lake.exists("gold/creatives")
+    assert not small_lake.lake.exists("gold/creatives")
 
 
 def test_a_shop_without_recommendations_or_titles_is_skipped(
-    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
 ):
-    tiny_lake.put_generator(generator, prepared)
-    job.main(tiny_lake.settings(job))
+    small_lake.put_generator(generator, prepared)
+    job.main(small_lake.settings(job))
     assert "skipped: there is no gold/recommendations" in capsys.readouterr().out
-    untitled = ShopLake(tiny_lake.lake.folder.parent / "untitled")
+    untitled = ShopLake(small_lake.lake.folder.parent / "untitled")
     untitled.put_generator(generator, prepared)
-    untitled.put("silver/items", [{"item_id": "bar", "category": ["Shapes", "Bars"]}])
-    untitled.put("gold/recommendations", [LIST | {"user_key": "u", "rank": 1, "item_id": "bar"}])
+    untitled.put("silver/items", {"item_id": "bar", "category": ["Shapes", "Bars"]})
+    untitled.put("gold/recommendations", LIST | {"user_key": "u", "rank": 1, "item_id": "bar"})
     job.main(untitled.settings(job))
     assert "skipped: no recommended item has a title" in capsys.readouterr().out
     assert not untitled.lake.exists("gold/creatives")
 
 
 def test_items_of_kinds_that_were_never_learned_are_skipped(
-    tiny_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
+    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
 ):
-    tiny_lake.put_generator(generator, prepared)
-    tiny_lake.put("silver/items", [ITEMS[3]])
-    tiny_lake.put("gold/recommendations", [LIST | {"user_key": "u", "rank": 1, "item_id": "alien"}])
-    job.main(tiny_lake.settings(job))
+    small_lake.put_generator(generator, prepared)
+    small_lake.put("silver/items", ITEMS[3])
+    small_lake.put("gold/recommendations", LIST | {"user_key": "u", "rank": 1, "item_id": "alien"})
+    job.main(small_lake.settings(job))
     assert f"skipped: no recommended item belongs to a category that {VERSION} has learned" in capsys.readouterr().out
 
 
-def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(tiny_lake: ShopLake, job: ModuleType):
+def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(small_lake: ShopLake, job: ModuleType):
     with pytest.raises(ValueError, match="468x60 cannot hold an advert"):
-        tiny_lake.settings(job, sizes=("300x250", "468x60"))
+        small_lake.settings(job, sizes=("300x250", "468x60"))

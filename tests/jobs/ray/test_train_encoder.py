@@ -7,22 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
 from lib.runs import model_registry
-from tests.jobs.tiny_lake import TinyLake, WorkerKiller
+from tests.jobs.ray.killed import run_to_a_broken_end
+from tests.lakes import TEST_FROM, VALID_FROM, SmallLake
 
-TRAIN_AS_OF, VALID_FROM, TEST_FROM = datetime(2026, 1, 6, tzinfo=UTC), TinyLake.VALID_FROM, TinyLake.TEST_FROM
+TRAIN_AS_OF = datetime(2026, 1, 6, tzinfo=UTC)
 EXAMPLE_TIMES = {"train": TRAIN_AS_OF, "valid": VALID_FROM, "test": TEST_FROM}
 NUM_USERS, NUM_ITEMS = 120, 20
 CHECKPOINTS_BEFORE_KILL = 3
-PATIENCE_SECONDS = 240
-
-
-class KilledError(Exception):
-    """The job's end before its last output."""
-
-
-def fail(*_: Any) -> None:
-    raise KilledError
 
 
 def likes_second_half(user: int) -> bool:
@@ -30,14 +24,14 @@ def likes_second_half(user: int) -> bool:
     return user // 2 % 2 == 1
 
 
-class EncoderLake(TinyLake):
+class EncoderLake(SmallLake):
     """The tables that the job reads, of two tastes."""
 
     def put_examples(self, label_of: Callable[[int], int], *, num_users: int = NUM_USERS) -> None:
         """One example a user and split; the first feature goes with the user's number."""
         self.put(
             "gold/examples",
-            [
+            *(
                 {
                     "user_key": f"u{user:03d}",
                     "as_of": as_of,
@@ -47,7 +41,7 @@ class EncoderLake(TinyLake):
                 }
                 for split, as_of in EXAMPLE_TIMES.items()
                 for user in range(num_users)
-            ],
+            ),
         )
 
     def put_interactions(self, *, num_users: int = NUM_USERS) -> None:
@@ -63,10 +57,10 @@ class EncoderLake(TinyLake):
         counts = {"weight": 1.0, "count": 1, "num_relevant": 1}
         self.put(
             "gold/interactions",
-            [
+            *(
                 {"user_key": user, "item_id": item, "split": split, **counts, "first_time": t, "last_time": t}
                 for user, item, split, t in rows
-            ],
+            ),
         )
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
@@ -74,13 +68,13 @@ class EncoderLake(TinyLake):
 
 
 @pytest.fixture
-def tiny_lake(tmp_path: Path) -> EncoderLake:
+def small_lake(tmp_path: Path) -> EncoderLake:
     return EncoderLake(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
-    return load_job("ray/train_encoder")
+def job() -> ModuleType:
+    return load_job(JOBS["train_encoder"])
 
 
 @pytest.fixture
@@ -95,13 +89,13 @@ def on_workers(job: ModuleType, ray_cluster: None) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
-    tiny_lake: EncoderLake, job: ModuleType, on_workers: None, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    small_lake: EncoderLake, job: ModuleType, on_workers: None, capfd: Any
 ):
-    tiny_lake.put_examples(lambda user: int(user >= NUM_USERS / 2))
-    tiny_lake.put_interactions()
+    small_lake.put_examples(lambda user: int(user >= NUM_USERS / 2))
+    small_lake.put_interactions()
     brands = [{"item_id": f"i{item:02d}", "category": ["Home"], "brand": f"b{item % 2}"} for item in range(NUM_ITEMS)]
-    tiny_lake.put("silver/items", brands)
-    settings = tiny_lake.settings(
+    small_lake.put("silver/items", *brands)
+    settings = small_lake.settings(
         job,
         num_epochs=12,
         patience=12,
@@ -112,35 +106,30 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
         num_resamples=100,
     )
 
-    killer = WorkerKiller(
-        tiny_lake.lake.folder / "files" / "encoder",
+    run_to_a_broken_end(
+        job,
+        settings,
+        checkpoints=small_lake.lake.folder / "files" / "encoder",
         after_checkpoints=CHECKPOINTS_BEFORE_KILL,
-        patience_seconds=PATIENCE_SECONDS,
+        last_output="publish_two_towers",
     )
-    killer.start()
-    with monkeypatch.context() as broken:
-        broken.setattr(job, "publish_two_towers", fail)
-        with pytest.raises(KilledError):
-            job.main(settings)
-    killer.join()
-    assert killer.killed, "no training worker was killed"
-    assert {row["model"] for row in tiny_lake.read("gold/vectors")} == {"encoder"}
+    assert {row["model"] for row in small_lake.read("gold/vectors")} == {"encoder"}
 
-    version_of_encoder = tiny_lake.lake.data_version("gold/model_metrics")
+    version_of_encoder = small_lake.lake.data_version("gold/model_metrics")
     capfd.readouterr()
     job.main(settings)
     assert "takes up train_encoder-000001" in capfd.readouterr().out
-    assert tiny_lake.lake.data_version("gold/model_metrics") == version_of_encoder
-    check_vectors(tiny_lake)
-    check_metrics(tiny_lake)
+    assert small_lake.lake.data_version("gold/model_metrics") == version_of_encoder
+    check_vectors(small_lake)
+    check_metrics(small_lake)
     for model in ("encoder", "two_tower"):
-        current = model_registry.current_model(tiny_lake.lake, model)
+        current = model_registry.current_model(small_lake.lake, model)
         assert current is not None
-        assert (tiny_lake.lake.folder / current["uri"] / f"{model}.pt").is_file()
+        assert (small_lake.lake.folder / current["uri"] / f"{model}.pt").is_file()
 
 
-def check_vectors(tiny_lake: EncoderLake) -> None:
-    rows = tiny_lake.read("gold/vectors")
+def check_vectors(small_lake: EncoderLake) -> None:
+    rows = small_lake.read("gold/vectors")
     assert {(row["version"], row["as_of"]) for row in rows} == {("train_encoder-000001", TEST_FROM)}
     vectors = {(row["model"], row["kind"], row["id"]): np.array(row["values"]) for row in rows}
     users, items = [f"u{user:03d}" for user in range(NUM_USERS)], [f"i{item:02d}" for item in range(NUM_ITEMS)]
@@ -157,8 +146,8 @@ def check_vectors(tiny_lake: EncoderLake) -> None:
     assert np.mean(likes_first_half == expected_taste) >= 0.95
 
 
-def check_metrics(tiny_lake: EncoderLake) -> None:
-    rows = {(r["model"], r["split"], r["metric"]): r for r in tiny_lake.read("gold/model_metrics")}
+def check_metrics(small_lake: EncoderLake) -> None:
+    rows = {(r["model"], r["split"], r["metric"]): r for r in small_lake.read("gold/model_metrics")}
     metrics = {"auc", "pr_auc", "log_loss"}
     differences = {f"{metric}_minus_logistic_regression" for metric in metrics}
     expected = {("encoder", metric) for metric in metrics | differences}
@@ -168,49 +157,52 @@ def check_metrics(tiny_lake: EncoderLake) -> None:
     assert rows["encoder", "test", "auc"]["n"] == NUM_USERS
 
 
+@pytest.mark.bad_input("a single class of labels")
 @pytest.mark.slow
 def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
-    tiny_lake: EncoderLake, job: ModuleType, on_workers: None, capsys: pytest.CaptureFixture[str]
+    small_lake: EncoderLake, job: ModuleType, on_workers: None, capsys: pytest.CaptureFixture[str]
 ):
-    tiny_lake.put_examples(lambda _: 1)
-    tiny_lake.put_interactions()
-    job.main(tiny_lake.settings(job, two_tower_epochs=1))
+    small_lake.put_examples(lambda _: 1)
+    small_lake.put_interactions()
+    job.main(small_lake.settings(job, two_tower_epochs=1))
     told = [line for line in capsys.readouterr().out.splitlines() if "leaves out the purchase model" in line]
     assert len(told) == 1
     assert f"all {NUM_USERS} labels of the train split are 1" in told[0]
-    models = tiny_lake.lake.dataset("gold/vectors").to_table(columns=["model"])["model"].unique().to_pylist()
+    models = small_lake.lake.dataset("gold/vectors").to_table(columns=["model"])["model"].unique().to_pylist()
     assert models == ["two_tower"]
-    assert not tiny_lake.lake.exists("gold/model_metrics")
+    assert not small_lake.lake.exists("gold/model_metrics")
 
 
-def test_fewer_users_than_workers_are_refused_in_one_line(tiny_lake: EncoderLake, job: ModuleType):
-    tiny_lake.put_examples(lambda user: user % 2, num_users=2)
-    tiny_lake.put_interactions()
+@pytest.mark.bad_input("fewer rows than workers")
+def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLake, job: ModuleType):
+    small_lake.put_examples(lambda user: user % 2, num_users=2)
+    small_lake.put_interactions()
     with pytest.raises(ValueError, match=r"2 labelled users .* fewer than the 3 .* --cluster.num-workers 2"):
-        job.main(tiny_lake.settings(job, cluster={"num_workers": 3}))
-    assert not tiny_lake.lake.exists("gold/vectors")
+        job.main(small_lake.settings(job, cluster={"num_workers": 3}))
+    assert not small_lake.lake.exists("gold/vectors")
 
 
-def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(tiny_lake: EncoderLake, job: ModuleType):
-    tiny_lake.put_examples(lambda user: user % 2)
-    tiny_lake.put_interactions(num_users=1)
+@pytest.mark.bad_input("fewer rows than workers")
+def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(small_lake: EncoderLake, job: ModuleType):
+    small_lake.put_examples(lambda user: user % 2)
+    small_lake.put_interactions(num_users=1)
     with pytest.raises(ValueError, match="1 users with a history"):
-        job.main(tiny_lake.settings(job))
-    assert not tiny_lake.lake.exists("gold/vectors")
+        job.main(small_lake.settings(job))
+    assert not small_lake.lake.exists("gold/vectors")
 
 
-def test_a_log_without_users_is_skipped(tiny_lake: EncoderLake, job: ModuleType, capsys: pytest.CaptureFixture[str]):
-    tiny_lake.put("gold/examples", [])
-    tiny_lake.put("gold/interactions", [])
-    job.main(tiny_lake.settings(job))
+def test_a_log_without_users_is_skipped(small_lake: EncoderLake, job: ModuleType, capsys: pytest.CaptureFixture[str]):
+    small_lake.put("gold/examples")
+    small_lake.put("gold/interactions")
+    job.main(small_lake.settings(job))
     assert "skipped: there is no gold/examples" in capsys.readouterr().out
-    assert not tiny_lake.lake.exists("gold/vectors")
+    assert not small_lake.lake.exists("gold/vectors")
 
 
-def test_batches_are_shared_out_among_the_workers(tiny_lake: EncoderLake, job: ModuleType):
-    tiny_lake.put_examples(lambda user: user % 2)
-    tiny_lake.put_interactions()
-    settings = tiny_lake.settings(job, batch_size=100, two_tower_batch_size=90, cluster={"num_workers": 3})
+def test_batches_are_shared_out_among_the_workers(small_lake: EncoderLake, job: ModuleType):
+    small_lake.put_examples(lambda user: user % 2)
+    small_lake.put_interactions()
+    settings = small_lake.settings(job, batch_size=100, two_tower_batch_size=90, cluster={"num_workers": 3})
     with job.start_run("train_encoder", settings) as run:
         task = job.task_of(run, settings)
     assert (task.encoder.batch_size, task.two_tower.batch_size) == (34, 30)

@@ -2,7 +2,6 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +16,15 @@ from PIL import Image
 from gan.generator import KeptGenerator
 from gan.provenance import read as read_provenance
 from gan.training import dataset as pictures
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
 from lib.runs import model_registry
-from tests.jobs.tiny_lake import START, TinyLake, WorkerKiller
+from tests.jobs.ray.killed import run_to_a_broken_end
+from tests.lakes import START, SmallLake
 
 IMAGE = {"source_file": "images.parquet", "batch_id": "ingest-000001", "arrived_at": START}
 NUM_PICTURES = 40
 CHECKPOINTS_BEFORE_KILL = 2
-PATIENCE_SECONDS = 120
 TINY = {
     "num_epochs": 6,
     "num_start_epochs": 2,
@@ -34,10 +35,6 @@ TINY = {
     "min_pictures": 6,
     "num_resamples": 100,
 }
-
-
-class KilledError(Exception):
-    """The job's end before its last output."""
 
 
 def png(item: int) -> bytes:
@@ -51,7 +48,7 @@ def png(item: int) -> bytes:
     return file.getvalue()
 
 
-class PictureLake(TinyLake):
+class PictureLake(SmallLake):
     """The tables that the job reads: pictures of two categories, and one file that is no picture."""
 
     def put_pictures(self, number: int = NUM_PICTURES, *, with_items: bool = True) -> None:
@@ -60,49 +57,41 @@ class PictureLake(TinyLake):
             IMAGE | {"item_id": item, "bytes": data, "source_file_sha256": f"sha-{item}"}
             for item, data in contents.items()
         ]
-        self.put("bronze/images", rows)
+        self.put("bronze/images", *rows)
         if with_items:
             categories = [["Shapes", "Bars" if item % 2 else "Squares"] for item in range(number)]
-            self.put("silver/items", [{"item_id": f"i{i:02d}", "category": c} for i, c in enumerate(categories)])
+            self.put("silver/items", *({"item_id": f"i{i:02d}", "category": c} for i, c in enumerate(categories)))
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
         return job.TrainGanSettings(**(self.shared_settings | TINY | overrides))
 
 
 @pytest.fixture
-def tiny_lake(tmp_path: Path) -> PictureLake:
+def small_lake(tmp_path: Path) -> PictureLake:
     return PictureLake(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
-    return load_job("ray/train_gan")
+def job() -> ModuleType:
+    return load_job(JOBS["train_gan"])
 
 
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
-    tmp_path: Path, job: ModuleType, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path, job: ModuleType, ray_cluster: None, capsys: Any
 ):
     broken, whole = PictureLake(tmp_path / "broken"), PictureLake(tmp_path / "whole")
     for lake in (broken, whole):
         lake.put_pictures()
     settings = broken.settings(job, num_epochs=8)
 
-    def fail(*_: Any) -> None:
-        raise KilledError
-
-    killer = WorkerKiller(
-        broken.lake.folder / "files" / "gan",
+    run_to_a_broken_end(
+        job,
+        settings,
+        checkpoints=broken.lake.folder / "files" / "gan",
         after_checkpoints=CHECKPOINTS_BEFORE_KILL,
-        patience_seconds=PATIENCE_SECONDS,
+        last_output="keep",
     )
-    killer.start()
-    with monkeypatch.context() as patched:
-        patched.setattr(job, "keep", fail)
-        with pytest.raises(KilledError):
-            job.main(settings)
-    killer.join()
-    assert killer.killed, "no training worker was killed"
     assert not broken.lake.exists("gold/model_metrics")
     assert model_registry.current_model(broken.lake, "gan") is None
 
@@ -152,29 +141,30 @@ def check_metrics(lake: PictureLake) -> None:
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows.values())
 
 
+@pytest.mark.bad_input("a catalogue without pictures")
 def test_a_catalogue_without_pictures_is_skipped(
-    tiny_lake: PictureLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
+    small_lake: PictureLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
 ):
-    tiny_lake.put("silver/items", [{"item_id": "a", "title": "A"}])
-    job.main(tiny_lake.settings(job))
+    small_lake.put("silver/items", {"item_id": "a", "title": "A"})
+    job.main(small_lake.settings(job))
     assert "skipped: there is no bronze/images" in capsys.readouterr().out
-    assert model_registry.current_model(tiny_lake.lake, "gan") is None
-    assert not tiny_lake.lake.exists("gold/model_metrics")
+    assert model_registry.current_model(small_lake.lake, "gan") is None
+    assert not small_lake.lake.exists("gold/model_metrics")
 
 
-def test_too_few_pictures_are_refused_in_one_line(tiny_lake: PictureLake, job: ModuleType):
-    tiny_lake.put_pictures(3)
+def test_too_few_pictures_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType):
+    small_lake.put_pictures(3)
     with pytest.raises(ValueError, match="3 pictures could be decoded; a generator needs at least 5 of a class"):
-        job.main(tiny_lake.settings(job))
-    assert not tiny_lake.lake.exists("gold/model_metrics")
+        job.main(small_lake.settings(job))
+    assert not small_lake.lake.exists("gold/model_metrics")
 
 
-def test_pictures_too_few_for_the_workers_are_refused_in_one_line(tiny_lake: PictureLake, job: ModuleType):
-    tiny_lake.put_pictures(12, with_items=False)
+def test_pictures_too_few_for_the_workers_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType):
+    small_lake.put_pictures(12, with_items=False)
     with pytest.raises(
         ValueError, match=r"12 pictures are too few for 7 training workers; set --cluster.num-workers 6"
     ):
-        job.main(tiny_lake.settings(job, cluster={"num_workers": 7}))
+        job.main(small_lake.settings(job, cluster={"num_workers": 7}))
 
 
 def test_an_item_has_the_picture_that_arrived_last_and_a_seed_draws_among_too_many(job: ModuleType):
@@ -199,6 +189,6 @@ def test_a_picture_may_lie_outside_the_lake(tmp_path: Path, job: ModuleType):
     assert job.read_content(str(tmp_path / "absent.png")) is None
 
 
-def test_more_start_epochs_than_epochs_are_refused(tiny_lake: PictureLake, job: ModuleType):
+def test_more_start_epochs_than_epochs_are_refused(small_lake: PictureLake, job: ModuleType):
     with pytest.raises(ValueError, match="should be at most num_epochs, which is 6"):
-        tiny_lake.settings(job, num_start_epochs=7)
+        small_lake.settings(job, num_start_epochs=7)

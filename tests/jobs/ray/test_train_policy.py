@@ -2,50 +2,41 @@
 
 import csv
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from lib.cli.jobs import load_job
 from lib.lake.lake import Lake
-from lib.lake.writes import commit_files, conform, write_files
+from lib.pipeline import JOBS
 from lib.runs import history, model_registry
-from lib.tables import contract
 from rl.dataset.decisions import Decisions
 from rl.learning import qnet
 from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
 from rl.market.products import COLUMNS as PRODUCT_COLUMNS
 from rl.market.truth import LOG_FOLDER
+from tests.lakes import put
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
-    return load_job("ray/train_policy")
-
-
-def put(lake: Lake, name: str, rows: pa.Table | list[dict[str, Any]]) -> None:
-    table = contract(name)
-    if isinstance(rows, list):
-        rows = pa.Table.from_pylist([dict.fromkeys(table.schema.names) | row for row in rows], schema=table.schema)
-    files = write_files(lake, table, [conform(table, rows)])
-    commit_files(lake, table, files, transaction="test", number=1)
+def job() -> ModuleType:
+    return load_job(JOBS["train_policy"])
 
 
 def put_times(lake: Lake, *times: datetime) -> None:
     """Events at these times: they tell the log's times and are read for nothing else."""
     row = {"item_id": "i", "event_type": "view", "is_bot": False, "source_record": "events:0"}
-    given = [row | {"event_id": str(i), "event_time": t, "event_date": t.date()} for i, t in enumerate(times)]
-    put(lake, "silver/events", given)
+    given = ({"event_id": str(i), "event_time": t, "event_date": t.date()} for i, t in enumerate(times))
+    put(lake, "silver/events", *given, base=row)
 
 
-def table_of(log: Decisions, split: np.ndarray) -> pa.Table:
+def rows_of(log: Decisions, split: np.ndarray) -> list[dict[str, Any]]:
     """Decisions as rows of gold/decisions."""
     n = len(log)
     after = log.next_rows
@@ -65,10 +56,8 @@ def table_of(log: Decisions, split: np.ndarray) -> pa.Table:
         "reward": log.rewards,
         "next_state": [log.states[row].tolist() if row >= 0 else None for row in after],
         "is_last": log.is_last,
-        "context": [None] * n,
     }
-    schema = contract("gold/decisions").schema
-    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def values(lake: Lake) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -89,7 +78,7 @@ def test_on_the_market_a_better_policy_is_learned_promoted_and_told_with_its_tru
     (folder / MANIFEST).write_text(json.dumps({"market": market.settings}))
     log = market.decisions()
     share = log.users % 10
-    put(lake, "gold/decisions", table_of(log, np.where(share < 6, "train", np.where(share < 8, "valid", "test"))))
+    put(lake, "gold/decisions", *rows_of(log, np.where(share < 6, "train", np.where(share < 8, "valid", "test"))))
     put_times(lake, datetime.fromtimestamp(market.start_ms / 1000, UTC), NOON)
 
     settings = {"lake": {"path": str(tmp_path)}, "num_updates": 400, "true_value_sessions": 2000}
@@ -146,7 +135,7 @@ def test_a_uniform_log_values_its_own_policy_at_its_mean_click_rate_and_few_rows
     job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, log = Lake(str(tmp_path)), bandit(200, click_rate=0.2)
-    put(lake, "gold/decisions", table_of(log, np.where(np.arange(200) < 160, "train", "test")))  # no valid
+    put(lake, "gold/decisions", *rows_of(log, np.where(np.arange(200) < 160, "train", "test")))  # no valid
     put_times(lake, NOON, NOON + timedelta(days=1))
     job.main(job.TrainPolicySettings(lake={"path": str(tmp_path)}, log={"format": "obd"}, num_updates=10))
 
@@ -171,7 +160,7 @@ def test_a_uniform_log_values_its_own_policy_at_its_mean_click_rate_and_few_rows
 
 def test_without_a_decision_to_value_on_the_job_is_skipped(job: ModuleType, tmp_path: Path) -> None:
     lake, log = Lake(str(tmp_path)), bandit(20, click_rate=0.5)
-    put(lake, "gold/decisions", table_of(log, np.full(20, "train")))
+    put(lake, "gold/decisions", *rows_of(log, np.full(20, "train")))
     put_times(lake, NOON, NOON + timedelta(days=1))
     job.main(job.TrainPolicySettings(lake={"path": str(tmp_path)}, log={"format": "obd"}))
     last = history.last_run(lake, "train_policy")

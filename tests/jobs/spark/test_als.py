@@ -1,14 +1,15 @@
 """The als job on small tables, and its integers and preferences by themselves."""
 
-from datetime import UTC, datetime
+from types import ModuleType
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
 from lib.tables import contract
+from tests.lakes import START, TEST_FROM, arrow_rows
 
-START, VALID_FROM, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 11, 21))
 PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
 LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
 
@@ -18,8 +19,8 @@ def pair(user, item, **overrides):
 
 
 @pytest.fixture(scope="module")
-def job(load_job):
-    return load_job("spark/als")
+def job() -> ModuleType:
+    return load_job(JOBS["als"])
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def spark(job):
 
 
 def interactions(spark, *rows):
-    return spark.createDataFrame(pa.Table.from_pylist(list(rows), schema=contract("gold/interactions").schema))
+    return spark.createDataFrame(arrow_rows(contract("gold/interactions"), *rows))
 
 
 def test_a_strength_is_the_log_of_the_weight_in_units_of_the_lightest_pair(job, spark):
@@ -76,7 +77,7 @@ def two_tastes():
 
 def test_factors_recover_two_planted_tastes_and_land_with_their_version(job, small_lake):
     small_lake.put("gold/interactions", *two_tastes(), pair("z", "later", **LATER))
-    settings = job.AlsSettings(**small_lake.settings(), rank=4, num_iterations=5)
+    settings = job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=5)
     job.main(settings)
     rows = small_lake.read("gold/vectors")
     assert {(r["model"], r["version"], r["as_of"]) for r in rows} == {("als", "als-000001", TEST_FROM)}
@@ -99,7 +100,7 @@ def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors
     small_lake.put("gold/vectors", other)
     factors = []
     for _ in range(2):
-        job.main(job.AlsSettings(**small_lake.settings(), rank=4, num_iterations=3))
+        job.main(job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=3))
         rows = small_lake.read("gold/vectors")
         assert [row for row in rows if row["model"] == "two_tower"] == [other]
         factors.append({(r["kind"], r["id"]): r["values"] for r in rows if r["model"] == "als"})
@@ -110,6 +111,6 @@ def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors
 
 def test_without_interactions_before_as_of_the_run_is_skipped(job, small_lake, capsys):
     small_lake.put("gold/interactions", pair("z", "later", **LATER))
-    job.main(job.AlsSettings(**small_lake.settings()))
+    job.main(job.AlsSettings(**small_lake.shared_settings))
     assert "skipped: no interaction before 2026-01-21 00:00" in capsys.readouterr().out
     assert small_lake.read("gold/vectors") == []

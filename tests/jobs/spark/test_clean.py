@@ -1,9 +1,7 @@
 """The clean job on small logs, after ingest: silver by hand, what stops it, and that nobody's id gets out of bronze."""
 
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib.cleaning.pseudonyms import load_key, pseudonyms
+from lib.cli.jobs import load_job
 from lib.lake.lake import Lake
+from lib.pipeline import JOBS
 from lib.runs import history
 from lib.settings import PrivacySettings
 from lib.tables import contract
@@ -59,9 +59,9 @@ LINES = [
 class Shop:
     """A log folder, a mapping of it and a lake; `ingest` and `clean` run the jobs on them."""
 
-    def __init__(self, folder: Path, load_job: Callable[[str], ModuleType]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.mapping = folder, folder / "log", folder / "own.yaml"
-        self.jobs = {name: load_job(f"spark/{name}") for name in ("ingest", "clean")}
+        self.jobs = {name: load_job(JOBS[name]) for name in ("ingest", "clean")}
         self.lake = Lake(str(folder / "lake"))
         self.mapping.write_text(MAPPING)
 
@@ -103,14 +103,14 @@ def pa_series(*texts: str):
 
 
 @pytest.fixture
-def shop(tmp_path: Path, load_job: Callable[[str], ModuleType]) -> Shop:
-    return Shop(tmp_path, load_job)
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def cleaned(tmp_path_factory: pytest.TempPathFactory, load_job: Callable[[str], ModuleType]) -> Shop:
+def cleaned(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop with records of every source, ingested and cleaned once; the tests of it change no table."""
-    shop = Shop(tmp_path_factory.mktemp("shop"), load_job)
+    shop = Shop(tmp_path_factory.mktemp("shop"))
     shop.put("lines/1.csv", HEADER, *LINES)
     shop.put("carts/1.csv", "user.id,item,at", f"ann@shop,i2,{NOON + 300}", f"ann@shop,i2,{NOON + 3600}")
     shop.put("products/1.csv", "item,title,brand", "i2,Cup,Acme", "i9,Unsold,")
@@ -163,6 +163,7 @@ def test_an_item_is_as_last_described_and_a_catalogue_counts_before_events(clean
     ]
 
 
+@pytest.mark.bad_input("more rejects than the limit")
 def test_more_refused_records_than_the_limit_are_one_line_and_change_no_table(cleaned: Shop) -> None:
     before = cleaned.versions()
     with pytest.raises(ValueError) as error:
@@ -175,6 +176,7 @@ def test_more_refused_records_than_the_limit_are_one_line_and_change_no_table(cl
     assert cleaned.versions() == before
 
 
+@pytest.mark.bad_input("another pseudonym key")
 def test_another_pseudonym_key_is_one_line_and_changes_no_table(cleaned: Shop) -> None:
     before = cleaned.versions()
     other = cleaned.folder / "other.key"
@@ -205,6 +207,7 @@ def test_a_second_run_changes_no_content(cleaned: Shop) -> None:
     assert {table: cleaned.read(table) for table in before} == before
 
 
+@pytest.mark.bad_input("every time unparsable")
 def test_a_log_whose_every_time_is_unreadable_is_one_line_and_changes_no_table(shop: Shop) -> None:
     shop.put("lines/1.csv", HEADER, *[line.replace("2024-01", "01:2024") for line in LINES[:3]])
     shop.ingest()

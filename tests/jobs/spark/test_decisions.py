@@ -1,13 +1,16 @@
 """The decisions job on small silver tables: whole rows worked by hand, logs without users, logs without propensities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
 from lib.runs import history
+from tests.lakes import SmallLake
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EVENT: dict[str, Any] = {"user_key": "u", "event_type": "impression", "event_time": NOON, "session_id": "s"}
@@ -25,11 +28,11 @@ def flat(vectors: Sequence[Sequence[float]]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
-    return load_job("spark/decisions")
+def job() -> ModuleType:
+    return load_job(JOBS["decisions"])
 
 
-def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: Any) -> None:
+def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: SmallLake) -> None:
     second = NOON + timedelta(minutes=1)
     small_lake.put("silver/items", *ITEMS)
     events: list[dict[str, Any]] = [
@@ -47,7 +50,7 @@ def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: Any)
         SHOWN | {"user_key": "v", "session_id": "broken", "propensity": None},
     ]
     small_lake.put_events(*(EVENT | event for event in events))
-    job.main(job.DecisionsSettings(**small_lake.settings()))
+    job.main(job.DecisionsSettings(**small_lake.shared_settings))
     rows = small_lake.read("gold/decisions")
     assert [(row["episode_id"], row["step"]) for row in rows] == [("s", 0), ("s", 1)]
     # Nothing is known of the items before this first day: each rate is the shop's prior, 1 in 10, times 2.
@@ -99,13 +102,13 @@ def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: Any)
             else:
                 assert row[name] == value, name
 
-    job.main(job.DecisionsSettings(**small_lake.settings()))
+    job.main(job.DecisionsSettings(**small_lake.shared_settings))
     assert small_lake.read("gold/decisions") == rows
 
 
 @pytest.mark.slow
 def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(
-    job: ModuleType, small_lake: Any
+    job: ModuleType, small_lake: SmallLake
 ) -> None:
     small_lake.put("silver/items", *({"item_id": item} for item in ("0", "1", "2")))
     nobody = {"event_type": "impression", "policy": "random", "propensity": 1 / 3}
@@ -115,7 +118,7 @@ def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(
         {"event_type": "view", "item_id": "2", "request_id": "random-0", "event_time": NOON},
         nobody | {"item_id": "0", "request_id": "random-1", "position": 1, "event_time": NOON + timedelta(days=10)},
     )
-    settings = small_lake.settings() | {"log": {"format": "obd"}}
+    settings = small_lake.shared_settings | {"log": {"format": "obd"}}
     job.main(job.DecisionsSettings(**settings, context_width=2, num_positions=3))
     clicked, other = small_lake.read("gold/decisions")
     for row, episode, reward, split in ((clicked, "e0", 1.0, "train"), (other, "e2", 0.0, "test")):
@@ -136,10 +139,10 @@ def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(
 
 
 def test_a_log_without_propensities_is_skipped_with_one_line(
-    job: ModuleType, small_lake: Any, capsys: pytest.CaptureFixture[str]
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_lake.put_events(EVENT | {"event_type": "view"}, EVENT)
-    job.main(job.DecisionsSettings(**small_lake.settings()))
+    job.main(job.DecisionsSettings(**small_lake.shared_settings))
     assert small_lake.read("gold/decisions") == []
     assert "skipped: no impressions with propensities in this log" in capsys.readouterr().out
     last = history.last_run(small_lake.lake, "decisions")

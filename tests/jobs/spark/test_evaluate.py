@@ -1,11 +1,14 @@
 """The evaluate job on a few lists whose metrics are worked by hand."""
 
-from datetime import UTC, datetime
 from math import log2
+from types import ModuleType
 
 import pytest
 
-START, VALID_FROM, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 11, 21))
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
+from tests.lakes import START, TEST_FROM, VALID_FROM
+
 PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
 LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
 SECOND = 1 / log2(3)  # the discount at rank 2
@@ -21,8 +24,8 @@ def listed(strategy, question, user, *items, as_of=TEST_FROM):
 
 
 @pytest.fixture(scope="module")
-def job(load_job):
-    return load_job("spark/evaluate")
+def job() -> ModuleType:
+    return load_job(JOBS["evaluate"])
 
 
 def shop(lake):
@@ -50,7 +53,7 @@ def shop(lake):
 
 
 def measured(job, lake, **settings):
-    job.main(job.EvaluateSettings(**lake.settings(), k=2, num_resamples=100, **settings))
+    job.main(job.EvaluateSettings(**lake.shared_settings, k=2, num_resamples=100, **settings))
     return {
         (row["question"], row["segment"], row["strategy"], row["metric"]): row
         for row in lake.read("gold/ranking_metrics")

@@ -1,9 +1,13 @@
 """The experiment job on a few users whose figures are worked by hand, and on a planted better arm."""
 
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 
 import numpy as np
 import pytest
+
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 1, 30, tzinfo=UTC)
@@ -23,13 +27,13 @@ def act(user, kind, **overrides):
 
 
 @pytest.fixture(scope="module")
-def job(load_job):
-    return load_job("spark/experiment")
+def job() -> ModuleType:
+    return load_job(JOBS["experiment"])
 
 
 def results(job, lake, *events, **settings):
     lake.put_events(*events, {"event_time": END, "event_type": "rating"})
-    job.main(job.ExperimentSettings(**lake.settings(), **settings))
+    job.main(job.ExperimentSettings(**lake.shared_settings, **settings))
     return {(row["arm"], row["metric"]): row for row in lake.read("gold/experiments")}
 
 

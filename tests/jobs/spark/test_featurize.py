@@ -1,22 +1,22 @@
 """The featurize job on a hand-made log of 100 days: whole rows worked by hand, and a future that must not show."""
 
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from lib.cli.jobs import load_job
 from lib.engines.spark import session, spark_schema
 from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
-from lib.lake.writes import commit_files, conform, write_files
+from lib.pipeline import JOBS
 from lib.tables import contract
+from tests import lakes
 
 ONE_GIGABYTE = {"driver_memory": "1g"}
 # Times of market logs: 80 % and 90 % of the span; its mapping ends the market on the first of July.
@@ -65,21 +65,16 @@ LOG = numbered(
 
 
 def put(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    table, lake = contract(name), Lake(str(path))
-    whole = [dict.fromkeys(table.schema.names) | row for row in rows]
-    files = write_files(lake, table, [conform(table, pa.Table.from_pylist(whole, schema=table.schema))])
-    commit_files(lake, table, files, transaction="test", number=1)
+    lakes.put(Lake(str(path)), name, *rows)
 
 
 def read(path: Path, name: str) -> list[dict[str, Any]]:
-    order = [(column, "ascending") for column in contract(name).key]
-    rows: list[dict[str, Any]] = Lake(str(path)).dataset(name).to_table().sort_by(order).to_pylist()
-    return rows
+    return lakes.content(Lake(str(path)), name)
 
 
 @pytest.fixture(scope="module")
-def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
-    return load_job("spark/featurize")
+def job() -> ModuleType:
+    return load_job(JOBS["featurize"])
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +97,9 @@ def lake(job: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frame(spark: SparkSession, name: str, rows: list[dict[str, Any]]) -> DataFrame:
-    schema = spark_schema(contract(name).schema)
-    return spark.createDataFrame([tuple(row.get(column) for column in schema.names) for row in rows], schema)
+    table = contract(name)
+    schema = spark_schema(table.schema)
+    return spark.createDataFrame([tuple(row.values()) for row in lakes.whole_rows(table, rows)], schema)
 
 
 def test_interactions_are_pairs_by_split_without_impressions_bots_and_unknown_users(lake: Path) -> None:

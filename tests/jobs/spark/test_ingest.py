@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lib.cli.jobs import load_job
 from lib.lake.lake import Lake
+from lib.pipeline import JOBS
 from lib.runs import history
 
 MAPPING = """
@@ -44,6 +45,13 @@ BAD_FILES = {
     "picture.csv": (b"\x89PNG\r\n\x1a\n\0\0", "is binary, not csv text"),
     "cut.csv.gz": (gzip.compress(ONE * 100)[:-9], "is a gzip file that was cut off"),
     "other.csv": (b"user,item\nu,i\n", "has no column 'time'; it has user, item"),
+}
+BAD_INPUT = {
+    "empty.csv": "an empty file",
+    "header.csv": "a header and no record",
+    "picture.csv": "a binary file named .csv",
+    "cut.csv.gz": "a truncated gzip alone",
+    "other.csv": "a mapped column that is missing",
 }
 
 
@@ -80,8 +88,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, load_job: Callable[[str], ModuleType]) -> Shop:
-    return Shop(tmp_path, load_job("spark/ingest"))
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path, load_job(JOBS["ingest"]))
 
 
 def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> None:
@@ -138,6 +146,7 @@ def test_only_a_new_file_is_read_and_it_may_bring_columns(shop: Shop) -> None:
     ]
 
 
+@pytest.mark.bad_input("a truncated gzip among good files")
 def test_bad_files_are_set_aside_and_the_others_go_on(shop: Shop) -> None:
     for name, (content, _) in BAD_FILES.items():
         shop.put(name, content)
@@ -165,7 +174,9 @@ def test_a_file_that_was_set_aside_is_read_when_the_mapping_is_mended(shop: Shop
     assert shop.read("bronze/rejects") == []
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.bad_input(case)) for name, case in BAD_INPUT.items()]
+)
 def test_without_a_good_file_there_is_one_line_and_no_table(shop: Shop, name: str) -> None:
     content, problem = BAD_FILES[name]
     shop.put(name, content)

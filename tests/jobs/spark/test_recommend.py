@@ -2,10 +2,14 @@
 
 from datetime import UTC, datetime
 from math import sqrt
+from types import ModuleType
 
 import pytest
 
-START, TEST_FROM = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 21))
+from lib.cli.jobs import load_job
+from lib.pipeline import JOBS
+from tests.lakes import START, TEST_FROM
+
 PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
 LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
 VECTOR = {"version": "als-000001", "as_of": START}
@@ -20,8 +24,8 @@ def vector(model, kind, id, values, **overrides):
 
 
 @pytest.fixture(scope="module")
-def job(load_job):
-    return load_job("spark/recommend")
+def job() -> ModuleType:
+    return load_job(JOBS["recommend"])
 
 
 def shop(lake):
@@ -49,7 +53,7 @@ def lists(lake, strategy, question):
 
 def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other(job, small_lake, capsys):
     shop(small_lake)
-    job.main(job.RecommendSettings(**small_lake.settings(), list_length=2, items_per_block=2))
+    job.main(job.RecommendSettings(**small_lake.shared_settings, list_length=2, items_per_block=2))
 
     by_all = [(1, "b", 3.0, "bought by 3 customers"), (2, "a", 1.0, "bought by 1 customer")]
     assert lists(small_lake, "popularity", "all") == [(u, *row) for u in ("ann", "bob", "dan", "eve") for row in by_all]
@@ -105,7 +109,7 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job, small_la
         vector("two_tower", "user", "dan", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
         vector("two_tower", "item", "c", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
     )
-    job.main(job.RecommendSettings(**small_lake.settings()))
+    job.main(job.RecommendSettings(**small_lake.shared_settings))
     rows = [row for row in small_lake.read("gold/recommendations") if row["model"]]
     columns = ("strategy", "question", "user_key", "rank", "item_id", "score", "model", "version")
     als, towers = ("als", "als-000001"), ("two_tower", "train_encoder-000007")
@@ -121,18 +125,18 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job, small_la
 @pytest.mark.slow
 def test_moving_the_future_changes_no_list_of_the_users_known_before(job, small_lake):
     shop(small_lake)
-    job.main(job.RecommendSettings(**small_lake.settings()))
+    job.main(job.RecommendSettings(**small_lake.shared_settings))
     before = [row for row in small_lake.read("gold/recommendations") if row["user_key"] != "dan"]
     past = [pair(*p) for p in (("ann", "b"), ("bob", "b"), ("bob", "c"), ("eve", "b"))]
     future = [pair("dan", "a", **LATER, weight=9.0), pair("ann", "c", **LATER), pair("bob", "z", **LATER)]
     small_lake.put("gold/interactions", pair("ann", "a", num_relevant=2, weight=2.0), *past, *future)
-    job.main(job.RecommendSettings(**small_lake.settings()))
+    job.main(job.RecommendSettings(**small_lake.shared_settings))
     after = [row for row in small_lake.read("gold/recommendations") if row["user_key"] != "dan"]
     assert before == after
 
 
 def test_without_interactions_before_as_of_the_run_is_skipped(job, small_lake, capsys):
     small_lake.put("gold/interactions", pair("dan", "z", **LATER))
-    job.main(job.RecommendSettings(**small_lake.settings()))
+    job.main(job.RecommendSettings(**small_lake.shared_settings))
     assert "skipped: no interaction before 2026-01-21 00:00" in capsys.readouterr().out
     assert small_lake.read("gold/recommendations") == []

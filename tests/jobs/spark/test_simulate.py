@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lib.cli.jobs import load_job
 from lib.lake.lake import Lake
+from lib.pipeline import JOBS
 from lib.runs import history
 from rl.market.records import KINDS_OF_DIRT
 
@@ -51,8 +53,8 @@ def read_back(raw: Path, said: str = "") -> Written:
 
 
 @pytest.fixture(scope="module")
-def job(load_job: Callable[[str], ModuleType]) -> ModuleType:
-    return load_job("spark/simulate")
+def job() -> ModuleType:
+    return load_job(JOBS["simulate"])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyspark
 import pytest
 from ray._private.runtime_env.packaging import create_package
@@ -21,12 +20,12 @@ from lib.cli import package as package_module
 from lib.cli.package import build
 from lib.cli.submit import PACKAGE, command
 from lib.lake.lake import Lake
-from lib.lake.writes import commit_files, conform, write_files
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.runs.freshness import code_version
 from lib.settings import ClusterSettings
 from lib.tables import contract
+from tests.lakes import put
 
 KEY = "a-key-of-the-test-that-nobody-else-has"
 MAPPING = """
@@ -176,12 +175,11 @@ def put_bronze(lake: Lake) -> None:
     source = contract("bronze/lines").with_source_columns(("user", "item", "time"))
     given = {"source_file": "a.csv", "source_file_sha256": "f", "batch_id": "b", "arrived_at": datetime.now(UTC)}
     records = [("ann@shop", "i1", "2024-01-01"), ("ann@shop", "i2", "2024-01-02"), ("bob@shop", "i1", "2024-01-03")]
-    rows = [
-        dict.fromkeys(source.schema.names) | given | {"user": user, "item": item, "time": time, "record_number": number}
+    rows = (
+        {"user": user, "item": item, "time": time, "record_number": number}
         for number, (user, item, time) in enumerate(records, 1)
-    ]
-    files = write_files(lake, source, [conform(source, pa.Table.from_pylist(rows, schema=source.schema))])
-    commit_files(lake, source, files, transaction="test", number=1)
+    )
+    put(lake, source, *rows, base=given)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Walking the wheel: stages here are small functions in the jobs' places, and the real ingest where a job must fail by itself."""
+"""Walking the pipeline: stages here are small functions in the jobs' places, and the real ingest where a job must fail by itself."""
 
 import fcntl
 import os
@@ -44,6 +44,7 @@ def unexpected(settings: JobSettings) -> None:
     pytest.fail("this job was not to run")
 
 
+@pytest.mark.bad_input("an unknown setting")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -86,7 +87,7 @@ def test_a_job_that_is_done_is_passed_over_until_something_changes(lake, capsys)
     assert capsys.readouterr().out == "clean          unchanged (done)\n"
 
 
-def test_a_job_that_set_a_file_aside_makes_the_exit_code_2_and_the_wheel_goes_on(lake):
+def test_a_job_that_set_a_file_aside_makes_the_exit_code_2_and_the_pipeline_goes_on(lake):
     ran = []
 
     def set_aside(settings: JobSettings) -> None:
@@ -151,12 +152,14 @@ def test_one_lake_has_one_walk_at_a_time(lake):
     assert walk([stage(lake, lambda settings: None)], lake, lambda line: None) == 0
 
 
+@pytest.mark.bad_input("an unwritable lake")
 def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"the lake .*/file/lake cannot be written: Not a directory"):
         walk([stage(tmp_path / "file" / "lake", unexpected)], tmp_path / "file" / "lake", lambda line: None)
 
 
+@pytest.mark.bad_input("no Ray cluster at the given address")
 def test_no_ray_cluster_at_the_address_ends_the_walk_and_changes_no_table(lake):
     def unused(settings: JobSettings) -> None: ...
 

@@ -12,6 +12,7 @@ import pytest
 from lib.engines.ray_cluster import LocalCluster, run_job, start_local_cluster
 from lib.engines.ray_train import scaling_config
 from lib.settings import ClusterSettings
+from tests.processes import await_end, descendants, running
 
 SPEAKS = 'import os; print("mine", os.environ["OMP_NUM_THREADS"]); print("done")'
 
@@ -51,6 +52,7 @@ def cluster(log: Path) -> Iterator[LocalCluster]:
     os.environ.update(before)
 
 
+@pytest.mark.bad_input("no Ray cluster at the given address")
 def test_no_ray_cluster_at_the_address_is_one_line_at_once(tmp_path):
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"^no Ray job server answers at http://127\.0\.0\.1:9 ") as error:
@@ -87,38 +89,7 @@ def test_a_job_shows_its_lines_keeps_them_and_an_error_is_its_last_line(cluster,
 @pytest.mark.slow
 def test_a_stopped_cluster_leaves_no_process(cluster):
     head = cluster.process.pid
-    mine = [pid for pid in processes() if head in ancestors(pid)]
+    mine = [head, *(process.pid for process in descendants(head))]
     assert len(mine) > 3
     cluster.stop()
-    deadline = time.monotonic() + 20
-    while any(pid in processes() for pid in mine) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert [pid for pid in mine if pid in processes()] == []
-
-
-def processes() -> set[int]:
-    """The processes that run, without those that have ended and wait for their parent."""
-    found = set()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and state_of(int(folder.name)) not in ("Z", None):
-            found.add(int(folder.name))
-    return found
-
-
-def state_of(pid: int) -> str | None:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return None
-
-
-def ancestors(pid: int) -> set[int]:
-    """A process and those that started it, to the first."""
-    found = {pid}
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            break
-        found.add(pid)
-    return found
+    assert await_end(mine, seconds=20), [running()[pid].command for pid in mine if pid in running()]

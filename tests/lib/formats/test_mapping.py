@@ -91,6 +91,7 @@ def test_an_impossible_value_is_one_line_that_says_where(old, new, message):
     assert refuse(old, new).startswith(message)
 
 
+@pytest.mark.bad_input("a wrong format name")
 def test_a_wrong_name_lists_the_shipped_mappings():
     with pytest.raises(
         ValueError, match="unknown format 'online-retail'; shipped are market, obd, online_retail, otto, rees46"

@@ -1,14 +1,11 @@
 from datetime import UTC, datetime
 
-import pyarrow as pa
 import pytest
 
 from lib.lake.lake import Lake
 from lib.lake.query import print_csv, query
-from lib.lake.writes import commit_files, write_files
-from lib.tables import contract
+from tests.lakes import put
 
-VECTORS = contract("gold/vectors")
 ROW = {
     "model": "als",
     "version": "als-000001",
@@ -18,15 +15,14 @@ ROW = {
 }
 
 
-def put(lake: Lake, *ids: str, number: int) -> None:
-    rows = pa.Table.from_pylist([ROW | {"id": name} for name in ids], schema=VECTORS.schema)
-    commit_files(lake, VECTORS, write_files(lake, VECTORS, [rows]), transaction="test", number=number)
+def put_users(lake: Lake, *ids: str) -> None:
+    put(lake, "gold/vectors", *({"id": name} for name in ids), base=ROW)
 
 
 @pytest.fixture
 def lake(tmp_path) -> Lake:
     lake = Lake(str(tmp_path / "lake"))
-    put(lake, "u2", "u1", "u3", number=1)
+    put_users(lake, "u2", "u1", "u3")
     return lake
 
 
@@ -37,7 +33,7 @@ def test_a_table_is_asked_by_its_layer_and_name(lake):
 
 
 def test_the_answer_is_of_the_newest_version(lake):
-    put(lake, "u9", number=2)
+    put_users(lake, "u9")
     assert query(lake, "SELECT id FROM gold.vectors", limit=None)[1] == [("u9",)]
 
 

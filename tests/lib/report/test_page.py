@@ -7,15 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from lib.lake.lake import Lake
-from lib.lake.writes import commit_files, conform, write_files
 from lib.report import summary_rows, write_report
 from lib.runs import model_registry
-from lib.tables import Table, contract
+from lib.tables import contract
+from tests.lakes import put
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 AS_OF = datetime(2026, 3, 20, tzinfo=UTC)
@@ -50,20 +49,13 @@ VALUE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def put(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Commit rows to a table of the lake; a column that a row leaves out is null."""
-    columns = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in table.columns}
-    files = write_files(lake, table, [conform(table, pa.table(columns))])
-    commit_files(lake, table, files, transaction="test", number=1)
-
-
 def fill(lake: Lake) -> None:
     """Every table that the report reads, with a few rows each."""
     source = contract("bronze/events").with_source_columns(("line",))
     put(
         lake,
         source,
-        [
+        *(
             {
                 "line": "x",
                 "source_file": "a.csv",
@@ -73,15 +65,15 @@ def fill(lake: Lake) -> None:
                 "arrived_at": START,
             }
             for n in range(1000)
-        ],
+        ),
     )
     rejects = [REJECT | {"reason": "duplicate"}] * 30 + [REJECT | {"reason": "bad_value:price"}] * 12
-    put(lake, contract("bronze/rejects"), [*rejects, REJECT | {"stage": "ingest", "reason": "file:truncated gzip"}])
+    put(lake, "bronze/rejects", *rejects, REJECT | {"stage": "ingest", "reason": "file:truncated gzip"})
     kinds = ["impression"] * 8 + ["view"] * 4 + ["purchase"]
     in_arm = EVENT | {"experiment": "e", "arm": "personal"}
     events = [in_arm | {"event_id": str(n), "event_type": kind} for n, kind in enumerate(kinds)]
-    put(lake, contract("silver/events"), [*events, EVENT | {"event_id": "bot", "event_type": "view", "is_bot": True}])
-    put(lake, contract("silver/items"), [{"item_id": "i1", "title": HOSTILE}])
+    put(lake, "silver/events", *events, EVENT | {"event_id": "bot", "event_type": "view", "is_bot": True})
+    put(lake, "silver/items", {"item_id": "i1", "title": HOSTILE})
     profile = {
         "user_key": "a" * 32,
         "as_of": AS_OF,
@@ -95,7 +87,7 @@ def fill(lake: Lake) -> None:
         for name in ("events", "sessions", "active_days", "views", "carts", "purchases", "returns", "items")
     }
     tags = [{"tag": f"brand={HOSTILE}", "weight": 0.75}, {"tag": "category=Shoes", "weight": 0.25}]
-    put(lake, contract("gold/user_profiles"), [profile | {"interest_tags": tags}])
+    put(lake, "gold/user_profiles", profile | {"interest_tags": tags})
     item = {
         "item_id": "i1",
         "as_of": AS_OF,
@@ -107,32 +99,28 @@ def fill(lake: Lake) -> None:
     item |= {
         f"num_{name}": 321 for name in ("impressions", "views", "carts", "purchases", "returns", "buyers", "users")
     }
-    put(lake, contract("gold/item_profiles"), [item | {"price": Decimal("19.99")}])
+    put(lake, "gold/item_profiles", item | {"price": Decimal("19.99")})
     put(
         lake,
-        contract("gold/ranking_metrics"),
-        [
-            METRIC | {"strategy": "popularity", "metric": "ndcg", "value": 0.1},
-            METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.25, "low": 0.2, "high": 0.3},
-            METRIC | {"strategy": "als", "metric": "ndcg_minus_popularity", "value": 0.15, "low": 0.11, "high": 0.19},
-            METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.99, "split": "valid"},
-            METRIC | {"strategy": "als", "metric": "precision", "value": 0.0625},
-        ],
+        "gold/ranking_metrics",
+        METRIC | {"strategy": "popularity", "metric": "ndcg", "value": 0.1},
+        METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.25, "low": 0.2, "high": 0.3},
+        METRIC | {"strategy": "als", "metric": "ndcg_minus_popularity", "value": 0.15, "low": 0.11, "high": 0.19},
+        METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.99, "split": "valid"},
+        METRIC | {"strategy": "als", "metric": "precision", "value": 0.0625},
     )
     metrics = {"version": "v", "split": "test", "metric": "auc", "low": 0.7, "high": 0.8, "n": 50}
     put(
         lake,
-        contract("gold/model_metrics"),
-        [metrics | {"model": "encoder", "value": 0.765}, metrics | {"model": "logistic_regression", "value": 0.754}],
+        "gold/model_metrics",
+        metrics | {"model": "encoder", "value": 0.765},
+        metrics | {"model": "logistic_regression", "value": 0.754},
     )
     put(
         lake,
-        contract("gold/policy_values"),
-        [
-            VALUE | {"policy": "logging", "estimator": "mean_return", "value": 0.5},
-            VALUE
-            | {"policy": "dqn", "estimator": "dr", "value": 0.8, "verdict": "promote", "reason": "0.7 is above 0.5"},
-        ],
+        "gold/policy_values",
+        VALUE | {"policy": "logging", "estimator": "mean_return", "value": 0.5},
+        VALUE | {"policy": "dqn", "estimator": "dr", "value": 0.8, "verdict": "promote", "reason": "0.7 is above 0.5"},
     )
     arms = {
         "experiment": "e",
@@ -151,22 +139,20 @@ def fill(lake: Lake) -> None:
         "num_control": 12,
         "sample_ratio_p": 0.5,
     }
-    put(lake, contract("gold/experiments"), [arms | {"verdict": "better", "reason": "r"}])
+    put(lake, "gold/experiments", arms | {"verdict": "better", "reason": "r"})
     put_pictures(lake)
     put(
         lake,
-        contract("ops/runs"),
-        [
-            RUN | {"run_id": "ingest-000001", "job": "ingest"},
-            RUN
-            | {
-                "run_id": "ingest-000002",
-                "job": "ingest",
-                "number": 2,
-                "seconds": 9.5,
-                "started_at": AS_OF + timedelta(hours=1),
-            },
-        ],
+        "ops/runs",
+        RUN | {"run_id": "ingest-000001", "job": "ingest"},
+        RUN
+        | {
+            "run_id": "ingest-000002",
+            "job": "ingest",
+            "number": 2,
+            "seconds": 9.5,
+            "started_at": AS_OF + timedelta(hours=1),
+        },
     )
 
 
@@ -197,7 +183,7 @@ def put_pictures(lake: Lake) -> None:
         "status": "accepted",
     }
     refused = advert | {"creative_id": "d", "status": "refused", "reason": "memorised"}
-    put(lake, contract("gold/creatives"), [advert, refused])
+    put(lake, "gold/creatives", advert, refused)
 
 
 class Page(HTMLParser):
@@ -329,17 +315,15 @@ def test_a_section_without_its_table_says_why_in_one_line(tmp_path: Path) -> Non
     lake = Lake(str(tmp_path / "bare"))
     put(
         lake,
-        contract("ops/runs"),
-        [
-            RUN
-            | {
-                "run_id": "train_gan-000001",
-                "job": "train_gan",
-                "status": "skipped",
-                "message": "no pictures in this log",
-            },
-            RUN | {"run_id": "decisions-000001", "job": "decisions", "status": "failed", "message": "ValueError: lost"},
-        ],
+        "ops/runs",
+        RUN
+        | {
+            "run_id": "train_gan-000001",
+            "job": "train_gan",
+            "status": "skipped",
+            "message": "no pictures in this log",
+        },
+        RUN | {"run_id": "decisions-000001", "job": "decisions", "status": "failed", "message": "ValueError: lost"},
     )
     page = Page(write_report(lake.folder).read_text())
     assert page.text["adverts"].endswith("train_gan was skipped: no pictures in this log.")
@@ -352,7 +336,7 @@ def test_a_day_without_an_event_is_a_day_with_none(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "gap"))
     days = [START, START + timedelta(days=4)]
     events = [EVENT | {"event_id": str(n), "event_type": "view", "event_time": day} for n, day in enumerate(days)]
-    put(lake, contract("silver/events"), events)
+    put(lake, "silver/events", *events)
     page = Page(write_report(lake.folder).read_text())
     assert "view 2 0 05 Mar 2026 1" in re.sub(r"\s+", " ", page.text["activity"])  # 2 in 5 days: 0.4 a day
 
@@ -360,13 +344,13 @@ def test_a_day_without_an_event_is_a_day_with_none(tmp_path: Path) -> None:
 def test_a_log_of_rare_clicks_without_users_is_shown_to_the_digit_that_counts(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "rare"))
     shown = {"event_id": "1", "event_type": "impression", "experiment": "e", "arm": "random", "user_key": None}
-    put(lake, contract("silver/events"), [EVENT | shown])
+    put(lake, "silver/events", EVENT | shown)
     arms = {"experiment": "e", "arm": "random", "control": "bts", "metric": "ctr", "arm_value": 0.0046}
     arms |= {"control_value": 0.0069, "effect": -0.0023, "low": -0.0044, "high": -0.0002, "p": 0.03, "num_arm": 10_000}
     arms |= {"num_control": 10_000, "sample_ratio_p": 1.0, "verdict": "worse", "reason": "r"}
-    put(lake, contract("gold/experiments"), [arms])
+    put(lake, "gold/experiments", arms)
     logging = {"policy": "logging", "estimator": "mean_return", "value": 0.0046, "low": 0.0033, "high": 0.006}
-    put(lake, contract("gold/policy_values"), [VALUE | logging])
+    put(lake, "gold/policy_values", VALUE | logging)
     page = Page(write_report(lake.folder).read_text())
     assert "10,000 against 10,000 impressions" in page.text["experiment"]
     assert "0.00460 0.00690 −0.00230 [−0.00440, −0.00020]" in re.sub(r"\s+", " ", page.text["experiment"])
@@ -376,8 +360,8 @@ def test_a_log_of_rare_clicks_without_users_is_shown_to_the_digit_that_counts(tm
 def test_a_log_with_one_class_of_labels_says_so(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "one_class"))
     example = {"as_of": AS_OF, "split": "train", "features": [0.0], "label": 1}
-    put(lake, contract("gold/examples"), [example | {"user_key": str(user)} for user in range(3)])
-    put(lake, contract("ops/runs"), [RUN | {"run_id": f"{j}-000001", "job": j} for j in ("featurize", "train_encoder")])
+    put(lake, "gold/examples", *(example | {"user_key": str(user)} for user in range(3)))
+    put(lake, "ops/runs", *(RUN | {"run_id": f"{j}-000001", "job": j} for j in ("featurize", "train_encoder")))
     page = Page(write_report(lake.folder).read_text())
     assert page.text["models"].endswith("All 3 labels of the train split are 1: nothing to learn.")
 

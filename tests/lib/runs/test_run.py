@@ -9,7 +9,6 @@ from deltalake import DeltaTable
 from pydantic import Field
 
 from lib.lake.lake import CONTRACT_VERSION, Lake, require_writable
-from lib.lake.writes import commit_files, write_files
 from lib.pipeline import JOBS
 from lib.runs import history, model_registry
 from lib.runs.errors import PrivateValueError
@@ -17,6 +16,7 @@ from lib.runs.freshness import outcome_if_unchanged
 from lib.runs.run import InputFile, Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
+from tests.lakes import arrow_rows, put
 
 EVENTS = contract("silver/events")
 DAY_ZERO = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,25 +41,23 @@ def event(number: int) -> dict:
         "event_time": time,
         "event_date": date(2026, 1, 1),
     }
-    return dict.fromkeys(EVENTS.schema.names) | given | {"is_bot": False, "source_record": "f:1", "context": []}
+    return given | {"is_bot": False, "source_record": "f:1", "context": []}
 
 
-def put_events(lake: Lake, number: int, *, days: int = 101) -> None:
-    rows = pa.Table.from_pylist([event(day) for day in range(days)], schema=EVENTS.schema)
-    commit_files(lake, EVENTS, write_files(lake, EVENTS, [rows]), transaction="test", number=number)
+def put_events(lake: Lake, *, days: int = 101) -> None:
+    put(lake, "silver/events", *(event(day) for day in range(days)))
 
 
 def result(metric: str = "ctr") -> pa.Table:
     table = contract("gold/experiments")
     given = {"experiment": "x", "arm": "a", "control": "b", "metric": metric, "num_arm": 1, "num_control": 1}
-    row = dict.fromkeys(table.schema.names) | given | {"verdict": "undecided", "reason": "too few"}
-    return pa.Table.from_pylist([row], schema=table.schema)
+    return arrow_rows(table, {"verdict": "undecided", "reason": "too few"}, base=given)
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     lake = Lake(str(tmp_path / "lake"))
-    put_events(lake, 1)
+    put_events(lake)
     return lake
 
 
@@ -101,7 +99,7 @@ def test_a_failed_run_that_has_committed_is_taken_up_with_its_inputs(lake):
     with pytest.raises(RuntimeError, match="power"), start_run("experiment", settings_for(lake)) as run:
         run.commit_arrow("gold/experiments", result())
         raise RuntimeError("power cut")
-    put_events(lake, 2)
+    put_events(lake)
 
     with start_run("experiment", settings_for(lake)) as again:
         assert (again.run_id, again.inputs["silver/events"], again.as_of) == (run.run_id, pinned, run.as_of)
@@ -115,7 +113,7 @@ def test_a_failed_run_that_has_committed_is_taken_up_with_its_inputs(lake):
 def test_a_failed_run_without_a_commit_is_abandoned_when_there_is_newer_data(lake):
     with pytest.raises(ValueError, match="limit"), start_run("experiment", settings_for(lake)):
         raise ValueError("over the limit")
-    put_events(lake, 2)
+    put_events(lake)
     with start_run("experiment", settings_for(lake)) as run:
         assert (run.number, run.inputs["silver/events"]) == (2, lake.data_version("silver/events"))
     assert [row["status"] for row in history.runs(lake)] == ["abandoned", "done"]
@@ -162,7 +160,7 @@ def test_a_job_is_fresh_until_inputs_or_settings_change(lake):
         run.commit_arrow("gold/experiments", result())
     assert outcome_if_unchanged(job, settings_for(lake)) == "done"
     assert outcome_if_unchanged(job, settings_for(lake, confidence=0.9)) is None
-    put_events(lake, 2)
+    put_events(lake)
     assert outcome_if_unchanged(job, settings_for(lake)) is None
 
 
@@ -195,6 +193,7 @@ def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_pat
         assert run.known_files() == {first.sha256}
 
 
+@pytest.mark.bad_input("an unwritable lake")
 def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with (
@@ -204,6 +203,7 @@ def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
         pass
 
 
+@pytest.mark.bad_input("a table of another contract version")
 def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(lake):
     events = DeltaTable(lake.uri("silver/events"))
     events.alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)

@@ -1,4 +1,7 @@
-"""Off-policy estimators against values worked by hand, exact enumeration of a small decision process, and known truth."""
+"""Off-policy estimators against values worked by hand, enumeration of a small decision process, known truth, and obp's."""
+
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.ope.estimators import Bootstrap, Matrix, doubly_robust, effective_sample_size, mean_return, per_decision_wis
+from tests.rl.ope.reference import obp_module
 
 DISCOUNT = 0.5
 # A shop with two states. In the first, action 0 ends the episode with reward 1; action 1 pays 2 and leads to the second,
@@ -152,3 +156,120 @@ def test_intervals_cover_the_truth_on_most_of_many_small_logs() -> None:
         covered["wis"] += wis.low <= TRUTH <= wis.high
         covered["dr"] += dr.low <= TRUTH <= dr.high
     assert min(covered.values()) >= 88, covered
+
+
+class RandomLog(NamedTuple):
+    """Decisions of E episodes of T steps among K candidates, by a random policy, with a random model of Q."""
+
+    actions: np.ndarray  # [E, T]
+    rewards: Matrix  # [E, T]
+    logging: Matrix  # [E, T, K], probabilities
+    target: Matrix  # [E, T, K]
+    q: Matrix  # [E, T, K]
+
+    def of_logged(self, values: Matrix) -> Matrix:
+        """The values [E, T] of the logged actions."""
+        return np.take_along_axis(values, self.actions[..., None], axis=2)[..., 0]
+
+    @property
+    def ratios(self) -> Matrix:
+        return self.of_logged(self.target) / self.of_logged(self.logging)
+
+    @property
+    def v_target(self) -> Matrix:
+        return (self.target * self.q).sum(axis=2)
+
+
+def random_log(seed: int, num_episodes: int = 300, horizon: int = 1, num_candidates: int = 5) -> RandomLog:
+    rng = np.random.default_rng(seed)
+    shape = (num_episodes, horizon, num_candidates)
+    logging, target = rng.dirichlet(np.full(num_candidates, 1.5), size=(2, num_episodes, horizon))
+    actions = (rng.random((*shape[:2], 1)) > np.cumsum(logging, axis=2)[..., :-1]).sum(axis=2)
+    rewards = rng.integers(0, 4, size=shape[:2]).astype(float)
+    return RandomLog(actions, rewards, logging, target, rng.normal(1.5, 1.0, size=shape))
+
+
+@pytest.fixture(scope="module")
+def obp() -> ModuleType:
+    return obp_module("ope.estimators")
+
+
+@pytest.fixture(scope="module")
+def obp_slate() -> ModuleType:
+    return obp_module("ope.estimators_slate")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("max_weight", [np.inf, 2.0])
+def test_on_one_step_episodes_estimates_equal_those_of_obp(obp: ModuleType, seed: int, max_weight: float) -> None:
+    log = random_log(seed)
+    draws = bootstrap(len(log.actions), num_resamples=2)
+    assert (log.ratios > 2.0).mean() > 0.05  # the truncation bites
+    given_log = {"reward": log.rewards[:, 0], "action": log.actions[:, 0], "pscore": log.of_logged(log.logging)[:, 0]}
+    choices = log.target[:, 0, :, None]  # [E, K, 1]: obp's policies choose for each place of a list
+
+    ips = obp.InverseProbabilityWeighting(lambda_=max_weight)
+    of_zeros = doubly_robust(
+        log.rewards, log.ratios, 0 * log.rewards, 0 * log.rewards, draws, discount=0.9, max_weight=max_weight
+    )
+    assert of_zeros.value == pytest.approx(ips.estimate_policy_value(**given_log, action_dist=choices))
+
+    dr = obp.DoublyRobust(lambda_=max_weight)
+    ours = doubly_robust(
+        log.rewards, log.ratios, log.of_logged(log.q), log.v_target, draws, discount=0.9, max_weight=max_weight
+    )
+    model = log.q[:, 0, :, None]
+    assert ours.value == pytest.approx(
+        dr.estimate_policy_value(**given_log, action_dist=choices, estimated_rewards_by_reg_model=model)
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_on_one_step_episodes_self_normalised_and_mean_estimates_equal_those_of_obp(obp: ModuleType, seed: int) -> None:
+    log = random_log(seed)
+    draws = bootstrap(len(log.actions), num_resamples=2)
+    reward, action, pscore = log.rewards[:, 0], log.actions[:, 0], log.of_logged(log.logging)[:, 0]
+    wis = per_decision_wis(log.rewards, log.ratios, draws, discount=0.9)
+    assert wis.value == pytest.approx(
+        obp.SelfNormalizedInverseProbabilityWeighting().estimate_policy_value(
+            reward=reward, action=action, pscore=pscore, action_dist=log.target[:, 0, :, None]
+        )
+    )
+    as_logged = np.eye(log.q.shape[2])[action][..., None]  # the policy that does what was logged: all of it is replayed
+    assert mean_return(log.rewards, draws, discount=0.9).value == pytest.approx(
+        obp.ReplayMethod().estimate_policy_value(reward=reward, action=action, action_dist=as_logged)
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_on_longer_episodes_estimates_equal_those_of_obp_for_slates(obp_slate: ModuleType, seed: int) -> None:
+    """A slate whose places are read from the top, each reward depending on those above, is an episode without a discount.
+
+    The discount is put into the rewards and the model, which are then those of such a slate.
+    """
+    horizon, discount = 4, 0.8
+    log = random_log(seed, horizon=horizon)
+    num_episodes, _, num_candidates = log.q.shape
+    draws = bootstrap(num_episodes, num_resamples=2)
+    discounts = discount ** np.arange(horizon)
+    slates = {
+        "slate_id": np.repeat(np.arange(num_episodes), horizon),
+        "position": np.tile(np.arange(horizon), num_episodes),
+        "reward": (log.rewards * discounts).ravel(),
+        "pscore_cascade": np.cumprod(log.of_logged(log.logging), axis=1).ravel(),
+        "evaluation_policy_pscore_cascade": np.cumprod(log.of_logged(log.target), axis=1).ravel(),
+    }
+    wis = per_decision_wis(log.rewards, log.ratios, draws, discount=discount)
+    reference = obp_slate.SelfNormalizedSlateRewardInteractionIPS(len_list=horizon)
+    assert wis.value == pytest.approx(reference.estimate_policy_value(**slates))
+
+    dr = doubly_robust(log.rewards, log.ratios, log.of_logged(log.q), log.v_target, draws, discount=discount)
+    reference = obp_slate.SlateCascadeDoublyRobust(len_list=horizon, n_unique_action=num_candidates)
+    assert dr.value == pytest.approx(
+        reference.estimate_policy_value(
+            **slates,
+            action=log.actions.ravel(),
+            q_hat=(log.q * discounts[:, None]).ravel(),
+            evaluation_policy_action_dist=log.target.ravel(),
+        )
+    )

@@ -1,4 +1,4 @@
-"""The processes that a check started, found and killed by their number: what a hard kill of one of them needs."""
+"""Processes of this machine, found and ended by their number: what the kill of one of them needs."""
 
 import os
 import signal
@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from acceptance.claims import environment
 from lib.pipeline import ROOT
 
 POLL_SECONDS = 0.02
-MOST_SECONDS_OF_SETUP = 1200
 T = TypeVar("T")
 
 
@@ -28,17 +26,18 @@ class Process:
 
 
 def running() -> dict[int, Process]:
-    """Every process, by its number."""
+    """Every process that has not ended, by its number."""
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 # The fields after the name, which stands in brackets and may hold anything: state, parent.
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found[int(folder.name)] = Process(int(folder.name), parent, command)
+            if state != "Z":  # it has ended and waits for its parent to notice
+                found[int(folder.name)] = Process(int(folder.name), int(parent), command)
     return found
 
 
@@ -72,7 +71,7 @@ def wait_for(condition: Callable[[], T | None], *, seconds: float, what: str, st
 
 @contextmanager
 def started(
-    command: Sequence[str], *, log: Path, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
+    command: Sequence[str], *, log: Path, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A command that runs meanwhile, in a group of its own that ends with the block; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +79,7 @@ def started(
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**environment(), **(extra or {})},
+            env=env,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -91,42 +90,6 @@ def started(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-class Turned(NamedTuple):
-    """A run of the wheel to its end: seconds until it showed its first stage, seconds in all, what it printed."""
-
-    start_seconds: float
-    seconds: float
-    text: str
-
-    @property
-    def num_passed_over(self) -> int:
-        """Jobs that were found unchanged."""
-        return sum("unchanged" in line for line in self.text.splitlines())
-
-
-def watched_turn(
-    command: Sequence[str], *, log: Path, cwd: Path = ROOT, extra: Mapping[str, str] | None = None
-) -> Turned:
-    """Turn the wheel by a command and note when it begins its first stage.
-
-    Raises:
-        RuntimeError: it failed, with the end of its output.
-    """
-    began = time.monotonic()
-    with started(command, log=log, cwd=cwd, extra=extra) as process:
-        wait_for(
-            lambda: "\n[1/" in f"\n{log.read_text()}" or None,
-            seconds=MOST_SECONDS_OF_SETUP,
-            what="the first stage",
-            started=process,
-        )
-        start_seconds = time.monotonic() - began
-        code = process.wait()
-    if code != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {code}: {log.read_text()[-2000:]}")
-    return Turned(start_seconds, time.monotonic() - began, log.read_text())
 
 
 def kill(pid: int) -> None:
