@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from gan.adverts.typesetting import Box, drawable, fit, font
-from gan.pictures import Pictures
+from gan.arrays import Pictures
 from gan.provenance import MARK
 from gan.training.networks import Generator
 

@@ -161,7 +161,15 @@ PIPELINE: tuple[Job, ...] = (
         reads=("bronze/images",),
         may_read=("silver/items",),
         writes=("gold/model_metrics",),
-        code=("gan/adverts", "gan/generator.py", "gan/metrics", "gan/provenance.py", "gan/training", "lib/statistics"),
+        code=(
+            "gan/adverts",
+            "gan/arrays.py",
+            "gan/generator.py",
+            "gan/metrics",
+            "gan/provenance.py",
+            "gan/training",
+            "lib/statistics",
+        ),
     ),
     Job(
         "make_creatives",
@@ -170,7 +178,7 @@ PIPELINE: tuple[Job, ...] = (
         reads=("gold/recommendations", "silver/items"),
         models=("gan",),
         writes=("gold/creatives",),
-        code=("gan/adverts", "gan/generator.py", "gan/metrics", "gan/provenance.py", "gan/training"),
+        code=("gan/adverts", "gan/arrays.py", "gan/generator.py", "gan/metrics", "gan/provenance.py", "gan/training"),
     ),
     Job(
         "report",

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from gan.adverts.layouts import Layout, layout_of
 from gan.adverts.palette import WHITE, Palette, Rgb, palette_of
 from gan.adverts.typesetting import Box, SetText, drawable, fit, font, text_width
-from gan.pictures import Picture
+from gan.arrays import Picture
 from gan.provenance import MARK
 
 SMOOTH = 4  # shapes are drawn this many times larger, then scaled down, for smooth edges

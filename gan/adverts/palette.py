@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gan.pictures import Picture
+from gan.arrays import Picture
 
 Floats = NDArray[np.float64]
 Rgb = tuple[int, int, int]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gan.pictures import Pictures
+from gan.arrays import Pictures
 
 Floats = NDArray[np.float64]
 SIDE = 32  # pictures are averaged down to it before anything is measured; R must be a multiple

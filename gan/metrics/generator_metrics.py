@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from gan.arrays import Pictures
 from gan.metrics.features import FeatureSpace
 from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality, ball_radii, inside_manifold
-from gan.pictures import Pictures
 from gan.training.dataset import PreparedPictures
 
 Floats = NDArray[np.float64]

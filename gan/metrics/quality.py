@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from gan.arrays import Pictures
 from gan.metrics.features import FeatureSpace
 from gan.metrics.memorisation import CopyDetector
-from gan.pictures import Pictures
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from gan.pictures import Picture, Pictures
+from gan.arrays import Picture, Pictures
 
 Category = tuple[str, ...]  # coarse to fine
 

@@ -25,11 +25,11 @@ from pydantic import Field, field_validator
 
 from gan.adverts.composition import Copy, compose, marked, price_text
 from gan.adverts.layouts import parse_size
+from gan.arrays import Picture
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
 from gan.metrics.features import averaged
 from gan.metrics.generator_metrics import feature_space, quality_of
 from gan.metrics.quality import CategoryQuality
-from gan.pictures import Picture
 from gan.provenance import SourceType, provenance, save
 from gan.training import dataset
 from gan.training.dataset import PreparedPictures

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
+from gan.arrays import Picture
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
 from gan.metrics.generator_metrics import Measure, measure, qualities
 from gan.metrics.quality import NUM_NEIGHBOURS
-from gan.pictures import Picture
 from gan.provenance import provenance, save
 from gan.training import dataset
 from gan.training.augment import AUGMENTATIONS
