@@ -4,17 +4,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lib.cleaning.fields import NUMBER, type_events
 from lib.cleaning.pseudonyms import load_key, pseudonyms
 from lib.cli.jobs import load_job
+from lib.engines.spark import session
+from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import history
 from lib.settings import PrivacySettings
 from lib.tables import contract
+from tests.lakes import START
 
 ROOT = Path(__file__).parents[3]
 MAPPING = """
@@ -232,3 +237,56 @@ def test_a_value_of_a_mismapped_column_is_shown_and_not_recorded(shop: Shop, cap
     logs = [file.read_text() for file in (shop.lake.folder / "logs").iterdir()]
     assert logs
     assert not any("ann@shop" in text for text in (*logs, str(row)))
+
+
+IDS = ["ann", "-", "null", "0", "17850.0", ' " ', "{}", "ß", None]
+NESTED = [
+    '{"id": "ann"}',
+    '{"id": 1}',
+    '{"id": 1.50}',
+    '{"id": 0}',
+    '{"id": true}',
+    '{"id": null}',
+    '{"id": {"a": 1}}',
+    "x",
+    "[1]",
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "num_users"),
+    [
+        ({"names": {"user_id": "user"}}, 8),
+        ({"names": {"user_id": "user"}, "null_values": ["-", "null"]}, 6),
+        ({"names": {"user_id": "who.id"}, "null_values": ["0"]}, 5),
+        ({"constants": {"user_id": "{shop}"}}, 1),
+        ({}, 0),
+    ],
+)
+def test_a_record_goes_to_the_shard_of_the_very_user_that_it_is_typed_to(given: dict[str, Any], num_users: int) -> None:
+    names = {"item_id": "item", "event_time": "time"} | given.get("names", {})
+    source = {"files": "{shop}/*.csv", "events": [{"type": "view"}], **given, "names": names}
+    mapping = LogMapping(name="own", sources={"lines": source})
+    origin = {"item": "i", "time": "2024-01-01", "source_file": "north/1.csv", "malformed": None}
+    rows = [origin | {"user": user, "who": who} for user, who in zip(IDS, NESTED, strict=True)]
+    texts = pa.Table.from_pylist(rows, schema=pa.schema(dict.fromkeys((*origin, "user", "who"), pa.string())))
+
+    job = load_job(JOBS["clean"])
+    frame = session(job.CleanSettings(cluster={"driver_memory": "1g"})).createDataFrame(texts)
+    own = ["item", "time", "user", "who"]
+    key = job.text_of("user_id", mapping.sources["lines"], own)
+    shards = [row["key"] for row in frame.select(key.alias("key")).collect()]
+
+    records = (
+        pl.DataFrame(texts)
+        .with_row_index(NUMBER)
+        .with_columns(
+            record_number=pl.int_range(pl.len()),
+            source_file_sha256=pl.lit("f"),
+            batch_id=pl.lit("b"),
+            arrived_at=pl.lit(START),
+        )
+    )
+    typed = type_events(records, "lines", mapping).sort("record")["user_id"].to_list()
+    assert shards == typed
+    assert len(set(typed) - {None}) == num_users
