@@ -1,4 +1,4 @@
-"""The lakes that several checks look at: each turned once for the same code, from nothing, and timed."""
+"""The lakes that several checks look at: each brought up to date once for the same code, which runs only the jobs that it changed."""
 
 import fcntl
 import json
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.claims import DATA, turn
-from acceptance.results import CODE, STATE, code_hash
+from acceptance.results import STATE
+from acceptance.rooms import COMMAND, EVERY_JOB, code_hash, rooms_of
+from lib.cleaning.pseudonyms import default_key_file
 from lib.lake.lake import Lake
 from lib.lake.query import query
 
@@ -24,19 +26,19 @@ REAL_LOGS = ("online_retail", "rees46", "obd")
 _failed: dict[str, str] = {}  # lakes that could not be made, with the error: other checks that want them fail at once
 
 
-def market() -> Path:
+def market(*, from_nothing: bool = False) -> Path:
     """The lake of the default simulated market."""
-    return _turned("market", ())
+    return _up_to_date("market", (), from_nothing=from_nothing)
 
 
 def small_market() -> Path:
     """The lake of a small simulated market."""
-    return _turned("small_market", SMALL_MARKET)
+    return _up_to_date("small_market", SMALL_MARKET)
 
 
-def real_log(name: str) -> Path:
+def real_log(name: str, *, from_nothing: bool = False) -> Path:
     """The lake of one of the real logs, known by the name of its format and folder."""
-    return _turned(name, ("--logs", str(DATA / name), "--format", name))
+    return _up_to_date(name, ("--logs", str(DATA / name), "--format", name), from_nothing=from_nothing)
 
 
 def rows(lake: Lake, sql: str) -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ def row(lake: Lake, sql: str) -> dict[str, Any]:
 
 
 def seconds_of(lake: Path) -> float:
-    """How long the whole wheel took on a lake, from nothing."""
+    """How long the whole pipeline took on a lake, when it last ran there."""
     return float(json.loads(_stamp(lake).read_text())["seconds"])
 
 
@@ -84,24 +86,27 @@ def remove(lake: Path) -> None:
 
 def key_of(lake: Path) -> Path:
     """The file of a lake's pseudonym key."""
-    return lake.with_name(f"{lake.name}.key")
+    return default_key_file(str(lake))
 
 
-def _turned(name: str, arguments: Sequence[str]) -> Path:
-    lake, code = LAKES / name, code_hash(*CODE)
+def _up_to_date(name: str, arguments: Sequence[str], *, from_nothing: bool = False) -> Path:
+    """A lake on which the pipeline of this code has run; where `from_nothing` is asked for, in one run that began with no lake."""
+    lake, code = LAKES / name, code_hash({*rooms_of(EVERY_JOB), *COMMAND})
     LAKES.mkdir(parents=True, exist_ok=True)
     with (LAKES / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the acceptance may be making it
-        if not _stamp(lake).is_file() or json.loads(_stamp(lake).read_text())["code"] != code:
+        stamp = json.loads(_stamp(lake).read_text()) if _stamp(lake).is_file() else None
+        if stamp is None or stamp["code"] != code or (from_nothing and not stamp["from_nothing"]):
             if name in _failed:
                 raise RuntimeError(_failed[name])
-            print(f"  turns the wheel on {name}", flush=True)
+            anew = from_nothing or stamp is None
+            print(f"  runs the pipeline on {name}{' from nothing' if anew else ''}", flush=True)
             try:
-                seconds, _ = turn(empty(name), *arguments)
+                seconds, _ = turn(empty(name) if anew else lake, *arguments)
             except RuntimeError as error:
                 _failed[name] = str(error)
                 raise
-            _stamp(lake).write_text(json.dumps({"code": code, "seconds": seconds}))
+            _stamp(lake).write_text(json.dumps({"code": code, "seconds": seconds, "from_nothing": anew}))
     return lake
 
 

@@ -1,23 +1,13 @@
 """What each check showed, kept outside the checkout by check and code: a run that was cut off goes on where it stood."""
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from acceptance.claims import Claim
-from lib.pipeline import ROOT
 
 STATE = Path(os.environ.get("CARTWHEEL_ACCEPTANCE_STATE", "~/.cache/cartwheel/acceptance")).expanduser().absolute()
-CODE = ("lib", "rl", "gan", "jobs", "conf")
-REPORT = ("lib/report",)  # they change no table
-# What a check shows beside the code of the pipeline.
-FURTHER: dict[str, tuple[str, ...]] = {
-    "bad_input": ("tests",),
-    "fresh_clone": (*REPORT, ".ci", "Makefile", "requirements.lock", "requirements-no-deps.lock"),
-    "fresh_tests": (*REPORT, ".ci", "Makefile", "requirements.lock", "requirements-no-deps.lock", "tests"),
-}
 
 
 @dataclass(frozen=True)
@@ -37,22 +27,6 @@ class Result:
     def holds(self) -> bool:
         """Every claim of the check holds, and there is one."""
         return self.error is None and bool(self.claims) and all(claim.holds for claim in self.claims)
-
-
-def code_hash(*paths: str) -> str:
-    """Identity of the sources below the given paths of the checkout, the report's apart where it is not named."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in [ROOT / path] if (ROOT / path).is_file() else sorted((ROOT / path).rglob("*")):
-            name = file.relative_to(ROOT).as_posix()
-            if file.is_file() and "__pycache__" not in file.parts and (path in REPORT or not name.startswith(REPORT)):
-                digest.update(f"{name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def code_of(check: str) -> str:
-    """Identity of all that a check's result depends on."""
-    return code_hash(*CODE, *FURTHER.get(check, ()), f"acceptance/{check}.py", "acceptance/same.py")
 
 
 def load(check: str) -> Result | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance import page, results
+from acceptance import page, results, rooms
 from acceptance.claims import Claim
 from acceptance.results import Result
 
@@ -32,7 +32,7 @@ def test_a_check_holds_when_all_its_claims_do_and_there_is_one() -> None:
 
 def test_the_page_tells_what_failed_what_is_of_other_code_and_what_has_not_run(state: Path) -> None:
     failed = Result(
-        "policy", results.code_of("policy"), "abc1234", "2026-01-21 10:00", "2 cores", 30.0, [], "KeyError: 'x'"
+        "policy", rooms.code_of("policy"), "abc1234", "2026-01-21 10:00", "2 cores", 30.0, [], "KeyError: 'x'"
     )
     page.write_page({"ranking": "Rankings", "policy": "The policy", "times": "Times"}, [RESULT, failed])
     lines = page.PAGE.read_text().splitlines()
