@@ -1,1 +1,1 @@
-"""Decisions: the market with known truth, what a policy observes of it, learning from logs, off-policy evaluation."""
+"""Decisions: a simulated market with known truth, observations, learning from logs, off-policy evaluation."""

@@ -1,12 +1,15 @@
-"""What a policy sees at a decision: pure functions from a log's arrays, used by the decisions job and by the market alike.
+"""What a policy observes at a decision: pure functions on a log's arrays, used by the decisions job and by the market.
 
-The raw counts behind an observation (`Counts`) are found in two ways: `read_decisions` finds them in a log, by searching;
-the
-market carries them along while it simulates. Both give them to `observe`, the one place that makes features of
-counts, so a policy sees in the market what it saw in the log.
+The raw counts behind an observation (`Counts`) come from two sources: `rl/dataset/logged.py` searches a log for them, and the
+market keeps them while it simulates. `observe` alone turns counts into features, so a policy sees in the market what it saw in
+the log.
 
-All that is seen of a user is what happened before the session's first decision; all that is seen of the session is its
-earlier decisions and the reactions to them up to now; all that is seen of an item are counts before the decision's UTC date.
+A policy sees the user's events before the session's first decision, the session's earlier decisions and the reactions to them so
+far, and each item's counts before the decision's UTC date.
+
+In `rl`, a click is a click-through: a view event with a request id, which it shares with the impression that it answers. A view
+that follows a search, for example, has no request id and is not a click. The profiles in gold use the word differently: there, a
+click is any action of a shopper (`lib/features/profiles.py`).
 """
 
 from collections.abc import Sequence
@@ -20,51 +23,51 @@ Floats = NDArray[np.floating[Any]]
 
 IMPRESSION, VIEW, CART, PURCHASE = range(4)
 KINDS = ("impression", "view", "cart", "purchase")  # the event types that count here, by code
-COUNTED = ("impressions", "clicks", "views", "carts", "purchases")  # a click is a view with a request
-EVENT_WEIGHT = np.array([0.0, 1.0, 2.0, 4.0])  # by kind: how much an event says of its user's taste
+COUNTED = ("impressions", "clicks", "views", "carts", "purchases")  # a click-through counts as click and as view
+EVENT_WEIGHT = np.array([0.0, 1.0, 2.0, 4.0])  # by kind: how much an event says about its user's taste
 MAX_STEPS = 5
 DAY_US = 86_400_000_000
 
 STATE_FEATURES = (
-    "past_impressions",  # ln(1 + n) / 5, and so the other counts; the user, before the session
+    "past_impressions",  # of the user, before the session: ln(1 + n) / 5, like the four counts below
     "past_clicks",
     "past_views",
     "past_carts",
     "past_purchases",
-    "click_rate",  # clicks per impression, smoothed
+    "click_rate",  # click-throughs per impression, smoothed
     "purchase_rate",  # purchases per view, smoothed
-    "price_level",  # weighted mean price position of what the user touched, 0.5 where that is nothing
-    "recency",  # ln(1 + hours from the session before to the first decision) / 7, at most 1; 1 where there was none
+    "price_level",  # mean price position of the items in the user's events, weighted by EVENT_WEIGHT; 0.5 without any
+    "recency",  # ln(1 + hours from the previous session to the first decision) / 7, at most 1; 1 without one
     "hour_sin",
     "hour_cos",
-    "step",  # decisions in this session so far / 5, and so the next three; the session, up to now
+    "step",  # earlier decisions in this session / 5, like the three counts below
     "session_clicks",
     "session_carts",
     "session_purchases",
-    "last_clicked",  # 1 when the decision before was clicked
+    "last_clicked",  # 1 when the previous decision was clicked
 )
 CANDIDATE_FEATURES = (
-    "category_share",  # share of the user's past weight in the candidate's fine category, smoothed towards 0
-    "group_share",  # in its coarse category
-    "brand_share",  # in its brand
+    "category_share",  # share of the user's past EVENT_WEIGHT in the candidate's fine category, smoothed towards 0
+    "group_share",  # the same in its coarse category
+    "brand_share",  # the same for its brand
     "price_position",  # share of the items of its fine category that cost less
     "price_gap",  # |price_position - price_level|
     "item_viewed",  # ln(1 + n): the user's earlier views of it
     "item_bought",  # ln(1 + n): the user's earlier purchases of it
-    "item_click_rate",  # clicks per impression of all users, smoothed to the shop's; x 2
-    "item_cart_rate",  # carts per view, likewise
-    "item_purchase_rate",  # purchases per view, likewise
+    "item_click_rate",  # click-throughs per impression of all users, smoothed towards the shop's rate; x 2
+    "item_cart_rate",  # carts per view, in the same way
+    "item_purchase_rate",  # purchases per view, in the same way
     "item_popularity",  # ln of its purchases over an average item's, / 3, within -1..1
     "shown_item",  # times shown in the session
     "shown_category",  # times its fine category was shown in the session / 5
     "shown_group",  # times its coarse category was shown / 5
-    "clicked_category",  # clicks in the session on its fine category / 5
-    "last_category",  # 1 when the decision before showed its fine category
+    "clicked_category",  # click-throughs in the session on its fine category / 5
+    "last_category",  # 1 when the previous decision showed its fine category
 )
 
 
 class Catalogue(NamedTuple):
-    """Item attributes as arrays of shape (I,), by item index; codes count from 0, unknown being a code of its own."""
+    """Item attributes as arrays of shape (I,), by item index; codes count from 0, and unknown has its own code."""
 
     category: Ints  # fine
     group: Ints  # coarse category
@@ -77,7 +80,7 @@ class Catalogue(NamedTuple):
     ) -> "Catalogue":
         """The catalogue of I items as silver/items holds them: categories coarse to fine, brands, prices.
 
-        An item without a category shares one with all such items; so do items without a brand.
+        All items without a category share one code, and so do all items without a brand.
         """
         paths = [tuple(path or ()) for path in categories]
         category, group = (
@@ -98,12 +101,12 @@ class Counts(NamedTuple):
     """The raw counts behind N observations with K candidates each."""
 
     past: Floats  # (N, 5) the user's events before the session's first decision, as COUNTED
-    past_weight: Floats  # (N,) sum of EVENT_WEIGHT over them
-    past_price: Floats  # (N,) the same times the item's price position
-    hours_away: Floats  # (N,) since the session before; inf where there was none
+    past_weight: Floats  # (N,) sum of EVENT_WEIGHT over these events
+    past_price: Floats  # (N,) the same, each times its item's price position
+    hours_away: Floats  # (N,) since the previous session; inf without one
     hour: Floats  # (N,) of day, UTC
     step: Floats  # (N,) decisions of the session before this one
-    reactions: Floats  # (N, 3) clicks, carts, purchases in reaction to them
+    reactions: Floats  # (N, 3) click-throughs, carts, purchases in reaction to these
     last_clicked: Floats  # (N,) 0 or 1
     category_weight: Floats  # (N, K) EVENT_WEIGHT of the user's past in the candidate's fine category
     group_weight: Floats  # (N, K)
@@ -121,9 +124,9 @@ class Counts(NamedTuple):
 
 
 def observe(counts: Counts) -> tuple[Floats, Floats]:
-    """Features of a policy's observation: states (N, S) and candidate features (N, K, F), float32.
+    """The observations of a policy: states (N, S) and candidate features (N, K, F), float32.
 
-    Columns are STATE_FEATURES and CANDIDATE_FEATURES; all lie roughly in 0..1.
+    The columns are STATE_FEATURES and CANDIDATE_FEATURES; most values lie in 0..1.
     """
     c = counts
     price_level = (c.past_price + 1.0) / (c.past_weight + 2.0)
@@ -178,5 +181,5 @@ def smoothed_rate(hits: Floats, trials: Floats, shop_hits: Floats, shop_trials: 
 
 
 def _codes(texts: Sequence[str]) -> Ints:
-    """Each text's code, 0 for the first in order of text."""
+    """A code for each text: its place among the distinct texts in alphabetical order."""
     return np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)[1].astype(np.int64)

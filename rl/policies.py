@@ -12,7 +12,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 class ActionValues(Protocol):
-    """What tabular Q-learning and DQN have in common."""
+    """What tabular Q-learning and DQN both provide."""
 
     def action_values(self, states: Floats, candidates: Floats, mask: Flags) -> Floats:
         """Q of each candidate, [n, k]: states [n, d], candidates [n, k, c], mask [n, k]; -inf where the mask is false."""
@@ -20,7 +20,7 @@ class ActionValues(Protocol):
 
 
 def softmax(values: Floats, temperature: float) -> Matrix:
-    """Probabilities [n, k] in proportion to exp(value / temperature); 0 where the value is -inf, which must not be everywhere."""
+    """Probabilities [n, k] proportional to exp(value / temperature), 0 where the value is -inf; each row needs a finite value."""
     scaled = np.asarray(values, dtype=np.float64) / temperature
     weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     probabilities: Matrix = weights / weights.sum(axis=1, keepdims=True)
@@ -29,7 +29,7 @@ def softmax(values: Floats, temperature: float) -> Matrix:
 
 @dataclass(frozen=True)
 class ServedPolicy:
-    """A softmax over learned action values, mixed with the logging policy so that every logged choice keeps a chance."""
+    """A softmax over learned action values, mixed with the logging policy so that every logged choice stays possible."""
 
     values: ActionValues
     temperature: float
@@ -40,9 +40,9 @@ class ServedPolicy:
         return softmax(self.values.action_values(states, candidates, mask), self.temperature)
 
     def __call__(self, states: Floats, candidates: Floats, logging: Floats) -> Matrix:
-        """The whole policy's probabilities [n, k], where the logging policy's `logging` [n, k] are known, as in serving.
+        """The whole policy's probabilities [n, k], given the logging policy's, `logging` [n, k], which are known in serving.
 
-        Candidates that the logging policy never shows (probability 0) are not shown.
+        A candidate that the logging policy never shows (probability 0) has probability 0.
         """
         learned = self.learned_part(states, candidates, np.asarray(logging) > 0)
         return (1 - self.epsilon) * learned + self.epsilon * np.asarray(logging, dtype=np.float64)

@@ -93,9 +93,7 @@ def _rectangle(width: int, height: int) -> Layout:
 
 def _tall(width: int, height: int) -> Layout:
     """Picture on top, words below it, price and button at the foot."""
-    unit = min(
-        width, round(height * 0.27)
-    )  # limited by the height, so that a broad advert leaves enough room for its texts
+    unit = min(width, round(height * 0.27))  # so that a broad advert leaves enough room for its texts
     edge = round(unit * 0.075)
     side = width - 2 * edge
     panel = Box(0, 0, width, max(side + 2 * edge, round(height * 0.42)))

@@ -124,7 +124,7 @@ def ellipsised(lines: Sequence[str], face: FreeTypeFont, width: int, max_lines: 
 
 
 def fit(text: str, box: Box, *, sizes: Sequence[int], weight: Weight, max_lines: int) -> SetText:
-    """The text at the largest of `sizes` (descending) at which it fits the box; where none does, at the smallest, cut by an ellipsis."""
+    """The text at the first of `sizes` (descending) at which it fits the box, else at the last one, cut by an ellipsis."""
     assert list(sizes) == sorted(sizes, reverse=True)
     for size in sizes:
         face = font(weight, size)

@@ -1,8 +1,8 @@
 """How good a generator is as a whole: precision, coverage and more, measured within each class, then taken over all classes.
 
 Precision and recall: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"; coverage:
-Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models". All are measured within a class: a good shoe among
-the bags counts as wrong. A class weighs as much as it has pictures.
+Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models". All are measured within a class: a good shoe
+among the bags counts as wrong. A class weighs as much as it has pictures.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -43,9 +43,9 @@ def inside_manifold(features: Floats, reference: Floats, radii: Floats) -> Flags
 
 
 def realism(features: Floats, reference: Floats, radii: Floats) -> Floats:
-    """How deep each point lies in the manifold: the largest radius / distance over all balls, 1 at a ball's surface: [N] (their equation 3).
+    """How deep each point lies in the manifold: the largest radius / distance over all balls, 1 at a ball's surface: [N].
 
-    As in their paper, the wider half of the balls, which surround isolated pictures, is left out.
+    Equation 3 of Kynkäänniemi et al. 2019; as there, the wider half of the balls, which surround isolated pictures, is left out.
     """
     is_dense = radii <= np.median(radii)
     distances = np.maximum(cdist(features, reference[is_dense]), np.finfo(float).tiny)

@@ -1,9 +1,9 @@
 """Differentiable augmentation (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training").
 
-Real and generated pictures are both augmented before the discriminator sees them, and gradients pass through to the generator. So
-the discriminator cannot memorise a few hundred pictures, and the augmentations do not show in what is generated. Each picture
-is augmented at random, by the random generator passed in. Pictures are [N, 3, R, R] in -1..1; the result has the same shape, and its
-values may leave -1..1.
+Real and generated pictures are both augmented before the discriminator sees them, and gradients pass through to the generator.
+So the discriminator cannot memorise a few hundred pictures, and the augmentations do not show in what is generated. Each
+picture is augmented at random, by the random generator passed in. Pictures are [N, 3, R, R] in -1..1; the result has the same
+shape, and its values may leave -1..1.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +40,8 @@ def translation(pictures: Tensor, random: torch.Generator) -> Tensor:
     side = pictures.shape[-1]
     reach = round(side * TRANSLATION_FRAC)
     down, right = (_integers(pictures, -reach, reach, random)[:, None] for _ in range(2))
-    place = (
-        torch.arange(side, device=pictures.device)[None] + reach
-    )  # of each output row or column, in the padded picture
+    # the index of each output row or column in the padded picture
+    place = torch.arange(side, device=pictures.device)[None] + reach
     rows, columns = (place + down)[:, :, None], (place + right)[:, None, :]  # [N, R, 1], [N, 1, R]
     padded = pad(pictures, (reach, reach, reach, reach)).permute(0, 2, 3, 1)  # [N, R + 2 reach, R + 2 reach, 3]
     picture = torch.arange(len(pictures), device=pictures.device)[:, None, None]

@@ -1,7 +1,8 @@
 """Product pictures prepared for training: decoded, squared, scaled down, labelled, and split into training and held-out ones.
 
-A prepared file is Parquet with a row for each picture: item_id, label, is_held_out and the pixels (uint8, [3, R, R]). Its metadata
-holds the names of the classes and the resolution. A class is a category path joined by " / ", or ALL for items without a category.
+A prepared file is Parquet with a row for each picture: item_id, label, is_held_out and the pixels (uint8, [3, R, R]). Its
+metadata holds the names of the classes and the resolution. A class is a category path joined by " / ", or ALL for items without
+a category.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The losses: hinge for the adversarial epochs, reconstruction for the start epochs.
 
-Hinge: Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17; scores are [N]. Reconstruction: the variational autoencoder of Kingma
-& Welling 2014, with a weight on its divergence (Higgins et al. 2017).
+Hinge: Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17; scores are [N]. Reconstruction: the variational autoencoder of
+Kingma & Welling 2014, with a weight on its divergence (Higgins et al. 2017).
 """
 
 from torch import Tensor

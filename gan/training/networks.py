@@ -16,7 +16,7 @@ SMALLEST = 4  # side of the coarsest feature map
 
 
 def channels_by_side(resolution: int, base_channels: int) -> dict[int, int]:
-    """Channels of the feature maps by side, from 4 to half the resolution: doubled as the side halves, at most `base_channels` x 8."""
+    """Channels of the feature maps by side, from 4 to R / 2: doubled as the side halves, at most 8 x `base_channels`."""
     if resolution not in RESOLUTIONS:
         raise ValueError(f"resolution is {resolution}; allowed are {RESOLUTIONS}")
     sides = [SMALLEST]

@@ -49,7 +49,7 @@ def train_worker(config: dict[str, Task]) -> None:
 def fit(prepared: Path, options: TrainOptions, cluster: ClusterSettings, *, name: str, max_failures: int) -> TrainState:
     """Train on a prepared file and return the final state; checkpoints lie beside the file.
 
-    A training that was begun there under the same name goes on from its last checkpoint. Lost workers are started again up to
+    A training that was begun there under the same name resumes from its last checkpoint. Lost workers are started again up to
     `max_failures` times.
     """
     task = Task(str(prepared), options, cluster.use_gpu)

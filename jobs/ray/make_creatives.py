@@ -130,7 +130,7 @@ def ranked_items(counts: Mapping[str, int]) -> list[str]:
 def shown_products(
     item_ids: Sequence[str], products: Mapping[str, Product], classes: Sequence[str]
 ) -> list[tuple[Product, int]]:
-    """The known products of a category that the generator has learned, each with the label of its class, in the order of the ids."""
+    """The products that belong to a class of the generator, each with the label of its class, in the order of the ids."""
     known = [products[item] for item in item_ids if item in products]
     names = [dataset.class_of(product.category, classes) for product in known]
     return [(product, classes.index(name)) for product, name in zip(known, names, strict=True) if name is not None]

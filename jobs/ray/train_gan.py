@@ -41,13 +41,11 @@ MODEL = "gan"
 ROWS_PER_READ = 256  # pictures decoded at a time
 GRID_CLASSES, GRID_PICTURES = 24, 8
 BETA1, BETA2 = 0.0, 0.99  # of Adam in the adversarial epochs
-NEEDED = (
-    NUM_NEIGHBOURS + 2
-)  # least pictures of a class: each training picture needs its neighbours, and one is held out
+NEEDED = NUM_NEIGHBOURS + 2  # least pictures of a class: one with its neighbours, and one held out
 
 
 class TrainGanSettings(JobSettings):
-    """The defaults were chosen on the simulator's drawn pictures and checked on fashion photographs; training takes minutes on 2 cores."""
+    """The defaults suit the simulator's drawn pictures and photographs of fashion; training takes minutes on 2 cores."""
 
     resolution: Literal[32, 64] = Field(32, description="side of the pictures, in pixels")
     num_epochs: int = Field(21, ge=1, description="epochs, including the start epochs; each leaves a checkpoint")

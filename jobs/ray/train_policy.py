@@ -1,10 +1,10 @@
 """train_policy: gold/decisions -> gold/policy_values, a version of the model `policy`.
 
-Learns Q on the training split with tabular Q-learning, a readable baseline, and with RLlib's DQN. Chooses each policy's temperature
-on valid and estimates its value on test, by per-decision self-normalised importance sampling and by the doubly robust estimator. DQN's
-policy is promoted only when the lower bound of its value beats the logging policy's value. On a simulated log the true values are
-written as well. Checkpoints lie in the run's folder, and a killed run resumes from the last one. A rerun, a retry or a kill
-changes nothing.
+Learns Q on the training split with tabular Q-learning, a readable baseline, and with RLlib's DQN. Chooses each policy's
+temperature on valid and estimates its value on test, by per-decision self-normalised importance sampling and by the doubly
+robust estimator. DQN's policy is promoted only when the lower bound of its value beats the logging policy's value. On a
+simulated log the true values are written as well. Checkpoints lie in the run's folder, and a killed run resumes from the last
+one. A rerun, a retry or a kill changes nothing.
 """
 
 import json
@@ -260,7 +260,9 @@ def main(settings: TrainPolicySettings) -> None:
         train, valid, test = (parts[name] for name in SPLITS)
         run.log("decisions", train=len(train), valid=len(valid), test=len(test), episodes=decisions.num_episodes)
         if not train.is_transition.any() or not len(test):
-            run.skip("no logged decision to learn from before valid_from, or none to value a policy on after test_from")
+            run.skip(
+                "no logged decision before valid_from to learn from, or none after test_from to evaluate a policy on"
+            )
         if not len(valid):
             run.log("no validation episode: the temperatures are chosen on train")
         with ray_session(settings.cluster):

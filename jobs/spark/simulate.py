@@ -1,8 +1,8 @@
-"""simulate: nothing -> the raw log of a simulated market, in `<lake>/raw/market`, and the truth about it, in `<lake>/raw/market-truth`.
+"""simulate: nothing -> the raw log of a market, in `<lake>/raw/market`, and the truth about it, in `<lake>/raw/market-truth`.
 
 Executors write the events, each file for a range of users. The records depend on the seed, not on the number of files. The
-manifest is written last: an interrupted simulation starts again from the beginning, a finished one with the same settings is kept.
-Commits no table.
+manifest is written last: an interrupted simulation starts again from the beginning, a finished one with the same settings is
+kept. Commits no table.
 """
 
 from functools import partial

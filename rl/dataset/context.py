@@ -1,4 +1,4 @@
-"""What a log says of the moment beside its events, as numbers: the `context` map and the position of an impression."""
+"""Features from the `context` map and the position of an impression, for logs that hold more than their events."""
 
 import zlib
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from rl.dataset.decisions import Floats, Ints
 class ContextCode:
     """How a context map becomes features; the same for every shard of a log.
 
-    State features, in this order: each of `numbers` as it is (0 where a row lacks it); each of `categories` as a one-hot of
-    `width`, in the place that CRC-32 of the value gives (values may collide; a row that lacks it has zeros); the position,
-    from 1, as a one-hot of `num_positions`, later ones in the last place. Candidate features: for each prefix in `per_item`
-    the number under the key prefix + item id, 0 without one.
+    State features, in this order: each of `numbers` as it is, 0 where a row lacks it; each of `categories` as a one-hot vector
+    of length `width`, at the index CRC-32 of the value modulo `width` (values may collide), zeros where a row lacks it; the
+    position, counted from 1, as a one-hot vector of length `num_positions`, whose last place stands for all later positions.
+    Candidate features: for each prefix in `per_item`, the number under the key prefix + item id, 0 without one.
     """
 
     numbers: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class ContextCode:
     def of_keys(
         cls, is_number: dict[str, bool], *, per_item: tuple[str, ...], width: int, num_positions: int
     ) -> "ContextCode":
-        """The code for a log in whose context these keys occur, each with whether all its values are numbers."""
+        """The code for a log whose context has these keys; `is_number` says of each key whether all its values are numbers."""
         common = sorted(key for key in is_number if not key.startswith(per_item or ("\0",)))
         return cls(
             numbers=tuple(key for key in common if is_number[key]),
@@ -84,7 +84,7 @@ class ContextCode:
 
 
 def _entries(context: pa.MapArray) -> tuple[Ints, pa.Array, pa.Array]:
-    """The entries of n maps, those without a value left out: the row of each, its key, its value."""
+    """The entries of n maps that have a value: the row, the key and the value of each."""
     pairs = pc.list_flatten(context.cast(_PAIRS))
     rows = pc.list_parent_indices(context.cast(_PAIRS)).to_numpy().astype(np.int64)
     given = _where(pc.is_valid(pairs.field(1)))

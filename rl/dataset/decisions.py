@@ -1,4 +1,4 @@
-"""Logged decisions as arrays: what `gold/decisions` holds, sorted by episode and step, candidates padded to one width."""
+"""Logged decisions as arrays: the rows of `gold/decisions`, sorted by episode and step, candidates padded to one width."""
 
 from dataclasses import dataclass, fields
 
@@ -30,20 +30,20 @@ COLUMNS = (
 class Decisions:
     """n logged decisions in E episodes, sorted by episode and step; k is the largest number of candidates.
 
-    An episode whose last row has `is_last` false was cut off by the end of the log: it is truncated, not terminated.
+    An episode whose last row has `is_last` false was cut off by the end of the log: it was truncated, not terminated.
     """
 
     episodes: Ints  # [n] number of the episode, 0..E-1, ascending
     steps: Ints  # [n] 0, 1, ... within the episode
     states: Floats  # [n, d] float32
     candidates: Floats  # [n, k, c] float32, zero where padded
-    mask: Flags  # [n, k] true where a candidate stands
+    mask: Flags  # [n, k] true where there is a candidate, false where padded
     actions: Ints  # [n] index of the shown candidate
     propensities: Floats  # [n] its probability under the policy that logged it
     rewards: Floats  # [n]
     is_last: Flags  # [n] the episode ended here
     policies: Texts  # [n] the logging policy
-    users: Ints  # [n] number of the user; each episode without a user counts as a user of its own
+    users: Ints  # [n] number of the user; an episode without a user counts as another user
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -74,17 +74,17 @@ class Decisions:
 
     @property
     def is_transition(self) -> Flags:
-        """[n] true where the log tells what followed: the next decision, or the episode's end."""
+        """[n] true where the log holds what followed: the next decision, or the episode's end."""
         return (self.next_rows >= 0) | self.is_last
 
     def by_step(self, values: Floats, *, fill: float) -> npt.NDArray[np.float64]:
-        """Lay out values [n] as a matrix [E, T], a row an episode, `fill` after its end."""
+        """Lay out values [n] as a matrix [E, T], one row for each episode, `fill` after its end."""
         matrix = np.full((self.num_episodes, self.horizon), fill, dtype=np.float64)
         matrix[self.episodes, self.steps] = values
         return matrix
 
     def take(self, rows: Flags) -> "Decisions":
-        """Keep the episodes of which `rows` [n] is true at every row; episodes are numbered anew."""
+        """Keep the episodes for which `rows` [n] is true at every row; episodes are renumbered."""
         whole = np.ones(self.num_episodes, dtype=bool)
         np.logical_and.at(whole, self.episodes, rows)
         kept = whole[self.episodes]
@@ -96,8 +96,9 @@ class Decisions:
     def from_arrow(cls, table: pa.Table) -> "Decisions":
         """The decisions of rows of `gold/decisions` (at least `COLUMNS`), in any order.
 
-        Raises ValueError where states or candidate features differ in width, an episode has a gap, or an action names no
-        candidate.
+        Raises:
+            ValueError: states or candidate features differ in width, an episode has a gap, or an action is not the index of
+                a candidate.
         """
         table = table.select(list(COLUMNS)).sort_by([("episode_id", "ascending"), ("step", "ascending")])
         table = table.combine_chunks()
@@ -109,7 +110,7 @@ class Decisions:
         candidates, mask = _padded(table["candidate_features"])
         actions = table["action"].to_numpy().astype(np.int64)
         if len(actions) and not ((actions >= 0) & (actions < mask.sum(axis=1))).all():
-            raise ValueError("gold/decisions: an action names no candidate of its row")
+            raise ValueError("gold/decisions: an action is not the index of a candidate of its row")
         owner = pc.coalesce(pc.binary_join_element_wise("user", table["user_key"], ":"), table["episode_id"])
         return cls(
             episodes=episodes,
@@ -149,7 +150,7 @@ def _matrix(column: pa.ChunkedArray) -> Floats:
 
 
 def _padded(column: pa.ChunkedArray) -> tuple[Floats, Flags]:
-    """A column of lists of vectors as [n, k, c] with zeros where padded, and the mask [n, k] of what is there."""
+    """A column of lists of vectors as [n, k, c] with zeros where padded, and the mask [n, k] of the vectors."""
     lists = _flat(column)
     counts = lists.value_lengths().to_numpy(zero_copy_only=False) if len(lists) else np.zeros(0, dtype=np.int64)
     vectors = _matrix(lists.flatten())

@@ -1,4 +1,4 @@
-"""LoggedDataEnv: the logged decisions as a gymnasium environment, the contract of what a policy sees and may do."""
+"""LoggedDataEnv: the logged decisions as a gymnasium environment, which defines what a policy observes and may do."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ class LoggedDataEnv(gymnasium.Env[Observation, np.int64]):
     Observation: a dict of
       - `state` [d]: features of the user and of the session so far,
       - `candidates` [k, c]: features of what can be shown, zeros where padded,
-      - `mask` [k]: 1 where a candidate stands, 0 where padded,
+      - `mask` [k]: 1 where there is a candidate, 0 where padded,
       - `logged_action`: the index of the candidate that was shown.
     Action: the index of the candidate to show.
-    Reward: the logged reward. No log can tell what came of an action other than the logged one: it earns 0,
-    `info["followed"]` is false, and the log goes on as it did.
-    End: an episode terminates after its last logged decision. It is truncated where the log ends before the episode does: then
-    something would have followed and nobody knows what. The observation after an end is the last one again.
+    Reward: the logged reward. The outcome of any other action than the logged one is unknown: it earns 0, `info["followed"]` is
+    false, and the episode continues as logged.
+    End: an episode terminates after its last logged decision. Where the log ends before the episode does, it is truncated,
+    because what would have followed is unknown. The observation after an end repeats the last one.
 
     `reset` draws an episode uniformly, or takes `options={"episode": number}`.
     """
@@ -45,14 +45,14 @@ class LoggedDataEnv(gymnasium.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode: a random one, or the one whose number the options give."""
+        """Begin a random episode, or the one that the options name."""
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(len(self._starts)))
         self._row = int(self._starts[(options or {}).get("episode", drawn)])
         return self._observation(), {"row": self._row}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Show a candidate; see the class for what follows."""
+        """Show a candidate; the class says what follows."""
         row, log = self._row, self._decisions
         followed = int(action) == int(log.actions[row])
         reward = float(log.rewards[row]) if followed else 0.0

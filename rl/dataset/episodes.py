@@ -1,7 +1,7 @@
 """Episodes of a shard of whole users: rows of silver/events in, rows of gold/decisions out. Arrow and NumPy only.
 
-What a policy observes comes from `rl/dataset/logged.py`; here the log's texts become numbers, episodes that lost a decision are set
-aside, and the result is laid out as the table has it.
+Observations and rewards come from `rl/dataset/logged.py`. Here the log's texts become numbers, incomplete episodes are left
+out, and the result gets the columns of the table.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,13 +37,13 @@ EVENT_COLUMNS = (
 
 @dataclass(frozen=True)
 class Shop:
-    """What every shard needs to know of the whole log: as large as the catalogue, times days for the counts."""
+    """What every shard needs from the whole log; its size is that of the catalogue, times days for the counts."""
 
-    item_ids: pa.Array  # [I] every item that the log or the catalogue names
+    item_ids: pa.Array  # [I] every item of the log and the catalogue
     catalogue: Catalogue  # of these items
     item_days: ItemDays
     context: ContextCode
-    default_candidates: list[str]  # what could be shown where the log does not say; empty: it cannot be known
+    default_candidates: list[str]  # item ids for impressions whose candidates the log does not hold; may be empty
     valid_from: datetime
     test_from: datetime
     end: datetime
@@ -54,11 +54,11 @@ class Shop:
 def episodes(batches: Iterable[pa.RecordBatch], *, shop: Shop) -> Iterator[pa.RecordBatch]:
     """The decisions of one shard, for `mapInArrow`.
 
-    A shard holds whole owners: `owner` is the user, or, where a record has none, its request (its own id where it has
-    no request either); beside it stand `EVENT_COLUMNS`. Bots are left out before. A session with an impression that cannot
-    be a decision (no propensity, no candidates, its item not among them), or whose positions do not count 1, 2, ..., lost a
-    decision and gives none; the user's events still count as the past of later sessions. A session that was open when
-    the log ended is truncated: no row of it says `is_last`.
+    The columns are `owner` and `EVENT_COLUMNS`, without the events of bots. A shard holds all events of its owners. The owner
+    of an event is its user, else its request, else the event itself. A session is left out where one of its impressions cannot
+    be a decision (no propensity, no candidates, or its item is not among them), or where its positions are not 1, 2, ...; the
+    user's events still count as the past of later sessions. A session that was still open when the log ended is truncated: none
+    of its rows has `is_last`.
     """
     received = list(batches)
     if not received:
@@ -78,7 +78,7 @@ def _decisions(table: pa.Table, impressions: pa.Table, shop: Shop) -> pa.Table:
     candidates = _candidates(impressions, shop)
     propensities = impressions["propensity"].to_numpy()
     usable = (candidates == shown[:, None]).any(axis=1) & (propensities > 0)
-    stand_in = np.where(np.arange(candidates.shape[1]) == 0, shown[:, None], -1)  # read, then set aside
+    stand_in = np.where(np.arange(candidates.shape[1]) == 0, shown[:, None], -1)  # these rows are filtered out below
     log = read_decisions(
         events,
         np.where(usable[:, None], candidates, stand_in),
@@ -88,7 +88,7 @@ def _decisions(table: pa.Table, impressions: pa.Table, shop: Shop) -> pa.Table:
         rewards=shop.rewards,
     )
     has_user = pc.is_valid(impressions["user_key"]).to_numpy()
-    position = impressions["position"].to_numpy()  # float with nan where null
+    position = impressions["position"].to_numpy()  # float, nan where null
     in_order = ~has_user | np.isnan(position) | (position == log.step + 1)
     kept = _whole(log.episode, usable & in_order)
     ends = _ended(table, events, log.row, shop) | ~has_user
@@ -124,13 +124,13 @@ def _events(table: pa.Table, shop: Shop) -> Events:
 
 def _items(item_ids: pa.Array | pa.ChunkedArray, shop: Shop) -> Ints:
     found = pc.index_in(item_ids, value_set=shop.item_ids)
-    assert found.null_count == 0, "the shop knows every item of the log"
+    assert found.null_count == 0, "item_ids holds every item of the log"
     index: Ints = found.to_numpy().astype(np.int64)
     return index
 
 
 def _candidate_ids(impressions: pa.Table, shop: Shop) -> pa.ListArray:
-    """[n] the items that could be shown: the log's, else the shop's default."""
+    """[n] the items that could be shown: those of the log, else the default ones."""
     logged = impressions["candidates"].combine_chunks()
     return pc.coalesce(logged, pa.scalar(shop.default_candidates, logged.type))
 
@@ -145,13 +145,13 @@ def _candidates(impressions: pa.Table, shop: Shop) -> Ints:
 
 
 def _whole(episode: Ints, good: Flags) -> Flags:
-    """True for every row of an episode all of whose rows are good."""
+    """True for every row of an episode whose rows are all good."""
     number = np.unique(episode, return_inverse=True)[1]
     return np.asarray(np.bincount(number, weights=~good)[number] == 0)
 
 
 def _ended(table: pa.Table, events: Events, rows: Ints, shop: Shop) -> Flags:
-    """For the session of each of the impressions at `rows`: whether the log went on for longer than a session's gap after it."""
+    """Whether the session of each impression at `rows` ended: the log continued for more than a session's gap after it."""
     last_us = np.zeros(int(events.session.max()) + 1, dtype=np.int64)
     np.maximum.at(last_us, events.session, events.time_us)
     open_from_us = int((shop.end - shop.session_gap).timestamp() * 1e6)
@@ -172,7 +172,7 @@ def _rows(
     ends: Flags,
     shop: Shop,
 ) -> pa.Table:
-    """Lay the decisions out as gold/decisions; `closes` marks an episode's last row, `ends` the episodes that ended in it."""
+    """The decisions as rows of gold/decisions; `closes` marks the last row of an episode, `ends` the rows of ended episodes."""
     time = impressions["event_time"].combine_chunks().cast(pa.timestamp("us", tz="UTC"))
     first_us = time.cast(pa.int64()).to_numpy()[np.arange(len(step)) - step]
     bounds = [int(moment.timestamp() * 1e6) for moment in (shop.valid_from, shop.test_from)]

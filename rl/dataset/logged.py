@@ -1,6 +1,7 @@
-"""Decisions read from a log: for each impression what was known when it was made, as arrays, and what came of it.
+"""Decisions read from a log, as arrays: for each impression, the observation at that moment and the reward that followed.
 
-The decisions job calls `read_decisions` with shards of whole users of silver/events; the market's own log goes the same way.
+The decisions job calls `read_decisions` with shards of whole users of silver/events, the market with its own log. A click is a
+click-through here: a view with the request id of an impression (`rl/observation.py`).
 """
 
 from typing import NamedTuple
@@ -24,9 +25,9 @@ from rl.observation import (
 
 
 class RewardWeights(NamedTuple):
-    """What a reaction to a shown product is worth; a decision's reward is the sum over those that came, each once."""
+    """Rewards for the reactions to a shown product; a decision's reward is their sum, each kind of reaction counted once."""
 
-    click: float = 1.0
+    click: float = 1.0  # click-through
     cart: float = 1.0
     purchase: float = 3.0
 
@@ -37,8 +38,8 @@ REWARDS = RewardWeights()
 class Events(NamedTuple):
     """A shard of whole users' events of the four kinds, sorted by user, then time: arrays of shape (E,).
 
-    Users, sessions and requests are integers of the caller's own numbering, from 0; a session's rows are neighbours.
-    Bots are left out before.
+    Users, sessions and requests are numbered by the caller, from 0; the rows of a session are contiguous. The events of bots
+    are left out.
     """
 
     user: Ints
@@ -50,7 +51,7 @@ class Events(NamedTuple):
 
 
 class ItemDays(NamedTuple):
-    """Events of all users (and of none) by item and UTC date: R rows, in any order, days without events left out."""
+    """Counts of all events by item and UTC date, with or without a user: R rows in any order; days without events have none."""
 
     item: Ints  # (R,)
     day: Ints  # (R,), days since 1970
@@ -82,12 +83,12 @@ def read_decisions(
     item_days: ItemDays,
     rewards: RewardWeights = REWARDS,
 ) -> LoggedDecisions:
-    """Every impression of a shard as a decision with what was known when it was made.
+    """Every impression of a shard as a decision, with the observation at that moment.
 
-    `candidates` (N, K) and `propensities` (N,) belong to the shard's N impressions, in the order of the events.
-    Where decisions have fewer than K candidates, -1 fills up; the features there mean nothing and are the caller's to drop.
-    A session's decisions are one episode; the i-th impression is its step i. An event of an item that the catalogue lacks
-    has no place here: give such items a row without category, brand and price.
+    `candidates` (N, K) and `propensities` (N,) belong to the shard's N impressions, in the order of the events. Decisions with
+    fewer than K candidates are padded with -1, and the caller must ignore the features there. A session's decisions are one
+    episode; its impressions are steps 0, 1, ... The catalogue must have a row for every item of the events, if need be one
+    without category, brand and price.
 
     Raises:
         ValueError: an impression's item is not among its candidates.
@@ -133,11 +134,11 @@ def prior_sum(key: Ints, order: Ints, weight: Floats, query_key: Ints, query_ord
     """For each query, the sum of `weight` over the rows with the query's key and an order below the query's.
 
     `key` and `order` (E,) and the queries (any shape Q) are integers from 0; `weight` is (E,) or (E, W); the result is Q or
-    Q + (W,). Sorts once and searches, so that it costs O((E + Q) log E) whatever the number of keys.
+    Q + (W,). Costs O((E + Q) log E), whatever the number of keys: one sort, then binary search.
     """
     span = int(max(order.max(initial=0), query_order.max(initial=0))) + 1
     top = int(max(key.max(initial=0), query_key.max(initial=0))) + 1
-    assert span * top < 2**63, "key and order do not fit one 64-bit integer"
+    assert span * top < 2**63, "key and order do not fit into one 64-bit integer"
     code = key.astype(np.int64) * span + order
     by_code = np.argsort(code, kind="stable")
     total = np.concatenate([np.zeros((1, *weight.shape[1:])), np.cumsum(weight[by_code], axis=0)])
@@ -149,7 +150,7 @@ def prior_sum(key: Ints, order: Ints, weight: Floats, query_key: Ints, query_ord
 
 
 def count_columns(kind: Ints, request: Ints) -> Floats:
-    """Each event as a row of COUNTED: (E, 5) of 0 and 1; a view with a request counts as click and as view."""
+    """Each event as a row of COUNTED: (E, 5) of 0 and 1; a view with a request counts as a click and as a view."""
     is_click = (kind == VIEW) & (request >= 0)
     return np.column_stack([kind == IMPRESSION, is_click, kind == VIEW, kind == CART, kind == PURCHASE]).astype(float)
 
@@ -234,11 +235,11 @@ def _items(item_days: ItemDays, day: Ints, candidates: Ints, num_items: int) -> 
 
 
 def _rewards(events: Events, row: Ints, rewards: RewardWeights) -> Floats:
-    """What came of each impression, whenever it came: the weights of its click, cart and purchase, each once."""
+    """The reward of each impression: the weights of its click-through, cart and purchase, each once, however late they come."""
     top = int(events.request.max(initial=0)) + 1
     total = np.zeros(len(row))
-    for kind, worth in zip((VIEW, CART, PURCHASE), rewards, strict=True):
+    for kind, weight in zip((VIEW, CART, PURCHASE), rewards, strict=True):
         requests = events.request[(events.kind == kind) & (events.request >= 0)]
         happened = np.bincount(requests, minlength=top) > 0
-        total += worth * np.where(events.request[row] >= 0, happened[np.maximum(events.request[row], 0)], False)
+        total += weight * np.where(events.request[row] >= 0, happened[np.maximum(events.request[row], 0)], False)
     return total

@@ -1,4 +1,4 @@
-"""The Q-network: one small network scores each candidate of a decision from (state, candidate). Plain torch, no Ray."""
+"""The Q-network: a small network that scores each candidate of a decision from (state, candidate). Plain torch, no Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ BLOCK = 20_000  # decisions scored at once
 
 
 class CandidateQNet(nn.Module):
-    """Q(state, candidate) with weights shared by all candidates, so that a catalogue of any size fits.
+    """Q(state, candidate) with weights shared by all candidates, so that the catalogue may have any size.
 
-    As every candidate is scored alone, scores move with the candidates when these are permuted, and padding changes nothing.
-    Features are standardised by buffers that travel with the weights (`fit_scaling`).
+    Every candidate is scored on its own: permuted candidates get permuted scores, and padding changes nothing. Features are
+    standardised by buffers (`fit_scaling`), which are saved with the weights.
     """
 
     state_mean: Tensor
@@ -31,7 +31,7 @@ class CandidateQNet(nn.Module):
         self.register_buffer("state_scale", torch.ones(state_dim))
         self.register_buffer("candidate_mean", torch.zeros(candidate_dim))
         self.register_buffer("candidate_scale", torch.ones(candidate_dim))
-        # The first layer of an MLP over [state, candidate], split, so that the state's part is computed once for all candidates.
+        # The first layer of an MLP over [state, candidate], split so that the state's part is computed once for all candidates.
         self.from_state = nn.Linear(state_dim, hidden[0])
         self.from_candidate = nn.Linear(candidate_dim, hidden[0], bias=False)
         layers: list[nn.Module] = [nn.ReLU()]
@@ -50,7 +50,7 @@ class CandidateQNet(nn.Module):
         return scores.masked_fill(mask < 0.5, -torch.inf)
 
     def fit_scaling(self, states: Floats, candidates: Floats, mask: Flags) -> None:
-        """Set the standardisation from decisions: states [n, d], candidates [n, k, c] where mask [n, k]."""
+        """Fit the standardisation to decisions: states [n, d], candidates [n, k, c] where mask [n, k] is true."""
         for name, vectors in (("state", states), ("candidate", candidates[mask])):
             mean, scale = vectors.mean(axis=0), vectors.std(axis=0)
             getattr(self, f"{name}_mean").copy_(torch.as_tensor(mean, dtype=torch.float32))
@@ -70,7 +70,7 @@ class CandidateQNet(nn.Module):
 
 
 def save(network: CandidateQNet, path: Path, **served: float) -> None:
-    """Write the network to one file, with what serving it needs besides (temperature, epsilon)."""
+    """Write the network to one file, with what serving needs in addition (temperature, epsilon)."""
     state_dim, candidate_dim, hidden = network.dims
     content: dict[str, Any] = {
         "state_dim": state_dim,
@@ -83,7 +83,7 @@ def save(network: CandidateQNet, path: Path, **served: float) -> None:
 
 
 def load(path: Path) -> tuple[CandidateQNet, dict[str, float]]:
-    """Read a file of `save`: the network and what serving needs besides."""
+    """Read a file that `save` wrote: the network, and what serving needs in addition."""
     content = torch.load(path, weights_only=True)
     network = CandidateQNet(content["state_dim"], content["candidate_dim"], tuple(content["hidden"]))
     network.load_state_dict(content["weights"])

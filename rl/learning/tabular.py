@@ -1,4 +1,4 @@
-"""Tabular Q-learning, the readable baseline: states and candidates are put into cells, and Q is a table of cells."""
+"""Tabular Q-learning, the readable baseline: states and candidates are grouped into cells, and Q is a table over cells."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from sklearn.cluster import KMeans
 
 from rl.dataset.decisions import Decisions, Flags, Floats, Ints
 
-BLOCK = 100_000  # rows whose distances to all centres are held at once
-MAX_FITTED = 20_000  # rows that centres are fitted on
+BLOCK = 100_000  # rows whose distances to all centres are in memory at once
+MAX_FITTED = 20_000  # rows to which the centres are fitted
 NUM_SWEEPS = 50
 PRIOR_VISITS = 20.0
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A partition of vectors by their nearest centre (vector quantisation), each feature in units of its deviation."""
+    """A partition of vectors by the nearest centre (vector quantisation); each feature is standardised."""
 
     mean: npt.NDArray[np.float64]  # [d]
     scale: npt.NDArray[np.float64]  # [d]
@@ -24,7 +24,7 @@ class Cells:
 
     @classmethod
     def fit(cls, vectors: Floats, *, num_cells: int, seed: int) -> "Cells":
-        """Cells of vectors [n, d]: one a distinct vector where these are no more than `num_cells`, else k-means."""
+        """Fit cells to vectors [n, d]: one for each distinct vector if there are at most `num_cells` of them, else by k-means."""
         rng = np.random.default_rng(seed)
         chosen = vectors[rng.permutation(len(vectors))[:MAX_FITTED]].astype(np.float64)
         mean, scale = chosen.mean(axis=0), chosen.std(axis=0)
@@ -70,14 +70,14 @@ def fit_tabular(
     prior_visits: float = PRIOR_VISITS,
     seed: int,
 ) -> TabularQ:
-    """Q-learning (Watkins & Dayan 1992) over logged transitions, a whole sweep of the log at a time.
+    """Q-learning (Watkins & Dayan 1992) on logged transitions, in sweeps over the whole log.
 
-    Each sweep moves every cell to the mean of its targets r + discount max_a' Q(s', a'), taken together with
-    `prior_visits` imagined visits that saw the mean target of the state's cell: a cell that was seldom shown says what its
-    neighbours say. A decision whose successor the log does not tell (the log ended first) teaches nothing.
+    Each sweep sets every cell to the mean of its targets r + discount max_a' Q(s', a') and of `prior_visits` imagined visits
+    with the mean target of the state's cell, so that a rarely shown cell stays near the others of its state. A decision whose
+    successor is unknown, because the log ended first, is left out.
     """
     if len(decisions) == 0:
-        raise ValueError("Q-learning needs logged decisions, and there is none")
+        raise ValueError("Q-learning needs logged decisions, and there are none")
     state_cells = Cells.fit(decisions.states, num_cells=num_state_cells, seed=seed)
     candidate_cells = Cells.fit(decisions.candidates[decisions.mask], num_cells=num_candidate_cells, seed=seed)
     states = state_cells.of(decisions.states)

@@ -1,8 +1,8 @@
 """DQN from logs: RLlib's learner, fed with flat batches of logged transitions.
 
-Read from top to bottom: the module (what is learned), the learner (how the target network moves), the batches (what it
-learns from), the loop (updates, checkpoints). The losses, double Q-learning (van Hasselt et al. 2016) and the optimiser are
-RLlib's own; the network is `rl/learning/qnet.py`'s, which serves without Ray.
+In this order: the module (the network that is learned), the learner (how the target network moves), the loop (updates and
+checkpoints) and the batches. The loss, double Q-learning (van Hasselt et al. 2016) and the optimiser are RLlib's; the network is
+that of `rl/learning/qnet.py`, which serves without Ray.
 """
 
 import shutil
@@ -35,7 +35,7 @@ PROGRESS_FOLDER = "checkpoint"
 
 @dataclass(frozen=True)
 class DqnSettings:
-    """What decides a training."""
+    """The options of a training."""
 
     discount: float
     hidden: tuple[int, ...]  # widths of the layers that score a candidate
@@ -51,7 +51,7 @@ class DqnSettings:
 
 
 class CandidateQModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAPI):
-    """`CandidateQNet` as RLlib sees it: observations are `LoggedDataEnv`'s."""
+    """`CandidateQNet` as an RLlib module; its observations are those of `LoggedDataEnv`."""
 
     def setup(self) -> None:
         space: Any = self.observation_space
@@ -80,7 +80,7 @@ class CandidateQModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAP
         return {Columns.ACTIONS: self.compute_q_values(batch)[QF_PREDS].argmax(dim=-1)}
 
     def _forward_exploration(self, batch: Batch, **kwargs: Any) -> Batch:
-        """Follow the log: it can only tell what came of the action that it took."""
+        """Take the logged action, the only one whose outcome is known."""
         return {Columns.ACTIONS: batch[Columns.OBS]["logged_action"]}
 
     def _forward_train(self, batch: Batch, **kwargs: Any) -> Batch:
@@ -97,16 +97,16 @@ def _score(network: Any, observation: Batch) -> torch.Tensor:
 
 
 class SoftTargetLearner(DQNTorchLearner):
-    """RLlib's DQN learner whose target network moves a little after every minibatch, not once a call.
+    """RLlib's DQN learner, with a target network that moves a little after every minibatch rather than once per call.
 
-    With hard copies every 2,000 steps the learned policy rises and then falls below random on logged data.
+    With hard copies every 2,000 steps, the policy learned from logged data improves at first and then falls below random.
     """
 
     def _update(self, batch: Batch, **kwargs: Any) -> Any:
         result = super()._update(batch, **kwargs)
         modules: Any = self.module
         settings: Any = self.config
-        for module_id in modules.keys():  # noqa: SIM118 - a MultiRLModule is no dict
+        for module_id in modules.keys():  # noqa: SIM118 - a MultiRLModule is not a dict
             for main_net, target_net in modules[module_id].unwrapped().get_target_network_pairs():
                 update_target_network(main_net=main_net, target_net=target_net, tau=settings.tau)
         return result
@@ -119,17 +119,17 @@ def train_dqn(
     *,
     on_progress: Callable[[int, dict[str, float]], None] = lambda num_updates, metrics: None,
 ) -> CandidateQNet:
-    """Learn Q from logged decisions and return the network. Ray must be running, or is started by RLlib.
+    """Learn Q from logged decisions and return the network. Where Ray is not running, RLlib starts it.
 
-    Checkpoints lie under `folder`; a second call with the same folder goes on from the last of them, with the same
-    batches that an uninterrupted run would have seen. `on_progress` is told the number of updates done and the loss.
+    Checkpoints lie below `folder`; a second call with the same folder resumes from the last one and draws the same batches
+    as an uninterrupted run. `on_progress` gets the number of updates done and the loss.
 
     Raises:
-        ValueError: no logged transition to learn from.
+        ValueError: there is no logged transition.
     """
     rows = np.flatnonzero(decisions.is_transition)
     if len(rows) == 0:
-        raise ValueError("DQN needs logged transitions, and there is none")
+        raise ValueError("DQN needs logged transitions, and there are none")
     checkpoint = folder / PROGRESS_FOLDER
     algorithm = build_algorithm(decisions, settings)
     try:
@@ -151,7 +151,7 @@ def train_dqn(
 
 
 def build_algorithm(decisions: Decisions, settings: DqnSettings) -> Any:
-    """RLlib's DQN on `LoggedDataEnv`, without env runners: what it learns from is given to its learners."""
+    """RLlib's DQN on `LoggedDataEnv`, without env runners, because the learners get their batches from the log."""
     network = CandidateQNet(decisions.states.shape[1], decisions.candidates.shape[2], settings.hidden)
     network.fit_scaling(decisions.states, decisions.candidates, decisions.mask)
     scaling = {name: buffer.numpy() for name, buffer in network.named_buffers()}
@@ -188,13 +188,13 @@ def build_algorithm(decisions: Decisions, settings: DqnSettings) -> Any:
 
 
 def transitions(decisions: Decisions, rows: Ints) -> MultiAgentBatch:
-    """Logged transitions of `rows` [b] in the columns that DQN's loss reads."""
+    """The transitions of `rows` [b], in the columns that DQN's loss reads."""
     after = decisions.next_rows[rows]
     new_batch: Callable[[dict[str, Any]], SampleBatch] = SampleBatch
     batch = new_batch(
         {
             Columns.OBS: _observations(decisions, rows),
-            # Where the episode ends nothing is read of the next observation; the row itself stands in.
+            # Where the episode ends, the next observation is not used; the row itself fills the place.
             Columns.NEXT_OBS: _observations(decisions, np.where(after >= 0, after, rows)),
             Columns.ACTIONS: decisions.actions[rows],
             Columns.REWARDS: decisions.rewards[rows].astype(np.float32),
@@ -224,7 +224,7 @@ def _learned_network(algorithm: Any, decisions: Decisions, settings: DqnSettings
 
 
 def _save(algorithm: Any, checkpoint: Path, num_updates: int) -> None:
-    """Write a checkpoint beside the last one, then put it in its place: a kill leaves one of the two whole."""
+    """Write a checkpoint, then delete the earlier ones, so that a kill leaves a complete one; its number is written last."""
     written = checkpoint.with_name(f"{checkpoint.name}-{num_updates}")
     shutil.rmtree(written, ignore_errors=True)
     algorithm.save_to_path(written.absolute())
@@ -235,7 +235,7 @@ def _save(algorithm: Any, checkpoint: Path, num_updates: int) -> None:
 
 
 def _restore(algorithm: Any, checkpoint: Path) -> int:
-    """Take up the newest whole checkpoint; returns the updates it had seen, 0 without one."""
+    """Restore the newest complete checkpoint; returns its number of updates, 0 without one."""
     whole = {int(path.read_text()): path.parent for path in checkpoint.parent.glob(f"{checkpoint.name}-*/num_updates")}
     if not whole:
         return 0

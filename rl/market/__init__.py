@@ -1,1 +1,1 @@
-"""A market with known truth: shoppers, sessions, their log with its dirt, and the true value of any policy."""
+"""A simulated market with known truth: shoppers, sessions, a log with dirty records, and the true value of any policy."""

@@ -65,7 +65,10 @@ def read_manifest(raw: Path) -> dict[str, Any] | None:
 def write_events(
     batches: Iterator[pa.RecordBatch], *, market: Market, bots_per_user: float, raw: Path
 ) -> Iterator[pa.RecordBatch]:
-    """For each row (first, last, file): the records of these users to a gzip file, the truth of the dirty ones beside it."""
+    """Write the log of users [first, last) for each row (file, first, last).
+
+    The records go to one file, the truth about the dirty ones to another. Yields a row of WRITTEN for each file.
+    """
     for batch in batches:
         for row in batch.to_pylist():
             made = records(market, row["first"], row["last"], DirtRates(), bots_per_user)

@@ -1,8 +1,8 @@
-"""A market with known truth: shoppers with hidden tastes, two logging strategies, and the true value of any policy.
+"""A simulated market with known truth: shoppers with hidden tastes, two logging strategies, and the true value of any policy.
 
-One product is shown at a time, one of 10 candidates, at most 5 in a session (`rl/market/sessions.py` says how a shopper reacts). The
-arms of an experiment are two logging strategies: `popularity_softmax`, the control, and `personal`. NumPy only; a user's records
-depend on the seed, the catalogue and the user's number alone (`rl/market/shoppers.py`).
+The shop shows one product at a time, one of 10 candidates, at most 5 times in a session; `rl/market/sessions.py` says how a
+shopper reacts. The two logging strategies, `popularity_softmax` (the control) and `personal`, are the arms of an experiment.
+NumPy only. A user's records depend on the seed, the catalogue and the user's number alone (`rl/market/shoppers.py`).
 """
 
 import csv
@@ -36,14 +36,14 @@ from rl.market.sessions import (
 from rl.market.shoppers import BLOCK, CLOSING_MS, DAY_MS, Shoppers, draw_shoppers, is_personal
 from rl.observation import IMPRESSION, MAX_STEPS, Floats, Ints
 
-PAUSE_MS = 35 * 60_000  # least silence between two sessions of a user; a session ends after 30 minutes of it
+PAUSE_MS = 35 * 60_000  # least time between two sessions of a user; after 30 minutes cleaning starts another
 MANIFEST = "_SUCCESS"  # written last, beside the log
 CATALOGUE_FILE = "items/items.csv"
 STRATEGIES = ("popularity_softmax", "personal")  # the arms; the first is the control
 
 
 class TrueValue(NamedTuple):
-    """Mean discounted return of a session, and the standard error that comes of simulating only so many."""
+    """Mean discounted return of a session, with its standard error over the simulated sessions."""
 
     value: float
     standard_error: float
@@ -66,15 +66,15 @@ class Market:
     def generate(
         cls, seed: int = 0, *, num_users: int = 8000, num_items: int = 800, **settings: float | str
     ) -> "Market":
-        """A market with a made-up catalogue of `num_items`; `settings` are further fields."""
+        """A market with a drawn catalogue of `num_items` products; `settings` are further fields."""
         return cls(drawn_attributes(seed, num_items), seed, num_users, **settings)  # type: ignore[arg-type]
 
     @classmethod
     def read(cls, folder: Path) -> "Market":
-        """The market whose finished log lies in `folder`: its settings from the manifest, its products from the catalogue.
+        """The market whose finished log lies in `folder`, from the log's manifest and catalogue.
 
         Raises:
-            ValueError: there is no finished log of the simulator.
+            ValueError: the folder holds no finished log of the simulator.
         """
         manifest = folder / MANIFEST
         if not manifest.is_file():
@@ -87,7 +87,7 @@ class Market:
 
     @property
     def settings(self) -> dict[str, int | float | str]:
-        """All but the catalogue, as a manifest holds it."""
+        """All fields but the catalogue, for the manifest."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attributes"}
 
     @property
@@ -97,7 +97,7 @@ class Market:
 
     @cached_property
     def world(self) -> World:
-        """The products with what is hidden of them."""
+        """The products with their hidden attributes."""
         catalogue = self.attributes.catalogue
         hidden = hide(self.seed, catalogue)
         popular = np.exp(hidden.popularity)
@@ -105,7 +105,7 @@ class Market:
         return World(catalogue, hidden, np.minimum(np.cumsum(supply), 1 - 1e-9))
 
     def user_id(self, user: int) -> str:
-        """The id of a user as the log writes it."""
+        """The user's id in the log."""
         return f"u{user:08d}"
 
     def strategy(self, user: int) -> str:
@@ -113,7 +113,7 @@ class Market:
         return STRATEGIES[is_personal(self.experiment, self.user_id(user))]
 
     def log(self, first: int = 0, last: int | None = None) -> Log:
-        """Everything that the users number `first` to `last` (exclusive; default all) did, without any dirt."""
+        """All events of the users [first, last), by default of all users, without dirty records."""
         last = self.num_users if last is None else min(last, self.num_users)
         logs = []
         for block in range(first - first % BLOCK, last, BLOCK):
@@ -141,7 +141,7 @@ class Market:
         )
 
     def simulate(self, block: int, journal: Journal) -> Iterator[tuple[Shoppers, Memory, Visits]]:
-        """The course of a block, written into the journal; hands out its sessions as they come to their first decision."""
+        """Simulate a block of users into the journal; yields its sessions when they reach their first decision."""
         shoppers, memory = self._shoppers(block), Memory(self.world.catalogue)
         free_from = np.zeros(BLOCK, dtype=np.int64)
         for number in range(int(shoppers.num_sessions.max())):
@@ -167,7 +167,7 @@ class Market:
 
     @cached_property
     def item_days(self) -> ItemDays:
-        """Every item's counts by UTC date, of all users."""
+        """Every item's counts by UTC date, over all users."""
         log = self._whole_log
         day, num_items = log.time_ms // DAY_MS, len(self.world.catalogue.category)
         keys, place = np.unique(day * num_items + log.item, return_inverse=True)
@@ -183,7 +183,7 @@ class Market:
         return ItemHistory(counts, counts.mean(axis=1))
 
     def logged_decisions(self, rewards: RewardWeights = REWARDS) -> tuple[LoggedDecisions, Log]:
-        """Every logged decision as the decisions job reads it, with the log; `row` is the impression's place there."""
+        """Every logged decision as the decisions job reads it, and the log; `row` is the index of the impression in the log."""
         log = self._whole_log
         return read_decisions(
             as_events(log, self.start_ms),
@@ -195,7 +195,7 @@ class Market:
         ), log
 
     def decisions(self) -> Decisions:
-        """The logged decisions as `gold/decisions` would hold them; users and episodes are numbered anew from 0."""
+        """The logged decisions as `gold/decisions` would hold them; users and episodes are renumbered from 0."""
         logged, _ = self.logged_decisions()
         policies = np.array([self.strategy(user) for user in range(self.num_users)], dtype=object)
         return Decisions(
@@ -223,11 +223,15 @@ class Market:
         rewards: RewardWeights = REWARDS,
         discount: float = DISCOUNT,
     ) -> TrueValue:
-        """What a session is worth under `policy`, in its own course of states, to these users with their logged past.
+        """The value of `policy`: the mean discounted return of a session in which it makes all decisions.
 
-        Every session of the log that starts in [since_ms, until_ms) (ms since 1970; default all) forks at its first
-        decision: the fork goes on under `policy`, the log as it went. Blocks of users are taken in an order drawn by
-        `seed` until `num_sessions` are simulated; where the log has fewer, each forks several times.
+        Every session of the log that starts in [since_ms, until_ms) (ms since 1970; default all) is forked at its first
+        decision, with the user's logged past. The fork continues under `policy`, while the log itself is simulated as before.
+        Blocks of users are taken in an order drawn by `seed` until `num_sessions` are simulated; where the log has fewer,
+        each session is forked several times.
+
+        Raises:
+            ValueError: no session starts in that time.
         """
         log = self._whole_log
         since = 0 if since_ms is None else since_ms - self.start_ms
@@ -265,14 +269,14 @@ class Market:
 
 
 def as_events(log: Log, start_ms: int) -> Events:
-    """A log as `rl/dataset/logged.py` reads it: sessions and requests numbered over all users."""
+    """A log in the form that `rl/dataset/logged.py` reads, with sessions and requests numbered over all users."""
     session = np.cumsum(np.r_[True, np.diff(log.user * 64 + log.session) != 0][: len(log.user)]) - 1
     request = np.where(log.step >= 0, session * MAX_STEPS + log.step, -1)
     return Events(log.user, session, (start_ms + log.time_ms) * 1000, log.kind, log.item, request)
 
 
 def _of_users(log: Log, first: int, last: int) -> Log:
-    """The part of a log that is of the users number `first` to `last`, exclusive."""
+    """The events of the users [first, last)."""
     is_kept = (log.user >= first) & (log.user < last)
     offers = is_kept[log.kind == IMPRESSION]
     return Log(

@@ -1,4 +1,4 @@
-"""What the market keeps while it simulates a block of users: the events themselves, and counts of them by user."""
+"""What the market keeps while it simulates a block of users: the events, and counts of them by user."""
 
 from typing import NamedTuple, Protocol
 
@@ -10,20 +10,20 @@ from rl.observation import COUNTED, EVENT_WEIGHT, IMPRESSION, PURCHASE, VIEW, Ca
 
 
 class Log(NamedTuple):
-    """E events, sorted by user and time, as arrays (E,); of the impressions among them, in the same order, arrays (N, ...)."""
+    """E events sorted by user and time, as arrays (E,); for the N impressions among them, in the same order, arrays (N, ...)."""
 
     user: Ints  # number in the market
     session: Ints  # of the user, from 0
     time_ms: Ints  # since the log's start
     kind: Ints  # code of KINDS
     item: Ints  # index into the catalogue
-    step: Ints  # of the decision that the event is or reacts to, from 0; -1 for none
+    step: Ints  # of the decision that the event is, or reacts to, from 0; -1 for none
     candidates: Ints  # (N, K)
     propensities: Floats  # (N,)
 
 
 class Sessions(Protocol):
-    """What a journal asks of sessions that go on."""
+    """What a journal needs to know about running sessions."""
 
     number: int
     users: Ints
@@ -31,7 +31,7 @@ class Sessions(Protocol):
 
 
 class Journal:
-    """Events as they happen, to be gathered at the end."""
+    """Collects events as they happen."""
 
     def __init__(self, num_candidates: int) -> None:
         self.num_candidates = num_candidates
@@ -51,7 +51,10 @@ class Journal:
         candidates: Ints | None = None,
         propensity: Floats | None = None,
     ) -> None:
-        """One event of this kind in each of the sessions `rows` (e,), now, on `item` (e,); impressions with what goes with them."""
+        """Add an event of this kind on `item` (e,) to each of the sessions `rows` (e,), at its clock.
+
+        An impression also has its `candidates` (e, K) and `propensity` (e,).
+        """
         offer = np.full(len(rows), -1)
         if candidates is not None and propensity is not None:
             offer = self.num_impressions + np.arange(len(rows))
@@ -62,7 +65,7 @@ class Journal:
         self.events.append(np.stack([visits.users[rows], visits.clock[rows], item, *columns, offer]))
 
     def log(self, first_user: int) -> Log:
-        """All events, sorted; `first_user` is the number of the block's first."""
+        """All events, sorted; `first_user` is the number of the block's first user."""
         user, time_ms, item, session, kind, step, offer = np.concatenate([np.zeros((7, 0), int), *self.events], axis=1)
         order = np.lexsort((time_ms, user))
         offer = offer[order][kind[order] == IMPRESSION]
@@ -79,9 +82,9 @@ class Journal:
 
 
 class Memory:
-    """What the shop knows of a block's n users, and the few things that only they know.
+    """Running counts of the events of a block's n users, for observations, and what drives their next steps.
 
-    Counts are (n, ...); `group` and `brand` as `category` hold weight by code, `viewed` and `bought` counts by item.
+    Counts are (n, ...): `category`, `group` and `brand` sum EVENT_WEIGHT by code, `viewed` and `bought` count events by item.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -93,18 +96,18 @@ class Memory:
             np.zeros((BLOCK, int(codes.max()) + 1)) for codes in (catalogue.category, catalogue.group, catalogue.brand)
         )
         self.viewed, self.bought = np.zeros((BLOCK, num_items)), np.zeros((BLOCK, num_items))
-        self.last_ms = np.full(BLOCK, -1, dtype=np.int64)  # last event of the sessions before
+        self.last_ms = np.full(BLOCK, -1, dtype=np.int64)  # last event of the earlier sessions; -1 without one
         self.last_bought = np.full(BLOCK, -1, dtype=np.int64)
         self.last_consumable = np.full(BLOCK, -1, dtype=np.int64)
 
     def buy(self, users: Ints, items: Ints, hidden: Hidden) -> None:
-        """The users bought these items; what they do next may follow from it."""
+        """Note that the users bought these items, which influences what they browse next."""
         self.last_bought[users] = items
         used_up = hidden.is_consumable[items]
         self.last_consumable[users[used_up]] = items[used_up]
 
     def add(self, events: list[Ints]) -> None:
-        """Take in a journal's events."""
+        """Count events of a journal."""
         users, _, items, _, kinds, step, _ = np.concatenate([np.zeros((7, 0), int), *events], axis=1)
         weight = EVENT_WEIGHT[kinds]
         np.add.at(self.past, (users, np.where(kinds == IMPRESSION, 0, kinds + 1)), 1)

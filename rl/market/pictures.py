@@ -1,4 +1,4 @@
-"""Drawn product pictures: the category decides the silhouette, the colour the palette, the brand the accent."""
+"""Drawn product pictures: the silhouette depends on the category, the tints on the colour, the accent on the brand."""
 
 import colorsys
 import io
@@ -9,10 +9,9 @@ from PIL import Image, ImageDraw
 from rl.market.products import BRANDS, COLOURS, DEPARTMENTS, Attributes
 
 SIZE = 64  # pixels of a picture's side
-SCALE = 4  # drawn that much larger, then reduced, for smooth edges
-Shape = tuple[
-    str, str, tuple[float, ...]
-]  # polygon, ellipse or line; which tint; x, y, x, y, ... in 0..100, y downwards
+SCALE = 4  # drawn this many times larger, then scaled down, for smooth edges
+# polygon, ellipse or line; which tint; x, y, x, y, ... in 0..100, y downwards
+Shape = tuple[str, str, tuple[float, ...]]
 
 RGB: dict[str, tuple[int, int, int]] = {
     "Black": (52, 52, 58), "White": (236, 235, 230), "Grey": (140, 144, 150), "Red": (200, 52, 54),
@@ -170,7 +169,7 @@ assert set(RGB) == set(COLOURS)
 
 
 def draw_picture(attributes: Attributes, item: int, seed: int) -> bytes:
-    """The PNG of a drawn product, SIZE x SIZE, RGB; turned, shifted and tinted a little by chance, the same for a seed."""
+    """The PNG of a drawn product, SIZE x SIZE pixels, RGB; slightly rotated, shifted and tinted at random, by the seed."""
     rng = np.random.default_rng([seed, 4, item])
     tints = _tints(attributes.colour[item], attributes.brand[item], rng)
     side = SIZE * SCALE
@@ -199,7 +198,7 @@ def draw_picture(attributes: Attributes, item: int, seed: int) -> bytes:
 
 
 def _tints(colour: str, brand: str, rng: np.random.Generator) -> dict[str, tuple[int, int, int]]:
-    """The colours of one picture: the product's, a darker and a lighter one, the brand's accent, a pale background."""
+    """The colours of one picture: the product's own, a darker and a lighter tint, the brand's accent, a pale background."""
     main = np.clip(np.array(RGB[colour]) + rng.normal(0, 8, size=3), 0, 255)
     accent = np.array(colorsys.hsv_to_rgb(BRANDS.index(brand) / len(BRANDS), 0.75, 0.9)) * 255
     background = np.array([247, 246, 243]) - rng.uniform(0, 14)

@@ -1,4 +1,4 @@
-"""The market's products: what shoppers see of them (drawn here, or real ones that were photographed) and what is hidden."""
+"""The market's products: their visible attributes, drawn or taken from photographed real products, and their hidden ones."""
 
 import csv
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ COLUMNS = ("item_id", "title", "category", "subcategory", "brand", "colour", "pr
 
 
 class Attributes(NamedTuple):
-    """What a catalogue says of its I products; texts are as long as the catalogue, price is (I,) in euros."""
+    """The attributes of I products in a catalogue; each tuple has I texts, price is (I,) in euros."""
 
     item_id: tuple[str, ...]
     title: tuple[str, ...]
@@ -46,7 +46,7 @@ class Attributes(NamedTuple):
 
     @classmethod
     def from_rows(cls, rows: Iterable[dict[str, str]]) -> "Attributes":
-        """The attributes of a catalogue file's rows, as `csv.DictReader` gives them."""
+        """The attributes from the rows of a catalogue file, as `csv.DictReader` gives them."""
         kept = list(rows)
         item_id, title, category, subcategory, brand, colour = (
             tuple(row[name] for row in kept) for name in COLUMNS[:6]
@@ -62,18 +62,18 @@ class Attributes(NamedTuple):
 
 
 class Hidden(NamedTuple):
-    """What no log says of I products, and what makes shoppers want them."""
+    """Hidden attributes of I products, which no log holds and which drive what shoppers do."""
 
-    latent: Floats  # (I, LATENT) place in taste space: its category's, and its own
-    quality: Floats  # (I,) standard normal; a good product satisfies whoever clicks it
-    appeal: Floats  # (I,) how much it invites a click; a little against quality, so that some products only look good
+    latent: Floats  # (I, LATENT) position in the space of tastes: the category's plus the product's own
+    quality: Floats  # (I,) standard normal; a good product lifts the mood of those who click
+    appeal: Floats  # (I,) how much it invites a click; negatively correlated with quality, so that some products only look good
     popularity: Floats  # (I,) standard normal, log scale
     companions: Ints  # (I, NUM_COMPANIONS) products of another category that its buyers buy next
     is_consumable: NDArray[np.bool_]  # (I,) bought again and again
 
 
 def drawn_attributes(seed: int, num_items: int) -> Attributes:
-    """A made-up catalogue: every fine category about equally often, prices around its typical one."""
+    """A drawn catalogue: all fine categories about equally often, prices around the category's typical price."""
     rng = np.random.default_rng([seed, 1])
     fine = [(coarse, name, price) for coarse, names in DEPARTMENTS.items() for name, price in names.items()]
     kind = rng.permutation(np.arange(num_items) % len(fine))
@@ -95,10 +95,10 @@ def drawn_attributes(seed: int, num_items: int) -> Attributes:
 
 
 def photographed_attributes(products: Path, photographed: Ints, *, seed: int, num_items: int) -> Attributes:
-    """A sample of `num_items` real products (all, if there are fewer) that have a picture.
+    """A sample of `num_items` real products that have a picture; all of them if there are fewer.
 
     `products` is a CSV file with columns id, masterCategory, articleType, baseColour, productDisplayName; `photographed`
-    are the ids with pictures. The file knows neither brands nor prices: brands stay empty, prices are drawn.
+    are the ids with pictures. The file has neither brands nor prices: brands are empty, prices are drawn.
 
     Raises:
         ValueError: no product of the file has a picture.
@@ -125,7 +125,7 @@ def photographed_attributes(products: Path, photographed: Ints, *, seed: int, nu
 
 
 def hide(seed: int, catalogue: Catalogue) -> Hidden:
-    """Draw what is hidden of a catalogue's products."""
+    """Draw the hidden attributes of a catalogue's products."""
     rng = np.random.default_rng([seed, 2])
     num_items, num_categories = len(catalogue.category), int(catalogue.category.max()) + 1
     of_group = rng.standard_normal((int(catalogue.group.max()) + 1, LATENT))
@@ -141,7 +141,7 @@ def hide(seed: int, catalogue: Catalogue) -> Hidden:
 
 
 def _companions(rng: np.random.Generator, catalogue: Catalogue, style: Floats) -> Ints:
-    """For each item the nearest in style of another category, which is the same one for all items of a category."""
+    """For each item, the items most similar in style from the category that is paired with its own: (I, NUM_COMPANIONS)."""
     num_categories = int(catalogue.category.max()) + 1
     order = rng.permutation(num_categories)
     partner = np.empty(num_categories, dtype=np.int64)
@@ -157,7 +157,7 @@ def _companions(rng: np.random.Generator, catalogue: Catalogue, style: Floats) -
 
 
 def _singular(plural: str) -> str:
-    """The product word of a category: Dresses -> Dress, Boots -> Boot, Sunglasses as it is."""
+    """The singular of a category: Dresses -> Dress, Boots -> Boot; Sunglasses stays."""
     if plural == "Sunglasses":
         return plural
     return plural.removesuffix("es") if plural in ("Dresses", "Watches", "Brushes") else plural.removesuffix("s")

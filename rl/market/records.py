@@ -1,7 +1,7 @@
-"""The market's log as the shop would have written it: JSON lines, and the dirt among them with its truth.
+"""The market's log as a shop would write it, in JSON lines, with dirty records whose faults are known.
 
-Dirt is added: each dirty record is a copy of a true one with something wrong, beside it. So the true events, and no others,
-are what a perfect cleaning leaves, with two kinds that it keeps: records without a user, and those of bots (flagged).
+Dirty records are added to the true ones: each is a copy of a true record with a fault. So a perfect cleaning leaves exactly the
+true events, plus two kinds that it keeps: records without a user, and those of bots, which it flags.
 """
 
 import json
@@ -20,7 +20,7 @@ from rl.market.shoppers import BOT_STREAM, DAY_MS, DIRT_STREAM, user_generator
 from rl.observation import IMPRESSION, KINDS, PURCHASE, VIEW, Ints
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # the step of SplitMix64
-BOT_USERS = 50_000_000  # a bot's number is this and its host's; its id looks like any other
+BOT_USERS = 50_000_000  # a bot's number is this plus its host's number; its id looks like any other
 UNKNOWN_TYPES = ("hover", "zoom", "compare", "newsletter")
 UNPARSABLE_TIMES = ("2026-13-41T25:61:00.000Z", "yesterday", "31/02/2026 10:00", "2026-06-00T00:00:00.000Z")
 NOT_NUMBERS = ("free", "twelve", "19,9O EUR", "see label")
@@ -28,37 +28,37 @@ NOT_NUMBERS = ("free", "twelve", "19,9O EUR", "see label")
 
 @dataclass(frozen=True)
 class DirtRates:
-    """How many dirty records are added of each kind, as a share of the true records that it can be made from."""
+    """How many dirty records of each kind are added, as a share of the true records that can be copied for it."""
 
-    null_field: float = 0.0015  # event_time, event_type or item_id is null or absent
+    null_field: float = 0.0015  # event_time, event_type or item_id is null or missing
     unparsable_time: float = 0.0015
     after_end: float = 0.0015  # the time is one day to a year after the log's end
     unknown_type: float = 0.0015
     negative_price: float = 0.0015
     text_for_number: float = 0.0015  # in price or quantity
     duplicate: float = 0.01  # the same bytes again
-    double_click: float = 0.015  # the same view again, within a second
-    no_user: float = 0.02  # a view by nobody in particular
+    double_click: float = 0.015  # a view repeated within a second
+    no_user: float = 0.02  # a view without a user id
 
 
 KINDS_OF_DIRT = (*(field.name for field in fields(DirtRates)), "bot")
 
 
 class Record(NamedTuple):
-    """One record of the log, and what is true of it."""
+    """One record of the log, and the truth about it."""
 
-    time_ms: int  # when it happened, since the log's start, whatever the record says
-    user: int  # who did it, likewise
+    time_ms: int  # true time since the log's start, whatever the record says
+    user: int  # true user, whatever the record says
     line: str  # JSON, without the newline
-    kind: str | None = None  # of KINDS_OF_DIRT; None for a true record
-    column: str | None = None  # where it is wrong
+    kind: str | None = None  # one of KINDS_OF_DIRT; None for a true record
+    column: str | None = None  # with the fault
 
 
 def records(market: Market, first: int, last: int, rates: DirtRates, bots_per_user: float) -> list[Record]:
-    """All records of the users number `first` to `last`, exclusive, and of bots among them, by time, then user.
+    """All records of the users [first, last) and of the bots that belong to them, by time, then user.
 
-    Bots are users of their own, `bots_per_user` of them: each has one or two days with 300 to 800 views of one product after
-    the other, 1.5 to 4 seconds apart, give or take 2 %. A shopper's day has less than a third of that, without regularity.
+    A user has a bot with probability `bots_per_user`. A bot has one or two days with 300 to 800 views of one product after
+    the other, at a steady pace of 1.5 to 4 seconds, give or take 2 %. A shopper's day has less than a third as many, irregularly.
     """
     log = market.log(first, last)
     true = list(map(Record, log.time_ms.tolist(), log.user.tolist(), _lines(market, log)))
@@ -68,13 +68,13 @@ def records(market: Market, first: int, last: int, rates: DirtRates, bots_per_us
 
 
 def time_text(market: Market, time_ms: Ints) -> list[str]:
-    """Times since the log's start as the log writes them: ISO, UTC, milliseconds."""
+    """Times (ms since the log's start) as the log writes them: ISO 8601, UTC, milliseconds."""
     moments = (market.start_ms + np.asarray(time_ms)).astype("datetime64[ms]")
     return [f"{text}Z" for text in np.datetime_as_string(moments).tolist()]
 
 
 def _lines(market: Market, log: Log) -> Iterator[str]:
-    """Each event as one JSON line. Ids of sessions, requests and orders are hashes: they tell nothing of the user."""
+    """Each event as a JSON line. Ids of sessions, requests and orders are hashes, which reveal nothing about the user."""
     items = [json.dumps(item) for item in market.attributes.item_id]
     prices = [f"{price:.2f}" for price in market.attributes.price.tolist()]
     who = {user: (market.user_id(user), market.strategy(user)) for user in np.unique(log.user).tolist()}
@@ -114,13 +114,13 @@ def _offer(step: int, offer: tuple[list[int], float], items: list[str], strategy
 
 
 def hashed(numbers: Ints, seed: int) -> NDArray[np.uint64]:
-    """Distinct 64-bit hashes of distinct numbers. Each seed starts SplitMix64 at another of its steps."""
+    """Distinct 64-bit hashes of distinct numbers; the seed shifts the sequence of SplitMix64."""
     offset = np.uint64(seed % 2**32 * GOLDEN_GAMMA % 2**64)
     return splitmix64(numbers.astype(np.uint64) + offset)
 
 
 def _dirt(seed: int, log: Log, rates: DirtRates) -> Iterator[tuple[int, str, float]]:
-    """Which events get a dirty copy, of which kind, and a uniform number for its details."""
+    """The events that get a dirty copy: row, kind of dirt, and a uniform number that decides the details."""
     users, counts = np.unique(log.user, return_counts=True)
     draws = np.empty((len(log.user), 2))
     begin = 0
@@ -141,7 +141,7 @@ def _dirt(seed: int, log: Log, rates: DirtRates) -> Iterator[tuple[int, str, flo
 
 
 def _spoil(true: Record, kind: str, detail: float, market: Market) -> Record:
-    """A copy of a true record with one thing wrong; `detail` in 0..1 decides how."""
+    """A copy of a true record with one fault; `detail` in [0, 1) decides how."""
     content, column, delay_ms = json.loads(true.line), None, 0
 
     def one_of(choices: tuple[str, ...]) -> str:
@@ -181,7 +181,7 @@ def _spoil(true: Record, kind: str, detail: float, market: Market) -> Record:
 
 
 def _bot(market: Market, host: int, bots_per_user: float) -> list[Record]:
-    """The records of the bot that belongs to a user, if there is one."""
+    """The records of the bot that belongs to user `host`, if there is one."""
     rng = user_generator(market.seed + BOT_STREAM, host)
     if rng.random() >= bots_per_user:
         return []

@@ -1,7 +1,7 @@
-"""How a session goes in the market: what is shown, how the shopper reacts, tires, warms to the shop, leaves.
+"""The course of a session in the market: what is shown, how the shopper reacts, tires, changes mood and leaves.
 
-Everything here works on m sessions at once, each of another user of a block, and takes its chance from uniform numbers that
-were drawn before. Times are milliseconds since the log's start.
+Everything here works on m sessions at once, each of a different user of a block, with uniform random numbers that were drawn
+beforehand. A click is a click-through (`rl/observation.py`). Times are milliseconds since the log's start.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from rl.observation import CART, IMPRESSION, MAX_STEPS, PURCHASE, VIEW, Catalogu
 
 NUM_CANDIDATES = 10
 DISCOUNT = 0.9
-EXPLORED_FRAC = 0.1  # of what a logging strategy shows is drawn evenly, so that every candidate keeps a chance
+EXPLORED_FRAC = 0.1  # of a logging strategy's decisions are uniformly random, so that every candidate may be shown
 
-# Uniform numbers of a session, by use.
-DRAWN = 24  # products drawn for a decision, of which the first NUM_CANDIDATES distinct ones are its candidates
-WANTED = 4  # how many of these the shopper would search for; the others are what the shop has
+# Which of a session's uniform numbers decides what.
+DRAWN = 24  # products drawn for a decision; the first NUM_CANDIDATES distinct ones are its candidates
+WANTED = 4  # of these, drawn by the shopper's taste; the others are drawn from the shop's supply
 ACTION, CLICK, ADD, BUY, LEAVE, GAP = DRAWN + np.arange(6)
 DECISION_DRAWS = DRAWN + 9
 GO_ON, WAY, SEARCH, ORGANIC_ADD, ORGANIC_BUY, ORGANIC_GAP = range(6)
 ORGANIC_DRAWS = 8
-PRELUDE, TAIL = 3, 6  # most organic views before and after the decisions
+PRELUDE, TAIL = 3, 6  # largest number of organic views before and after the decisions
 SESSION_DRAWS = 1 + MAX_STEPS * DECISION_DRAWS + (PRELUDE + TAIL) * ORGANIC_DRAWS
 
 # A policy maps states (m, S), candidate features (m, K, F) and the probabilities (m, K) of the user's logging strategy, which
@@ -36,7 +36,7 @@ Policy = Callable[[Floats, Floats, Floats], Floats]
 
 
 class World(NamedTuple):
-    """The products, seen and hidden, and how the shop fills up candidates: cumulative probabilities (I,)."""
+    """The products with visible and hidden attributes, and the shop's supply of candidates: cumulative probabilities (I,)."""
 
     catalogue: Catalogue
     hidden: Hidden
@@ -51,10 +51,10 @@ class ItemHistory(NamedTuple):
 
 
 class Visits:
-    """m sessions that go on: where each stands."""
+    """m running sessions: the user, the clock (ms) and the mood of each."""
 
     def __init__(self, number: int, users: Ints, clock: Ints, mood: Floats) -> None:
-        """Begin every user's session of this number; `users` (m,) are rows of the block."""
+        """Begin session `number` of each user; `users` (m,) are rows of the block."""
         self.number, self.users = number, users
         self.clock, self.mood = clock.copy(), mood.copy()
 
@@ -70,9 +70,9 @@ def sigmoid(x: Floats) -> Floats:
 
 
 def draws_of(shoppers: Shoppers, users: Ints, number: int) -> tuple[Floats, Floats, Floats]:
-    """What chance holds for the session of this number of each of m users.
+    """The uniform random numbers for session `number` of each of m users.
 
-    For the mood (m,), the decisions (m, MAX_STEPS, DECISION_DRAWS) and the steps before and after (m, PRELUDE + TAIL, ORGANIC_DRAWS).
+    For the mood (m,), the decisions (m, MAX_STEPS, DECISION_DRAWS) and the organic steps (m, PRELUDE + TAIL, ORGANIC_DRAWS).
     """
     draws = shoppers.uniforms[shoppers.offset[users] + number]
     mood, decisions, organic = np.split(draws, [1, 1 + MAX_STEPS * DECISION_DRAWS], axis=1)
@@ -81,7 +81,7 @@ def draws_of(shoppers: Shoppers, users: Ints, number: int) -> tuple[Floats, Floa
 
 
 def draw_candidates(world: World, shoppers: Shoppers, users: Ints, draws: Floats) -> Ints:
-    """(m, K) distinct products for each of m users, ascending, from uniform numbers (m, DRAWN)."""
+    """Distinct candidates (m, K) for each of m users, ascending, from uniform numbers (m, DRAWN)."""
     num_items = len(world.supply)
     wanted = search(shoppers, users[:, None], draws[:, :WANTED])
     supplied = np.searchsorted(world.supply, draws[:, WANTED:])
@@ -107,7 +107,7 @@ def search(shoppers: Shoppers, users: Ints, draws: Floats) -> Ints:
 
 
 def logging_probabilities(world: World, shoppers: Shoppers, memory: Memory, users: Ints, candidates: Ints) -> Floats:
-    """(m, K): softmax over popularity, or, in the personal arm, mostly over the match with what the user touched before."""
+    """Probabilities (m, K): softmax of popularity; in the personal arm mostly of the match with the user's earlier events."""
     catalogue = world.catalogue
     popularity = np.clip(world.hidden.popularity[candidates], -1.5, 1.5)
     row, total = users[:, None], memory.weight[users][:, None] + 5.0
@@ -136,11 +136,11 @@ def decide(
 ) -> Floats:
     """The decisions of m sessions; `draws` (m, MAX_STEPS, DECISION_DRAWS). Returns the discounted returns (m,).
 
-    The logging strategies choose, or `policy`, which then needs `history`. What happens goes into the journal.
+    The logging strategies decide, or `policy`, which then needs `history`. Events go into the journal, if there is one.
 
-    A shopper clicks on what is relevant to them and looks appealing, less when its category was shown in this session
-    before, more in a good mood. A click on a good product lifts the mood, a product that is ignored or disappoints
-    spoils it; the mood decides over buying, and over staying for the next decision.
+    A shopper is more likely to click on a relevant and appealing product and in a good mood, and less likely when its category
+    was shown earlier in the session. A click on a good product lifts the mood; a bad product, or one that is not clicked,
+    lowers it. The better the mood, the more likely the shopper buys, and stays for the next decision.
     """
     catalogue, hidden = world.catalogue, world.hidden
     returns = np.zeros(len(visits.users))
@@ -198,7 +198,7 @@ def browse(
 ) -> Ints:
     """One organic step of the sessions `rows` (r,), with `draws` (r, ORGANIC_DRAWS); returns the rows that took it.
 
-    A shopper looks for what goes with the last purchase, buys again what was used up, or searches by taste.
+    A shopper looks for a companion of the last purchase, returns to a consumable bought earlier, or searches by taste.
     """
     mood = visits.mood[rows]
     goes_on = draws[:, GO_ON] < sigmoid(0.1 + 0.5 * mood)
@@ -224,7 +224,7 @@ def browse(
 
 
 class SessionSoFar:
-    """What happened in the decisions of m sessions, as counts."""
+    """Counts of what happened in the decisions of m sessions so far."""
 
     def __init__(self, size: int, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -237,7 +237,7 @@ class SessionSoFar:
         self.group = np.zeros((size, int(catalogue.group.max()) + 1))
 
     def add(self, rows: Ints, item: Ints, reactions: NDArray[np.bool_]) -> None:
-        """The decision of this step: what was shown to the sessions `rows` and how they reacted (r, 3)."""
+        """Count a decision: the items (r,) that the sessions `rows` (r,) were shown, and their reactions (r, 3)."""
         self.items[rows, self.step] = item
         self.reactions[rows] += reactions
         self.last_clicked[rows] = reactions[:, 0]
@@ -289,7 +289,7 @@ def _counts(
 
 
 def _drawn_index(probabilities: Floats, draws: Floats) -> Ints:
-    """The index that each row's uniform number falls on, by the row's probabilities."""
+    """An index for each row, drawn by the row's probabilities (m, K) with a uniform number (m,)."""
     cumulative = np.cumsum(probabilities, axis=1)
     index: Ints = np.minimum((draws[:, None] * cumulative[:, -1:] >= cumulative).sum(axis=1), cumulative.shape[1] - 1)
     return index

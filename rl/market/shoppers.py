@@ -1,7 +1,7 @@
-"""The market's shoppers: hidden tastes, habits and planned visits. Each user draws from a generator of their own.
+"""The market's shoppers: hidden tastes, habits and planned visits. Each user has a random number generator of their own.
 
-Users are simulated in blocks of BLOCK, always whole: so every array has the same shape whichever users are asked for, and a
-user's records are the same to the last bit whatever the partitioning and however many users the market has.
+Users are always simulated in whole blocks of BLOCK users. So every array has the same shape whichever users are asked for, and a
+user's records are the same to the last bit whatever the partitioning and the number of users.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from rl.observation import Catalogue, Floats, Ints
 BLOCK = 256
 MAX_SESSIONS = 60  # of one user in one log
 DAY_MS = 86_400_000
-CLOSING_MS = 90 * 60_000  # nobody comes in the log's last 90 minutes, so that every session ends within it
-BOT_STREAM, DIRT_STREAM = 2**62, 2**63  # added to the seed: generators of a user beside the one of their visits
+CLOSING_MS = 90 * 60_000  # no session starts in the log's last 90 minutes, so that all end before it does
+BOT_STREAM, DIRT_STREAM = 2**62, 2**63  # added to the seed, for a user's further generators
 
 
 class Shoppers(NamedTuple):
-    """One block of n users: traits (n,) or (n, ...), and what chance holds for their planned sessions."""
+    """One block of n users: traits (n,) or (n, ...), and uniform random numbers for their sessions."""
 
-    relevance: Floats  # (n, I) how much the user wants each product: mean 0 and deviation 1 over products
-    choice: Floats  # (n, I) cumulative probabilities of searching each product, plus the row's number
-    conversion: Floats  # (n,) standard normal: readiness to buy what was chosen
+    relevance: Floats  # (n, I) how much the user wants each product: mean 0 and standard deviation 1 over products
+    choice: Floats  # (n, I) cumulative probabilities of searching for each product, plus the row's number
+    conversion: Floats  # (n,) standard normal: readiness to buy
     mood: Floats  # (n,) usual engagement at the start of a session
     is_personal: NDArray[np.bool_]  # (n,) in the arm of the personal strategy
     num_sessions: Ints  # (n,)
@@ -35,12 +35,12 @@ class Shoppers(NamedTuple):
 
 
 def user_generator(seed: int, user: int) -> np.random.Generator:
-    """The user's own generator: a counter-based one whose key is (seed, user)."""
+    """The user's own generator: counter-based, with the key (seed, user)."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, user], dtype=np.uint64)))
 
 
 def is_personal(experiment: str, user_id: str) -> bool:
-    """The user's arm: a hash of the experiment and the user decides, half and half."""
+    """Whether the user is in the personal arm, by a hash of experiment and user; half of the users are."""
     return hashlib.sha256(f"{experiment}:{user_id}".encode()).digest()[0] % 2 == 1
 
 
@@ -55,7 +55,7 @@ def draw_shoppers(
     catalogue: Catalogue,
     hidden: Hidden,
 ) -> Shoppers:
-    """The block of users from number `first` on; `num_draws` uniform numbers are laid by for each session."""
+    """The block of users from number `first` on, with `num_draws` uniform numbers for each session."""
     num_categories, num_groups, num_brands = (
         int(codes.max()) + 1 for codes in (catalogue.category, catalogue.group, catalogue.brand)
     )
@@ -94,13 +94,13 @@ def draw_shoppers(
 def _planned_visits(rng: np.random.Generator, days: int, sessions_per_user: float) -> Ints:
     """Starts of one user's sessions in ms since the log's start, ascending.
 
-    Activity is gamma distributed. Some come to know the shop within the log's span, some leave it; each has an hour of
-    preference.
+    Activity is gamma distributed. Some users first come after the log's start, some stop before its end; each has a preferred
+    hour of the day.
     """
     activity, (joins, leaves, peak) = rng.gamma(1.2, 1 / 1.2), rng.random(3)
     start = 0.7 * days * max(joins - 0.7, 0.0) / 0.3
     stop = days if leaves < 0.75 else start + (days - start) * (leaves - 0.75) / 0.25
-    rate = sessions_per_user / 0.8 * activity * (stop - start) / days  # 0.8: the share of the span that a user stays
+    rate = sessions_per_user / 0.8 * activity * (stop - start) / days  # a user is active for 0.8 of the span on average
     count = min(int(rng.poisson(rate)), MAX_SESSIONS)
     day = np.floor(start + (stop - start) * rng.random(count))
     hour = (8 + 14 * peak + 2.5 * rng.standard_normal(count)) % 24

@@ -1,4 +1,4 @@
-"""The true value of policies on the simulated market whose log was learned from."""
+"""The true value of policies on the simulated market from whose log they were learned."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,7 +17,7 @@ LOG_FOLDER = "raw/market"  # below the lake
 
 
 def logging_itself(states: Floats, candidates: Floats, logging: Floats) -> Floats:
-    """The policy that does what the user's logging strategy does: probabilities [n, k]."""
+    """The policy that follows the user's logging strategy: probabilities [n, k]."""
     return logging
 
 
@@ -35,10 +35,10 @@ def true_values(
     discount: float,
     num_sessions: int,
 ) -> dict[str, TrueValue]:
-    """Mean discounted return of a session of the test window under each policy's own course of states, by simulation.
+    """Mean discounted return of the sessions of the test window if the policy made all their decisions, by simulation.
 
-    The market is made again from the manifest in its log's `folder` (some seconds); the logging strategies' value stands under the
-    name `logging`; `num_sessions` are simulated for each value.
+    The market is built again from the manifest in its log's `folder`, which takes some seconds. The value of the logging
+    strategies has the name `logging`. Each value is the mean over at least `num_sessions` sessions.
     """
     market = Market.read(folder)
     since_ms = int(test_from.timestamp() * 1000)
@@ -51,6 +51,6 @@ def true_values(
 
 
 def interval(value: TrueValue) -> tuple[float, float]:
-    """95 % interval of a simulated value: what comes of simulating only so many sessions."""
+    """95 % interval of a simulated value, by its standard error."""
     half = float(NormalDist().inv_cdf(TAILS[1]) * np.asarray(value.standard_error))
     return value.value - half, value.value + half

@@ -1,1 +1,1 @@
-"""Off-policy evaluation: what a policy would be worth, from what others logged."""
+"""Off-policy evaluation: the value of a policy, estimated from what other policies logged."""

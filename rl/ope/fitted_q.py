@@ -1,4 +1,4 @@
-"""The model of the doubly robust estimate: fitted Q evaluation with a ridge regression, cross-fitted over users."""
+"""The Q model of the doubly robust estimate: fitted Q evaluation by ridge regression, cross-fitted over users."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from rl.dataset.decisions import Decisions, Floats, Ints
 from rl.ope.estimators import Matrix
 from rl.ope.target import TargetPolicy
 
-BLOCK = 20_000  # rows whose products of features are laid out at once
+BLOCK = 20_000  # rows whose products of features are in memory at once
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Features:
         return (self.states[rows, :, None] * chosen[:, None, :]).reshape(len(rows), -1)
 
     def predict(self, coefficients: Matrix, rows: Ints) -> Matrix:
-        """[m, k] Q of the candidates of m rows: s' M c, without laying out the products."""
+        """[m, k] Q of the candidates of m rows: s' M c, without the products in memory."""
         matrix = coefficients.reshape(self.states.shape[1], self.candidates.shape[2])
         values: Matrix = np.einsum("nc,nkc->nk", self.states[rows] @ matrix, self.candidates[rows])
         return values
@@ -57,11 +57,11 @@ def cross_fitted_q(
     ridge: float = 10.0,
     seed: int = 0,
 ) -> Matrix:
-    """Qhat [n, k] of the target policy for every candidate (0 where padded), each row's from other users' episodes.
+    """Qhat [n, k] of the target policy for every candidate (0 where padded); each row is predicted by a model of other users.
 
     Fitted Q evaluation (Le, Voloshin & Yue 2019, "Batch policy learning under constraints", alg. 3): Q is regressed on
-    r + discount E_pi[Q(s', .)], as many times as an episode is long. Users are dealt out to folds at random; `ridge` is the
-    penalty in rows. With a single user there is no other to fit on and the model is zero.
+    r + discount E_pi[Q(s', .)], as often as the longest episode has decisions. Users are assigned to folds at random; `ridge`
+    is the penalty. With a single user there is no other to fit on, and Qhat is 0.
     """
     features = _Features.of(decisions)
     following = decisions.next_rows

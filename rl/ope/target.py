@@ -1,4 +1,4 @@
-"""A policy on logged decisions: all that off-policy evaluation needs of it, and the temperature that the log can bear."""
+"""A policy on logged decisions, as off-policy evaluation needs it, and the choice of its temperature."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ NUM_TEMPERATURES = 97
 
 @dataclass(frozen=True)
 class TargetPolicy:
-    """A policy on one set of logged decisions: all that off-policy evaluation needs of it.
+    """A policy on one set of logged decisions, as off-policy evaluation needs it.
 
-    The log knows mu only for the candidate that was shown, and no more is needed: the ratio of the logged action is
-    rho = (1 - epsilon) learned(a) / mu(a) + epsilon. The valued policy's expectation of a model Qhat needs mu's expectation, for
-    which Qhat of the logged action is an unbiased stand-in: its weight in the doubly robust sum is then zero.
+    The log holds mu only for the candidate that was shown. That is enough for the ratio of the logged action,
+    rho = (1 - epsilon) learned(a) / mu(a) + epsilon. The expectation of Qhat under the policy contains its expectation under
+    mu, which Qhat of the logged action estimates without bias: its weight in the doubly robust sum is then zero.
     """
 
     learned: Matrix  # [n, k] probabilities of the learned part
@@ -48,7 +48,7 @@ def on_log(policy: ServedPolicy, decisions: Decisions) -> TargetPolicy:
 
 @dataclass(frozen=True)
 class Temperature:
-    """The chosen temperature, in the unit of Q, and the share of the episodes that its weights are worth."""
+    """A temperature, in the unit of Q, and the effective sample size that it leaves, as a share of the episodes."""
 
     value: float
     effective_frac: float
@@ -57,16 +57,17 @@ class Temperature:
 def choose_temperature(
     values: ActionValues, decisions: Decisions, *, epsilon: float, min_effective_frac: float
 ) -> Temperature:
-    """The greediest temperature whose importance weights keep an effective sample of `min_effective_frac` of the episodes.
+    """The lowest temperature whose importance weights keep an effective sample of `min_effective_frac` of the episodes.
 
-    Tried from hot (nearly uniform) to cold, from 100 to 0.01 of the typical spread of Q among candidates, 24 to the decade;
-    once one suffices the search goes on to the first that falls short. Where none suffices it is the one that comes nearest.
+    Temperatures are tried from high (nearly uniform) to low, from 100 to 0.01 times the typical spread of Q among candidates, 24
+    per decade. Once one is accepted, the search ends at the first that is not. Where none is accepted, the one with the largest
+    effective sample is returned.
 
     Raises:
         ValueError: there is no episode to choose on.
     """
     if len(decisions) == 0:
-        raise ValueError("a temperature is chosen on logged episodes, and there is none")
+        raise ValueError("a temperature must be chosen on logged episodes, and there are none")
     q_values = values.action_values(decisions.states, decisions.candidates, decisions.mask)
     spread = float(np.nanmean(np.nanstd(np.where(decisions.mask, q_values, np.nan), axis=1)))
     nearest, chosen = Temperature(np.inf, -1.0), None
@@ -82,7 +83,7 @@ def choose_temperature(
 
 
 def effective_frac(ratios: Matrix, decisions: Decisions) -> float:
-    """Effective sample size of the weights that estimators give to logged episodes, as a share of these; ratios are [n]."""
+    """Effective sample size of the truncated weights of the episodes, as a share of their number; ratios are [n]."""
     matrix = decisions.by_step(ratios, fill=1.0)
     weights = importance_weights(matrix, max_weight=math.sqrt(decisions.num_episodes))[:, -1]
     return effective_sample_size(weights) / decisions.num_episodes

@@ -1,4 +1,4 @@
-"""What policies are worth on logged decisions, side by side, and whether a learned one may serve."""
+"""The values of policies on the same logged decisions, and the verdict whether a learned one may serve."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Valuation:
 
     @classmethod
     def on(cls, decisions: Decisions, *, discount: float, num_resamples: int = 1000, seed: int = 0) -> "Valuation":
-        """Prepare the valuation of policies on these decisions."""
+        """Draw the bootstrap for these decisions."""
         draws = Bootstrap(decisions.episode_users, num_resamples=num_resamples, seed=seed)
         return cls(decisions, discount, draws)
 
@@ -39,7 +39,7 @@ class Valuation:
         return int((self.decisions.rewards > 0).sum())
 
     def logging(self) -> dict[str, Estimate]:
-        """The logging policies' value: their mean return, and what importance sampling says of them, which must be equal."""
+        """The value of the logging policies, as mean return and by importance sampling with all ratios 1; both must be equal."""
         rewards = self.decisions.by_step(self.decisions.rewards, fill=0.0)
         return {
             "mean_return": mean_return(rewards, self.bootstrap, discount=self.discount),
@@ -47,7 +47,7 @@ class Valuation:
         }
 
     def target(self, target: TargetPolicy, *, seed: int = 0) -> dict[str, Estimate]:
-        """A target policy's value by per-decision self-normalised importance sampling and doubly robust, weights truncated."""
+        """A target policy's value, per-decision self-normalised and doubly robust, with weights truncated at sqrt(episodes)."""
         log = self.decisions
         q_values = cross_fitted_q(log, target, discount=self.discount, seed=seed)
         rewards, ratios = log.by_step(log.rewards, fill=0.0), log.by_step(target.ratios, fill=1.0)
@@ -61,11 +61,11 @@ class Valuation:
 
 
 def verdict(learned: Estimate, logging: Estimate, *, min_effective_episodes: float) -> Verdict:
-    """Promote only where the learned policy is better beyond doubt, on evidence that carries an interval.
+    """Promote a learned policy only where the evidence is large enough and says that the policy is better.
 
-    Three must hold: the effective sample is at least `min_effective_episodes` (a bootstrap of fewer says little); the lower
-    bound of the learned policy's value is above the logging policy's value; the lower bound of their paired difference is
-    above zero.
+    Three conditions must hold: the effective sample size is at least `min_effective_episodes`, since a bootstrap of fewer says
+    little; the lower bound of the learned policy's value is above the logging policy's value; the lower bound of their paired
+    difference is above zero.
     """
     gain = learned.minus(logging)
     numbers = (

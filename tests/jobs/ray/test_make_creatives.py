@@ -234,6 +234,20 @@ def test_items_are_counted_over_all_lists_and_ties_broken_by_id(small_lake: Shop
         assert set(job.read_products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
 
 
+def test_items_without_a_title_or_a_learned_category_are_not_shown(job: ModuleType):
+    bar, ring, alien = (
+        job.Product(item, "A title", category, None, None, None)
+        for item, category in (
+            ("bar", ("Shapes", "Bars")),
+            ("ring", ("Shapes", "Bars", "Bent")),
+            ("alien", ("Elsewhere",)),
+        )
+    )
+    products = {"bar": bar, "ring": ring, "alien": alien}
+    shown = job.shown_products(["ring", "untitled", "alien", "bar"], products, ("Shapes / Squares", "Shapes / Bars"))
+    assert shown == [(ring, 1), (bar, 1)]
+
+
 def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
     def kicker(title: str, brand: str | None, category: tuple[str, ...]) -> str | None:
         product = job.Product("a", title, category, brand, None, None)

@@ -83,7 +83,7 @@ def test_an_empty_table_gives_no_decision() -> None:
     ("row", "message"),
     [
         ({"step": 1}, "without a gap"),
-        ({"action": 2}, "names no candidate"),
+        ({"action": 2}, "not the index of a candidate"),
         ({"candidate_features": [[1.0], [2.0, 3.0]]}, "one width"),
     ],
 )

@@ -78,5 +78,5 @@ def test_few_distinct_vectors_are_cells_of_their_own_and_many_share() -> None:
 
 def test_nothing_logged_is_refused() -> None:
     log = logged_paths(ALL_PATHS)
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="there are none"):
         fit_tabular(log.take(log.episodes < 0), discount=0.5, **CELLS)

@@ -101,5 +101,5 @@ def test_fewer_rows_than_a_batch_are_enough(tmp_path: Path) -> None:
 
 def test_a_log_without_a_known_transition_is_refused(tmp_path: Path) -> None:
     log = Planted.make(num_episodes=2).log
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="there are none"):
         train.train_dqn(log.take(log.episodes < 0), SMALL, tmp_path)

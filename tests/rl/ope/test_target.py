@@ -76,5 +76,5 @@ def test_where_no_temperature_does_the_nearest_is_taken() -> None:
 
 def test_temperature_needs_an_episode() -> None:
     log = uniform_log()
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="there are none"):
         choose_temperature(FirstFeature(), log.take(log.episodes < 0), epsilon=0.1, min_effective_frac=0.05)
