@@ -1,4 +1,4 @@
-"""The lakes that several checks look at: each turned once for the same code, from nothing, and timed."""
+"""The lakes that several checks look at: each made once for the same code, from nothing, and timed."""
 
 import fcntl
 import json
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from acceptance.claims import DATA, turn
+from acceptance.claims import DATA, run_pipeline
 from acceptance.results import CODE, STATE, code_hash
 from lib.lake.lake import Lake
 from lib.lake.query import query
 
 LAKES = STATE / "lakes"
-# A small market and short training, for checks that turn the wheel many times; and the real logs.
+# A small market and short training, for checks that run the pipeline many times; and the real logs.
 SMALL_MARKET = (
     *("--simulate.num-users", "600", "--simulate.num-items", "200", "--simulate.bots-per-user", "0.02"),
     *("--train-encoder.num-epochs", "8", "--train-policy.num-updates", "300"),
@@ -26,17 +26,17 @@ _failed: dict[str, str] = {}  # lakes that could not be made, with the error: ot
 
 def market() -> Path:
     """The lake of the default simulated market."""
-    return _turned("market", ())
+    return _made("market", ())
 
 
 def small_market() -> Path:
     """The lake of a small simulated market."""
-    return _turned("small_market", SMALL_MARKET)
+    return _made("small_market", SMALL_MARKET)
 
 
 def real_log(name: str) -> Path:
     """The lake of one of the real logs, known by the name of its format and folder."""
-    return _turned(name, ("--logs", str(DATA / name), "--format", name))
+    return _made(name, ("--logs", str(DATA / name), "--format", name))
 
 
 def rows(lake: Lake, sql: str) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def row(lake: Lake, sql: str) -> dict[str, Any]:
 
 
 def seconds_of(lake: Path) -> float:
-    """How long the whole wheel took on a lake, from nothing."""
+    """How long the whole pipeline took on a lake, from nothing."""
     return float(json.loads(_stamp(lake).read_text())["seconds"])
 
 
@@ -87,7 +87,7 @@ def key_of(lake: Path) -> Path:
     return lake.with_name(f"{lake.name}.key")
 
 
-def _turned(name: str, arguments: Sequence[str]) -> Path:
+def _made(name: str, arguments: Sequence[str]) -> Path:
     lake, code = LAKES / name, code_hash(*CODE)
     LAKES.mkdir(parents=True, exist_ok=True)
     with (LAKES / f"{name}.lock").open("w") as lock:
@@ -95,9 +95,9 @@ def _turned(name: str, arguments: Sequence[str]) -> Path:
         if not _stamp(lake).is_file() or json.loads(_stamp(lake).read_text())["code"] != code:
             if name in _failed:
                 raise RuntimeError(_failed[name])
-            print(f"  turns the wheel on {name}", flush=True)
+            print(f"  runs the pipeline on {name}", flush=True)
             try:
-                seconds, _ = turn(empty(name), *arguments)
+                seconds, _ = run_pipeline(empty(name), *arguments)
             except RuntimeError as error:
                 _failed[name] = str(error)
                 raise
