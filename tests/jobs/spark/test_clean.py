@@ -4,6 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -96,9 +97,7 @@ class Shop:
         return {table: self.lake.open(table).version() for table in self.lake.tables() if not table.startswith("ops/")}
 
 
-def pa_series(*texts: str):
-    import polars as pl
-
+def pa_series(*texts: str) -> pl.Series:
     return pl.Series(texts)
 
 
