@@ -1,4 +1,4 @@
-"""What an acceptance check returns, and how it turns the wheel: as a user does, by the command line."""
+"""What an acceptance check returns, and how it runs the pipeline: as a user does, by the command line."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def turn(lake: Path, *arguments: str) -> tuple[float, str]:
+def run_pipeline(lake: Path, *arguments: str) -> tuple[float, str]:
     """`cartwheel run` on a lake; returns its seconds and what it printed.
 
     Raises:

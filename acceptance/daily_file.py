@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from acceptance import lakes
-from acceptance.claims import DATA, Claim, turn
+from acceptance.claims import DATA, Claim, run_pipeline
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib.lake.lake import Lake
@@ -27,11 +27,11 @@ def check() -> list[Claim]:
     for file in files[:-1]:
         shutil.copy2(file, logs)
     lake = lakes.empty("grown")
-    turn_on(lake, logs)
+    run_on(lake, logs)
     shutil.copy2(files[-1], logs)
-    seconds = turn_on(lake, logs)
+    seconds = run_on(lake, logs)
     fresh = lakes.empty("at_once", key_of_lake=lake)
-    whole_seconds = turn_on(fresh, logs)
+    whole_seconds = run_on(fresh, logs)
     ingested = [
         [Path(file["path"]).name for file in row["input_files"]] for row in history.runs(Lake(str(lake)), "ingest")
     ]
@@ -51,7 +51,7 @@ def check() -> list[Claim]:
     ]
 
 
-def turn_on(lake: Path, logs: Path) -> float:
-    """The whole wheel on the files that lie there now; returns its seconds."""
-    seconds, _ = turn(lake, "--logs", str(logs), "--format", "online_retail", *SHORT_TRAINING)
+def run_on(lake: Path, logs: Path) -> float:
+    """The whole pipeline on the files that lie there now; returns its seconds."""
+    seconds, _ = run_pipeline(lake, "--logs", str(logs), "--format", "online_retail", *SHORT_TRAINING)
     return seconds

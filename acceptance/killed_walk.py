@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from acceptance import lakes
-from acceptance.claims import CARTWHEEL, Claim, environment, turn
+from acceptance.claims import CARTWHEEL, Claim, environment, run_pipeline
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib.lake.lake import Lake
@@ -29,11 +29,11 @@ class Kill(NamedTuple):
 
 
 def check() -> list[Claim]:
-    """One lake of the small market: a run killed, its rerun killed further on, and so on; the sixth turns to the end."""
+    """One lake of the small market: a run killed, its rerun killed further on, and so on; the sixth runs to the end."""
     reference = lakes.small_market()
     lake = lakes.empty("killed_walk", key_of_lake=reference)
     kills = [kill_walk(lake, job, seconds) for job, seconds in random_moments(reference)]
-    seconds, told = turn(lake, *lakes.SMALL_MARKET)
+    seconds, told = run_pipeline(lake, *lakes.SMALL_MARKET)
     apart = differences(lake, reference)
     num_leftovers = sum(kill.num_leftovers for kill in kills)
     lakes.remove(lake)
@@ -53,7 +53,7 @@ def check() -> list[Claim]:
 
 
 def random_moments(reference: Path) -> Iterator[tuple[str, float]]:
-    """For each fifth of the wheel's jobs, one of them and a number of seconds below those that it took undisturbed."""
+    """For each fifth of the pipeline's jobs, one of them and a number of seconds below those that it took undisturbed."""
     generator = random.Random(SEED)
     seconds = {row["job"]: row["seconds"] for row in history.runs(Lake(str(reference)))}
     jobs = [job.name for job in PIPELINE if job.name in seconds]

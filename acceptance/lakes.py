@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from acceptance.claims import DATA, turn
+from acceptance.claims import DATA, run_pipeline
 from acceptance.results import STATE
 from acceptance.rooms import COMMAND, EVERY_JOB, code_hash, rooms_of
 from lib.cleaning.pseudonyms import default_key_file
@@ -15,7 +15,7 @@ from lib.lake.lake import Lake
 from lib.lake.query import query
 
 LAKES = STATE / "lakes"
-# A small market and short training, for checks that turn the wheel many times; and the real logs.
+# A small market and short training, for checks that run the pipeline many times; and the real logs.
 SMALL_MARKET = (
     *("--simulate.num-users", "600", "--simulate.num-items", "200", "--simulate.bots-per-user", "0.02"),
     *("--train-encoder.num-epochs", "8", "--train-policy.num-updates", "300"),
@@ -102,7 +102,7 @@ def _up_to_date(name: str, arguments: Sequence[str], *, from_nothing: bool = Fal
             anew = from_nothing or stamp is None
             print(f"  runs the pipeline on {name}{' from nothing' if anew else ''}", flush=True)
             try:
-                seconds, _ = turn(empty(name) if anew else lake, *arguments)
+                seconds, _ = run_pipeline(empty(name) if anew else lake, *arguments)
             except RuntimeError as error:
                 _failed[name] = str(error)
                 raise

@@ -64,7 +64,9 @@ def check() -> list[Claim]:
             told["executors"] == 2 and all(PACKAGE.rpartition("/")[2] in place for place in told["places"]),
         ),
         Claim(
-            "they leave the tables of the wheel on one machine", f"different: {'; '.join(apart) or 'none'}", not apart
+            "they leave the tables of the pipeline on one machine",
+            f"different: {'; '.join(apart) or 'none'}",
+            not apart,
         ),
     ]
 

@@ -28,7 +28,7 @@ def among(modules: Iterator[str], forbidden: tuple[str, ...]) -> list[str]:
     return [module for module in modules if any(f"{module}.".startswith(f"{name}.") for name in forbidden)]
 
 
-def test_imports_are_found_wherever_they_stand():
+def test_imports_are_found_wherever_they_stand() -> None:
     source = "import ray.train as t\nfrom lib.engines import spark\ndef f():\n    from . import x\n"
     assert list(imported(source)) == ["ray.train", "lib.engines", "lib.engines.spark", ".", "..x"]
     assert among(imported(source), SPARK) == ["lib.engines.spark"]
@@ -36,7 +36,7 @@ def test_imports_are_found_wherever_they_stand():
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{job.parent.name}/{job.stem}")
-def test_a_job_imports_no_other_job_and_only_its_own_engine(job: Path):
+def test_a_job_imports_no_other_job_and_only_its_own_engine(job: Path) -> None:
     modules = list(imported(job.read_text()))
     others = ("jobs", *(other.stem for other in JOBS), *(f"{other.parent.name}.{other.stem}" for other in JOBS))
     assert among(iter(modules), others) == []
@@ -44,7 +44,14 @@ def test_a_job_imports_no_other_job_and_only_its_own_engine(job: Path):
     assert among(iter(modules), RAY if job.parent.name == "spark" else SPARK) == []
 
 
-def test_no_job_carries_the_name_of_a_module_that_its_folder_would_hide():
+def test_no_job_carries_the_name_of_a_module_that_its_folder_would_hide() -> None:
     # The folder of a script stands first on sys.path.
     names = {job.stem for job in JOBS}
     assert not names & ({"lib", "rl", "gan", "ray", "pyspark", "torch"} | sys.stdlib_module_names)
+
+
+def test_tests_import_nothing_of_the_acceptance_but_its_own() -> None:
+    files = [file for file in (ROOT / "tests").rglob("*.py") if (ROOT / "tests" / "acceptance") not in file.parents]
+    assert len(files) > 50
+    found = {file.name: among(imported(file.read_text()), ("acceptance",)) for file in files}
+    assert {name: modules for name, modules in found.items() if modules} == {}

@@ -18,7 +18,7 @@ def generator() -> KeptGenerator:
     return KeptGenerator(network, ("a", "b / c", "all"))
 
 
-def test_a_picture_depends_on_its_class_and_seed_alone(generator: KeptGenerator):
+def test_a_picture_depends_on_its_class_and_seed_alone(generator: KeptGenerator) -> None:
     together, alone = generator.pictures(1, [5, 6, 7]), generator.pictures(1, [6])
     assert together.shape == (3, 3, 32, 32)
     assert together.dtype == np.uint8
@@ -27,7 +27,7 @@ def test_a_picture_depends_on_its_class_and_seed_alone(generator: KeptGenerator)
     assert (generator.pictures(2, [6]) != alone).any()
 
 
-def test_a_kept_generator_makes_the_same_pictures_again(generator: KeptGenerator, tmp_path: Path):
+def test_a_kept_generator_makes_the_same_pictures_again(generator: KeptGenerator, tmp_path: Path) -> None:
     generator.save(tmp_path / "generator.pt", base_channels=4)
     loaded = KeptGenerator.load(tmp_path / "generator.pt")
     assert loaded.classes == generator.classes
@@ -35,7 +35,7 @@ def test_a_kept_generator_makes_the_same_pictures_again(generator: KeptGenerator
     assert list(tmp_path.glob("*.part")) == []
 
 
-def test_seeds_are_distinct_and_decided_by_name_seed_and_place():
+def test_seeds_are_distinct_and_decided_by_name_seed_and_place() -> None:
     seeds = seeds_of("item", 100)
     assert seeds_of("item", 3) == seeds[:3]
     assert len(set(seeds)) == 100
@@ -43,7 +43,7 @@ def test_seeds_are_distinct_and_decided_by_name_seed_and_place():
     assert not set(seeds) & set(seeds_of("item", 100, seed=1))
 
 
-def test_the_grid_shows_every_class_once_in_two_columns(generator: KeptGenerator):
+def test_the_grid_shows_every_class_once_in_two_columns(generator: KeptGenerator) -> None:
     grid = sample_grid(generator, [0, 1, 2], num_pictures=4)
     shown = np.asarray(grid)
     assert (shown != 255).any(axis=2).mean() > 0.3

@@ -47,7 +47,9 @@ def overlap(one: Box, other: Box) -> bool:
 
 @pytest.mark.parametrize("copy", [WHOLE, LONG, BARE], ids=["whole", "long", "bare"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_every_text_lies_in_the_advert_and_beside_the_others(picture: np.ndarray, size: tuple[int, int], copy: Copy):
+def test_every_text_lies_in_the_advert_and_beside_the_others(
+    picture: np.ndarray, size: tuple[int, int], copy: Copy
+) -> None:
     advert = compose(picture, copy, size, palette_name="Bags")
     assert advert.image.size == size
     expected = {"mark", "title", "call_to_action"} | ({"price", "kicker"} if copy.price else set())
@@ -62,7 +64,7 @@ def test_every_text_lies_in_the_advert_and_beside_the_others(picture: np.ndarray
 
 
 @pytest.mark.parametrize("size", SIZES[:3], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_the_mark_can_be_seen_and_read(picture: np.ndarray, size: tuple[int, int]):
+def test_the_mark_can_be_seen_and_read(picture: np.ndarray, size: tuple[int, int]) -> None:
     assert contrast(MARK_GROUND, MARK_INK) > 7
     advert = compose(picture, WHOLE, size, palette_name="Bags")
     box = advert.text_boxes["mark"]
@@ -73,7 +75,7 @@ def test_the_mark_can_be_seen_and_read(picture: np.ndarray, size: tuple[int, int
     assert box.height >= 6
 
 
-def test_the_mark_stands_on_the_picture_alone_too(picture: np.ndarray):
+def test_the_mark_stands_on_the_picture_alone_too(picture: np.ndarray) -> None:
     image = np.asarray(marked(picture, 320), dtype=int)
     assert image.shape == (320, 320, 3)
     place = mark_box(Box(0, 0, 320, 320), 16)
@@ -82,12 +84,12 @@ def test_the_mark_stands_on_the_picture_alone_too(picture: np.ndarray):
     assert (plate > 200).mean() > 0.05
 
 
-def test_the_same_picture_and_words_give_the_same_advert(picture: np.ndarray):
+def test_the_same_picture_and_words_give_the_same_advert(picture: np.ndarray) -> None:
     one, other = (compose(picture, WHOLE, (300, 250), palette_name="Bags").image.tobytes() for _ in range(2))
     assert one == other
 
 
-def test_prices_are_written_as_their_currency_is():
+def test_prices_are_written_as_their_currency_is() -> None:
     assert price_text(Decimal("1299.0000"), "EUR") == "€1,299.00"
     assert price_text(Decimal("1299.0000"), "JPY") == "¥1,299"
     assert price_text(Decimal("12.5"), "PLN") == "PLN 12.50"
@@ -95,7 +97,7 @@ def test_prices_are_written_as_their_currency_is():
     assert price_text(None, "EUR") is None
 
 
-def test_sizes_are_read_and_those_that_hold_no_advert_refused():
+def test_sizes_are_read_and_those_that_hold_no_advert_refused() -> None:
     assert parse_size("300x250") == (300, 250)
     for size, why in {
         "300": "is not a size",

@@ -23,7 +23,7 @@ def measured(prepared: PreparedPictures, generate: Callable[[int, int], np.ndarr
 
 def test_a_perfect_generator_is_as_precise_as_held_out_pictures_and_covers_the_others(
     prepared: PreparedPictures, products: Products
-):
+) -> None:
     found = measured(prepared, lambda label, number: products(prepared.classes[label], number, 5))
     assert abs(found["precision"] - found["held_out_precision"]) < 0.15
     assert found["coverage"] > 0.8
@@ -32,20 +32,22 @@ def test_a_perfect_generator_is_as_precise_as_held_out_pictures_and_covers_the_o
     assert found["memorised"] < 0.2
 
 
-def test_one_good_picture_over_and_over_is_precise_and_covers_little(prepared: PreparedPictures, products: Products):
+def test_one_good_picture_over_and_over_is_precise_and_covers_little(
+    prepared: PreparedPictures, products: Products
+) -> None:
     one = {label: prepared.of(label, held_out=False)[:1] for label in (0, 1)}
     found = measured(prepared, lambda label, number: np.repeat(one[label], number, axis=0))
     assert (found["precision"], found["memorised"]) == (1, 1)
     assert found["coverage"] < 0.35
 
 
-def test_pictures_of_the_wrong_class_are_not_precise(prepared: PreparedPictures, products: Products):
+def test_pictures_of_the_wrong_class_are_not_precise(prepared: PreparedPictures, products: Products) -> None:
     right = measured(prepared, lambda label, number: products(prepared.classes[label], number, 5))
     wrong = measured(prepared, lambda label, number: products(prepared.classes[1 - label], number, 5))
     assert wrong["precision"] < 0.5 * right["precision"]
 
 
-def test_a_picture_counts_once(prepared: PreparedPictures, products: Products):
+def test_a_picture_counts_once(prepared: PreparedPictures, products: Products) -> None:
     found = measure(prepared, qualities(prepared), lambda label, number: products(prepared.classes[label], number, 5))
     assert {m.metric: len(m.values) for m in found} == {
         "precision": 80, "coverage": 80, "memorised": 80, "quality": 80, "recall": 40, "held_out_precision": 40,

@@ -16,12 +16,12 @@ def discs(prepared: PreparedPictures) -> CategoryQuality:
     return CategoryQuality.fit(space, prepared.of(0, held_out=False), prepared.of(0, held_out=True))
 
 
-def test_the_mean_of_pixels_is_kept_when_a_picture_is_averaged():
+def test_the_mean_of_pixels_is_kept_when_a_picture_is_averaged() -> None:
     picture = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(1, 3, 4, 4)
     assert averaged(picture, 2)[0, 0] == pytest.approx(np.array([[2.5, 4.5], [10.5, 12.5]]) / 255)
 
 
-def test_radii_and_manifold_by_hand():
+def test_radii_and_manifold_by_hand() -> None:
     radii = ball_radii(POINTS, num_neighbours=2)
     assert radii == pytest.approx([2, 5**0.5, 5**0.5, 10])
     # 4 away from the nearest point on the left, but in the ball of the lone one; the other in none.
@@ -29,14 +29,14 @@ def test_radii_and_manifold_by_hand():
     assert found.tolist() == [True, False]
 
 
-def test_realism_leaves_out_the_balls_of_points_that_stand_alone():
+def test_realism_leaves_out_the_balls_of_points_that_stand_alone() -> None:
     radii = np.array([2.0, 2.0, 2.0, 10.0])
     assert realism(np.array([[4.0, 0.0]]), POINTS, radii) == pytest.approx([2 / 3])
 
 
 def test_a_typical_real_picture_scores_a_half_noise_nothing_and_an_empty_one_hardly_more(
     discs: CategoryQuality, products: Callable[[str, int, int], np.ndarray]
-):
+) -> None:
     unseen = discs.quality(products("disc", 60, 9))
     assert 0.35 < unseen.mean() < 0.65
     noise = np.random.default_rng(0).integers(0, 256, size=(8, 3, 32, 32), dtype=np.uint8)
@@ -46,13 +46,13 @@ def test_a_typical_real_picture_scores_a_half_noise_nothing_and_an_empty_one_har
 
 def test_a_picture_of_another_kind_scores_lower(
     discs: CategoryQuality, products: Callable[[str, int, int], np.ndarray]
-):
+) -> None:
     assert discs.quality(products("bar", 60, 9)).mean() < discs.quality(products("disc", 60, 9)).mean() - 0.2
 
 
 def test_a_copy_counts_as_memorised_even_with_noise_and_an_unseen_picture_does_not(
     discs: CategoryQuality, prepared: PreparedPictures, products: Callable[[str, int, int], np.ndarray]
-):
+) -> None:
     training = prepared.of(0, held_out=False)
     assert discs.is_memorised(training).all()
     noise = np.random.default_rng(0).integers(-6, 7, size=training.shape)

@@ -17,7 +17,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def test_a_picture_is_averaged_down_to_the_resolution():
+def test_a_picture_is_averaged_down_to_the_resolution() -> None:
     halves = Image.new("RGB", (64, 64), (200, 0, 0))
     halves.paste((0, 0, 100), (32, 0, 64, 64))
     pixels = decode(encoded(halves), 32)
@@ -27,19 +27,19 @@ def test_a_picture_is_averaged_down_to_the_resolution():
     assert pixels[:, 5, 20].tolist() == [0, 0, 100]
 
 
-def test_what_is_transparent_becomes_white():
+def test_what_is_transparent_becomes_white() -> None:
     pixels = decode(encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 0))), 32)
     assert (pixels == 255).all()
 
 
-def test_a_picture_that_is_no_square_is_padded_with_white_not_stretched():
+def test_a_picture_that_is_no_square_is_padded_with_white_not_stretched() -> None:
     pixels = decode(encoded(Image.new("RGB", (32, 16), (10, 20, 30))), 32)
     assert pixels[:, 16, 16].tolist() == [10, 20, 30]
     assert pixels[:, 2, 16].tolist() == list(WHITE)
     assert pixels[:, 30, 16].tolist() == list(WHITE)
 
 
-def test_a_photograph_that_lies_on_its_side_is_set_upright():
+def test_a_photograph_that_lies_on_its_side_is_set_upright() -> None:
     lying = Image.new("RGB", (64, 64), WHITE)
     lying.paste((0, 0, 0), (0, 0, 32, 64))  # dark left half
     exif = Image.Exif()
@@ -50,21 +50,21 @@ def test_a_photograph_that_lies_on_its_side_is_set_upright():
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1"])
-def test_other_colour_modes_are_read(mode: str):
+def test_other_colour_modes_are_read(mode: str) -> None:
     image = Image.new("RGB", (40, 40), WHITE).convert(mode)
     assert decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), 32).min() > 250
 
 
-def test_a_picture_smaller_than_the_resolution_is_enlarged():
+def test_a_picture_smaller_than_the_resolution_is_enlarged() -> None:
     assert decode(encoded(Image.new("RGB", (8, 8), (9, 9, 9))), 32).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", encoded(Image.new("RGB", (64, 64)), "PNG")[:60]])
-def test_what_cannot_be_decoded_is_nothing(data: bytes):
+def test_what_cannot_be_decoded_is_nothing(data: bytes) -> None:
     assert decode(data, 32) is None
 
 
-def test_a_rare_category_falls_back_to_the_coarser_one_and_then_to_all():
+def test_a_rare_category_falls_back_to_the_coarser_one_and_then_to_all() -> None:
     categories = {f"shoe{n}": ("Shoes", "Boots") for n in range(3)}
     categories |= {"heel": ("Shoes", "Heels"), "clog": ("Shoes", "Clogs"), "mug": ("Home", "Mugs"), "odd": ()}
     classes = assign_classes(categories, min_pictures=2)
@@ -73,14 +73,14 @@ def test_a_rare_category_falls_back_to_the_coarser_one_and_then_to_all():
     assert (classes["mug"], classes["odd"]) == (ALL, ALL)
 
 
-def test_what_is_too_rare_even_for_all_is_left_out():
+def test_what_is_too_rare_even_for_all_is_left_out() -> None:
     categories = {"a": ("Shoes",), "b": ("Shoes",), "mug": ("Home",)}
     assert assign_classes(categories, min_pictures=2) == {"a": "Shoes", "b": "Shoes"}
     assert assign_classes({"mug": ("Home",)}, min_pictures=2) == {"mug": ALL}
     assert assign_classes({}, min_pictures=2) == {}
 
 
-def test_a_category_takes_the_finest_class_that_stands_for_it():
+def test_a_category_takes_the_finest_class_that_stands_for_it() -> None:
     classes = ("Shoes", "Shoes / Boots", "all")
     assert class_of(("Shoes", "Boots"), classes) == "Shoes / Boots"
     assert class_of(("Shoes", "Clogs"), classes) == "Shoes"
@@ -88,7 +88,7 @@ def test_a_category_takes_the_finest_class_that_stands_for_it():
     assert class_of(("Home",), ("Shoes",)) is None
 
 
-def test_a_share_of_each_class_is_held_out_and_no_order_matters():
+def test_a_share_of_each_class_is_held_out_and_no_order_matters() -> None:
     found = {f"i{n}": np.full((3, 32, 32), n, np.uint8) for n in range(12)}
     classes = {f"i{n}": "big" if n < 10 else "small" for n in range(12)} | {"unseen": "big"}
     prepared = prepare(found, classes, held_out_frac=0.2, seed=1)
@@ -101,7 +101,7 @@ def test_a_share_of_each_class_is_held_out_and_no_order_matters():
     assert all((prepared.pixels[place] == int(item[1:])).all() for place, item in enumerate(prepared.item_ids))
 
 
-def test_a_prepared_file_is_read_back_whole_or_shared_out(tmp_path: Path, prepared: pictures.PreparedPictures):
+def test_a_prepared_file_is_read_back_whole_or_shared_out(tmp_path: Path, prepared: pictures.PreparedPictures) -> None:
     path = tmp_path / "pictures.parquet"
     pictures.write(prepared, path)
     whole = pictures.read(path)

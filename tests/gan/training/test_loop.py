@@ -49,7 +49,7 @@ def weights(network: nn.Module) -> list[torch.Tensor]:
 @pytest.mark.slow
 def test_a_training_that_was_resumed_ends_where_an_uninterrupted_one_does(
     data: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
-):
+) -> None:
     whole = new_state(TINY, CPU)
     for _ in range(4):
         train_epoch(whole, *data, TINY)
@@ -66,7 +66,9 @@ def test_a_training_that_was_resumed_ends_where_an_uninterrupted_one_does(
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
 
 
-def test_the_epochs_of_both_kinds_move_every_weight_and_the_average_follows(data: tuple[torch.Tensor, torch.Tensor]):
+def test_the_epochs_of_both_kinds_move_every_weight_and_the_average_follows(
+    data: tuple[torch.Tensor, torch.Tensor],
+) -> None:
     state = new_state(TINY, CPU)
     before = copy.deepcopy(state)
     start = train_epoch(state, *data, TINY)
@@ -83,14 +85,14 @@ def test_the_epochs_of_both_kinds_move_every_weight_and_the_average_follows(data
             assert name == "score.bias" or not torch.equal(was, now), f"{network}.{name} did not move"
 
 
-def test_the_start_brings_the_pictures_nearer(data: tuple[torch.Tensor, torch.Tensor]):
+def test_the_start_brings_the_pictures_nearer(data: tuple[torch.Tensor, torch.Tensor]) -> None:
     options = replace(TINY, num_start_epochs=10, num_epochs=10, steps_per_epoch=10)
     state = new_state(options, CPU)
     losses = [train_epoch(state, *data, options)["loss_reconstruction"] for _ in range(10)]
     assert losses[-1] < 0.25 * losses[0]
 
 
-def test_the_average_by_hand():
+def test_the_average_by_hand() -> None:
     average, live = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     nn.init.constant_(average.weight, 1.0)
     nn.init.constant_(live.weight, 3.0)
@@ -98,7 +100,7 @@ def test_the_average_by_hand():
     assert average.weight.item() == pytest.approx(1.5)
 
 
-def test_batches_show_every_picture_before_any_comes_again():
+def test_batches_show_every_picture_before_any_comes_again() -> None:
     pictures = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 1, 1) * 51
     stream = batches(pictures, torch.arange(5), 4, torch.Generator().manual_seed(0))
     found = [next(stream) for _ in range(5)]
@@ -131,7 +133,7 @@ def worker(rank: int, folder: str) -> None:
     gradients_of_share(rank, folder, 8 * rank, 8 * rank + 8)
 
 
-def test_the_mean_gradient_of_two_workers_is_that_of_one_on_the_whole_batch():
+def test_the_mean_gradient_of_two_workers_is_that_of_one_on_the_whole_batch() -> None:
     whole = gradients(0, 16)
     with tempfile.TemporaryDirectory() as folder:
         processes = [multiprocessing.get_context("fork").Process(target=worker, args=(r, folder)) for r in (0, 1)]
@@ -145,6 +147,6 @@ def test_the_mean_gradient_of_two_workers_is_that_of_one_on_the_whole_batch():
         assert torch.allclose(mean, expected, atol=1e-6)
 
 
-def test_options_are_written_as_plain_values():
+def test_options_are_written_as_plain_values() -> None:
     assert resolved(TINY)["augmentations"] == ["colour", "translation", "cutout"]
     assert resolved(TINY)["seed"] == 3

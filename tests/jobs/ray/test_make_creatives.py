@@ -121,7 +121,7 @@ def job() -> ModuleType:
 
 def test_recommended_items_get_a_picture_and_an_advert_of_every_size(
     small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures
-):
+) -> None:
     small_lake.put_shop()
     small_lake.put_generator(generator, prepared)
     job.main(small_lake.settings(job))
@@ -154,7 +154,7 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_files_and_rows(
     generator: KeptGenerator,
     prepared: pictures.PreparedPictures,
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     broken, whole = ShopLake(tmp_path / "broken"), ShopLake(tmp_path / "whole")
     for lake in (broken, whole):
         lake.put_shop()
@@ -181,8 +181,12 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_files_and_rows(
 
 
 def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
-    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
-):
+    small_lake: ShopLake,
+    job: ModuleType,
+    generator: KeptGenerator,
+    prepared: pictures.PreparedPictures,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     small_lake.put_shop()
     untaught = new_state(OPTIONS, torch.device("cpu")).ema
     small_lake.put_generator(KeptGenerator(untaught, prepared.classes), prepared)
@@ -197,7 +201,7 @@ def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
 
 def test_a_copy_of_a_training_picture_is_refused_whatever_its_quality(
     job: ModuleType, prepared: pictures.PreparedPictures
-):
+) -> None:
     from gan.metrics.generator_metrics import qualities
 
     class Copier:
@@ -209,7 +213,7 @@ def test_a_copy_of_a_training_picture_is_refused_whatever_its_quality(
     assert max(candidate.quality for candidate in found) > 0.9
 
 
-def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_passes_is_taken(job: ModuleType):
+def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_passes_is_taken(job: ModuleType) -> None:
     def candidate(red: int, quality: float, refused: str | None = None) -> Any:
         pixels = np.zeros((3, 32, 32), np.uint8)
         pixels[0] = red
@@ -225,7 +229,7 @@ def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_pass
     assert job.tried(found[2:]) == (found[2:], None)
 
 
-def test_items_are_counted_over_all_lists_and_ties_broken_by_id(small_lake: ShopLake, job: ModuleType):
+def test_items_are_counted_over_all_lists_and_ties_broken_by_id(small_lake: ShopLake, job: ModuleType) -> None:
     small_lake.put_shop()
     with job.start_run("make_creatives", small_lake.settings(job)) as run:
         counts = job.read_counts(run, max_rank=10)
@@ -234,7 +238,7 @@ def test_items_are_counted_over_all_lists_and_ties_broken_by_id(small_lake: Shop
         assert set(job.read_products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
 
 
-def test_items_without_a_title_or_a_learned_category_are_not_shown(job: ModuleType):
+def test_items_without_a_title_or_a_learned_category_are_not_shown(job: ModuleType) -> None:
     bar, ring, alien = (
         job.Product(item, "A title", category, None, None, None)
         for item, category in (
@@ -248,7 +252,7 @@ def test_items_without_a_title_or_a_learned_category_are_not_shown(job: ModuleTy
     assert shown == [(ring, 1), (bar, 1)]
 
 
-def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
+def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType) -> None:
     def kicker(title: str, brand: str | None, category: tuple[str, ...]) -> str | None:
         product = job.Product("a", title, category, brand, None, None)
         return product.kicker
@@ -258,7 +262,9 @@ def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType):
     assert kicker("A red bar", None, ()) is None
 
 
-def test_a_shop_without_a_generator_is_skipped(small_lake: ShopLake, job: ModuleType, capsys: Any):
+def test_a_shop_without_a_generator_is_skipped(
+    small_lake: ShopLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     small_lake.put_shop()
     job.main(small_lake.settings(job))
     assert "skipped: there is no generator of pictures" in capsys.readouterr().out
@@ -266,8 +272,12 @@ def test_a_shop_without_a_generator_is_skipped(small_lake: ShopLake, job: Module
 
 
 def test_a_shop_without_recommendations_or_titles_is_skipped(
-    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
-):
+    small_lake: ShopLake,
+    job: ModuleType,
+    generator: KeptGenerator,
+    prepared: pictures.PreparedPictures,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     small_lake.put_generator(generator, prepared)
     job.main(small_lake.settings(job))
     assert "skipped: there is no gold/recommendations" in capsys.readouterr().out
@@ -281,8 +291,12 @@ def test_a_shop_without_recommendations_or_titles_is_skipped(
 
 
 def test_items_of_kinds_that_were_never_learned_are_skipped(
-    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures, capsys: Any
-):
+    small_lake: ShopLake,
+    job: ModuleType,
+    generator: KeptGenerator,
+    prepared: pictures.PreparedPictures,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     small_lake.put_generator(generator, prepared)
     small_lake.put("silver/items", ITEMS[3])
     small_lake.put("gold/recommendations", LIST | {"user_key": "u", "rank": 1, "item_id": "alien"})
@@ -290,6 +304,6 @@ def test_items_of_kinds_that_were_never_learned_are_skipped(
     assert f"skipped: no recommended item belongs to a category that {VERSION} has learned" in capsys.readouterr().out
 
 
-def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(small_lake: ShopLake, job: ModuleType):
+def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(small_lake: ShopLake, job: ModuleType) -> None:
     with pytest.raises(ValueError, match="468x60 cannot hold an advert"):
         small_lake.settings(job, sizes=("300x250", "468x60"))

@@ -89,8 +89,8 @@ def on_workers(job: ModuleType, ray_cluster: None) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
-    small_lake: EncoderLake, job: ModuleType, on_workers: None, capfd: Any
-):
+    small_lake: EncoderLake, job: ModuleType, on_workers: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     small_lake.put_examples(lambda user: int(user >= NUM_USERS / 2))
     small_lake.put_interactions()
     brands = [{"item_id": f"i{item:02d}", "category": ["Home"], "brand": f"b{item % 2}"} for item in range(NUM_ITEMS)]
@@ -161,7 +161,7 @@ def check_metrics(small_lake: EncoderLake) -> None:
 @pytest.mark.slow
 def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
     small_lake: EncoderLake, job: ModuleType, on_workers: None, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     small_lake.put_examples(lambda _: 1)
     small_lake.put_interactions()
     job.main(small_lake.settings(job, two_tower_epochs=1))
@@ -174,7 +174,7 @@ def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
 
 
 @pytest.mark.bad_input("fewer rows than workers")
-def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLake, job: ModuleType):
+def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLake, job: ModuleType) -> None:
     small_lake.put_examples(lambda user: user % 2, num_users=2)
     small_lake.put_interactions()
     with pytest.raises(ValueError, match=r"2 labelled users .* fewer than the 3 .* --cluster.num-workers 2"):
@@ -183,7 +183,9 @@ def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLak
 
 
 @pytest.mark.bad_input("fewer rows than workers")
-def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(small_lake: EncoderLake, job: ModuleType):
+def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(
+    small_lake: EncoderLake, job: ModuleType
+) -> None:
     small_lake.put_examples(lambda user: user % 2)
     small_lake.put_interactions(num_users=1)
     with pytest.raises(ValueError, match="1 users with a history"):
@@ -191,7 +193,9 @@ def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(small_lak
     assert not small_lake.lake.exists("gold/vectors")
 
 
-def test_a_log_without_users_is_skipped(small_lake: EncoderLake, job: ModuleType, capsys: pytest.CaptureFixture[str]):
+def test_a_log_without_users_is_skipped(
+    small_lake: EncoderLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     small_lake.put("gold/examples")
     small_lake.put("gold/interactions")
     job.main(small_lake.settings(job))
@@ -199,7 +203,7 @@ def test_a_log_without_users_is_skipped(small_lake: EncoderLake, job: ModuleType
     assert not small_lake.lake.exists("gold/vectors")
 
 
-def test_batches_are_shared_out_among_the_workers(small_lake: EncoderLake, job: ModuleType):
+def test_batches_are_shared_out_among_the_workers(small_lake: EncoderLake, job: ModuleType) -> None:
     small_lake.put_examples(lambda user: user % 2)
     small_lake.put_interactions()
     settings = small_lake.settings(job, batch_size=100, two_tower_batch_size=90, cluster={"num_workers": 3})

@@ -78,8 +78,8 @@ def job() -> ModuleType:
 
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
-    tmp_path: Path, job: ModuleType, ray_cluster: None, capsys: Any
-):
+    tmp_path: Path, job: ModuleType, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken, whole = PictureLake(tmp_path / "broken"), PictureLake(tmp_path / "whole")
     for lake in (broken, whole):
         lake.put_pictures()
@@ -144,7 +144,7 @@ def check_metrics(lake: PictureLake) -> None:
 @pytest.mark.bad_input("a catalogue without pictures")
 def test_a_catalogue_without_pictures_is_skipped(
     small_lake: PictureLake, job: ModuleType, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     small_lake.put("silver/items", {"item_id": "a", "title": "A"})
     job.main(small_lake.settings(job))
     assert "skipped: there is no bronze/images" in capsys.readouterr().out
@@ -152,14 +152,14 @@ def test_a_catalogue_without_pictures_is_skipped(
     assert not small_lake.lake.exists("gold/model_metrics")
 
 
-def test_too_few_pictures_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType):
+def test_too_few_pictures_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType) -> None:
     small_lake.put_pictures(3)
     with pytest.raises(ValueError, match="3 pictures could be decoded; a generator needs at least 5 of a class"):
         job.main(small_lake.settings(job))
     assert not small_lake.lake.exists("gold/model_metrics")
 
 
-def test_pictures_too_few_for_the_workers_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType):
+def test_pictures_too_few_for_the_workers_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType) -> None:
     small_lake.put_pictures(12, with_items=False)
     with pytest.raises(
         ValueError, match=r"12 pictures are too few for 7 training workers; set --cluster.num-workers 6"
@@ -167,7 +167,7 @@ def test_pictures_too_few_for_the_workers_are_refused_in_one_line(small_lake: Pi
         job.main(small_lake.settings(job, cluster={"num_workers": 7}))
 
 
-def test_an_item_has_the_picture_that_arrived_last_and_a_seed_draws_among_too_many(job: ModuleType):
+def test_an_item_has_the_picture_that_arrived_last_and_a_seed_draws_among_too_many(job: ModuleType) -> None:
     later = START + timedelta(days=1)
     rows = pa.table(
         {
@@ -182,13 +182,13 @@ def test_an_item_has_the_picture_that_arrived_last_and_a_seed_draws_among_too_ma
     assert {item for items in drawn for item in items} == {"a", "b", "c"}
 
 
-def test_a_picture_may_lie_outside_the_lake(tmp_path: Path, job: ModuleType):
+def test_a_picture_may_lie_outside_the_lake(tmp_path: Path, job: ModuleType) -> None:
     (tmp_path / "there is.png").write_bytes(png(0))
     assert job.read_content(str(tmp_path / "there is.png")) == png(0)
     assert job.read_content((tmp_path / "there is.png").as_uri()) == png(0)
     assert job.read_content(str(tmp_path / "absent.png")) is None
 
 
-def test_more_start_epochs_than_epochs_are_refused(small_lake: PictureLake, job: ModuleType):
+def test_more_start_epochs_than_epochs_are_refused(small_lake: PictureLake, job: ModuleType) -> None:
     with pytest.raises(ValueError, match="should be at most num_epochs, which is 6"):
         small_lake.settings(job, num_start_epochs=7)

@@ -1,21 +1,18 @@
 """The als job on small tables, and its integers and preferences by themselves."""
 
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from pyspark.sql import DataFrame, SparkSession
 
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from lib.tables import contract
-from tests.lakes import START, TEST_FROM, arrow_rows
-
-PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
-LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
-
-
-def pair(user, item, **overrides):
-    return PAIR | {"user_key": user, "item_id": item} | overrides
+from tests.jobs.spark.interactions import LATER, pair
+from tests.lakes import START, TEST_FROM, Row, SmallLake, arrow_rows
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +21,19 @@ def job() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def spark(job):
+def spark(job: ModuleType) -> SparkSession:
     from lib.engines.spark import session
 
     return session(job.AlsSettings(cluster={"driver_memory": "1g"}))
 
 
-def interactions(spark, *rows):
+def interactions(spark: SparkSession, *rows: Row) -> DataFrame:
     return spark.createDataFrame(arrow_rows(contract("gold/interactions"), *rows))
 
 
-def test_a_strength_is_the_log_of_the_weight_in_units_of_the_lightest_pair(job, spark):
+def test_a_strength_is_the_log_of_the_weight_in_units_of_the_lightest_pair(
+    job: ModuleType, spark: SparkSession
+) -> None:
     pairs = spark.createDataFrame(
         [("ann", "a", 5.0), ("ann", "b", 15.0)], "user_key string, item_id string, weight double"
     )
@@ -50,7 +49,9 @@ def test_a_strength_is_the_log_of_the_weight_in_units_of_the_lightest_pair(job, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_partitions", [1, 5])
-def test_ids_are_numbered_in_their_order_whatever_the_partitions(job, spark, num_partitions):
+def test_ids_are_numbered_in_their_order_whatever_the_partitions(
+    job: ModuleType, spark: SparkSession, num_partitions: int
+) -> None:
     names = [f"user{number:03}" for number in range(40)]
     shuffled = [names[(7 * i) % 40] for i in range(80)]  # each twice
     frame = spark.createDataFrame([(name,) for name in shuffled], "id string").repartition(num_partitions)
@@ -62,11 +63,11 @@ def test_ids_are_numbered_in_their_order_whatever_the_partitions(job, spark, num
     assert sorted((row["id"], row["number"]) for row in found) == [(name, i) for i, name in enumerate(names)]
 
 
-def test_nothing_has_no_numbers(job, spark):
+def test_nothing_has_no_numbers(job: ModuleType, spark: SparkSession) -> None:
     assert job.numbered(spark.createDataFrame([], "id string"), "id").count() == 0
 
 
-def two_tastes():
+def two_tastes() -> Iterator[dict[str, Any]]:
     """Users of two tastes, each with all but one of the five items of theirs."""
     for taste, letters in (("x", "abcde"), ("y", "fghij")):
         for number, missing in enumerate(letters):
@@ -75,7 +76,7 @@ def two_tastes():
                     yield pair(f"{taste}{number}", letter)
 
 
-def test_factors_recover_two_planted_tastes_and_land_with_their_version(job, small_lake):
+def test_factors_recover_two_planted_tastes_and_land_with_their_version(job: ModuleType, small_lake: SmallLake) -> None:
     small_lake.put("gold/interactions", *two_tastes(), pair("z", "later", **LATER))
     settings = job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=5)
     job.main(settings)
@@ -94,7 +95,9 @@ def test_factors_recover_two_planted_tastes_and_land_with_their_version(job, sma
 
 
 @pytest.mark.slow
-def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors(job, small_lake):
+def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
     small_lake.put("gold/interactions", *two_tastes())
     other = {"model": "two_tower", "version": "v", "kind": "item", "id": "a", "values": [1.0], "as_of": START}
     small_lake.put("gold/vectors", other)
@@ -109,7 +112,9 @@ def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors
         np.testing.assert_allclose(factors[1][key], values, atol=1e-3)
 
 
-def test_without_interactions_before_as_of_the_run_is_skipped(job, small_lake, capsys):
+def test_without_interactions_before_as_of_the_run_is_skipped(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
     small_lake.put("gold/interactions", pair("z", "later", **LATER))
     job.main(job.AlsSettings(**small_lake.shared_settings))
     assert "skipped: no interaction before 2026-01-21 00:00" in capsys.readouterr().out

@@ -101,9 +101,7 @@ class Shop:
         return {table: self.lake.open(table).version() for table in self.lake.tables() if not table.startswith("ops/")}
 
 
-def pa_series(*texts: str):
-    import polars as pl
-
+def pa_series(*texts: str) -> pl.Series:
     return pl.Series(texts)
 
 

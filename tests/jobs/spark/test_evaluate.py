@@ -1,24 +1,21 @@
 """The evaluate job on a few lists whose metrics are worked by hand."""
 
+from datetime import datetime
 from math import log2
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
-from tests.lakes import START, TEST_FROM, VALID_FROM
+from tests.jobs.spark.interactions import LATER, pair
+from tests.lakes import TEST_FROM, VALID_FROM, SmallLake
 
-PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
-LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
 SECOND = 1 / log2(3)  # the discount at rank 2
 
 
-def pair(user, item, **overrides):
-    return PAIR | {"user_key": user, "item_id": item} | overrides
-
-
-def listed(strategy, question, user, *items, as_of=TEST_FROM):
+def listed(strategy: str, question: str, user: str, *items: str, as_of: datetime = TEST_FROM) -> list[dict[str, Any]]:
     shared = {"as_of": as_of, "strategy": strategy, "question": question, "user_key": user, "score": 1.0, "reason": "-"}
     return [shared | {"rank": place, "item_id": item} for place, item in enumerate(items, start=1)]
 
@@ -28,7 +25,7 @@ def job() -> ModuleType:
     return load_job(JOBS["evaluate"])
 
 
-def shop(lake):
+def shop(lake: SmallLake) -> None:
     """Ann knew a and b and buys a again and c; dan is unseen and buys c; bob only looks at c."""
     lake.put(
         "gold/interactions",
@@ -52,7 +49,7 @@ def shop(lake):
     )
 
 
-def measured(job, lake, **settings):
+def measured(job: ModuleType, lake: SmallLake, **settings: Any) -> dict[tuple[str, str, str, str], dict[str, Any]]:
     job.main(job.EvaluateSettings(**lake.shared_settings, k=2, num_resamples=100, **settings))
     return {
         (row["question"], row["segment"], row["strategy"], row["metric"]): row
@@ -60,7 +57,7 @@ def measured(job, lake, **settings):
     }
 
 
-def test_metrics_equal_the_values_worked_by_hand(job, small_lake):
+def test_metrics_equal_the_values_worked_by_hand(job: ModuleType, small_lake: SmallLake) -> None:
     shop(small_lake)
     rows = measured(job, small_lake)
     ideal = 1 + SECOND
@@ -114,7 +111,7 @@ def test_metrics_equal_the_values_worked_by_hand(job, small_lake):
 
 
 @pytest.mark.slow
-def test_the_number_of_shards_changes_nothing(job, small_lake):
+def test_the_number_of_shards_changes_nothing(job: ModuleType, small_lake: SmallLake) -> None:
     shop(small_lake)
     one = measured(job, small_lake, num_shards=1)
     many = measured(job, small_lake, num_shards=7)
@@ -125,7 +122,7 @@ def test_the_number_of_shards_changes_nothing(job, small_lake):
 
 
 @pytest.mark.slow
-def test_lists_as_of_valid_from_are_judged_by_the_validation_window(job, small_lake):
+def test_lists_as_of_valid_from_are_judged_by_the_validation_window(job: ModuleType, small_lake: SmallLake) -> None:
     small_lake.put(
         "gold/interactions",
         pair("ann", "a"),
@@ -149,7 +146,9 @@ def test_lists_as_of_valid_from_are_judged_by_the_validation_window(job, small_l
         ("test_from", "no user has a purchase in the test window"),
     ],
 )
-def test_without_a_window_or_without_purchases_in_it_the_run_is_skipped(job, small_lake, capsys, as_of, why):
+def test_without_a_window_or_without_purchases_in_it_the_run_is_skipped(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str], as_of: str, why: str
+) -> None:
     small_lake.put("gold/interactions", pair("ann", "a"), pair("ann", "c", num_relevant=0, **LATER))
     small_lake.put("gold/recommendations", *listed("popularity", "all", "ann", "c"))
     assert measured(job, small_lake, time={"as_of": as_of}) == {}

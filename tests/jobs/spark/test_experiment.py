@@ -1,28 +1,31 @@
 """The experiment job on a few users whose figures are worked by hand, and on a planted better arm."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
+from tests.lakes import Row, SmallLake
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2026, 1, 30, tzinfo=UTC)
 
 
-def at(days):
+def at(days: float) -> datetime:
     return START + timedelta(days=days)
 
 
-def impression(user, request, item="a", **overrides):
+def impression(user: str | None, request: str, item: str = "a", **overrides: Any) -> dict[str, Any]:
     shared = {"event_type": "impression", "experiment": "front", "event_time": START}
     return shared | {"user_key": user, "request_id": request, "item_id": item} | overrides
 
 
-def act(user, kind, **overrides):
+def act(user: str | None, kind: str, **overrides: Any) -> dict[str, Any]:
     return {"user_key": user, "event_type": kind, "event_time": START} | overrides
 
 
@@ -31,13 +34,13 @@ def job() -> ModuleType:
     return load_job(JOBS["experiment"])
 
 
-def results(job, lake, *events, **settings):
+def results(job: ModuleType, lake: SmallLake, *events: Row, **settings: Any) -> dict[tuple[str, str], dict[str, Any]]:
     lake.put_events(*events, {"event_time": END, "event_type": "rating"})
     job.main(job.ExperimentSettings(**lake.shared_settings, **settings))
     return {(row["arm"], row["metric"]): row for row in lake.read("gold/experiments")}
 
 
-def test_figures_equal_those_worked_by_hand(job, small_lake):
+def test_figures_equal_those_worked_by_hand(job: ModuleType, small_lake: SmallLake) -> None:
     rows = results(
         job,
         small_lake,
@@ -78,7 +81,7 @@ def test_figures_equal_those_worked_by_hand(job, small_lake):
     assert rows["b", "revenue_per_user"]["reason"].startswith("7 against 2: +5 (95 % from -")
 
 
-def shop_with_a_better_arm(num_users=400):
+def shop_with_a_better_arm(num_users: int = 400) -> Iterator[dict[str, Any]]:
     """Users of arm b click three times as often; purchases are the same."""
     rng = np.random.default_rng(0)
     for user in range(num_users):
@@ -93,7 +96,9 @@ def shop_with_a_better_arm(num_users=400):
 
 
 @pytest.mark.slow
-def test_the_planted_better_arm_is_found_and_the_same_is_called_undecided(job, small_lake):
+def test_the_planted_better_arm_is_found_and_the_same_is_called_undecided(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
     rows = results(job, small_lake, *shop_with_a_better_arm())
     assert {key: row["verdict"] for key, row in rows.items()} == {
         ("b", "ctr"): "better",
@@ -108,7 +113,7 @@ def test_the_planted_better_arm_is_found_and_the_same_is_called_undecided(job, s
 
 
 @pytest.mark.slow
-def test_arms_of_another_size_than_intended_make_every_verdict_invalid(job, small_lake):
+def test_arms_of_another_size_than_intended_make_every_verdict_invalid(job: ModuleType, small_lake: SmallLake) -> None:
     events = list(shop_with_a_better_arm(200))
     rows = results(job, small_lake, *events, shares={"a": 0.3, "b": 0.7})
     assert {row["verdict"] for row in rows.values()} == {"invalid"}
@@ -118,7 +123,9 @@ def test_arms_of_another_size_than_intended_make_every_verdict_invalid(job, smal
 
 
 @pytest.mark.slow
-def test_without_users_the_unit_is_the_impression_and_only_clicks_are_compared(job, small_lake):
+def test_without_users_the_unit_is_the_impression_and_only_clicks_are_compared(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
     rows = results(
         job,
         small_lake,
@@ -139,6 +146,8 @@ def test_without_users_the_unit_is_the_impression_and_only_clicks_are_compared(j
         ([impression("ann", "r1", arm="b")], "no arm to compare in front: each experiment has one arm"),
     ],
 )
-def test_without_arms_to_compare_the_run_is_skipped(job, small_lake, capsys, events, why):
+def test_without_arms_to_compare_the_run_is_skipped(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str], events: list[dict[str, Any]], why: str
+) -> None:
     assert results(job, small_lake, *events) == {}
     assert f"skipped: {why}" in capsys.readouterr().out

@@ -3,23 +3,19 @@
 from datetime import UTC, datetime
 from math import sqrt
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
-from tests.lakes import START, TEST_FROM
+from tests.jobs.spark.interactions import LATER, pair
+from tests.lakes import START, TEST_FROM, SmallLake
 
-PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
-LATER = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
 VECTOR = {"version": "als-000001", "as_of": START}
 
 
-def pair(user, item, **overrides):
-    return PAIR | {"user_key": user, "item_id": item} | overrides
-
-
-def vector(model, kind, id, values, **overrides):
+def vector(model: str, kind: str, id: str, values: list[float], **overrides: Any) -> dict[str, Any]:
     return VECTOR | {"model": model, "kind": kind, "id": id, "values": values} | overrides
 
 
@@ -28,7 +24,7 @@ def job() -> ModuleType:
     return load_job(JOBS["recommend"])
 
 
-def shop(lake):
+def shop(lake: SmallLake) -> None:
     """Ann has a and b (a twice), bob has b and c, eve has b; dan comes by only later, when item z is new too."""
     lake.put(
         "gold/interactions",
@@ -43,7 +39,7 @@ def shop(lake):
     lake.put("silver/items", {"item_id": "a", "title": "Apple"}, {"item_id": "c", "title": None})
 
 
-def lists(lake, strategy, question):
+def lists(lake: SmallLake, strategy: str, question: str) -> list[tuple[Any, ...]]:
     rows = [
         row for row in lake.read("gold/recommendations") if (row["strategy"], row["question"]) == (strategy, question)
     ]
@@ -51,7 +47,9 @@ def lists(lake, strategy, question):
     return [(row["user_key"], row["rank"], row["item_id"], pytest.approx(row["score"]), row["reason"]) for row in rows]
 
 
-def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other(job, small_lake, capsys):
+def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
     shop(small_lake)
     job.main(job.RecommendSettings(**small_lake.shared_settings, list_length=2, items_per_block=2))
 
@@ -97,7 +95,7 @@ def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other
 
 
 @pytest.mark.slow
-def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job, small_lake):
+def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job: ModuleType, small_lake: SmallLake) -> None:
     shop(small_lake)
     small_lake.put(
         "gold/vectors",
@@ -123,7 +121,7 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job, small_la
 
 
 @pytest.mark.slow
-def test_moving_the_future_changes_no_list_of_the_users_known_before(job, small_lake):
+def test_moving_the_future_changes_no_list_of_the_users_known_before(job: ModuleType, small_lake: SmallLake) -> None:
     shop(small_lake)
     job.main(job.RecommendSettings(**small_lake.shared_settings))
     before = [row for row in small_lake.read("gold/recommendations") if row["user_key"] != "dan"]
@@ -135,7 +133,9 @@ def test_moving_the_future_changes_no_list_of_the_users_known_before(job, small_
     assert before == after
 
 
-def test_without_interactions_before_as_of_the_run_is_skipped(job, small_lake, capsys):
+def test_without_interactions_before_as_of_the_run_is_skipped(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
     small_lake.put("gold/interactions", pair("dan", "z", **LATER))
     job.main(job.RecommendSettings(**small_lake.shared_settings))
     assert "skipped: no interaction before 2026-01-21 00:00" in capsys.readouterr().out

@@ -80,7 +80,9 @@ def written(lake: Path) -> Written:
     return read_back(lake / "raw")
 
 
-def test_the_records_and_their_truth_are_the_same_whatever_the_number_of_files(simulate, written):
+def test_the_records_and_their_truth_are_the_same_whatever_the_number_of_files(
+    simulate: Callable[..., Path], written: Written
+) -> None:
     whole = read_back(simulate(num_files=1) / "raw")
 
     assert len({file for file, _ in written.lines}) == 3
@@ -93,12 +95,12 @@ def test_the_records_and_their_truth_are_the_same_whatever_the_number_of_files(s
     assert dirty_lines(whole) == dirty_lines(written)
 
 
-def test_another_seed_is_another_log(simulate, written):
+def test_another_seed_is_another_log(simulate: Callable[..., Path], written: Written) -> None:
     other = read_back(simulate(seed=6, num_users=20) / "raw")
     assert not set(other.lines.values()) & set(written.lines.values())
 
 
-def test_every_dirty_record_holds_what_its_truth_says(written):
+def test_every_dirty_record_holds_what_its_truth_says(written: Written) -> None:
     kinds = {kind: written.dirty(kind) for kind in KINDS_OF_DIRT}
     assert all(kinds.values()), "each kind of dirt occurs"
     for row, line in kinds["null_field"]:
@@ -118,7 +120,7 @@ def test_every_dirty_record_holds_what_its_truth_says(written):
         assert json.loads(line)["user_id"] is None
 
 
-def test_a_duplicate_repeats_a_true_line_and_a_double_click_a_true_view_within_a_second(written):
+def test_a_duplicate_repeats_a_true_line_and_a_double_click_a_true_view_within_a_second(written: Written) -> None:
     count = Counter(written.lines.values())
     assert all(count[line] == 2 for _, line in written.dirty("duplicate"))
     views = defaultdict(list)
@@ -130,7 +132,7 @@ def test_a_duplicate_repeats_a_true_line_and_a_double_click_a_true_view_within_a
         assert any(0 < (moment - view).total_seconds() < 1 for view in views[click["user_id"], click["item_id"]])
 
 
-def test_a_bot_views_hundreds_of_products_a_day_and_nobody_else_does(written):
+def test_a_bot_views_hundreds_of_products_a_day_and_nobody_else_does(written: Written) -> None:
     days = Counter((row["user"], row["time_ms"] // 86_400_000) for row, _ in written.dirty("bot"))
     assert min(days.values()) >= 300
     human = Counter(
@@ -141,7 +143,7 @@ def test_a_bot_views_hundreds_of_products_a_day_and_nobody_else_does(written):
     assert max(human.values()) < 150
 
 
-def test_what_is_not_in_the_truth_is_well_formed(written):
+def test_what_is_not_in_the_truth_is_well_formed(written: Written) -> None:
     records = [record for event_type in EVENT_TYPES for record in written.true_records(event_type)]
     assert len(records) + len(written.truth) == len(written.lines)
     for record in records:
@@ -153,7 +155,7 @@ def test_what_is_not_in_the_truth_is_well_formed(written):
     assert max(Counter(json.dumps(record) for record in records).values()) == 1
 
 
-def test_a_decision_offers_ten_products_and_logs_the_chance_of_the_one_it_shows(written):
+def test_a_decision_offers_ten_products_and_logs_the_chance_of_the_one_it_shows(written: Written) -> None:
     shown = written.true_records("impression")
     assert all(len(set(offer["candidates"])) == 10 and offer["item_id"] in offer["candidates"] for offer in shown)
     # E[1{a = k} / p(a)] = 1 for the candidate at any place k: only the true propensities have it.
@@ -165,7 +167,7 @@ def test_a_decision_offers_ten_products_and_logs_the_chance_of_the_one_it_shows(
     assert len({offer["request_id"] for offer in shown}) == len(shown)
 
 
-def test_the_two_strategies_are_the_arms_and_a_user_stays_in_one(written):
+def test_the_two_strategies_are_the_arms_and_a_user_stays_in_one(written: Written) -> None:
     arms = defaultdict(set)
     for offer in written.true_records("impression"):
         assert offer["arm"] == offer["policy"]
@@ -174,7 +176,9 @@ def test_the_two_strategies_are_the_arms_and_a_user_stays_in_one(written):
     assert {len(chosen) for chosen in arms.values()} == {1}
 
 
-def test_the_log_says_what_it_wrote_and_is_kept_until_a_setting_changes(simulate, lake, written, capsys):
+def test_the_log_says_what_it_wrote_and_is_kept_until_a_setting_changes(
+    simulate: Callable[..., Path], lake: Path, written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
     events = written.folder / "events" / "part-00000.jsonl.gz"
     made = events.stat().st_mtime_ns
     simulate(lake, num_files=3)
@@ -189,14 +193,14 @@ def test_the_log_says_what_it_wrote_and_is_kept_until_a_setting_changes(simulate
     assert [row["status"] for row in history.runs(Lake(str(lake)), "simulate")] == ["done"] * 3
 
 
-def test_the_catalogue_is_a_table_with_a_picture_of_each_product(written):
+def test_the_catalogue_is_a_table_with_a_picture_of_each_product(written: Written) -> None:
     lines = (written.folder / "items" / "items.csv").read_text().splitlines()
     assert len(lines) == 1 + SMALL["num_items"]
     pictures = pq.read_table(written.folder / "images" / "images.parquet").to_pylist()
     assert [row["item_id"] for row in pictures] == [line.split(",")[0] for line in lines[1:]]
 
 
-def test_photographed_products_make_the_catalogue(simulate, shared_data):
+def test_photographed_products_make_the_catalogue(simulate: Callable[..., Path], shared_data: Path) -> None:
     folder = shared_data / "fashion"
     raw = simulate(images=str(folder), num_users=5, num_items=30) / "raw"
     photographs = {str(row["id"]): row["jpg"] for row in pq.read_table(folder / "images.parquet").to_pylist()}
@@ -207,7 +211,7 @@ def test_photographed_products_make_the_catalogue(simulate, shared_data):
     assert [title.split(",")[0] for title in titles[1:]] == [row["item_id"] for row in pictures]
 
 
-def test_a_folder_without_photographs_is_one_line_and_no_log(simulate, tmp_path):
+def test_a_folder_without_photographs_is_one_line_and_no_log(simulate: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"simulate.images = .*: expected products.csv and images.parquet there"):
         simulate(tmp_path / "lake", images=str(tmp_path))
     assert not (tmp_path / "lake" / "raw").exists()

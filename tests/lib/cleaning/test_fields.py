@@ -2,6 +2,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,7 +17,7 @@ RECORD = {
 }
 
 
-def records(*rows: dict, **columns) -> pl.DataFrame:
+def records(*rows: dict[str, Any], **columns: Any) -> pl.DataFrame:
     """Records as bronze holds them, numbered; each row overrides the columns' common values."""
     names = dict.fromkeys(key for row in (columns, *rows) for key in row)
     texts = {name: pl.String for name in names if name not in ("record_number", "arrived_at")}
@@ -28,7 +29,7 @@ def records(*rows: dict, **columns) -> pl.DataFrame:
     return pl.DataFrame(full, schema=schema).with_row_index(NUMBER)
 
 
-def a_mapping(**overrides) -> LogMapping:
+def a_mapping(**overrides: Any) -> LogMapping:
     source = {
         "files": "*.csv",
         "names": {"user_id": "user", "item_id": "item", "event_time": "time"},
@@ -37,17 +38,17 @@ def a_mapping(**overrides) -> LogMapping:
     return LogMapping(name="own", currency="EUR", sources={"log": source | overrides})
 
 
-def typed(mapping: LogMapping, *rows: dict, **columns) -> list[dict]:
+def typed(mapping: LogMapping, *rows: dict[str, Any], **columns: Any) -> list[dict[str, Any]]:
     defaults = {"user": "u", "item": "i", "time": "2024-01-01", "what": "view"}
     frame = records(*rows, **(defaults | columns))
     return type_events(frame, "log", mapping).sort("record", "event_type").to_dicts()
 
 
-def refusals(mapping: LogMapping, *rows: dict, **columns) -> list[str | None]:
+def refusals(mapping: LogMapping, *rows: dict[str, Any], **columns: Any) -> list[str | None]:
     return [event["refusal"] for event in typed(mapping, *rows, **columns)]
 
 
-def test_a_line_of_online_retail_is_a_purchase_and_a_cancellation_a_return():
+def test_a_line_of_online_retail_is_a_purchase_and_a_cancellation_a_return() -> None:
     line = {
         **{"InvoiceNo": "536365", "StockCode": "85123A", "Description": "HOLDER", "Quantity": "6", "Country": "UK"},
         **{"InvoiceDate": "2010-12-01 08:26:00", "UnitPrice": "2.55", "CustomerID": "17850.0"},
@@ -86,7 +87,7 @@ def test_a_line_of_online_retail_is_a_purchase_and_a_cancellation_a_return():
         ({"Quantity": None}, None),
     ],
 )
-def test_the_first_bad_value_is_the_reason(change, refusal):
+def test_the_first_bad_value_is_the_reason(change: dict[str, Any], refusal: str | None) -> None:
     line = {
         **{"InvoiceNo": "536365", "StockCode": "85123A", "Description": None, "Quantity": "6", "Country": "UK"},
         **{"InvoiceDate": "2010-12-01 08:26:00", "UnitPrice": "2.55", "CustomerID": "17850.0"},
@@ -96,7 +97,7 @@ def test_the_first_bad_value_is_the_reason(change, refusal):
     assert events["event_id"].is_null().to_list() == [refusal is not None]
 
 
-def test_an_impression_of_open_bandit_and_its_click_come_from_one_record():
+def test_an_impression_of_open_bandit_and_its_click_come_from_one_record() -> None:
     line = {
         **{"column_1": "7", "timestamp": "2019-11-24 00:03:13.442536+00:00", "item_id": "14", "position": "3"},
         **{"propensity_score": "0.029", "user_feature_0": "x", "user-item_affinity_0": "0.0", "click": "1"},
@@ -122,7 +123,7 @@ def test_an_impression_of_open_bandit_and_its_click_come_from_one_record():
     assert impression["event_id"] != view["event_id"]
 
 
-def test_a_session_of_otto_gives_an_event_an_element():
+def test_a_session_of_otto_gives_an_event_an_element() -> None:
     events = [{"aid": 1, "ts": 1659304800025, "type": "clicks"}, {"aid": 2, "ts": 1659304800026, "type": "orders"}]
     rows = records({"session": "5", "events": json.dumps(events)}, {"session": "6", "events": "[]"})
     click, order, nothing = type_events(rows, "sessions", load_mapping("otto")).sort("record", "event_time").to_dicts()
@@ -132,7 +133,7 @@ def test_a_session_of_otto_gives_an_event_an_element():
     assert (nothing["refusal"], nothing["record"]) == ("bad_value:event_type", 1)
 
 
-def test_an_element_keeps_its_id_when_its_session_arrives_again_with_more():
+def test_an_element_keeps_its_id_when_its_session_arrives_again_with_more() -> None:
     first = {"aid": 1, "ts": 1659304800025, "type": "clicks"}
     sessions = ([first], [first, {"aid": 2, "ts": 1659304800026, "type": "clicks"}])
     rows = records(*({"session": "5", "events": json.dumps(session)} for session in sessions))
@@ -140,26 +141,26 @@ def test_an_element_keeps_its_id_when_its_session_arrives_again_with_more():
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_an_event_id_is_the_hash_of_format_fields_and_type():
+def test_an_event_id_is_the_hash_of_format_fields_and_type() -> None:
     event = typed(a_mapping(), {"note": "x"})[0]
     identity = "own\x1eitem\x1fi\x1enote\x1fx\x1etime\x1f2024-01-01\x1euser\x1fu\x1ewhat\x1fview\x1e" + "\x1eview"
     assert event["event_id"] == hashlib.sha256(identity.encode()).hexdigest()
 
 
-def test_an_event_id_does_not_know_its_file_its_place_or_columns_that_are_empty():
+def test_an_event_id_does_not_know_its_file_its_place_or_columns_that_are_empty() -> None:
     one = typed(a_mapping(), {"note": None})[0]
     other = typed(a_mapping(), {"source_file": "b.csv", "record_number": 9, "batch_id": "x"})[0]
     assert one["event_id"] == other["event_id"] != typed(a_mapping(), {"note": "x"})[0]["event_id"]
 
 
-def test_parts_of_the_path_are_fields_of_a_record():
+def test_parts_of_the_path_are_fields_of_a_record() -> None:
     mapping = a_mapping(files="{shop}/*.csv", constants={"arm": "{shop}"})
     one, other = typed(mapping, {"source_file": "a/1.csv"}, {"source_file": "b/1.csv"})
     assert (one["arm"], other["arm"]) == ("a", "b")
     assert one["event_id"] != other["event_id"]
 
 
-def test_equal_records_are_separate_where_the_mapping_says_so_but_not_across_files():
+def test_equal_records_are_separate_where_the_mapping_says_so_but_not_across_files() -> None:
     mapping = a_mapping(equal_records_are_separate=True)
     files = ("a.csv", "a.csv", "b.csv")
     first, second, copy = typed(mapping, *({"source_file": file} for file in files))
@@ -167,7 +168,7 @@ def test_equal_records_are_separate_where_the_mapping_says_so_but_not_across_fil
     assert first["event_id"] == copy["event_id"]
 
 
-def test_types_and_conditions_on_columns():
+def test_types_and_conditions_on_columns() -> None:
     mapping = a_mapping(
         events=[
             {"type": {"column": "what", "values": {"1": "view"}}, "unless": {"kind": ["test", "robot"]}},
@@ -184,7 +185,7 @@ def test_types_and_conditions_on_columns():
     ]
 
 
-def test_an_unknown_type_a_late_time_and_impossible_numbers_are_bad_values():
+def test_an_unknown_type_a_late_time_and_impossible_numbers_are_bad_values() -> None:
     mapping = a_mapping(
         names={"item_id": "item", "event_time": "time", "position": "at", "propensity": "p", "rating": "r"}
     )
@@ -206,13 +207,13 @@ def test_an_unknown_type_a_late_time_and_impossible_numbers_are_bad_values():
     ]
 
 
-def test_texts_that_stand_for_nothing_are_unknown():
+def test_texts_that_stand_for_nothing_are_unknown() -> None:
     event = typed(a_mapping(null_values=["NULL", "-"]), {"user": "NULL"})[0]
     assert (event["user_id"], event["refusal"]) == (None, None)
     assert refusals(a_mapping(null_values=["NULL", "-"]), {"item": "-"}) == ["bad_value:item_id"]
 
 
-def test_nested_columns_lists_and_templates():
+def test_nested_columns_lists_and_templates() -> None:
     names = {
         **{"user_id": "who.id", "item_id": "item", "event_time": "time", "candidates": "offer"},
         **{"category": {"column": "path", "separator": "/"}, "order_id": {"template": "{what}-{item}"}},
@@ -225,19 +226,19 @@ def test_nested_columns_lists_and_templates():
     assert event["order_id"] == "impression-i"
 
 
-def test_a_column_of_the_source_may_bear_any_name_of_ours():
+def test_a_column_of_the_source_may_bear_any_name_of_ours() -> None:
     event = typed(a_mapping(), {"source": "app", "record": "x", "event_id": "y", "outcome": "z", "reason": "q"})[0]
     assert event["source"] == "log"
     assert event["refusal"] is None
 
 
-def test_a_malformed_record_is_refused_and_kept_as_it_came():
+def test_a_malformed_record_is_refused_and_kept_as_it_came() -> None:
     rows = records({"malformed": "a;b", "item": None}, {"item": "i", "time": None})
     assert refusals(a_mapping(), {"malformed": "a;b", "item": None, "time": None, "what": None}) == ["malformed"]
     assert raw_json(rows).to_list() == ["a;b", '{"item": "i"}']
 
 
-def test_items_of_a_catalogue_are_typed():
+def test_items_of_a_catalogue_are_typed() -> None:
     row = {
         **{"item_id": "i1", "title": "Lamp", "category": "Home", "subcategory": "Lamps", "brand": None},
         **{"price": "49.00", "colour": "Red", "currency": "EUR"},

@@ -1,5 +1,7 @@
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -8,7 +10,7 @@ import pytest
 from lib.cleaning import parsing as types
 
 
-def apply(expression, *texts):
+def apply(expression: Callable[[pl.Expr], pl.Expr], *texts: str | None) -> list[Any]:
     return (
         pl.DataFrame({"text": pl.Series(texts, dtype=pl.String)})
         .select(expression(pl.col("text")))
@@ -17,7 +19,7 @@ def apply(expression, *texts):
     )
 
 
-def times(*texts, time_format="iso", timezone="UTC"):
+def times(*texts: str | None, time_format: str = "iso", timezone: str = "UTC") -> list[Any]:
     return apply(lambda text: types.parse_time(text, time_format, timezone), *texts)
 
 
@@ -37,11 +39,11 @@ def times(*texts, time_format="iso", timezone="UTC"):
         (None, None),
     ],
 )
-def test_iso_times_are_read_with_and_without_a_zone(text, expected):
+def test_iso_times_are_read_with_and_without_a_zone(text: str | None, expected: datetime | None) -> None:
     assert times(text) == [expected]
 
 
-def test_a_time_without_a_zone_is_in_the_mappings():
+def test_a_time_without_a_zone_is_in_the_mappings() -> None:
     berlin = times("2019-07-01 12:00:00", "2019-10-27 02:30:00", "2019-03-31 02:30:00", timezone="Europe/Berlin")
     assert berlin == [
         datetime(2019, 7, 1, 10, tzinfo=UTC),
@@ -50,7 +52,7 @@ def test_a_time_without_a_zone_is_in_the_mappings():
     ]
 
 
-def test_times_as_numbers_and_by_a_pattern():
+def test_times_as_numbers_and_by_a_pattern() -> None:
     assert times("1659304800025", "1e3", "soon", time_format="epoch_milliseconds") == [
         datetime(2022, 7, 31, 22, 0, 0, 25_000, tzinfo=UTC),
         datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC),
@@ -69,7 +71,7 @@ def test_times_as_numbers_and_by_a_pattern():
     ]
 
 
-def test_numbers_are_whole_finite_or_money():
+def test_numbers_are_whole_finite_or_money() -> None:
     texts = ("6", "6.0", "6.5", " 7 ", "six", "nan", None)
     assert apply(types.parse_whole, *texts) == [6, 6, None, 7, None, None, None]
     assert apply(types.parse_number, *texts) == [6.0, 6.0, 6.5, 7.0, None, None, None]
@@ -78,12 +80,12 @@ def test_numbers_are_whole_finite_or_money():
     ]
 
 
-def test_lists_come_from_json_or_stand_alone():
+def test_lists_come_from_json_or_stand_alone() -> None:
     assert apply(types.parse_list, '["a", 1]', "shoes", None, "[]") == [["a", "1"], ["shoes"], None, []]
     assert apply(types.parse_list, '["a"]', "[broken", '[{"b": 1}]') == [["a"], None, ['{"b":1}']]
 
 
-def test_maps_come_from_json_or_from_columns_and_leave_out_what_is_empty():
+def test_maps_come_from_json_or_from_columns_and_leave_out_what_is_empty() -> None:
     assert apply(types.parse_map, '{"a": 1.5, "b": null, "c": [1]}', "no map", None) == [
         [{"key": "a", "value": "1.5"}, {"key": "c", "value": "[1]"}],
         None,
@@ -98,7 +100,7 @@ def test_maps_come_from_json_or_from_columns_and_leave_out_what_is_empty():
     assert frame.select(types.list_of(["f_1", "f_2"])).to_series().to_list() == [["x"], None, ["y"]]
 
 
-def test_frames_become_arrow_tables_with_maps():
+def test_frames_become_arrow_tables_with_maps() -> None:
     schema = pa.schema([("m", pa.map_(pa.string(), pa.string())), ("n", pa.int32())])
     pairs = pl.Series([[{"key": "a", "value": "1"}], None, []], dtype=types.PAIRS)
     table = types.to_arrow(pl.DataFrame({"n": [1, 2, 3], "m": pairs, "other": "x"})[1:], schema)

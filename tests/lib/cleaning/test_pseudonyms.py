@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import polars as pl
 import pytest
 
@@ -6,24 +8,24 @@ from lib.pipeline import ROOT
 from lib.settings import PrivacySettings
 
 
-def test_a_pseudonym_is_the_hmac_of_rfc_4231_cut_to_32_digits():
+def test_a_pseudonym_is_the_hmac_of_rfc_4231_cut_to_32_digits() -> None:
     # RFC 4231, test case 2: key "Jefe", data "what do ya want for nothing?"
     user_ids = pl.Series(["what do ya want for nothing?", None, ""])
     assert pseudonyms(user_ids, b"Jefe").to_list() == ["5bdcc146bf60754e6a042426089575c7", None, None]
 
 
-def test_a_user_keeps_the_pseudonym_whatever_else_is_hashed_with_it():
+def test_a_user_keeps_the_pseudonym_whatever_else_is_hashed_with_it() -> None:
     one = pseudonyms(pl.Series(["a", "b", "a"]), b"k" * 16)
     assert one[0] == one[2] == pseudonyms(pl.Series(["a"]), b"k" * 16)[0] != one[1]
     assert one[0] != pseudonyms(pl.Series(["a"]), b"l" * 16)[0]
 
 
-def test_no_user_at_all_gives_no_pseudonym():
+def test_no_user_at_all_gives_no_pseudonym() -> None:
     assert pseudonyms(pl.Series([None], dtype=pl.String), b"k" * 16).to_list() == [None]
     assert pseudonyms(pl.Series([], dtype=pl.String), b"k" * 16).to_list() == []
 
 
-def test_the_key_is_made_once_beside_the_lake_for_its_owner_alone(tmp_path):
+def test_the_key_is_made_once_beside_the_lake_for_its_owner_alone(tmp_path: Path) -> None:
     lake = str(tmp_path / "lake")
     key = load_key(PrivacySettings(), lake)
     assert load_key(PrivacySettings(), lake + "/") == key
@@ -32,7 +34,9 @@ def test_the_key_is_made_once_beside_the_lake_for_its_owner_alone(tmp_path):
     assert fingerprint(key) != fingerprint(load_key(PrivacySettings(), str(tmp_path / "other")))
 
 
-def test_a_lake_in_a_checkout_has_its_key_in_the_users_configuration(tmp_path, monkeypatch):
+def test_a_lake_in_a_checkout_has_its_key_in_the_users_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in ("one", "other"):
         (tmp_path / name / ".git").mkdir(parents=True)
@@ -44,7 +48,9 @@ def test_a_lake_in_a_checkout_has_its_key_in_the_users_configuration(tmp_path, m
     assert {file.stat().st_mode & 0o777 for file in tmp_path.rglob("*.key")} == {0o600}
 
 
-def test_a_key_that_an_earlier_release_left_in_the_checkout_is_moved_out(tmp_path, monkeypatch):
+def test_a_key_that_an_earlier_release_left_in_the_checkout_is_moved_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "checkout" / ".git").mkdir(parents=True)
     (tmp_path / "checkout" / "lake.key").write_text("0123456789abcdef\n")
@@ -52,14 +58,14 @@ def test_a_key_that_an_earlier_release_left_in_the_checkout_is_moved_out(tmp_pat
     assert list((tmp_path / "checkout").rglob("*.key")) == []
 
 
-def test_the_key_comes_from_the_named_file_or_variable(tmp_path, monkeypatch):
+def test_the_key_comes_from_the_named_file_or_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("0123456789abcdef\n")
     monkeypatch.setenv("SHOP_KEY", "0123456789abcdef")
     assert load_key(PrivacySettings(key_file=str(tmp_path / "key")), "lake") == b"0123456789abcdef"
     assert load_key(PrivacySettings(key_variable="SHOP_KEY"), "lake") == b"0123456789abcdef"
 
 
-def test_without_a_key_there_is_one_line_that_says_what_to_do(tmp_path):
+def test_without_a_key_there_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     for privacy, lake, message in [
         (PrivacySettings(key_variable="ABSENT_KEY"), "lake", "names ABSENT_KEY, which is not set"),
         (PrivacySettings(create_key=False), str(tmp_path / "lake"), r"no pseudonym key: .*lake\.key: No such file"),

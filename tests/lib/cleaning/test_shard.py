@@ -1,6 +1,8 @@
 import hashlib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from random import Random
+from typing import Any
 
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from lib.cleaning.parsing import TIME
 from lib.cleaning.pseudonyms import pseudonyms
-from lib.cleaning.shard import clean_events, clean_items
+from lib.cleaning.shard import CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
 from lib.formats.mapping import LogMapping
 from lib.tables.silver import EVENTS
@@ -52,26 +54,26 @@ ORIGIN = {
 }
 
 
-def records(*rows: dict, **defaults) -> pl.DataFrame:
+def records(*rows: dict[str, Any], **defaults: Any) -> pl.DataFrame:
     """Records as bronze holds them: DEFAULTS and each row's overrides."""
     full = [DEFAULTS | {"record_number": number} | ORIGIN | defaults | row for number, row in enumerate(rows, start=1)]
     schema = dict.fromkeys(full[0], pl.String) | {"record_number": pl.Int64, "arrived_at": TIME}
     return pl.DataFrame(full, schema=schema)
 
 
-def clean(*rows: dict, rules: Thresholds = RULES, **defaults):
+def clean(*rows: dict[str, Any], rules: Thresholds = RULES, **defaults: Any) -> CleanShard:
     return clean_events({"clicks": records(*rows, **defaults)}, MAPPING, rules, KEY)
 
 
-def at(seconds: float) -> dict:
+def at(seconds: float) -> dict[str, Any]:
     return {"time": (datetime(2024, 1, 1, 12, tzinfo=UTC) + timedelta(seconds=seconds)).isoformat()}
 
 
-def reasons(shard) -> dict[str, str]:
+def reasons(shard: CleanShard) -> dict[str, str]:
     return dict(shard.rejects.sort("source_record").select("source_record", "reason").iter_rows())
 
 
-def test_each_record_has_the_first_outcome_that_holds():
+def test_each_record_has_the_first_outcome_that_holds() -> None:
     shard = clean(
         {},
         {"malformed": "x"},
@@ -100,7 +102,7 @@ def test_each_record_has_the_first_outcome_that_holds():
     ]
 
 
-def test_a_reject_keeps_what_was_received_and_where():
+def test_a_reject_keeps_what_was_received_and_where() -> None:
     reject = clean({"item": None, "price": "9", "source_file": "b.csv", "record_number": 7}).rejects.to_dicts()
     assert reject == [
         {
@@ -111,7 +113,7 @@ def test_a_reject_keeps_what_was_received_and_where():
     ]
 
 
-def test_the_first_of_equal_records_by_file_and_number_is_kept():
+def test_the_first_of_equal_records_by_file_and_number_is_kept() -> None:
     rows = (
         {"source_file": "b.csv"},
         {"source_file": "a.csv", "record_number": 9},
@@ -120,7 +122,7 @@ def test_the_first_of_equal_records_by_file_and_number_is_kept():
     assert clean(*rows).events["source_record"].to_list() == ["clicks/a.csv:3"]
 
 
-def test_a_double_click_is_a_view_soon_after_the_one_before():
+def test_a_double_click_is_a_view_soon_after_the_one_before() -> None:
     shard = clean(
         at(0),
         at(2),
@@ -135,7 +137,7 @@ def test_a_double_click_is_a_view_soon_after_the_one_before():
     assert reasons(shard) == {"a.csv:2": "double_click", "a.csv:3": "double_click"}
 
 
-def test_a_session_ends_with_a_silence_over_the_gap():
+def test_a_session_ends_with_a_silence_over_the_gap() -> None:
     shard = clean(at(0), at(1800), at(3601), at(3600) | {"user": "v"}, at(3600) | {"user": None})
     events = shard.events.sort("user_key", "event_time", nulls_last=True)
     u, v = pseudonyms(pl.Series(["u", "v"]), KEY)
@@ -147,16 +149,16 @@ def test_a_session_ends_with_a_silence_over_the_gap():
     assert events["session_id"].to_list()[-1] is None
 
 
-def test_refused_records_neither_open_nor_prolong_a_session():
+def test_refused_records_neither_open_nor_prolong_a_session() -> None:
     shard = clean(at(0), at(1500) | {"item": "9"}, at(3000))
     assert shard.events["session_id"].n_unique() == 2
 
 
-def bots(shard) -> set:
+def bots(shard: CleanShard) -> set:
     return set(shard.events.select("is_bot", "bot_reason").iter_rows())
 
 
-def test_a_day_with_too_many_actions_is_a_bots_and_the_next_day_is_not():
+def test_a_day_with_too_many_actions_is_a_bots_and_the_next_day_is_not() -> None:
     irregular = [(i * 61 + i * i % 37) * 10 for i in range(52)]
     shard = clean(*(at(second) for second in irregular[:51]), at(24 * 3600))
     by_day = (
@@ -167,23 +169,23 @@ def test_a_day_with_too_many_actions_is_a_bots_and_the_next_day_is_not():
     assert bots(clean(*(at(second) for second in irregular[:40]))) == {(False, None)}
 
 
-def test_an_hour_with_too_many_actions_is_a_bots():
+def test_an_hour_with_too_many_actions_is_a_bots() -> None:
     irregular = [i * 40 + i * i % 37 for i in range(45)]
     assert bots(clean(*(at(second) for second in irregular))) == {(True, "more than 40 actions an hour")}
 
 
-def test_regular_gaps_are_a_bots_and_silences_between_sessions_do_not_hide_them():
+def test_regular_gaps_are_a_bots_and_silences_between_sessions_do_not_hide_them() -> None:
     regular = [60 * i for i in range(6)] + [20_000 + 60 * i for i in range(6)]
     assert bots(clean(*(at(second) for second in regular))) == {(True, "regular gaps between actions")}
     assert bots(clean(*(at(second) for second in regular[:-1]))) == {(False, None)}  # 9 gaps are too few to tell
 
 
-def test_the_lines_of_one_order_are_one_action():
+def test_the_lines_of_one_order_are_one_action() -> None:
     lines = [{"what": "purchase", "item": f"i{n}"} for n in range(60)]
     assert bots(clean(*lines)) == {(False, None)}
 
 
-def test_bots_are_flagged_by_user():
+def test_bots_are_flagged_by_user() -> None:
     shard = clean(
         *(at(60 * n) for n in range(12)), *(at(60 * n) | {"user": None} for n in range(12)), at(0) | {"user": "v"}
     )
@@ -191,7 +193,7 @@ def test_bots_are_flagged_by_user():
     assert sorted(flag for _, flag in flagged) == [False, False, True]
 
 
-def test_a_record_of_several_events_is_accepted_when_one_of_them_is():
+def test_a_record_of_several_events_is_accepted_when_one_of_them_is() -> None:
     offers = records({"click": "1"}, {"click": "1", "time": "soon"}, {"click": "0"}, what=None, source_file="o.jsonl")
     shard = clean_events({"offers": offers}, MAPPING, RULES, KEY)
     # The third record is another (its click is 0), but as an impression it differs from the first in that field alone.
@@ -203,7 +205,7 @@ def test_a_record_of_several_events_is_accepted_when_one_of_them_is():
     ]
 
 
-def test_events_describe_their_items_and_the_latest_says_so():
+def test_events_describe_their_items_and_the_latest_says_so() -> None:
     shard = clean(
         at(0) | {"title": "Lamp", "price": "5"},
         at(9) | {"title": None, "price": "6"},
@@ -214,7 +216,7 @@ def test_events_describe_their_items_and_the_latest_says_so():
     assert latest == [("i", "Red lamp", None), ("i", None, Decimal(6))]
 
 
-def test_a_catalogue_has_its_own_outcomes():
+def test_a_catalogue_has_its_own_outcomes() -> None:
     rows = [
         {"item": "i", "title": "Lamp", "price": "5", "changed": None},
         {"item": "i", "title": "Lamp", "price": "5", "changed": None},
@@ -228,7 +230,7 @@ def test_a_catalogue_has_its_own_outcomes():
     assert shard.items.select("item_id", "title", "price").rows() == [("i", "Red lamp", Decimal(6))]
 
 
-def test_events_have_the_columns_of_silver():
+def test_events_have_the_columns_of_silver() -> None:
     events = clean({"price": "2.5"}, {"user": None}).events
     assert events.columns == [column.name for column in EVENTS.columns]
     assert events.sort("user_key")["currency"].to_list() == [None, "EUR"]
@@ -252,7 +254,9 @@ some_records = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(some_records, st.randoms(use_true_random=False))
-def test_accepted_and_rejected_add_up_and_the_order_of_records_changes_nothing(rows, random):
+def test_accepted_and_rejected_add_up_and_the_order_of_records_changes_nothing(
+    rows: list[dict[str, Any]], random: Random
+) -> None:
     whole = records(*rows)
     shard = clean_events({"clicks": whole}, MAPPING, RULES, KEY)
     assert shard.events.height + shard.rejects.height == whole.height
@@ -267,7 +271,7 @@ def test_accepted_and_rejected_add_up_and_the_order_of_records_changes_nothing(r
 
 @settings(max_examples=40, deadline=None)
 @given(some_records)
-def test_a_shard_of_one_user_gives_what_a_shard_of_all_gives(rows):
+def test_a_shard_of_one_user_gives_what_a_shard_of_all_gives(rows: list[dict[str, Any]]) -> None:
     whole = records(*rows)
     together = clean_events({"clicks": whole}, MAPPING, RULES, KEY).events
     apart = [
@@ -278,7 +282,7 @@ def test_a_shard_of_one_user_gives_what_a_shard_of_all_gives(rows):
 
 
 @pytest.mark.parametrize("what", ["malformed", "item"])
-def test_a_shard_without_an_event_is_empty_and_typed(what):
+def test_a_shard_without_an_event_is_empty_and_typed(what: str) -> None:
     shard = clean({what: "x" if what == "malformed" else None})
     assert shard.events.is_empty()
     assert shard.events.schema == clean({}).events.schema

@@ -1,11 +1,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from deltalake import DeltaTable
 
 from lib.cli import docs
-from lib.cli.jobs import settings_class
-from lib.pipeline import PIPELINE
-from lib.settings import SHARED_SECTIONS
+from lib.lake.lake import Lake
+from lib.pipeline import ROOT
+from lib.tables import TABLES, contract
 
 
 def section(page: str, heading: str) -> list[str]:
@@ -17,26 +19,90 @@ def section(page: str, heading: str) -> list[str]:
     return lines[begin:end]
 
 
-def test_the_settings_page_names_every_key_of_every_section():
+def rows_of(lines: list[str]) -> list[list[str]]:
+    """The cells of a section's table, without its heading."""
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines if line.startswith("| ")][1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("lake", ["path"]),
+        ("time", ["as_of"]),
+        ("experiment", ["control", "shares", "sample_ratio_threshold"]),
+        ("als", ["rank", "alpha", "regularization", "num_iterations", "num_blocks", "seed"]),
+    ],
+)
+def test_a_section_of_the_settings_page_has_a_row_for_each_of_its_keys(name: str, keys: list[str]) -> None:
+    rows = rows_of(section(docs.settings_page(), f"### {name}"))
+    assert [row[0].removeprefix("| ") for row in rows] == keys
+
+
+def test_every_key_of_the_shipped_settings_files_stands_on_the_page() -> None:
     page = docs.settings_page()
-    jobs = {job.name: settings_class(job).own_fields() for job in PIPELINE}
-    for name, fields in {**{name: kind.model_fields for name, kind in SHARED_SECTIONS.items()}, **jobs}.items():
-        rows = [line for line in section(page, f"### {name}") if line.startswith("| ")][1:]
-        assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(fields), name
+    given = [
+        (name, key)
+        for file in ("local.yaml", "cluster.yaml")
+        for name, values in yaml.safe_load((ROOT / "conf" / file).read_text()).items()
+        for key in values
+    ]
+    assert given
+    for name, key in given:
+        assert key in [row[0].removeprefix("| ") for row in rows_of(section(page, f"### {name}"))], (name, key)
 
 
-def test_a_key_stands_with_its_type_default_bounds_and_meaning():
+def test_a_key_stands_with_its_type_default_bounds_and_meaning() -> None:
     (row,) = (line for line in section(docs.settings_page(), "### clean") if line.startswith("| session_gap_minutes"))
     assert row == "| session_gap_minutes | int | `30` | ≥ 1, ≤ 1440 | a silence longer than this ends a session |"
 
 
-def test_a_table_says_its_key_its_version_who_writes_and_who_reads_it():
-    lines = section(docs.tables_page(), "## gold/interactions")
+def test_a_table_stands_whole_on_the_page() -> None:
+    assert section(docs.tables_page(), "## gold/scaling") == [
+        "",
+        "Bounds of each feature of gold/examples, fitted on the train split alone.",
+        "",
+        "Key: `feature`, `as_of`. Contract version 1.",
+        "Written by `featurize`.",
+        "",
+        "| column | type | | meaning |",
+        "|---|---|---|---|",
+        "| feature | string | required | the feature's name |",
+        "| as_of | timestamp[us, tz=UTC] | required | what was known before this moment (UTC) |",
+        "| position | int32 | required | index in gold/examples.features, from 0 |",
+        "| min | double | required | scaled to 0 |",
+        "| max | double | required | scaled to 1 |",
+        "| num_clipped | int64 | required | values of valid and test that lay outside and were clipped |",
+        "",
+    ]
+
+
+def test_a_table_says_who_writes_and_who_reads_it_its_partitions_and_its_checks() -> None:
+    page = docs.tables_page()
+    lines = section(page, "## gold/interactions")
     assert "Key: `user_key`, `item_id`, `split`. Contract version 1." in lines
     assert "Written by `featurize`; read by `als`, `train_encoder`, `recommend`, `evaluate`." in lines
+    vectors = section(page, "## gold/vectors")
+    assert "Partitioned by `model`, `kind`." in vectors
+    assert "- check `known_kind`: `kind IN ('user', 'item')`" in vectors
 
 
-def test_a_stale_page_is_named_in_one_line_and_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "bronze/source"])
+def test_the_page_says_of_each_table_what_the_table_itself_says(tmp_path: Path, name: str) -> None:
+    Lake(str(tmp_path)).ensure(contract(name))
+    table = DeltaTable(tmp_path / name)
+    lines = section(docs.tables_page(), f"## {name}")
+    assert table.metadata().description in lines
+    columns = [(field.name, field.nullable, field.metadata["comment"]) for field in table.schema().fields]
+    cells = [(row[0].removeprefix("| "), row[2], row[3].removesuffix(" |")) for row in rows_of(lines)]
+    assert [(column, "required" not in marks, meaning) for column, marks, meaning in cells] == columns
+    checks = {key for key in table.metadata().configuration if key.startswith("delta.constraints.")}
+    told = {line.split("`")[1] for line in lines if line.startswith("- check")}
+    assert {f"delta.constraints.{name}" for name in told} == checks
+
+
+def test_a_stale_page_is_named_in_one_line_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     assert docs.main(check=False) == 0
     assert docs.main(check=True) == 0

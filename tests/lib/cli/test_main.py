@@ -49,7 +49,7 @@ def one_line(printed: str) -> str:
     return line
 
 
-def test_the_tables_are_listed_with_their_rows_and_what_a_row_is(cartwheel, lake):
+def test_the_tables_are_listed_with_their_rows_and_what_a_row_is(cartwheel: Cartwheel, lake: Path) -> None:
     code, printed = cartwheel("tables", "--lake", lake)
     assert code == 0
     heading, row = (line.split(maxsplit=2) for line in printed.splitlines())
@@ -58,7 +58,7 @@ def test_the_tables_are_listed_with_their_rows_and_what_a_row_is(cartwheel, lake
     assert row[2].strip() == DeltaTable(lake / "silver" / "items").metadata().description
 
 
-def test_a_table_is_described_without_a_lake(cartwheel, tmp_path):
+def test_a_table_is_described_without_a_lake(cartwheel: Cartwheel, tmp_path: Path) -> None:
     code, printed = cartwheel("tables", "gold/recommendations", "--lake", tmp_path / "none")
     assert code == 0
     assert "key: as_of, strategy, question, user_key, rank" in printed
@@ -71,25 +71,27 @@ def test_a_table_is_described_without_a_lake(cartwheel, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_table_that_no_contract_names_is_one_line(cartwheel, lake):
+def test_a_table_that_no_contract_names_is_one_line(cartwheel: Cartwheel, lake: Path) -> None:
     code, printed = cartwheel("tables", "gold/recomendations", "--lake", lake)
     assert code == 2
     assert one_line(printed).startswith("error  no table is named 'gold/recomendations'; known are")
 
 
-def test_a_query_prints_values_as_they_are(cartwheel, lake):
+def test_a_query_prints_values_as_they_are(cartwheel: Cartwheel, lake: Path) -> None:
     code, printed = cartwheel("query", "SELECT title, category FROM silver.items ORDER BY item_id", "--lake", lake)
     assert code == 0
     assert [line.strip() for line in printed.splitlines()[1:]] == ["Lamp [red] [/b]  ['home', 'light']", "Mug"]
 
 
-def test_a_long_value_is_not_cut_in_a_narrow_terminal(cartwheel, lake, monkeypatch):
+def test_a_long_value_is_not_cut_in_a_narrow_terminal(
+    cartwheel: Cartwheel, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     _, printed = cartwheel("query", f"SELECT '{'x' * 90}' AS long, item_id FROM silver.items", "--lake", lake)
     assert printed.count("x") == 2 * 90
 
 
-def test_a_query_prints_so_many_rows_or_all_as_csv(cartwheel, lake):
+def test_a_query_prints_so_many_rows_or_all_as_csv(cartwheel: Cartwheel, lake: Path) -> None:
     sql = "SELECT item_id, title FROM silver.items ORDER BY 1"
     _, printed = cartwheel("query", sql, "--lake", lake, "--limit", 1)
     assert [line.split() for line in printed.splitlines()] == [["item_id", "title"], ["i1", "Lamp", "[red]", "[/b]"]]
@@ -101,21 +103,25 @@ def test_a_query_prints_so_many_rows_or_all_as_csv(cartwheel, lake):
 
 
 @pytest.mark.parametrize("sql", ["DELETE FROM silver.items", "SELECT [/b] FROM nowhere"])
-def test_a_query_that_is_wrong_or_none_is_one_line_and_changes_nothing(cartwheel, lake, sql):
+def test_a_query_that_is_wrong_or_none_is_one_line_and_changes_nothing(
+    cartwheel: Cartwheel, lake: Path, sql: str
+) -> None:
     code, printed = cartwheel("query", sql, "--lake", lake)
     assert code == 2
     assert one_line(printed).startswith("error  ")
     assert Lake(str(lake)).num_rows("silver/items") == 2
 
 
-def test_the_report_prints_where_its_page_is(cartwheel, lake, tmp_path):
+def test_the_report_prints_where_its_page_is(cartwheel: Cartwheel, lake: Path, tmp_path: Path) -> None:
     assert cartwheel("report", "--lake", lake) == (0, f"{lake}/files/report/index.html\n")
     assert cartwheel("report", "--lake", lake, "--out", tmp_path / "page.html") == (0, f"{tmp_path}/page.html\n")
     assert (tmp_path / "page.html").read_text() == (lake / "files" / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize("command", [["tables"], ["query", "SELECT 1"], ["report"]])
-def test_a_lake_that_is_none_is_one_line_and_nothing_is_made(cartwheel, tmp_path, command):
+def test_a_lake_that_is_none_is_one_line_and_nothing_is_made(
+    cartwheel: Cartwheel, tmp_path: Path, command: list[str]
+) -> None:
     code, printed = cartwheel(*command, "--lake", tmp_path / "lak")
     assert code == 2
     assert one_line(printed).startswith(f"error  --lake {tmp_path}/lak: no table lies there; `cartwheel run")
@@ -123,7 +129,7 @@ def test_a_lake_that_is_none_is_one_line_and_nothing_is_made(cartwheel, tmp_path
 
 
 @pytest.mark.slow
-def test_a_job_submitted_on_this_machine_runs_as_the_code_that_lies_here(cartwheel, lake):
+def test_a_job_submitted_on_this_machine_runs_as_the_code_that_lies_here(cartwheel: Cartwheel, lake: Path) -> None:
     (ROOT / PACKAGE).unlink(missing_ok=True)
     code, _ = cartwheel("submit", "experiment", "--lake.path", lake, "--cluster.driver-memory", "1g")
     assert code == 0
@@ -132,7 +138,7 @@ def test_a_job_submitted_on_this_machine_runs_as_the_code_that_lies_here(cartwhe
     assert (ROOT / PACKAGE).is_file()
 
 
-def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel):
+def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> None:
     assert cartwheel("submit", "clean", "--dry-run", "--lake.path", "/mnt/my lake") == (
         0,
         "spark-submit --master 'local[2]' --properties-file conf/spark-defaults.conf --py-files dist/cartwheel.zip "
@@ -164,8 +170,8 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel):
     ],
 )
 def test_what_a_user_got_wrong_is_one_line_and_exit_code_2_before_anything_starts(
-    cartwheel, tmp_path, monkeypatch, arguments, told
-):
+    cartwheel: Cartwheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, printed = cartwheel(*arguments)
     assert code == 2
@@ -173,7 +179,9 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2_before_anything_start
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_that_fails_is_one_line_with_the_path_of_the_log_and_exit_code_1(cartwheel, tmp_path):
+def test_a_job_that_fails_is_one_line_with_the_path_of_the_log_and_exit_code_1(
+    cartwheel: Cartwheel, tmp_path: Path
+) -> None:
     (tmp_path / "log").mkdir()
     lake = tmp_path / "lake"
     code, printed = cartwheel("run", "--logs", tmp_path / "log", "--format", "otto", "--lake", lake, "--to", "clean")
@@ -185,7 +193,9 @@ def test_a_job_that_fails_is_one_line_with_the_path_of_the_log_and_exit_code_1(c
 
 
 @pytest.mark.bad_input("a wrong format name")
-def test_a_wrong_format_name_lists_the_shipped_ones_and_changes_no_table(cartwheel, lake, tmp_path):
+def test_a_wrong_format_name_lists_the_shipped_ones_and_changes_no_table(
+    cartwheel: Cartwheel, lake: Path, tmp_path: Path
+) -> None:
     before = Lake(str(lake)).tables()
     code, printed = cartwheel("run", "--logs", tmp_path, "--format", "oto", "--lake", lake, "--to", "clean")
     assert code == 1
@@ -194,7 +204,7 @@ def test_a_wrong_format_name_lists_the_shipped_ones_and_changes_no_table(cartwhe
 
 
 @pytest.mark.bad_input("an unwritable lake")
-def test_a_lake_that_cannot_be_written_ends_a_walk_with_one_line(cartwheel, tmp_path):
+def test_a_lake_that_cannot_be_written_ends_a_walk_with_one_line(cartwheel: Cartwheel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, printed = cartwheel("run", "--logs", tmp_path, "--lake", tmp_path / "file" / "lake", "--to", "ingest")
     assert code == 2

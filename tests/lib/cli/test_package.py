@@ -58,7 +58,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("package") / "cartwheel.zip")
 
 
-def test_the_zip_holds_the_three_packages_the_shipped_mappings_and_nothing_else(package):
+def test_the_zip_holds_the_three_packages_the_shipped_mappings_and_nothing_else(package: Path) -> None:
     names = zipfile.ZipFile(package).namelist()
     assert {name.split("/")[0] for name in names} == {"lib", "rl", "gan", "conf"}
     assert {Path(name).suffix for name in names if name.startswith("lib/")} == {".py", ".j2", ".css"}
@@ -69,7 +69,7 @@ def test_the_zip_holds_the_three_packages_the_shipped_mappings_and_nothing_else(
     assert {name for name in names if name.endswith(".py")} == sources
 
 
-def test_equal_sources_make_an_equal_zip(package, tmp_path):
+def test_equal_sources_make_an_equal_zip(package: Path, tmp_path: Path) -> None:
     assert build(tmp_path / "again.zip").read_bytes() == package.read_bytes()
 
 
@@ -95,7 +95,9 @@ def littered_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkout
 
 
-def test_no_key_lake_or_data_goes_to_spark(littered_checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_key_lake_or_data_goes_to_spark(
+    littered_checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(package_module, "ROOT", littered_checkout)
     with zipfile.ZipFile(build(tmp_path / "cartwheel.zip")) as shipped:
         assert [name for name in shipped.namelist() if SECRET.encode() in shipped.read(name)] == []
@@ -103,7 +105,7 @@ def test_no_key_lake_or_data_goes_to_spark(littered_checkout: Path, tmp_path: Pa
         assert "lib/tables/gold.py" in shipped.namelist()
 
 
-def test_no_key_lake_or_data_goes_to_ray(littered_checkout: Path, tmp_path: Path):
+def test_no_key_lake_or_data_goes_to_ray(littered_checkout: Path, tmp_path: Path) -> None:
     # What both `cartwheel run` and `ray job submit --working-dir .` upload, by the function of Ray that does it.
     create_package(str(littered_checkout), tmp_path / "ray.zip", include_gitignore=True)
     with zipfile.ZipFile(tmp_path / "ray.zip") as shipped:
@@ -113,7 +115,7 @@ def test_no_key_lake_or_data_goes_to_ray(littered_checkout: Path, tmp_path: Path
     assert {"lib/tables/gold.py", "jobs/ray/train_gan.py", "conf/local.yaml", "gan/adverts/fonts/LICENSE"} <= set(names)
 
 
-def test_git_ignores_a_key_wherever_it_lies():
+def test_git_ignores_a_key_wherever_it_lies() -> None:
     ignored = subprocess.run(
         ["git", "check-ignore", "--no-index", "lake.key", "conf/shop.key"],
         cwd=ROOT,
@@ -163,7 +165,7 @@ def run(arguments: list[str], python: Path, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-def test_the_bare_python_has_the_dependencies_and_not_the_project(bare_python, tmp_path):
+def test_the_bare_python_has_the_dependencies_and_not_the_project(bare_python: Path, tmp_path: Path) -> None:
     asked = (
         "import importlib.util as u; print([bool(u.find_spec(n)) for n in ('polars', 'pyspark', 'lib', 'rl', 'gan')])"
     )
@@ -215,7 +217,7 @@ def submitted(
 
 
 @pytest.mark.slow
-def test_driver_and_executor_find_the_project_in_the_zip(submitted):
+def test_driver_and_executor_find_the_project_in_the_zip(submitted: dict[str, Any]) -> None:
     assert len(submitted["executors"]) == 1
     for place in (*submitted["driver"], *submitted["executors"]):
         assert place.endswith("/cartwheel.zip/lib/__init__.py")
@@ -223,7 +225,9 @@ def test_driver_and_executor_find_the_project_in_the_zip(submitted):
 
 
 @pytest.mark.slow
-def test_a_job_from_the_zip_writes_its_tables_and_is_the_same_code_as_in_the_checkout(submitted):
+def test_a_job_from_the_zip_writes_its_tables_and_is_the_same_code_as_in_the_checkout(
+    submitted: dict[str, Any],
+) -> None:
     lake: Lake = submitted["lake"]
     assert lake.num_rows("silver/events") == 3
     (row,) = history.runs(lake, "clean")
@@ -231,7 +235,7 @@ def test_a_job_from_the_zip_writes_its_tables_and_is_the_same_code_as_in_the_che
 
 
 @pytest.mark.slow
-def test_neither_key_nor_id_stands_in_sparks_event_log_or_what_the_job_says(submitted):
+def test_neither_key_nor_id_stands_in_sparks_event_log_or_what_the_job_says(submitted: dict[str, Any]) -> None:
     logs = [file.read_text() for file in (submitted["folder"] / "events").rglob("*") if file.is_file()]
     assert any('"Event":"SparkListenerJobEnd"' in text for text in logs)
     assert "cleaned lines" in submitted["said"]

@@ -1,19 +1,21 @@
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lib.cli.submit import command, environment
+from lib.cli.submit import Target, command, environment
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
 
 
-def typed(job: str, target, arguments=(), **cluster) -> str:
+def typed(job: str, target: Target, arguments: Sequence[str] = (), **cluster: Any) -> str:
     return " ".join(command(JOBS[job], target, ClusterSettings(**cluster), arguments))
 
 
-def test_on_one_machine_nothing_but_the_job_need_be_said():
+def test_on_one_machine_nothing_but_the_job_need_be_said() -> None:
     assert typed("clean", "local", ["--clean.session-gap-minutes", "45"]) == (
         "spark-submit --master local[2] --properties-file conf/spark-defaults.conf --py-files dist/cartwheel.zip "
         "jobs/spark/clean.py --clean.session-gap-minutes 45"
@@ -23,7 +25,7 @@ def test_on_one_machine_nothing_but_the_job_need_be_said():
     )
 
 
-def test_on_a_standalone_cluster_the_addresses_are_given():
+def test_on_a_standalone_cluster_the_addresses_are_given() -> None:
     assert typed("clean", "standalone", ["--lake.path", "s3://l"], spark_master="spark://head:7077") == (
         "spark-submit --master spark://head:7077 --properties-file conf/spark-defaults.conf "
         "--py-files dist/cartwheel.zip jobs/spark/clean.py --lake.path s3://l"
@@ -33,7 +35,7 @@ def test_on_a_standalone_cluster_the_addresses_are_given():
     )
 
 
-def test_on_kubernetes_the_driver_runs_in_the_cluster_too():
+def test_on_kubernetes_the_driver_runs_in_the_cluster_too() -> None:
     assert typed("als", "kubernetes", spark_master="k8s://https://api:6443").startswith(
         "spark-submit --master k8s://https://api:6443 --deploy-mode cluster --properties-file"
     )
@@ -53,13 +55,13 @@ def test_on_kubernetes_the_driver_runs_in_the_cluster_too():
         ("train_policy", "standalone", {}, r"train_policy on standalone needs --cluster.ray-address, such as http://"),
     ],
 )
-def test_what_cannot_be_submitted_there_is_one_line(job, target, cluster, told):
+def test_what_cannot_be_submitted_there_is_one_line(job: str, target: str, cluster: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told) as error:
         typed(job, target, **cluster)
     assert "\n" not in str(error.value)
 
 
-def test_the_commands_are_those_of_the_python_that_runs_cartwheel():
+def test_the_commands_are_those_of_the_python_that_runs_cartwheel() -> None:
     found = subprocess.run(
         ["bash", "-c", "command -v spark-submit ray"], env=environment(), capture_output=True, text=True, check=True
     )

@@ -57,14 +57,14 @@ def unexpected(settings: JobSettings) -> None:
         (["--session-gap-minutes", "3"], r"no job or section is named 'session_gap_minutes'"),
     ],
 )
-def test_a_wrong_flag_of_any_job_stops_a_walk_before_the_first_one(lake, arguments, told):
+def test_a_wrong_flag_of_any_job_stops_a_walk_before_the_first_one(lake: Path, arguments: list[str], told: str) -> None:
     with pytest.raises(ValueError, match=told) as error:
         plan(["ingest", "clean"], ["--lake.path", str(lake), *arguments])
     assert "\n" not in str(error.value)
     assert not lake.exists()
 
 
-def test_each_job_is_given_its_own_flags_and_the_shared_ones(lake):
+def test_each_job_is_given_its_own_flags_and_the_shared_ones(lake: Path) -> None:
     ingest, clean = plan(["ingest", "clean"], ["--lake.path", str(lake), "--clean.session-gap-minutes", "45"])
     assert ingest.arguments == ["--lake.path", str(lake)]
     assert clean.arguments == ["--lake.path", str(lake), "--clean.session-gap-minutes", "45"]
@@ -72,7 +72,9 @@ def test_each_job_is_given_its_own_flags_and_the_shared_ones(lake):
     assert ingest.settings.lake.path == str(lake)
 
 
-def test_a_job_that_is_done_is_passed_over_until_something_changes(lake, capsys):
+def test_a_job_that_is_done_is_passed_over_until_something_changes(
+    lake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     began = []
 
     def main(settings: JobSettings) -> None:
@@ -87,7 +89,7 @@ def test_a_job_that_is_done_is_passed_over_until_something_changes(lake, capsys)
     assert capsys.readouterr().out == "clean          unchanged (done)\n"
 
 
-def test_a_job_that_set_a_file_aside_makes_the_exit_code_2_and_the_pipeline_goes_on(lake):
+def test_a_job_that_set_a_file_aside_makes_the_exit_code_2_and_the_pipeline_goes_on(lake: Path) -> None:
     ran = []
 
     def set_aside(settings: JobSettings) -> None:
@@ -98,7 +100,7 @@ def test_a_job_that_set_a_file_aside_makes_the_exit_code_2_and_the_pipeline_goes
     assert ran == ["decisions"]
 
 
-def test_what_a_job_writes_to_standard_error_is_in_the_log_alone(lake, capfd):
+def test_what_a_job_writes_to_standard_error_is_in_the_log_alone(lake: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def noisy(settings: JobSettings) -> None:
         os.write(2, b"WARN something that Java says\n")
 
@@ -119,7 +121,9 @@ def test_what_a_job_writes_to_standard_error_is_in_the_log_alone(lake, capfd):
         (SystemExit(3), "clean: ended with exit code 3"),
     ],
 )
-def test_a_job_that_fails_ends_the_walk_with_one_line_and_the_path_of_the_log(lake, error, told):
+def test_a_job_that_fails_ends_the_walk_with_one_line_and_the_path_of_the_log(
+    lake: Path, error: BaseException, told: str
+) -> None:
     def fails(settings: JobSettings) -> None:
         raise error
 
@@ -131,7 +135,7 @@ def test_a_job_that_fails_ends_the_walk_with_one_line_and_the_path_of_the_log(la
     assert "Traceback" in log_of(lake)
 
 
-def test_a_real_job_that_fails_has_changed_no_table_and_says_why_in_one_line(lake, tmp_path):
+def test_a_real_job_that_fails_has_changed_no_table_and_says_why_in_one_line(lake: Path, tmp_path: Path) -> None:
     stages = plan(["ingest", "clean"], ["--lake.path", str(lake), "--log.path", str(tmp_path / "absent")])
     shown: list[str] = []
     with pytest.raises(JobError) as failure:
@@ -143,7 +147,7 @@ def test_a_real_job_that_fails_has_changed_no_table_and_says_why_in_one_line(lak
     assert [row["status"] for row in history.runs(held)] == ["failed"]
 
 
-def test_one_lake_has_one_walk_at_a_time(lake):
+def test_one_lake_has_one_walk_at_a_time(lake: Path) -> None:
     lake.mkdir()
     with (lake / ".walk").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,14 +157,14 @@ def test_one_lake_has_one_walk_at_a_time(lake):
 
 
 @pytest.mark.bad_input("an unwritable lake")
-def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_lake_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"the lake .*/file/lake cannot be written: Not a directory"):
         walk([stage(tmp_path / "file" / "lake", unexpected)], tmp_path / "file" / "lake", lambda line: None)
 
 
 @pytest.mark.bad_input("no Ray cluster at the given address")
-def test_no_ray_cluster_at_the_address_ends_the_walk_and_changes_no_table(lake):
+def test_no_ray_cluster_at_the_address_ends_the_walk_and_changes_no_table(lake: Path) -> None:
     def unused(settings: JobSettings) -> None: ...
 
     ray_job = Stage(
@@ -174,7 +178,9 @@ def test_no_ray_cluster_at_the_address_ends_the_walk_and_changes_no_table(lake):
     assert Lake(str(lake)).tables() == []
 
 
-def test_a_ray_job_without_its_input_is_skipped_before_a_cluster_starts(lake, capsys):
+def test_a_ray_job_without_its_input_is_skipped_before_a_cluster_starts(
+    lake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--lake.path", str(lake), "--cluster.ray-address", "http://127.0.0.1:9"]
     assert walk(plan(["train_policy"], arguments), lake, lambda line: None) == 0
     assert "train_policy   skipped: there is no gold/decisions" in capsys.readouterr().out

@@ -53,7 +53,7 @@ def cluster(log: Path) -> Iterator[LocalCluster]:
 
 
 @pytest.mark.bad_input("no Ray cluster at the given address")
-def test_no_ray_cluster_at_the_address_is_one_line_at_once(tmp_path):
+def test_no_ray_cluster_at_the_address_is_one_line_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"^no Ray job server answers at http://127\.0\.0\.1:9 ") as error:
         run_job("http://127.0.0.1:9", "true", print, tmp_path / "log")
@@ -61,13 +61,13 @@ def test_no_ray_cluster_at_the_address_is_one_line_at_once(tmp_path):
     assert time.monotonic() - began < 30
 
 
-def test_another_server_at_the_address_is_one_line(stranger, tmp_path):
+def test_another_server_at_the_address_is_one_line(stranger: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^no Ray job server answers at {stranger} ") as error:
         run_job(stranger, "true", print, tmp_path / "log")
     assert "\n" not in str(error.value)
 
 
-def test_a_worker_asks_for_its_share_of_cpus_and_for_a_gpu_where_settings_say_so():
+def test_a_worker_asks_for_its_share_of_cpus_and_for_a_gpu_where_settings_say_so() -> None:
     on_cpus = scaling_config(ClusterSettings(num_workers=3, cpus_per_worker=0.25))
     assert (on_cpus.num_workers, on_cpus.use_gpu, on_cpus.resources_per_worker) == (3, False, {"CPU": 0.25})
     on_gpus = scaling_config(ClusterSettings(use_gpu=True))
@@ -75,7 +75,7 @@ def test_a_worker_asks_for_its_share_of_cpus_and_for_a_gpu_where_settings_say_so
 
 
 @pytest.mark.slow
-def test_a_job_shows_its_lines_keeps_them_and_an_error_is_its_last_line(cluster, log):
+def test_a_job_shows_its_lines_keeps_them_and_an_error_is_its_last_line(cluster: LocalCluster, log: Path) -> None:
     shown: list[str] = []
     run_job(cluster.address, f"python -c '{SPEAKS}'", shown.append, log)
     assert shown[-2:] == ["mine 1", "done"]
@@ -87,7 +87,7 @@ def test_a_job_shows_its_lines_keeps_them_and_an_error_is_its_last_line(cluster,
 
 
 @pytest.mark.slow
-def test_a_stopped_cluster_leaves_no_process(cluster):
+def test_a_stopped_cluster_leaves_no_process(cluster: LocalCluster) -> None:
     head = cluster.process.pid
     mine = [head, *(process.pid for process in descendants(head))]
     assert len(mine) > 3

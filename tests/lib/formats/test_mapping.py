@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,7 @@ def refuse(old: str, new: str) -> str:
     return message.removeprefix("own.yaml: ")
 
 
-def test_a_mapping_of_twenty_lines_is_read_whole():
+def test_a_mapping_of_twenty_lines_is_read_whole() -> None:
     mapping = parse_mapping(OWN, "own.yaml")
     source = mapping.sources["clicks"]
     assert source.needed_columns == ("customer", "sku", "at", "path", "what", "stars")
@@ -49,7 +50,7 @@ def test_a_mapping_of_twenty_lines_is_read_whole():
     assert mapping.relevance == "purchase"
 
 
-def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed():
+def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
     assert refuse("delimiter", "delimeter") == (
         "sources.clicks.reader: unknown key 'delimeter'; allowed are type, delimiter, quote, columns, encoding, newlines_in_values"
     )
@@ -87,12 +88,12 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed():
         ("item_id: sku", "item_id: [sku, size]", "sources.clicks: 'item_id' should come from one column"),
     ],
 )
-def test_an_impossible_value_is_one_line_that_says_where(old, new, message):
+def test_an_impossible_value_is_one_line_that_says_where(old: str, new: str, message: str) -> None:
     assert refuse(old, new).startswith(message)
 
 
 @pytest.mark.bad_input("a wrong format name")
-def test_a_wrong_name_lists_the_shipped_mappings():
+def test_a_wrong_name_lists_the_shipped_mappings() -> None:
     with pytest.raises(
         ValueError, match="unknown format 'online-retail'; shipped are market, obd, online_retail, otto, rees46"
     ):
@@ -101,13 +102,13 @@ def test_a_wrong_name_lists_the_shipped_mappings():
         load_mapping("own.yaml")
 
 
-def test_every_shipped_mapping_loads_and_bears_its_files_name():
+def test_every_shipped_mapping_loads_and_bears_its_files_name() -> None:
     assert set(shipped_names()) == {"market", "online_retail", "rees46", "otto", "obd"}
     for name in shipped_names():
         assert load_mapping(name).name == name
 
 
-def test_shipped_mappings_are_found_in_the_zip(tmp_path):
+def test_shipped_mappings_are_found_in_the_zip(tmp_path: Path) -> None:
     archive = tmp_path / "cartwheel.zip"
     with zipfile.ZipFile(archive, "w") as zipped:
         for file in [*(ROOT / "lib").rglob("*.py"), *(ROOT / "conf/formats").glob("*.yaml")]:
@@ -122,7 +123,7 @@ def test_shipped_mappings_are_found_in_the_zip(tmp_path):
     assert printed.split() == [load_mapping("obd").sha256, *shipped_names()]
 
 
-def test_a_file_belongs_to_the_first_source_whose_pattern_it_fits():
+def test_a_file_belongs_to_the_first_source_whose_pattern_it_fits() -> None:
     obd = load_mapping("obd")
     assert obd.source_of("random/men/item_context.csv") == ("items", {})
     assert obd.source_of("bts/men/men.csv") == ("impressions", {"policy": "bts"})
@@ -131,7 +132,7 @@ def test_a_file_belongs_to_the_first_source_whose_pattern_it_fits():
     assert load_mapping("online_retail").source_of("2011/2010-12-01.csv") is None
 
 
-def test_times_of_a_mapping_are_in_utc_and_in_order():
+def test_times_of_a_mapping_are_in_utc_and_in_order() -> None:
     times = "name: shop\ntimezone: Europe/Berlin\ntimes: {valid_from: 2024-07-01, test_from: 2024-08-01T00:00:00Z}"
     mapping = parse_mapping(OWN.replace("name: shop", times), "own.yaml")
     assert mapping.times.valid_from.isoformat() == "2024-06-30T22:00:00+00:00"
@@ -141,7 +142,7 @@ def test_times_of_a_mapping_are_in_utc_and_in_order():
     )
 
 
-def test_the_hash_follows_what_a_mapping_says_not_how_it_is_written():
+def test_the_hash_follows_what_a_mapping_says_not_how_it_is_written() -> None:
     mapping = parse_mapping(OWN, "own.yaml")
     assert (
         parse_mapping("# words\n" + OWN.replace("user_id: customer", "user_id: {column: customer}"), "x").sha256
@@ -150,12 +151,12 @@ def test_the_hash_follows_what_a_mapping_says_not_how_it_is_written():
     assert parse_mapping(OWN.replace("sku", "ean"), "x").sha256 != mapping.sha256
 
 
-def test_columns_get_names_that_delta_can_store_and_bronze_does_not_use():
+def test_columns_get_names_that_delta_can_store_and_bronze_does_not_use() -> None:
     names = ("", "Unit Price", "unit_price", "malformed", "a=b`", "user-item_0")
     assert stored_names(names) == ("column_1", "Unit_Price", "unit_price_2", "malformed_2", "a_b_", "user-item_0")
 
 
-def test_event_types_are_those_of_silver():
+def test_event_types_are_those_of_silver() -> None:
     from typing import get_args
 
     from lib.formats.rules import EventType

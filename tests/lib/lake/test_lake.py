@@ -2,6 +2,7 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -26,7 +27,7 @@ BASE = {
 }
 
 
-def vectors(*overrides: dict) -> pa.Table:
+def vectors(*overrides: dict[str, Any]) -> pa.Table:
     return arrow_rows(VECTORS, *overrides, base=BASE)
 
 
@@ -36,11 +37,11 @@ def commit(lake: Lake, rows: pa.Table, *, number: int, where: dict[str, str] | N
 
 
 @pytest.fixture
-def lake(tmp_path) -> Lake:
+def lake(tmp_path: Path) -> Lake:
     return Lake(str(tmp_path / "lake"))
 
 
-def test_what_was_written_is_read_with_equal_rows_by_delta_rs_and_duckdb(lake):
+def test_what_was_written_is_read_with_equal_rows_by_delta_rs_and_duckdb(lake: Lake) -> None:
     rows = vectors({}, {"id": "u2", "values": []}, {"kind": "item", "id": "i1"})
     commit(lake, rows, number=1)
 
@@ -52,7 +53,7 @@ def test_what_was_written_is_read_with_equal_rows_by_delta_rs_and_duckdb(lake):
     assert by_duckdb.to_pylist() == rows.sort_by("id").to_pylist()
 
 
-def test_files_are_read_without_calls_back_into_python(lake):
+def test_files_are_read_without_calls_back_into_python(lake: Lake) -> None:
     """Arrow's threads would abort the process where it ends while one of them is in Python: three of twenty did."""
     commit(lake, vectors({}), number=1)
     filesystem = lake.dataset("gold/vectors").filesystem
@@ -62,7 +63,7 @@ def test_files_are_read_without_calls_back_into_python(lake):
     assert codes == [0, 0, 0]
 
 
-def test_a_run_number_commits_once(lake):
+def test_a_run_number_commits_once(lake: Lake) -> None:
     first = commit(lake, vectors({}), number=1)
     again = commit(lake, vectors({"id": "other"}), number=1)
 
@@ -70,7 +71,7 @@ def test_a_run_number_commits_once(lake):
     assert lake.dataset("gold/vectors").to_table().column("id").to_pylist() == ["u1"]
 
 
-def test_a_share_of_a_table_is_replaced_and_the_rest_stays(lake):
+def test_a_share_of_a_table_is_replaced_and_the_rest_stays(lake: Lake) -> None:
     commit(lake, vectors({}, {"model": "encoder"}), number=1)
     commit(lake, vectors({"id": "new"}), number=2, where={"model": "als"})
 
@@ -78,7 +79,7 @@ def test_a_share_of_a_table_is_replaced_and_the_rest_stays(lake):
     assert {(row["model"], row["id"]) for row in held} == {("als", "new"), ("encoder", "u1")}
 
 
-def test_files_carry_statistics_that_let_a_reader_skip_them(lake):
+def test_files_carry_statistics_that_let_a_reader_skip_them(lake: Lake) -> None:
     commit(lake, vectors({"id": "a"}, {"id": "b"}), number=1)
     actions = pa.table(lake.open("gold/vectors").get_add_actions(flatten=True))
     assert actions["min.id"].to_pylist() == ["a"]
@@ -86,7 +87,7 @@ def test_files_carry_statistics_that_let_a_reader_skip_them(lake):
     assert actions["num_records"].to_pylist() == [2]
 
 
-def test_compaction_is_no_newer_data(lake):
+def test_compaction_is_no_newer_data(lake: Lake) -> None:
     commit(lake, vectors({}), number=1)
     version = commit(lake, vectors({"model": "encoder"}), number=2, where={"model": "encoder"})
     DeltaTable(lake.uri("gold/vectors")).optimize.compact()
@@ -96,7 +97,7 @@ def test_compaction_is_no_newer_data(lake):
 
 
 @pytest.mark.bad_input("a table of another contract version")
-def test_a_table_of_another_contract_version_is_refused(lake):
+def test_a_table_of_another_contract_version_is_refused(lake: Lake) -> None:
     commit(lake, vectors({}), number=1)
     DeltaTable(lake.uri("gold/vectors")).alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
     with pytest.raises(ValueError, match=r"gold/vectors is of contract version 7, this release knows version 1"):
@@ -113,12 +114,12 @@ def test_a_table_of_another_contract_version_is_refused(lake):
         (vectors({}, {}), "stands twice"),
     ],
 )
-def test_rows_that_break_the_contract_are_refused(rows, told):
+def test_rows_that_break_the_contract_are_refused(rows: pa.Table, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         conform(VECTORS, rows)
 
 
-def test_money_and_dates_survive_the_files(lake):
+def test_money_and_dates_survive_the_files(lake: Lake) -> None:
     table = contract("silver/events")
     row: dict[str, Any] = {
         "event_id": "e",

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def towers(seed: int = 0) -> tuple[TwoTower, PairSampler]:
     return model, PairSampler(Pairs(users, items, weight, weight), num_items=12, history_length=3)
 
 
-def until_killed(kill_at: int, states: list[State]):
+def until_killed(kill_at: int, states: list[State]) -> Callable[[State], None]:
     """Keeps states as a trainer writes them, and dies once `kill_at` are kept."""
 
     def keep(state: State) -> None:
@@ -66,7 +67,7 @@ def same(a: State, b: State) -> bool:
 
 
 @pytest.mark.parametrize("kill_at", [1, 3, 5])
-def test_an_interrupted_encoder_goes_on_to_the_same_weights(kill_at: int):
+def test_an_interrupted_encoder_goes_on_to_the_same_weights(kill_at: int) -> None:
     train, valid, plan = examples(0), examples(1), encoder_plan()
     whole = fit_encoder(encoder(), train, valid, plan)
     states: list[State] = []
@@ -80,7 +81,7 @@ def test_an_interrupted_encoder_goes_on_to_the_same_weights(kill_at: int):
 
 
 @pytest.mark.parametrize("kill_at", [1, 3])
-def test_interrupted_towers_go_on_to_the_same_weights(kill_at: int):
+def test_interrupted_towers_go_on_to_the_same_weights(kill_at: int) -> None:
     model, sampler = towers()
     whole = fit_two_towers(model, sampler, TOWERS, num_batches=5)
     states: list[State] = []
@@ -91,7 +92,7 @@ def test_interrupted_towers_go_on_to_the_same_weights(kill_at: int):
     assert resumed["loss"] == whole["loss"]
 
 
-def test_a_finished_fit_that_is_taken_up_trains_no_further():
+def test_a_finished_fit_that_is_taken_up_trains_no_further() -> None:
     train, valid, plan = examples(0), examples(1), encoder_plan(num_epochs=2)
     whole = fit_encoder(encoder(), train, valid, plan)
     again: list[State] = []
@@ -99,7 +100,7 @@ def test_a_finished_fit_that_is_taken_up_trains_no_further():
     assert again == []
 
 
-def test_kept_states_do_not_change_with_later_epochs():
+def test_kept_states_do_not_change_with_later_epochs() -> None:
     states: list[State] = []
     fit_encoder(encoder(), examples(0), examples(1), encoder_plan(), keep=states.append)
     first = {name: value.clone() for name, value in states[0]["model"].items()}
@@ -107,7 +108,7 @@ def test_kept_states_do_not_change_with_later_epochs():
     assert not same(states[0]["model"], states[1]["model"])
 
 
-def test_the_epoch_with_the_lowest_validation_loss_wins_and_patience_ends_the_fit():
+def test_the_epoch_with_the_lowest_validation_loss_wins_and_patience_ends_the_fit() -> None:
     # Noise alone: the training loss falls while the validation loss soon rises.
     train, valid = examples(0, 60, noise=0.5), examples(1, 200, noise=0.5)
     states: list[State] = []
@@ -119,7 +120,7 @@ def test_the_epoch_with_the_lowest_validation_loss_wins_and_patience_ends_the_fi
     assert same(last["best"], states[best]["model"])
 
 
-def test_without_validation_examples_the_training_loss_decides():
+def test_without_validation_examples_the_training_loss_decides() -> None:
     none = Examples(torch.zeros(0, 4), torch.zeros(0))
     states: list[State] = []
     fit_encoder(encoder(), examples(0), none, encoder_plan(num_epochs=2), keep=states.append)
@@ -128,7 +129,7 @@ def test_without_validation_examples_the_training_loss_decides():
     assert states[-1]["valid_loss"] == pytest.approx(log_loss(model, examples(0)), rel=1e-6)
 
 
-def test_the_log_loss_of_shares_adds_up_to_that_of_the_whole():
+def test_the_log_loss_of_shares_adds_up_to_that_of_the_whole() -> None:
     model, whole = encoder(), examples(0, 101)
     sums: list[torch.Tensor] = []
     for rank in (0, 1):
@@ -142,7 +143,7 @@ def test_the_log_loss_of_shares_adds_up_to_that_of_the_whole():
     assert log_loss(model, Examples(torch.zeros(0, 4), torch.zeros(0))) is None
 
 
-def test_a_wrapped_model_is_trained_through_its_wrapper():
+def test_a_wrapped_model_is_trained_through_its_wrapper() -> None:
     class Wrapper(nn.Module):
         def __init__(self, module: nn.Module) -> None:
             super().__init__()
@@ -158,7 +159,7 @@ def test_a_wrapped_model_is_trained_through_its_wrapper():
     assert same(state["best"], fit_encoder(encoder(), examples(0), examples(1), plan)["best"])
 
 
-def test_chance_differs_by_epoch_and_worker_and_repeats_with_the_seed():
+def test_chance_differs_by_epoch_and_worker_and_repeats_with_the_seed() -> None:
     drawn = {
         (seed, epoch, rank): torch.rand(1, generator=epoch_generator(seed, epoch, rank)).item()
         for seed in (0, 1)

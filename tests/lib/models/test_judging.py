@@ -23,7 +23,7 @@ def rows_of(encoder: PurchaseEncoder, train: Examples, **splits: Examples) -> di
     return {(row["split"], row["model"], row["metric"]): row for row in rows}
 
 
-def test_the_encoder_is_compared_with_logistic_regression_on_the_same_users():
+def test_the_encoder_is_compared_with_logistic_regression_on_the_same_users() -> None:
     train, test = examples(0), examples(2)
     torch.manual_seed(0)
     encoder = PurchaseEncoder(4)
@@ -38,7 +38,7 @@ def test_the_encoder_is_compared_with_logistic_regression_on_the_same_users():
     assert (difference["version"], difference["n"]) == ("v", 300)
 
 
-def test_a_split_without_labels_has_no_rows_and_one_of_a_single_class_no_rank_metrics():
+def test_a_split_without_labels_has_no_rows_and_one_of_a_single_class_no_rank_metrics() -> None:
     single = Examples(torch.rand(5, 4), torch.zeros(5))
     rows = rows_of(PurchaseEncoder(4), examples(0), valid=NONE, test=single)
     assert {split for split, _, _ in rows} == {"test"}

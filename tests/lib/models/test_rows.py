@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lib.models.rows import (
+    WeightedPairs,
     feature_tensor,
     item_tags,
     labelled_examples,
@@ -35,7 +36,7 @@ def interactions(*overrides: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=contract("gold/interactions").schema)
 
 
-def known(*overrides: dict[str, Any], browsing_weight: float = 0.5):
+def known(*overrides: dict[str, Any], browsing_weight: float = 0.5) -> WeightedPairs:
     return weighted_pairs(interactions(*overrides), as_of=AS_OF, half_life_days=30, browsing_weight=browsing_weight)
 
 
@@ -45,33 +46,33 @@ def examples(*rows: tuple[str, list[float], int | None]) -> pa.Table:
     return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=schema)
 
 
-def test_examples_come_in_the_order_of_their_users_and_without_unknown_labels():
+def test_examples_come_in_the_order_of_their_users_and_without_unknown_labels() -> None:
     found = labelled_examples(examples(("c", [0.5, 1.0], 1), ("a", [0.0, 0.25], 0), ("b", [1.0, 1.0], None)))
     assert found.features.tolist() == [[0.0, 0.25], [0.5, 1.0]]
     assert found.labels.tolist() == [0.0, 1.0]
     assert (found.features.dtype, found.labels.dtype) == (torch.float32, torch.float32)
 
 
-def test_features_of_a_filtered_table_are_those_of_its_rows():
+def test_features_of_a_filtered_table_are_those_of_its_rows() -> None:
     table = examples(("a", [1.0, 2.0], 1), ("b", [3.0, 4.0], 1), ("c", [5.0, 6.0], 1))
     assert feature_tensor(table["features"][1:]).tolist() == [[3.0, 4.0], [5.0, 6.0]]
     assert feature_tensor(table["features"][:0]).shape == (0, 0)
 
 
-def test_rows_with_different_numbers_of_features_are_refused():
+def test_rows_with_different_numbers_of_features_are_refused() -> None:
     with pytest.raises(ValueError, match="featurize"):
         feature_tensor(examples(("a", [1.0], 1), ("b", [1.0, 2.0], 1))["features"])
 
 
 @pytest.mark.parametrize(("num_rows", "num_workers"), [(7, 2), (6, 3), (2, 2), (5, 4)])
-def test_shares_are_equal_and_cover_every_row(num_rows: int, num_workers: int):
+def test_shares_are_equal_and_cover_every_row(num_rows: int, num_workers: int) -> None:
     shares = [share_of(num_rows, rank, num_workers).tolist() for rank in range(num_workers)]
     assert len({len(share) for share in shares}) == 1
     assert sorted({row for share in shares for row in share}) == list(range(num_rows))
     assert sum(map(len, shares)) < num_rows + num_workers
 
 
-def test_a_pair_counts_by_weight_relevance_and_age():
+def test_a_pair_counts_by_weight_relevance_and_age() -> None:
     found = known(
         {"user_key": "v", "item_id": "b", "weight": 3.0, "num_relevant": 0},
         {"user_key": "u", "item_id": "b", "weight": 1.0, "num_relevant": 1, "last_time": AS_OF - timedelta(days=60)},
@@ -89,18 +90,18 @@ def test_a_pair_counts_by_weight_relevance_and_age():
     assert found.pairs.target_weight.tolist() == pytest.approx(targets)
 
 
-def test_nothing_from_as_of_on_is_known():
+def test_nothing_from_as_of_on_is_known() -> None:
     found = known({}, {"item_id": "b", "last_time": AS_OF}, {"user_key": "v", "last_time": AS_OF + timedelta(days=1)})
     assert (found.user_keys.to_pylist(), found.item_ids.to_pylist()) == (["u"], ["a"])
 
 
-def test_a_pair_of_returns_alone_is_none_and_very_old_ones_keep_a_trace():
+def test_a_pair_of_returns_alone_is_none_and_very_old_ones_keep_a_trace() -> None:
     found = known({"item_id": "b", "weight": 0.0, "num_relevant": 0}, {"last_time": AS_OF - timedelta(days=90_000)})
     assert found.item_ids.to_pylist() == ["a"]
     assert found.pairs.history_weight.item() > 0
 
 
-def test_each_worker_has_whole_users_numbered_anew():
+def test_each_worker_has_whole_users_numbered_anew() -> None:
     every = known(*({"user_key": f"u{user}", "item_id": item} for user in range(5) for item in "ab")).pairs
     even, odd = (pairs_of_users(every, rank, 2) for rank in (0, 1))
     assert even.user.tolist() == [0, 0, 1, 1, 2, 2]
@@ -108,7 +109,7 @@ def test_each_worker_has_whole_users_numbered_anew():
     assert odd.item.tolist() == [0, 1, 0, 1]
 
 
-def test_tags_are_the_category_at_every_level_and_the_brand():
+def test_tags_are_the_category_at_every_level_and_the_brand() -> None:
     items = pa.table(
         {
             "item_id": ["c", "a", "b"],
@@ -124,16 +125,16 @@ def test_tags_are_the_category_at_every_level_and_the_brand():
     assert len(set(a + b + c)) == 5
 
 
-def test_a_word_means_another_tag_under_another_category_or_as_a_brand():
+def test_a_word_means_another_tag_under_another_category_or_as_a_brand() -> None:
     items = pa.table({"item_id": ["a"], "category": [["Blue", "Blue"]], "brand": ["Blue"]})
     assert len(set(item_tags(pa.array(["a"]), items).tolist()[0])) == 3
 
 
-def test_without_a_catalogue_there_are_no_tags():
+def test_without_a_catalogue_there_are_no_tags() -> None:
     assert item_tags(pa.array(["a", "b"]), None).tolist() == [[0], [0]]
 
 
-def test_vectors_become_rows_of_the_contract():
+def test_vectors_become_rows_of_the_contract() -> None:
     table = vector_rows(
         torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         pa.array(["u", "v"]),

@@ -28,14 +28,14 @@ def towers(item_weight: list[list[float]], item_tags: torch.Tensor = NO_TAGS) ->
     return model
 
 
-def test_an_items_vector_is_its_own_plus_those_of_its_tags():
+def test_an_items_vector_is_its_own_plus_those_of_its_tags() -> None:
     model = towers([[1.0, 0.0], [0.0, 1.0]], torch.tensor([[1, 2], [2, 0]]))
     with torch.no_grad():
         model.tag.weight[1:] = torch.tensor([[10.0, 0.0], [0.0, 100.0]])
         assert model.item_vectors(torch.tensor([1, 0, 1])).tolist() == [[0, 101], [11, 100], [0, 101]]
 
 
-def test_a_users_vector_is_the_weighted_mean_of_the_history_and_of_nobody_elses():
+def test_a_users_vector_is_the_weighted_mean_of_the_history_and_of_nobody_elses() -> None:
     model = towers([[4.0, 0.0], [0.0, 8.0], [1.0, 1.0]])
     both = pairs((0, 0, 3.0, 1.0), (0, 1, 1.0, 1.0), (1, 2, 0.5, 1.0))
     assert model.user_vectors(both, 2).tolist() == [[3.0, 2.0], [1.0, 1.0]]
@@ -43,7 +43,7 @@ def test_a_users_vector_is_the_weighted_mean_of_the_history_and_of_nobody_elses(
     assert model.user_vectors(alone, 1).tolist() == [[3.0, 2.0]]
 
 
-def test_a_target_is_taken_out_of_its_own_history():
+def test_a_target_is_taken_out_of_its_own_history() -> None:
     model = towers([[4.0, 0.0], [0.0, 8.0], [1.0, 1.0]])
     targets, history = torch.tensor([0, 1, 2]), torch.tensor([[0, 1, 2], [0, 0, 0], [2, 2, 2]])
     users, items = model(targets, history)
@@ -51,7 +51,7 @@ def test_a_target_is_taken_out_of_its_own_history():
     assert items.tolist() == [[4.0, 0.0], [0.0, 8.0], [1.0, 1.0]]
 
 
-def test_the_loss_corrects_logits_by_how_often_an_item_is_drawn():
+def test_the_loss_corrects_logits_by_how_often_an_item_is_drawn() -> None:
     users, items = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[math.log(2), 0.0], [0.0, math.log(3)]])
     log_q = torch.tensor([0.5, 0.25]).log()
     # User 0: exp(log 2)/q0 = 4 against exp(0)/q1 = 4; user 1: exp(0)/q0 = 2 against exp(log 3)/q1 = 12.
@@ -75,13 +75,13 @@ def learned_shares(truth: torch.Tensor, log_q: torch.Tensor) -> list[float]:
     return torch.stack(late).mean(dim=0).tolist()
 
 
-def test_corrected_scores_recover_how_likely_each_item_is_and_uncorrected_ones_do_not():
+def test_corrected_scores_recover_how_likely_each_item_is_and_uncorrected_ones_do_not() -> None:
     truth = torch.tensor([0.5, 0.3, 0.15, 0.05])
     assert learned_shares(truth, truth.log()) == pytest.approx(truth.tolist(), abs=0.03)
     assert learned_shares(truth, torch.zeros(4)) == pytest.approx([0.25] * 4, abs=0.03)
 
 
-def test_pairs_are_drawn_by_target_weight_and_histories_by_history_weight():
+def test_pairs_are_drawn_by_target_weight_and_histories_by_history_weight() -> None:
     drawn_from = pairs((0, 0, 1.0, 1.0), (0, 1, 3.0, 2.0), (1, 2, 7.0, 5.0))
     sampler = PairSampler(drawn_from, num_items=4, history_length=2)
     targets, history = sampler.draw(40_000, torch.Generator().manual_seed(0))
@@ -94,14 +94,14 @@ def test_pairs_are_drawn_by_target_weight_and_histories_by_history_weight():
     assert of_user_0.tolist() == pytest.approx([1 / 4, 3 / 4, 0, 0], abs=0.01)
 
 
-def test_a_history_that_is_long_past_is_still_drawn():
+def test_a_history_that_is_long_past_is_still_drawn() -> None:
     sampler = PairSampler(pairs((0, 0, 1e6, 1.0), (1, 1, 1e-9, 1.0), (1, 2, 3e-9, 1.0)), num_items=3, history_length=1)
     targets, history = sampler.draw(8_000, torch.Generator().manual_seed(0))
     of_user_1 = history[targets > 0]
     assert (of_user_1 == 2).float().mean().item() == pytest.approx(3 / 4, abs=0.03)
 
 
-def test_planted_tastes_are_found_and_tags_carry_them_to_rarely_seen_items():
+def test_planted_tastes_are_found_and_tags_carry_them_to_rarely_seen_items() -> None:
     # Two tastes with 10 items each; item 9 and item 19 are seen once, but carry the tag of their kind.
     generator = torch.Generator().manual_seed(0)
     rows = []

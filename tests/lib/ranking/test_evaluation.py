@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,7 +24,7 @@ BOOTSTRAP = {"k": 2, "num_resamples": 200, "seed": 1}
 BASE = {"shard": 0, "question": "all", "strategy": "popularity", "is_returning": True, "num_relevant": 1}
 
 
-def judged(*rows: dict) -> pa.Table:
+def judged(*rows: dict[str, Any]) -> pa.Table:
     hashes = {key: number for number, key in enumerate(sorted({row["user_key"] for row in rows}))}
     return pa.Table.from_pylist([{**BASE, "user_hash": hashes[row["user_key"]], **row} for row in rows], schema=JUDGED)
 
@@ -58,7 +60,7 @@ def some_users(num_shards: int) -> pa.Table:
     return judged(*rows)
 
 
-def test_values_are_means_over_all_users_of_the_segment_and_those_without_a_list_score_zero():
+def test_values_are_means_over_all_users_of_the_segment_and_those_without_a_list_score_zero() -> None:
     summary = summary_of(
         judged(
             {"user_key": "a", "hit_ranks": [1]},
@@ -80,7 +82,7 @@ def test_values_are_means_over_all_users_of_the_segment_and_those_without_a_list
     assert counts == {"all": (4, 1), "returning": (3, 1), "unseen": (1, 0)}
 
 
-def test_differences_pair_each_user_with_itself():
+def test_differences_pair_each_user_with_itself() -> None:
     summary = summary_of(
         judged(
             {"user_key": "a", "hit_ranks": [1]},
@@ -95,7 +97,7 @@ def test_differences_pair_each_user_with_itself():
     assert ("all", "all", "popularity", "hit_rate_minus_popularity") not in summary
 
 
-def test_shards_and_their_order_change_nothing():
+def test_shards_and_their_order_change_nothing() -> None:
     whole, sharded = summary_of(some_users(1)), summary_of(some_users(5))
     backwards = summary_of(some_users(5).take(pa.array(range(159, -1, -1))))
     assert whole.keys() == sharded.keys()
@@ -107,7 +109,7 @@ def test_shards_and_their_order_change_nothing():
     assert backwards == sharded
 
 
-def test_intervals_are_those_of_the_users_drawn_as_one():
+def test_intervals_are_those_of_the_users_drawn_as_one() -> None:
     table = some_users(3)
     row = summary_of(table)["new", "all", "popularity", "precision"]
     mine = [r for r in table.to_pylist() if (r["question"], r["strategy"]) == ("new", "popularity")]
@@ -116,12 +118,12 @@ def test_intervals_are_those_of_the_users_drawn_as_one():
     assert (row["value"], row["low"], row["high"]) == pytest.approx(expected)
 
 
-def test_a_segment_without_users_has_no_value():
+def test_a_segment_without_users_has_no_value() -> None:
     summary = summary_of(judged({"user_key": "a", "hit_ranks": [1]}))
     row = summary["all", "unseen", "popularity", "ndcg"]
     assert (row["value"], row["low"], row["high"], row["num_users"]) == (None, None, None, 0)
 
 
-def test_without_popularity_there_is_no_difference():
+def test_without_popularity_there_is_no_difference() -> None:
     summary = summary_of(judged({"user_key": "a", "hit_ranks": [1], "strategy": "als"}))
     assert {metric for _, _, _, metric in summary} == set(METRICS)

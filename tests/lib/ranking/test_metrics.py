@@ -1,3 +1,5 @@
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ def metrics_of(hits: list[int], num_relevant: int) -> dict[str, float]:
     return {name: float(value[0]) for name, value in values.items()}
 
 
-def test_metrics_of_one_list_equal_the_values_worked_by_hand():
+def test_metrics_of_one_list_equal_the_values_worked_by_hand() -> None:
     # Hits at ranks 1 and 3 of 4; three relevant items. DCG = 1 + 1/log2(4) = 1.5; ideal = 1 + 1/log2(3) + 1/2.
     assert metrics_of([1, 0, 1, 0], 3) == pytest.approx(
         {
@@ -28,22 +30,22 @@ def test_metrics_of_one_list_equal_the_values_worked_by_hand():
     )
 
 
-def test_the_ideal_list_is_cut_at_k_when_there_are_more_relevant_items():
+def test_the_ideal_list_is_cut_at_k_when_there_are_more_relevant_items() -> None:
     assert metrics_of([1, 1], 5) == pytest.approx(
         {"ndcg": 1.0, "recall": 2 / 5, "precision": 1.0, "map": 1.0, "hit_rate": 1.0}
     )
 
 
-def test_a_user_without_a_list_scores_zero_in_every_metric():
+def test_a_user_without_a_list_scores_zero_in_every_metric() -> None:
     assert metrics_of([0, 0, 0], 2) == dict.fromkeys(METRICS, 0.0)
 
 
-def test_a_user_without_a_relevant_item_is_refused():
+def test_a_user_without_a_relevant_item_is_refused() -> None:
     with pytest.raises(AssertionError, match="not in the population"):
         ranking_metrics(np.zeros((1, 3), dtype=bool), np.array([0]))
 
 
-def test_ndcg_equals_scikit_learn_where_every_item_is_ranked_or_cut_at_k():
+def test_ndcg_equals_scikit_learn_where_every_item_is_ranked_or_cut_at_k() -> None:
     rng = np.random.default_rng(0)
     relevant = rng.random((50, 30)) < 0.2
     relevant[:, 0] = True
@@ -54,7 +56,7 @@ def test_ndcg_equals_scikit_learn_where_every_item_is_ranked_or_cut_at_k():
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-def test_ndcg_and_map_equal_the_evaluation_of_implicit():
+def test_ndcg_and_map_equal_the_evaluation_of_implicit() -> None:
     implicit = pytest.importorskip("implicit")
     import scipy.sparse as sp
     from implicit.evaluation import ranking_metrics_at_k
@@ -74,7 +76,9 @@ def test_ndcg_and_map_equal_the_evaluation_of_implicit():
 
 @settings(deadline=None)
 @given(HITS, st.integers(1, 20))
-def test_every_metric_lies_between_zero_and_one_and_moving_a_hit_up_never_lowers_it(hits, further):
+def test_every_metric_lies_between_zero_and_one_and_moving_a_hit_up_never_lowers_it(
+    hits: np.ndarray, further: int
+) -> None:
     num_relevant = hits.sum(axis=1) + further
     before = ranking_metrics(hits, num_relevant)
     best_first = ranking_metrics(-np.sort(-hits.astype(int), axis=1) > 0, num_relevant)
@@ -85,7 +89,7 @@ def test_every_metric_lies_between_zero_and_one_and_moving_a_hit_up_never_lowers
 
 @settings(deadline=None)
 @given(HITS, st.randoms())
-def test_the_order_of_the_users_does_not_matter(hits, random):
+def test_the_order_of_the_users_does_not_matter(hits: np.ndarray, random: Random) -> None:
     order = list(range(len(hits)))
     random.shuffle(order)
     num_relevant = hits.sum(axis=1) + 1

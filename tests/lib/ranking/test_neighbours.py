@@ -13,7 +13,9 @@ from lib.ranking.neighbours import (
 )
 
 
-def neighbours_of(shards, *, num_items, items_per_block, num_neighbours):
+def neighbours_of(
+    shards: list[sp.csr_array], *, num_items: int, items_per_block: int, num_neighbours: int
+) -> sp.csr_array:
     """The whole way: a Gram matrix a shard, blocks of all shards brought together, neighbours block by block."""
     blocks = [b for shard in shards for b in gram_blocks(gram([shard], num_items), items_per_block=items_per_block)]
     rows = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
@@ -27,7 +29,7 @@ def neighbours_of(shards, *, num_items, items_per_block, num_neighbours):
     return similarity_matrix(pa.concat_tables(parts), num_items)
 
 
-def test_cosines_equal_the_values_worked_by_hand():
+def test_cosines_equal_the_values_worked_by_hand() -> None:
     # Item 0 has users 0, 1, 2; item 1 has users 0, 1; item 2 has user 3.
     histories = sp.csr_array(np.array([[1.0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]))
     similarity = neighbours_of([histories], num_items=3, items_per_block=3, num_neighbours=3)
@@ -36,7 +38,9 @@ def test_cosines_equal_the_values_worked_by_hand():
 
 
 @pytest.mark.parametrize(("num_shards", "items_per_block"), [(1, 100), (4, 7)])
-def test_neighbours_equal_those_of_implicit_whatever_the_shards_and_blocks(num_shards, items_per_block):
+def test_neighbours_equal_those_of_implicit_whatever_the_shards_and_blocks(
+    num_shards: int, items_per_block: int
+) -> None:
     implicit = pytest.importorskip("implicit")
     rng = np.random.default_rng(0)
     histories = sp.csr_array((rng.random((200, 40)) < 0.15).astype(float))
@@ -51,13 +55,13 @@ def test_neighbours_equal_those_of_implicit_whatever_the_shards_and_blocks(num_s
     np.testing.assert_allclose(np.sort(nearest, axis=1)[:, -5:], np.sort(theirs, axis=1)[:, -5:], atol=1e-12)
 
 
-def test_equal_cosines_are_kept_in_item_order():
+def test_equal_cosines_are_kept_in_item_order() -> None:
     histories = sp.csr_array(np.ones((2, 4)))
     similarity = neighbours_of([histories], num_items=4, items_per_block=4, num_neighbours=2)
     assert similarity.indices.reshape(4, 2).tolist() == [[0, 1]] * 4
 
 
-def test_the_nearest_own_item_is_another_one_that_has_the_item_as_neighbour():
+def test_the_nearest_own_item_is_another_one_that_has_the_item_as_neighbour() -> None:
     similarity = sp.csr_array(
         np.array([[1.0, 0.5, 0.2, 0.0], [0.5, 1.0, 0.9, 0.0], [0.2, 0.9, 1.0, 0.0], [0, 0, 0, 1]])
     )

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,19 +24,19 @@ def users(**histories: dict[str, int]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=USERS)
 
 
-def rows_of(lists, question):
+def rows_of(lists: list[pa.RecordBatch], question: str) -> list[tuple[Any, ...]]:
     table = pa.Table.from_batches(lists, LIST_SCHEMA)
     columns = ("user_key", "rank", "item_id", "score", "reason")
     return [tuple(row[c] for c in columns) for row in table.to_pylist() if row["question"] == question]
 
 
-def test_popularity_gives_everyone_the_most_bought_items_with_how_many_bought_them():
+def test_popularity_gives_everyone_the_most_bought_items_with_how_many_bought_them() -> None:
     lists = list(popularity([users(ann={}, bob={"b": 1})], catalogue=CATALOGUE, k=2, verb="bought"))
     best = [(1, "b", 3.0, "bought by 3 customers"), (2, "c", 3.0, "bought by 3 customers")]
     assert rows_of(lists, "all") == [(user, *row) for user in ("ann", "bob") for row in best]
 
 
-def test_popularity_leaves_out_own_items_from_the_new_ones_and_items_that_nobody_bought():
+def test_popularity_leaves_out_own_items_from_the_new_ones_and_items_that_nobody_bought() -> None:
     lists = list(popularity([users(ann={}, bob={"b": 1, "c": 1})], catalogue=CATALOGUE, k=3, verb="viewed"))
     assert rows_of(lists, "new") == [
         ("ann", 1, "b", 3.0, "viewed by 3 customers"),
@@ -45,7 +47,7 @@ def test_popularity_leaves_out_own_items_from_the_new_ones_and_items_that_nobody
     ]
 
 
-def test_rebuy_lists_own_purchases_by_count_then_popularity_and_nothing_else():
+def test_rebuy_lists_own_purchases_by_count_then_popularity_and_nothing_else() -> None:
     history = {"a": 1, "d": 12, "b": 1, "e": 0}
     lists = list(rebuy([users(ann={}, bob=history, eve={"e": 0})], catalogue=CATALOGUE, k=3, verb="bought"))
     assert rows_of(lists, "all") == [
@@ -56,7 +58,7 @@ def test_rebuy_lists_own_purchases_by_count_then_popularity_and_nothing_else():
     assert rows_of(lists, "new") == []
 
 
-def test_item_to_item_names_the_own_item_that_speaks_most_for_each():
+def test_item_to_item_names_the_own_item_that_speaks_most_for_each() -> None:
     similarity = sp.csr_array(
         np.array(
             [[1, 0.5, 0.25, 0, 0], [0.5, 1, 0, 0, 0], [0.25, 0, 1, 0.75, 0], [0, 0, 0.75, 1, 0], [0, 0, 0, 0, 1.0]]
@@ -77,7 +79,7 @@ def test_item_to_item_names_the_own_item_that_speaks_most_for_each():
     ]
 
 
-def test_vectors_rank_by_their_dot_product():
+def test_vectors_rank_by_their_dot_product() -> None:
     batch = users(ann={"a": 1}, bob={})
     values = pa.array([[1.0, 0.0], [0.0, -1.0]], pa.list_(pa.float32()))
     batch = pa.RecordBatch.from_arrays([*batch.columns, values], names=[*USERS.names, "values"])
@@ -97,7 +99,9 @@ HISTORIES = st.lists(st.dictionaries(st.sampled_from("abcdex"), st.integers(0, 3
 
 @settings(deadline=None)
 @given(HISTORIES, st.integers(1, 7))
-def test_no_strategy_lists_an_item_twice_or_an_own_one_as_new_whatever_the_batches(histories, k):
+def test_no_strategy_lists_an_item_twice_or_an_own_one_as_new_whatever_the_batches(
+    histories: list[dict[str, int]], k: int
+) -> None:
     similarity = sp.csr_array(np.eye(5) + 0.1)
     people = {f"user{number}": own for number, own in enumerate(histories)}
     for strategy in (
@@ -117,14 +121,14 @@ def test_no_strategy_lists_an_item_twice_or_an_own_one_as_new_whatever_the_batch
                 assert not any(item in people[user] for user, item in pairs)
 
 
-def test_a_catalogue_keeps_its_columns_together():
+def test_a_catalogue_keeps_its_columns_together() -> None:
     taken = CATALOGUE.take(np.array([3, 0]))
     assert taken.item_ids.to_pylist() == ["d", "a"]
     assert taken.names.to_pylist() == ["d", "Apple"]
     assert taken.num_buyers.tolist() == [1.0, 2.0]
 
 
-def test_item_to_item_equals_the_recommendations_of_implicit():
+def test_item_to_item_equals_the_recommendations_of_implicit() -> None:
     implicit = pytest.importorskip("implicit")
     rng = np.random.default_rng(0)
     histories = sp.csr_array((rng.random((60, 30)) < 0.2).astype(float))

@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lib.ranking.topk import dot_products, incidence, rank_entries, rank_users, summed_similarities, top_k, vectors
+from lib.ranking.topk import (
+    Ranked,
+    dot_products,
+    incidence,
+    rank_entries,
+    rank_users,
+    summed_similarities,
+    top_k,
+    vectors,
+)
 
 INF = np.inf
 # Few distinct values, so that ties are the rule.
@@ -17,23 +26,23 @@ SCORES = hnp.arrays(
 )
 
 
-def as_rows(ranked):
+def as_rows(ranked: Ranked) -> list[tuple[int, int, int, float]]:
     columns = (ranked.user, ranked.rank, ranked.item, ranked.score)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def test_the_best_items_come_first_and_equal_scores_go_by_position():
+def test_the_best_items_come_first_and_equal_scores_go_by_position() -> None:
     scores = np.array([[1.0, 3.0, 2.0, 3.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0], [0.0, 1.0, 1.0, 2.0, 1.0]])
     assert top_k(scores, 3).tolist() == [[1, 3, 2], [0, 1, 2], [3, 1, 2]]
 
 
 @settings(deadline=None)
 @given(SCORES, st.integers(1, 12))
-def test_the_best_k_are_those_of_a_whole_stable_sort(scores, k):
+def test_the_best_k_are_those_of_a_whole_stable_sort(scores: np.ndarray, k: int) -> None:
     np.testing.assert_array_equal(top_k(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
 
 
-def test_a_list_is_shorter_when_fewer_items_may_be_listed():
+def test_a_list_is_shorter_when_fewer_items_may_be_listed() -> None:
     scores = np.array([[0.5, -INF, 2.0], [-INF, -INF, -INF], [1.0, 1.0, 1.0]])
     excluded = sp.csr_array(np.array([[0, 0, 1], [0, 0, 0], [1, 0, 0]]))
     ranked = rank_users(lambda rows: scores[rows].copy(), num_users=3, num_items=3, k=2, excluded=excluded)
@@ -41,7 +50,7 @@ def test_a_list_is_shorter_when_fewer_items_may_be_listed():
 
 
 @pytest.mark.parametrize("with_excluded", [False, True])
-def test_blocks_of_one_user_give_the_lists_of_one_block(monkeypatch, with_excluded):
+def test_blocks_of_one_user_give_the_lists_of_one_block(monkeypatch: pytest.MonkeyPatch, with_excluded: bool) -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, (20, 30)).astype(float)
     excluded = sp.csr_array(rng.random((20, 30)) < 0.4) if with_excluded else None
@@ -51,11 +60,11 @@ def test_blocks_of_one_user_give_the_lists_of_one_block(monkeypatch, with_exclud
     assert as_rows(rank_users(lambda rows: scores[rows].copy(), **ask)) == as_rows(whole)
 
 
-def test_no_user_gives_no_list():
+def test_no_user_gives_no_list() -> None:
     assert as_rows(rank_users(lambda rows: np.empty((0, 3)), num_users=0, num_items=3, k=2)) == []
 
 
-def test_dot_products_rank_like_the_whole_matrix_product():
+def test_dot_products_rank_like_the_whole_matrix_product() -> None:
     rng = np.random.default_rng(0)
     users, items = rng.normal(size=(9, 4)).astype(np.float32), rng.normal(size=(25, 4)).astype(np.float32)
     ranked = rank_users(dot_products(users, items), num_users=9, num_items=25, k=5)
@@ -63,7 +72,7 @@ def test_dot_products_rank_like_the_whole_matrix_product():
     np.testing.assert_allclose(ranked.score, (users @ items.T)[ranked.user, ranked.item], rtol=1e-6)
 
 
-def test_item_to_item_adds_up_the_neighbours_of_the_own_items():
+def test_item_to_item_adds_up_the_neighbours_of_the_own_items() -> None:
     # Own items 0 and 1; neighbours of 0 are 1 (0.5) and 2 (0.25), of 1 are 2 (0.5); item 3 is nobody's neighbour.
     similarity = sp.csr_array(np.array([[0, 0.5, 0.25, 0], [0, 0, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
     histories = sp.csr_array(np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]))
@@ -71,13 +80,13 @@ def test_item_to_item_adds_up_the_neighbours_of_the_own_items():
     assert as_rows(ranked) == [(0, 1, 2, 0.75), (0, 2, 1, 0.5)]
 
 
-def test_entries_rank_by_score_then_tie_break_then_item_order():
+def test_entries_rank_by_score_then_tie_break_then_item_order() -> None:
     counts = sp.csr_array(np.array([[2.0, 1.0, 1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0, 3.0]]))
     ranked = rank_entries(counts, tie_break=np.array([1.0, 5.0, 9.0, 7.0, 5.0]), k=3)
     assert as_rows(ranked) == [(0, 1, 3, 2.0), (0, 2, 0, 2.0), (0, 3, 2, 1.0), (2, 1, 1, 3.0), (2, 2, 4, 3.0)]
 
 
-def test_a_column_of_lists_becomes_a_matrix_and_uneven_lists_are_refused():
+def test_a_column_of_lists_becomes_a_matrix_and_uneven_lists_are_refused() -> None:
     column = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32()))
     assert vectors(column.slice(1)).tolist() == [[3.0, 4.0], [5.0, 6.0]]
     assert vectors(column.slice(0, 0)).shape == (0, 0)
@@ -86,7 +95,7 @@ def test_a_column_of_lists_becomes_a_matrix_and_uneven_lists_are_refused():
             vectors(pa.array(uneven, pa.list_(pa.float32())))
 
 
-def test_lists_of_ids_become_a_sparse_matrix_and_foreign_ids_are_passed_over():
+def test_lists_of_ids_become_a_sparse_matrix_and_foreign_ids_are_passed_over() -> None:
     lists = pa.array([["x"], ["b", "gone", "a"], None, [], ["c"]], pa.list_(pa.string())).slice(1)
     ids = pa.array(["a", "b", "c"])
     assert incidence(lists, ids).toarray().tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]

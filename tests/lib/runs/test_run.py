@@ -2,6 +2,7 @@ import json
 import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -32,7 +33,7 @@ class IngestSettings(JobSettings):
     """Stands for the job that reads files."""
 
 
-def event(number: int) -> dict:
+def event(number: int) -> dict[str, Any]:
     time = DAY_ZERO + timedelta(days=number)
     given = {
         "event_id": f"e{number}",
@@ -61,16 +62,16 @@ def lake(tmp_path: Path) -> Lake:
     return lake
 
 
-def settings_for(lake: Lake, **given) -> ExperimentSettings:
+def settings_for(lake: Lake, **given: Any) -> ExperimentSettings:
     return ExperimentSettings(lake={"path": lake.path}, log={"format": "rees46"}, **given)
 
 
-def only_row(lake: Lake) -> dict:
+def only_row(lake: Lake) -> dict[str, Any]:
     (row,) = history.runs(lake)
     return row
 
 
-def test_a_run_records_what_it_consumed_and_what_it_wrote(lake):
+def test_a_run_records_what_it_consumed_and_what_it_wrote(lake: Lake) -> None:
     with start_run("experiment", settings_for(lake)) as run:
         run.commit_arrow("gold/experiments", result())
 
@@ -80,7 +81,7 @@ def test_a_run_records_what_it_consumed_and_what_it_wrote(lake):
     assert row["outputs"] == [{"table": "gold/experiments", "version": lake.data_version("gold/experiments")}]
 
 
-def test_the_times_stand_at_80_and_90_percent_of_the_span_and_as_of_follows_them(lake):
+def test_the_times_stand_at_80_and_90_percent_of_the_span_and_as_of_follows_them(lake: Lake) -> None:
     with start_run("experiment", settings_for(lake)) as run:
         times = run.times
         assert run.as_of == times.test_from
@@ -94,7 +95,7 @@ def test_the_times_stand_at_80_and_90_percent_of_the_span_and_as_of_follows_them
     assert times.end > DAY_ZERO + timedelta(days=100)
 
 
-def test_a_failed_run_that_has_committed_is_taken_up_with_its_inputs(lake):
+def test_a_failed_run_that_has_committed_is_taken_up_with_its_inputs(lake: Lake) -> None:
     pinned = lake.data_version("silver/events")
     with pytest.raises(RuntimeError, match="power"), start_run("experiment", settings_for(lake)) as run:
         run.commit_arrow("gold/experiments", result())
@@ -110,7 +111,7 @@ def test_a_failed_run_that_has_committed_is_taken_up_with_its_inputs(lake):
     assert held == ["ctr"], "what the run had committed stays: it commits each output once"
 
 
-def test_a_failed_run_without_a_commit_is_abandoned_when_there_is_newer_data(lake):
+def test_a_failed_run_without_a_commit_is_abandoned_when_there_is_newer_data(lake: Lake) -> None:
     with pytest.raises(ValueError, match="limit"), start_run("experiment", settings_for(lake)):
         raise ValueError("over the limit")
     put_events(lake)
@@ -119,7 +120,7 @@ def test_a_failed_run_without_a_commit_is_abandoned_when_there_is_newer_data(lak
     assert [row["status"] for row in history.runs(lake)] == ["abandoned", "done"]
 
 
-def test_a_failure_keeps_its_traceback_and_goes_on_to_the_caller(lake):
+def test_a_failure_keeps_its_traceback_and_goes_on_to_the_caller(lake: Lake) -> None:
     with pytest.raises(ValueError, match="the reason"), start_run("experiment", settings_for(lake)) as run:
         raise ValueError("the reason")
     assert only_row(lake)["message"] == "ValueError: the reason"
@@ -136,13 +137,13 @@ def test_a_failure_keeps_its_traceback_and_goes_on_to_the_caller(lake):
         (RuntimeError("a task says: ann@shop"), "RuntimeError"),
     ],
 )
-def test_no_value_that_an_error_quotes_is_recorded(lake, error: Exception, recorded: str):
+def test_no_value_that_an_error_quotes_is_recorded(lake: Lake, error: Exception, recorded: str) -> None:
     with pytest.raises(type(error)), start_run("experiment", settings_for(lake)):
         raise error
     assert only_row(lake)["message"] == recorded
 
 
-def test_a_new_lake_is_its_owners_alone_and_git_ignores_it(tmp_path: Path):
+def test_a_new_lake_is_its_owners_alone_and_git_ignores_it(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "lake"
     require_writable(Lake(str(folder)))
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -153,7 +154,7 @@ def test_a_new_lake_is_its_owners_alone_and_git_ignores_it(tmp_path: Path):
     assert seen.stdout == ""
 
 
-def test_a_job_is_fresh_until_inputs_or_settings_change(lake):
+def test_a_job_is_fresh_until_inputs_or_settings_change(lake: Lake) -> None:
     job = JOBS["experiment"]
     assert outcome_if_unchanged(job, settings_for(lake)) is None
     with start_run("experiment", settings_for(lake)) as run:
@@ -164,7 +165,7 @@ def test_a_job_is_fresh_until_inputs_or_settings_change(lake):
     assert outcome_if_unchanged(job, settings_for(lake)) is None
 
 
-def test_a_job_without_its_input_is_skipped_with_the_reason(tmp_path, capsys):
+def test_a_job_without_its_input_is_skipped_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = Lake(str(tmp_path / "lake"))
     with start_run("experiment", settings_for(empty)) as run:
         run.read_arrow("silver/events")
@@ -173,13 +174,13 @@ def test_a_job_without_its_input_is_skipped_with_the_reason(tmp_path, capsys):
     assert "there is no silver/events" in capsys.readouterr().out
 
 
-def test_a_skip_inside_a_run_says_why_and_counts_as_fresh(lake):
+def test_a_skip_inside_a_run_says_why_and_counts_as_fresh(lake: Lake) -> None:
     with start_run("experiment", settings_for(lake)) as run:
         run.skip("no experiment in this log")
     assert outcome_if_unchanged(JOBS["experiment"], settings_for(lake)) == "no experiment in this log"
 
 
-def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_path):
+def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_path: Path) -> None:
     path = str(tmp_path / "lake")
     settings = IngestSettings(lake={"path": path}, log={"format": "rees46"})
     first, second = InputFile("a.csv", "1" * 64, "behaviour"), InputFile("b.csv", "2" * 64, "behaviour")
@@ -194,7 +195,7 @@ def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_pat
 
 
 @pytest.mark.bad_input("an unwritable lake")
-def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_lake_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ValueError, match="cannot be written"),
@@ -204,7 +205,7 @@ def test_a_lake_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.bad_input("a table of another contract version")
-def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(lake):
+def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(lake: Lake) -> None:
     events = DeltaTable(lake.uri("silver/events"))
     events.alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
     before = DeltaTable(lake.uri("silver/events")).version()
@@ -217,7 +218,7 @@ def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(la
     assert not lake.exists("ops/runs")
 
 
-def test_a_promoted_model_retires_the_one_before(lake):
+def test_a_promoted_model_retires_the_one_before(lake: Lake) -> None:
     def promote() -> Run:
         with start_run("experiment", settings_for(lake)) as run:
             checkpoint = run.files("policy") / "weights.bin"

@@ -6,7 +6,7 @@ import pytest
 from lib.statistics.bootstrap import mean_interval, percentile_interval, resample_weights, resampled_sums
 
 
-def test_resample_weights_are_independent_poisson_counts():
+def test_resample_weights_are_independent_poisson_counts() -> None:
     weights = resample_weights(np.arange(2000, dtype=np.uint64), num_resamples=500, seed=3)
     observed = np.bincount(weights.ravel(), minlength=5)[:5] / weights.size
     np.testing.assert_allclose(observed, np.exp(-1) / np.array([1, 1, 2, 6, 24]), atol=0.002)
@@ -15,7 +15,7 @@ def test_resample_weights_are_independent_poisson_counts():
     assert not np.array_equal(weights, resample_weights(np.arange(2000, dtype=np.uint64), num_resamples=500, seed=4))
 
 
-def test_sums_of_two_shards_of_users_add_up_to_those_of_both():
+def test_sums_of_two_shards_of_users_add_up_to_those_of_both() -> None:
     rng = np.random.default_rng(0)
     values, keys = rng.random((300, 2)), rng.integers(0, 2**63, 300).astype(np.uint64)
     drawing = {"num_resamples": 50, "seed": 9}
@@ -24,7 +24,7 @@ def test_sums_of_two_shards_of_users_add_up_to_those_of_both():
     np.testing.assert_allclose(whole, parts, rtol=1e-12)
 
 
-def test_the_interval_of_a_mean_is_as_wide_as_its_standard_error_says():
+def test_the_interval_of_a_mean_is_as_wide_as_its_standard_error_says() -> None:
     values = np.random.default_rng(0).exponential(size=4000)
     value, low, high = mean_interval(values, seed=0, num_resamples=2000)
     standard_error = values.std(ddof=1) / np.sqrt(len(values))
@@ -32,7 +32,7 @@ def test_the_interval_of_a_mean_is_as_wide_as_its_standard_error_says():
     assert (value - low, high - value) == pytest.approx((1.96 * standard_error,) * 2, rel=0.1)
 
 
-def test_about_95_of_100_intervals_cover_the_true_mean():
+def test_about_95_of_100_intervals_cover_the_true_mean() -> None:
     rng = np.random.default_rng(5)
     covered = 0
     for seed in range(200):
@@ -41,17 +41,17 @@ def test_about_95_of_100_intervals_cover_the_true_mean():
     assert 180 <= covered <= 199
 
 
-def test_the_memory_chunks_do_not_change_the_interval(monkeypatch):
+def test_the_memory_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(2).random(500)
     whole = mean_interval(values, seed=1, num_resamples=100)
     monkeypatch.setattr("lib.statistics.bootstrap._CELLS_AT_ONCE", 700)
     assert mean_interval(values, seed=1, num_resamples=100) == pytest.approx(whole, rel=1e-12)
 
 
-def test_an_interval_without_users_is_refused():
+def test_an_interval_without_users_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one user"):
         mean_interval(np.array([]), seed=0)
 
 
-def test_a_resample_that_drew_nobody_is_left_out():
+def test_a_resample_that_drew_nobody_is_left_out() -> None:
     assert percentile_interval(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])) == (1.0, 1.0)

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,12 +20,13 @@ from lib.statistics.experiments import (
 )
 
 
-def sums_of(y, x=None):
-    y, x = np.asarray(y, float), np.zeros(len(y)) if x is None else np.asarray(x, float)
+def sums_of(y: npt.ArrayLike, x: npt.ArrayLike | None = None) -> Sums:
+    y = np.asarray(y, float)
+    x = np.zeros(len(y)) if x is None else np.asarray(x, float)
     return Sums(n=len(y), y=y.sum(), yy=(y**2).sum(), x=x.sum(), xx=(x**2).sum(), xy=(x * y).sum())
 
 
-def test_shares_are_compared_as_worked_by_hand():
+def test_shares_are_compared_as_worked_by_hand() -> None:
     # 30 of 100 against 20 of 100; Agresti-Caffo adds one success and one failure to each: 31/102 and 21/102.
     result = compare_shares(Sums(100, 30, 30), Sums(100, 20, 20))
     p, q = 31 / 102, 21 / 102
@@ -33,13 +35,13 @@ def test_shares_are_compared_as_worked_by_hand():
     assert (result.low, result.high) == pytest.approx((p - q - 1.959964 * error, p - q + 1.959964 * error), abs=1e-6)
 
 
-def test_shares_of_large_arms_agree_with_the_pooled_z_test_of_statsmodels():
+def test_shares_of_large_arms_agree_with_the_pooled_z_test_of_statsmodels() -> None:
     ours = compare_shares(Sums(20_000, 1_100, 1_100), Sums(20_000, 1_000, 1_000))
     _, theirs = proportions_ztest([1_100, 1_000], [20_000, 20_000])
     assert ours.p == pytest.approx(theirs, rel=0.01)
 
 
-def test_means_equal_the_welch_interval_of_statsmodels_on_the_raw_values():
+def test_means_equal_the_welch_interval_of_statsmodels_on_the_raw_values() -> None:
     rng = np.random.default_rng(0)
     arm, control = rng.exponential(3, 80), rng.exponential(2, 50)
     ours = compare_means(sums_of(arm), sums_of(control))
@@ -49,7 +51,7 @@ def test_means_equal_the_welch_interval_of_statsmodels_on_the_raw_values():
     assert ours.effect == pytest.approx(arm.mean() - control.mean())
 
 
-def test_the_ratio_of_one_impression_a_unit_is_the_mean_of_its_clicks():
+def test_the_ratio_of_one_impression_a_unit_is_the_mean_of_its_clicks() -> None:
     rng = np.random.default_rng(0)
     arm, control = (rng.random(3000) < 0.2).astype(float), (rng.random(3000) < 0.15).astype(float)
     ratio = compare_ratios(sums_of(arm, np.ones(3000)), sums_of(control, np.ones(3000)))
@@ -57,7 +59,7 @@ def test_the_ratio_of_one_impression_a_unit_is_the_mean_of_its_clicks():
     assert (ratio.effect, ratio.low, ratio.high) == pytest.approx((mean.effect, mean.low, mean.high), rel=1e-3)
 
 
-def test_the_delta_interval_of_a_ratio_covers_the_truth_where_impressions_of_a_user_hang_together():
+def test_the_delta_interval_of_a_ratio_covers_the_truth_where_impressions_of_a_user_hang_together() -> None:
     # Each user has a click rate of its own: per-impression intervals would be far too narrow.
     rng = np.random.default_rng(1)
     covered = 0
@@ -71,7 +73,7 @@ def test_the_delta_interval_of_a_ratio_covers_the_truth_where_impressions_of_a_u
     assert 275 <= covered <= 296
 
 
-def test_arms_without_enough_units_or_without_variance_have_no_interval():
+def test_arms_without_enough_units_or_without_variance_have_no_interval() -> None:
     one, same = Sums(1, 2.0, 4.0, x=4.0, xx=16.0, xy=8.0), sums_of([2.0, 2.0], [4.0, 4.0])
     for compare in (compare_means, compare_ratios):
         assert compare(one, same).low is None
@@ -80,7 +82,7 @@ def test_arms_without_enough_units_or_without_variance_have_no_interval():
     assert compare_shares(Sums(0, 0, 0), Sums(5, 1, 1)) == Comparison(None, 0.2, None, None, None, None)
 
 
-def test_the_sample_ratio_check_is_the_chi_square_test():
+def test_the_sample_ratio_check_is_the_chi_square_test() -> None:
     # 5,050 and 4,950 where halves were meant: (50^2 + 50^2) / 5000 = 1 with one degree of freedom.
     assert sample_ratio_p([5050, 4950], [1, 1]) == pytest.approx(stats.chi2.sf(1.0, 1))
     assert sample_ratio_p([300, 100], [0.75, 0.25]) == 1.0
@@ -99,13 +101,15 @@ def test_the_sample_ratio_check_is_the_chi_square_test():
         (None, None, 0.5, "undecided"),
     ],
 )
-def test_the_verdict_follows_the_interval_unless_the_sample_ratio_is_broken(low, high, ratio_p, expected):
+def test_the_verdict_follows_the_interval_unless_the_sample_ratio_is_broken(
+    low: float | None, high: float | None, ratio_p: float, expected: str
+) -> None:
     assert verdict(Comparison(0.2, 0.1, 0.1, low, high, 0.01), ratio_p) == expected
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=2, max_size=30), st.integers(2, 10))
-def test_swapping_the_arms_turns_the_effect_around(units, further):
+def test_swapping_the_arms_turns_the_effect_around(units: list[tuple[int, int]], further: int) -> None:
     x, y = zip(*units, strict=True)
     arm, control = sums_of(y, x), sums_of([1.0, 0.0] * further, [2.0] * (2 * further))
     for compare in (compare_means, compare_ratios):

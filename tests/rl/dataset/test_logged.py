@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.dataset.logged import Events, ItemDays, prior_sum, read_decisions
+from rl.dataset.logged import Events, ItemDays, LoggedDecisions, prior_sum, read_decisions
 from rl.observation import CANDIDATE_FEATURES, CART, DAY_US, IMPRESSION, PURCHASE, STATE_FEATURES, VIEW, Catalogue
 
 MINUTE = 60_000_000
@@ -15,7 +15,9 @@ def events(rows: list[tuple[int, int, int, int, int, int]]) -> Events:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(-3, 3)), max_size=30), st.integers(0, 9))
-def test_a_prior_sum_is_the_sum_over_rows_of_the_same_key_and_a_smaller_order(rows, seed):
+def test_a_prior_sum_is_the_sum_over_rows_of_the_same_key_and_a_smaller_order(
+    rows: list[tuple[int, int, int]], seed: int
+) -> None:
     key, order, weight = (np.array([row[i] for row in rows], dtype=np.int64) for i in range(3))
     rng = np.random.default_rng(seed)
     query_key, query_order = rng.integers(0, 6, (7, 2)), rng.integers(0, 8, (7, 2))
@@ -26,7 +28,7 @@ def test_a_prior_sum_is_the_sum_over_rows_of_the_same_key_and_a_smaller_order(ro
     np.testing.assert_array_equal(prior_sum(key, order, weight.astype(float), query_key, query_order), expected)
 
 
-def test_the_catalogue_places_an_item_by_the_share_of_its_category_that_costs_less():
+def test_the_catalogue_places_an_item_by_the_share_of_its_category_that_costs_less() -> None:
     catalogue = Catalogue.of(
         [["shoes", "boots"], ["shoes", "boots"], ["shoes", "boots"], ["shoes", "heels"], None],
         ["b", "a", None, "b", "a"],
@@ -57,11 +59,11 @@ STORY = events(
 CANDIDATES = np.array([[1, 2], [0, 2]])
 
 
-def read(story: Events, item_days: ItemDays = NO_DAYS):
+def read(story: Events, item_days: ItemDays = NO_DAYS) -> LoggedDecisions:
     return read_decisions(story, CANDIDATES, np.array([0.5, 0.25]), catalogue=CATALOGUE, item_days=item_days)
 
 
-def test_decisions_know_the_past_of_the_user_and_the_session_so_far_and_no_more():
+def test_decisions_know_the_past_of_the_user_and_the_session_so_far_and_no_more() -> None:
     decisions = read(STORY)
     state = [dict(zip(STATE_FEATURES, row, strict=True)) for row in decisions.states]
     assert [round(float(np.expm1(5 * s["past_views"]))) for s in state] == [2, 2]
@@ -71,7 +73,7 @@ def test_decisions_know_the_past_of_the_user_and_the_session_so_far_and_no_more(
     assert [s["last_clicked"] for s in state] == [0, 1]
     np.testing.assert_allclose(state[0]["recency"], np.log1p(180 / 60) / 7, rtol=1e-6)
 
-    def feature(name: str):
+    def feature(name: str) -> np.ndarray:
         return decisions.candidate_features[:, :, CANDIDATE_FEATURES.index(name)]
 
     # the past weighs 1 (view of 0) + 4 (purchase of 0) + 1 (view of 2); shares are smoothed by 5
@@ -84,7 +86,7 @@ def test_decisions_know_the_past_of_the_user_and_the_session_so_far_and_no_more(
     np.testing.assert_allclose(feature("last_category"), [[0, 0], [1, 0]])
 
 
-def test_a_decision_is_worth_all_that_came_of_it():
+def test_a_decision_is_worth_all_that_came_of_it() -> None:
     decisions = read(STORY)
     np.testing.assert_array_equal(decisions.rewards, [1 + 1 + 3, 0])
     np.testing.assert_array_equal(decisions.actions, [0, 0])
@@ -92,7 +94,7 @@ def test_a_decision_is_worth_all_that_came_of_it():
     np.testing.assert_array_equal(decisions.is_last, [False, True])
 
 
-def test_items_are_known_by_the_days_before():
+def test_items_are_known_by_the_days_before() -> None:
     days = ItemDays(np.array([1, 1]), np.array([0, 1]), np.array([[10.0, 5, 5, 2, 1], [90, 90, 90, 90, 90]]))
     late = STORY._replace(time_us=STORY.time_us + DAY_US)
     rate = read(late, days).candidate_features[0, :, CANDIDATE_FEATURES.index("item_click_rate")]
@@ -100,18 +102,18 @@ def test_items_are_known_by_the_days_before():
     np.testing.assert_allclose(rate / 2, [(5 + 20 * shop) / 30, shop], rtol=1e-6)
 
 
-def test_what_happens_later_changes_no_earlier_observation():
+def test_what_happens_later_changes_no_earlier_observation() -> None:
     later = events([*zip(*STORY, strict=True), (7, 2, 197 * MINUTE, PURCHASE, 2, -1), (8, 3, 0, VIEW, 0, -1)])
     np.testing.assert_array_equal(read(later).states, read(STORY).states)
     np.testing.assert_array_equal(read(later).candidate_features, read(STORY).candidate_features)
 
 
-def test_a_shard_without_impressions_has_no_decisions():
+def test_a_shard_without_impressions_has_no_decisions() -> None:
     decisions = read_decisions(events([]), np.zeros((0, 2), int), np.zeros(0), catalogue=CATALOGUE, item_days=NO_DAYS)
     assert decisions.states.shape == (0, len(STATE_FEATURES))
     assert decisions.candidate_features.shape == (0, 2, len(CANDIDATE_FEATURES))
 
 
-def test_an_impression_of_something_that_was_no_candidate_is_refused():
+def test_an_impression_of_something_that_was_no_candidate_is_refused() -> None:
     with pytest.raises(ValueError, match="shows item 0, which is not among its candidates"):
         read_decisions(STORY, np.array([[1, 2], [1, 2]]), np.array([0.5, 0.25]), catalogue=CATALOGUE, item_days=NO_DAYS)

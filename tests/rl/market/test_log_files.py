@@ -13,7 +13,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_only_texts_that_need_quotes_get_them(raw: Path):
+def test_only_texts_that_need_quotes_get_them(raw: Path) -> None:
     products = Attributes(
         item_id=("a", "b", "c"),
         title=('A 12" mug', "Mug, blue", "Plain mug"),
@@ -32,7 +32,7 @@ def test_only_texts_that_need_quotes_get_them(raw: Path):
     )
 
 
-def test_a_manifest_is_read_back_and_gone_with_the_log(raw: Path):
+def test_a_manifest_is_read_back_and_gone_with_the_log(raw: Path) -> None:
     assert read_manifest(raw) is None
     write_manifest(raw, {"simulate": {"seed": 3}})
     assert read_manifest(raw) == {"simulate": {"seed": 3}}

@@ -14,9 +14,9 @@ from rl.market.records import hashed
         (2**32 + 7, [0xC584133AC916AB3C, 0x85E7BB0F12278575, 0x5B5F326DC867209A, 0xBC8B914D780CF5DC]),
     ],
 )
-def test_the_ids_of_a_log_stay_what_they_were(seed: int, expected: list[int]):
+def test_the_ids_of_a_log_stay_what_they_were(seed: int, expected: list[int]) -> None:
     assert hashed(np.array([0, 1, 8, 2**40]), seed).tolist() == expected
 
 
-def test_distinct_numbers_get_distinct_hashes():
+def test_distinct_numbers_get_distinct_hashes() -> None:
     assert len(np.unique(hashed(np.arange(100_000), seed=3))) == 100_000

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rl.market.market import Market
-from rl.market.truth import logging_itself
+from rl.market.truth import interval, logging_itself
+from rl.observation import CANDIDATE_FEATURES
 from rl.ope.estimators import Bootstrap, Estimate, mean_return
 from rl.ope.target import on_log
 from rl.ope.valuation import Valuation, verdict
@@ -12,17 +13,21 @@ from rl.policies import ServedPolicy
 
 
 class ByFeature:
-    """Q of a candidate is one of its features."""
+    """Q of a candidate is one of its features, or its reverse."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, sign: int = 1) -> None:
+        self.index, self.sign = index, sign
 
     def action_values(self, states: np.ndarray, candidates: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return np.where(mask, candidates[..., self.index], -np.inf)
+        return np.where(mask, self.sign * candidates[..., self.index], -np.inf)
 
 
-def test_estimates_of_a_fixed_policy_come_near_the_markets_truth() -> None:
-    market = Market.generate(seed=5, num_users=500, num_items=100)
+@pytest.fixture(scope="module")
+def market() -> Market:
+    return Market.generate(seed=5, num_users=500, num_items=100)
+
+
+def test_estimates_of_a_fixed_policy_come_near_the_markets_truth(market: Market) -> None:
     valued = Valuation.on(market.decisions(), discount=0.9, num_resamples=300)
     policy = ServedPolicy(ByFeature(0), temperature=0.1, epsilon=0.1)
     estimates = valued.target(on_log(policy, valued.decisions))
@@ -35,6 +40,18 @@ def test_estimates_of_a_fixed_policy_come_near_the_markets_truth() -> None:
     assert logging["pdis"].value == pytest.approx(logging["mean_return"].value, rel=1e-12)
     true_logging = market.true_value(logging_itself, num_sessions=8000)
     assert logging["mean_return"].value == pytest.approx(true_logging.value, rel=0.1)
+
+
+@pytest.mark.parametrize(("sign", "wanted"), [(1, "promote"), (0, "keep_logging"), (-1, "keep_logging")])
+def test_policies_of_known_true_value_are_judged_by_it(market: Market, sign: int, wanted: str) -> None:
+    policy = ServedPolicy(ByFeature(CANDIDATE_FEATURES.index("category_share"), sign), temperature=0.1, epsilon=0.1)
+    valued = Valuation.on(market.decisions(), discount=0.9, num_resamples=300)
+    (low, high), (logging_low, logging_high) = (
+        interval(market.true_value(known, num_sessions=8000)) for known in (policy, logging_itself)
+    )
+    assert low > logging_high if wanted == "promote" else high < logging_low  # the plant is what it should be
+    learned, logging = valued.target(on_log(policy, valued.decisions))["dr"], valued.logging()["mean_return"]
+    assert verdict(learned, logging, min_effective_episodes=50).verdict == wanted
 
 
 def estimates(gain: float, noise: float, num_episodes: int = 400) -> tuple[Estimate, Estimate]:
