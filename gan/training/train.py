@@ -28,7 +28,7 @@ class Task:
 
 def train_worker(config: dict[str, Task]) -> None:
     """Train on one worker of Ray Train."""
-    torch.set_num_threads(1)  # more threads would starve the other workers on a small machine
+    torch.set_num_threads(1)  # one thread, so that workers on a small machine do not slow each other down
     task = config["task"]
     context = train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()

@@ -49,13 +49,13 @@ class MakeCreativesSettings(JobSettings):
     """Which items are advertised, in what sizes, and how good a picture must be."""
 
     num_items: int = Field(12, ge=1, le=100_000, description="items advertised: the most often recommended")
-    max_rank: int = Field(10, ge=1, description="an item is recommended where it is among the first so many of a list")
+    max_rank: int = Field(10, ge=1, description="ranks of a list that count as recommended, from 1 up to this one")
     num_candidates: int = Field(48, ge=1, le=1000, description="pictures generated for an item, to choose from")
     min_quality: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="least quality of a picture: the share of held-out real pictures that look no more real",
+        description="minimum quality of a picture: the share of held-out real pictures that look no more real",
     )
     max_refused: int = Field(5, ge=1, description="refused pictures recorded for an item, the first ones")
     sizes: tuple[str, ...] = Field(
@@ -280,7 +280,7 @@ def write_creative(run: Run, creative: Creative, model: Model) -> Row:
 
 def main(settings: MakeCreativesSettings) -> None:
     with start_run("make_creatives", settings) as run:
-        torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
+        torch.set_num_threads(1)  # one thread, so that jobs on a small machine do not slow each other down
         model = read_model(run)
         recommended = ranked_items(read_counts(run, max_rank=settings.max_rank))
         products = read_products(run, recommended)

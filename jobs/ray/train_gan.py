@@ -41,7 +41,7 @@ MODEL = "gan"
 ROWS_PER_READ = 256  # pictures decoded at a time
 GRID_CLASSES, GRID_PICTURES = 24, 8
 BETA1, BETA2 = 0.0, 0.99  # of Adam in the adversarial epochs
-NEEDED = NUM_NEIGHBOURS + 2  # least pictures of a class: one with its neighbours, and one held out
+NEEDED = NUM_NEIGHBOURS + 2  # minimum pictures of a class: one with its neighbours, and one held out
 
 
 class TrainGanSettings(JobSettings):
@@ -72,7 +72,7 @@ class TrainGanSettings(JobSettings):
         ("translation",), description="differentiable augmentations of what the discriminator sees"
     )
     min_pictures: int = Field(12, ge=NEEDED, description="a category with fewer pictures is merged into its parent")
-    max_pictures: int = Field(20_000, ge=NEEDED, description="largest number of pictures used; the seed decides which")
+    max_pictures: int = Field(20_000, ge=NEEDED, description="maximum number of pictures used; the seed decides which")
     held_out_frac: float = Field(
         0.15, gt=0, le=0.5, description="share of each class held out of training, to measure quality"
     )
@@ -237,7 +237,7 @@ def publish(run: Run, generator: KeptGenerator, rows: Sequence[dict[str, object]
 
 def main(settings: TrainGanSettings) -> None:
     with start_run("train_gan", settings) as run:
-        torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
+        torch.set_num_threads(1)  # one thread, so that jobs on a small machine do not slow each other down
         found, undecodable = read_pictures(run, settings)
         classes = dataset.assign_classes(read_categories(run, list(found)), min_pictures=settings.min_pictures)
         counts = Counter(classes[item] for item in found if item in classes)

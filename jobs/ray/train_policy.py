@@ -47,9 +47,9 @@ class TrainPolicySettings(JobSettings):
     # On the default market a learning rate of 1e-3 with tau 0.01 reaches in 1,500 minibatches the true value that 3e-4 with
     # 0.005 reaches in 3,000, and keeps it at 6,000.
     discount: float = Field(0.9, ge=0, le=1, description="discount factor per decision")
-    num_updates: int = Field(2000, ge=1, description="largest number of minibatches that DQN learns from")
+    num_updates: int = Field(2000, ge=1, description="maximum number of minibatches that DQN learns from")
     max_epochs: float = Field(
-        12, gt=0, description="largest number of DQN's passes over the log; it learns from at least 100 minibatches"
+        12, gt=0, description="maximum number of DQN's passes over the log, but no fewer than 100 minibatches"
     )
     batch_size: int = Field(256, ge=1, description="transitions in a minibatch")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate")
@@ -68,10 +68,10 @@ class TrainPolicySettings(JobSettings):
         0.05,
         gt=0,
         lt=1,
-        description="least effective sample size of a temperature, as a share of the validation episodes",
+        description="minimum effective sample size of a temperature, as a share of the validation episodes",
     )
     min_effective_episodes: float = Field(
-        50, ge=0, description="least effective number of test episodes for a promotion"
+        50, ge=0, description="minimum effective number of test episodes for a promotion"
     )
     num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of the users")
     true_value_sessions: int = Field(3000, ge=100, description="sessions simulated for a true value (market only)")
@@ -255,7 +255,7 @@ def publish(run: Run, network: qnet.CandidateQNet, said: Verdict, rows: list[Row
 
 def main(settings: TrainPolicySettings) -> None:
     with start_run("train_policy", settings) as run:
-        torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
+        torch.set_num_threads(1)  # one thread, so that jobs on a small machine do not slow each other down
         decisions, parts = read_splits(run)
         train, valid, test = (parts[name] for name in SPLITS)
         run.log("decisions", train=len(train), valid=len(valid), test=len(test), episodes=decisions.num_episodes)
