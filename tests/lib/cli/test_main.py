@@ -149,10 +149,10 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["submit", "cleen"], "no job is named 'cleen'; the wheel is simulate, ingest, clean,"),
+        (["submit", "cleen"], "no job is named 'cleen'; the jobs are simulate, ingest, clean,"),
         (["submit", "clean", "--on", "mars"], "--on mars: should be local, standalone or kubernetes"),
         (["submit", "als", "--on", "standalone"], "--on standalone needs --cluster.spark-master spark://"),
-        (["run", "--from", "cleen"], "no job is named 'cleen'; the wheel is simulate, ingest, clean,"),
+        (["run", "--from", "cleen"], "no job is named 'cleen'; the jobs are simulate, ingest, clean,"),
         (["run", "--logs", "nowhere"], "--logs nowhere: no such file or folder"),
         (
             ["run", "--to", "ingest", "--clean.x", "1", "--cleen.x", "1"],
