@@ -7,15 +7,15 @@ Floats = NDArray[np.float64]
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
 _CELLS_AT_ONCE = 1 << 22  # resample weights in memory at a time (32 MB as doubles)
-# Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; beyond 12 lies less than 1e-10.
+# Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; P(X > 12) is below 1e-10.
 _POISSON_1 = (np.cumsum(np.exp(-1.0) / np.cumprod(np.r_[1.0, np.arange(1.0, 13.0)])) * 2.0**32).astype(np.uint64)
 
 
 def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> NDArray[np.int64]:
     """How often each user is drawn into each bootstrap resample: independent Poisson(1) counts, (users, num_resamples).
 
-    A count depends on the user's key, the resample's number and the seed alone, so users spread over tasks are resampled as
-    if they lay together, whatever the partitioning (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for
+    A count depends only on the user's key, the resample's number and the seed, so the result is the same for any partitioning of
+    users over tasks (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for
     massive data streams"). Keys of different users must differ.
     """
     resamples = _mixed(np.arange(num_resamples, dtype=np.uint64) + _mixed(np.array([seed], dtype=np.uint64)))
@@ -24,7 +24,7 @@ def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int)
 
 
 def resampled_sums(values: Floats, keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> Floats:
-    """Sums over users of each value in each resample; sums of two shards of users add up to those of both.
+    """Sums over users of each value in each resample; the sums of two shards of users add up.
 
     Args:
         values: (users, m).
