@@ -7,7 +7,8 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# The code that every job runs, and the code of each engine. This file and the commands are not included: they change no result.
+# The code that every job runs, and the code of each engine. This file and the commands are not included: they change no
+# result.
 EVERY_JOBS_CODE = ("lib/settings.py", "lib/tables", "lib/formats", "lib/lake", "lib/runs")
 ENGINE_CODE = {
     "spark": ("lib/engines/spark.py", "lib/engines/arrow_tasks.py"),
@@ -20,12 +21,14 @@ ENGINE_CODE = {
 class Job:
     """One submit target.
 
-    `reads` are the tables it requires, `may_read` those it uses if they exist ("*": all but those of ops), `models` the current
-    models it takes from `ops/models`; `writes` are its outputs. `code` lists the rooms (folders or files) that its result depends
-    on, besides its own file, EVERY_JOBS_CODE and ENGINE_CODE: only a change in these makes its results stale.
+    `reads` are the tables it requires, `may_read` those it uses if they exist ("*": all but those of ops), `models` the
+    current models it takes from `ops/models`; `writes` are its outputs. `code` lists the rooms (folders or files) that
+    its result depends on, besides its own file, EVERY_JOBS_CODE and ENGINE_CODE: only a change in these makes its
+    results stale.
 
-    `makes_log`: it writes a log instead of reading one, so the mapping does not affect it. `finds_new_files`: it can only tell what
-    is new by looking, so it always runs. `before_events`: it runs before silver/events exists, which gives the log's times.
+    `makes_log`: it writes a log instead of reading one, so the mapping does not affect it. `finds_new_files`: it can
+    only tell what is new by looking, so it always runs. `before_events`: it runs before silver/events exists, which
+    gives the log's times.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""Settings: one typed class per job, the only place for defaults; file, environment and flags override them in this order.
+"""Settings: one typed class per job, the only place for defaults.
+
+File, environment and flags override them in this order.
 
 A job's own settings are in its section (`clean: {session_gap_minutes: 30}`, `CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=30`,
 `--clean.session-gap-minutes 30`); settings shared by all jobs are in `lake`, `log`, `time`, `privacy` and `cluster`.
@@ -76,8 +78,8 @@ class PrivacySettings(Section):
 
     key_file: str | None = Field(
         None,
-        description="file with the pseudonym key; unset on one machine: `<lake>.key`, created once with mode 0600, or for a lake in "
-        "a checkout `~/.config/cartwheel/keys/<lake>-<hash of its path>.key`, since a checkout is committed and shipped",
+        description="file with the pseudonym key; unset on one machine: `<lake>.key`, created once with mode 0600, "
+        "or for a lake in a checkout `~/.config/cartwheel/keys/<lake>-<hash of its path>.key`, since a checkout is committed and shipped",
     )
     key_variable: str | None = Field(None, description="name of the environment variable that holds the key instead")
     create_key: bool = Field(
@@ -212,7 +214,10 @@ def _document_class(settings: type[JobSettings]) -> type[_Document]:
 
 
 def _split_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Take `--config FILE` out of the arguments; `--as-of` is short for `--time.as-of`, and sections may be snake_case."""
+    """Take `--config FILE` out of the arguments.
+
+    `--as-of` is short for `--time.as-of`, and sections may be snake_case.
+    """
     config_file: Path | None = None
     flags: list[str] = []
     rest = iter(arguments)
@@ -267,7 +272,7 @@ def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
 
 
 def _one_line_for_users(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End a program with one line for an error that a user can fix (the run keeps the traceback), else with the traceback."""
+    """End with one line for an error that a user can fix (the run keeps its traceback), else with the traceback."""
     if isinstance(error, ValueError):
         print(f"error: {error}", file=sys.stderr, flush=True)
     else:

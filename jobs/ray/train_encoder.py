@@ -1,10 +1,11 @@
 """train_encoder: gold/examples, gold/interactions, silver/items -> gold/vectors, gold/model_metrics, models `encoder`, `two_tower`.
 
-One run of Ray Train fits the purchase encoder, then the two towers (lib/models). The encoder is fitted on train, stopped early by
-valid, and tested on test next to logistic regression on the same features; its vectors describe the users as of `run.as_of`. The two
-towers are fitted on all interactions before `run.as_of`; evaluate judges their lists. Each worker reads its share once, by rank, and
-keeps it in memory. Every epoch saves a checkpoint, from which a killed worker or job continues. Users without a history get no
-two-tower vector, nor do items without interactions. A rerun, a retry or a kill changes nothing.
+One run of Ray Train fits the purchase encoder, then the two towers (lib/models). The encoder is fitted on train,
+stopped early by valid, and tested on test next to logistic regression on the same features; its vectors describe the
+users as of `run.as_of`. The two towers are fitted on all interactions before `run.as_of`; evaluate judges their lists.
+Each worker reads its share once, by rank, and keeps it in memory. Every epoch saves a checkpoint, from which a killed
+worker or job continues. Users without a history get no two-tower vector, nor do items without interactions. A rerun, a
+retry or a kill changes nothing.
 """
 
 import math
@@ -38,7 +39,7 @@ MIN_BATCHES = 50  # per epoch of the two towers, so that a small log is trained 
 
 
 class TrainEncoderSettings(JobSettings):
-    """The two towers' defaults were chosen on validation windows of the market and of a real shop's year (Online Retail)."""
+    """The two towers' defaults were chosen on validation windows of the market and of a real shop, Online Retail."""
 
     num_epochs: int = Field(40, ge=1, description="maximum number of passes of the purchase encoder over its examples")
     patience: int = Field(5, ge=1, description="epochs without a lower validation loss before it stops")
@@ -51,7 +52,7 @@ class TrainEncoderSettings(JobSettings):
     two_tower_batch_size: int = Field(
         1024,
         ge=2,
-        description="batch size of the two towers, over all workers; the pairs of one worker are each other's negatives",
+        description="batch size of the two towers, over all workers; a worker's pairs are each other's negatives",
     )
     two_tower_learning_rate: float = Field(1e-2, gt=0, description="learning rate of the two towers (Adam)")
     two_tower_dimensions: int = Field(64, ge=1, le=4096, description="length of the two towers' vectors")
@@ -220,8 +221,8 @@ def has_both_classes(run: Run, labels: NDArray[np.float32]) -> bool:
     if labels.min() != labels.max():
         return True
     run.log(
-        f"leaves out the purchase model: all {len(labels):,} labels of the train split are {labels[0]:.0f}, and it needs both "
-        "classes; change valid_from and test_from in the mapping, which set the label windows"
+        f"leaves out the purchase model: all {len(labels):,} labels of the train split are {labels[0]:.0f}, and it needs "
+        "both classes; change valid_from and test_from in the mapping, which set the label windows"
     )
     return False
 
@@ -268,7 +269,10 @@ def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSe
 
 
 def publish_two_towers(run: Run, task: Task, state: State, known: WeightedPairs) -> None:
-    """Commit the vectors of users with a history and items with interactions before `run.as_of`; register the version."""
+    """Commit the vectors of users with a history and items with interactions before `run.as_of`.
+
+    Registers the version as the current one.
+    """
     towers = task.untrained_towers(known.item_ids)
     towers.load_state_dict(state["model"])
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """als: gold/interactions -> gold/vectors (model als), ops/models.
 
-Implicit-feedback ALS (Hu, Koren and Volinsky 2008) with MLlib, fitted on all interactions before `as_of`. The score of a user and
-an item is the dot product of their factors. A rerun, a retry or a kill changes nothing.
+Implicit-feedback ALS (Hu, Koren and Volinsky 2008) with MLlib, fitted on all interactions before `as_of`. The score of
+a user and an item is the dot product of their factors. A rerun, a retry or a kill changes nothing.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from lib.settings import JobSettings
 
 
 class AlsSettings(JobSettings):
-    """Defaults chosen by NDCG@10, over all and over new items, on the validation window of a real shop's year (Online Retail)."""
+    """Defaults chosen by NDCG@10, over all and over new items, on the validation window of Online Retail."""
 
     rank: int = Field(64, ge=1, le=1024, description="length of a factor")
     alpha: float = Field(1.0, gt=0, description="confidence added to a pair per unit of strength")
@@ -34,8 +34,8 @@ class AlsSettings(JobSettings):
 def strengths(pairs: DataFrame) -> DataFrame:
     """One row per known pair of user and item, with its strength: log(1 + weight).
 
-    The weight is measured in units of the lightest pair of the log (one view, or one purchase where there are only purchases),
-    so the strength does not depend on the scale of the settings' weights.
+    The weight is measured in units of the lightest pair of the log (one view, or one purchase where there are only
+    purchases), so the strength does not depend on the scale of the settings' weights.
     """
     lightest = pairs.agg(F.min("weight").alias("lightest"))
     strength = F.log1p(F.col("weight") / F.col("lightest")).cast("float")
@@ -60,7 +60,7 @@ def numbered(ids: DataFrame, column: str) -> DataFrame:
 
 
 def factors(preferred: DataFrame, settings: AlsSettings) -> DataFrame:
-    """ALS factors of every user and item in `preferred` (user_key, item_id, strength): kind, id, values (rank numbers)."""
+    """ALS factors of the users and items in `preferred` (user_key, item_id, strength): kind, id, values (rank,)."""
     users, items = numbered(preferred, "user_key"), numbered(preferred, "item_id")
     ratings = (
         preferred.join(users.withColumnRenamed("number", "user"), on="user_key", how="inner")

@@ -1,9 +1,10 @@
 """clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, bronze/rejects.
 
-Parses types and UTC times, gives each record one outcome, finds duplicates, double clicks, sessions and bots, and replaces user ids
-by keyed pseudonyms. One shuffle brings a user's records together; Polars cleans each shard (lib/cleaning/shard.py). Rebuilds its
-tables in one transaction each; accepted and rejected records add up to bronze. Too many refused records, or another pseudonym
-key, stop the job before it writes. A rerun, a retry or a kill changes nothing.
+Parses types and UTC times, gives each record one outcome, finds duplicates, double clicks, sessions and bots, and
+replaces user ids by keyed pseudonyms. One shuffle brings a user's records together; Polars cleans each shard
+(lib/cleaning/shard.py). Rebuilds its tables in one transaction each; accepted and rejected records add up to bronze.
+Too many refused records, or another pseudonym key, stop the job before it writes. A rerun, a retry or a kill changes
+nothing.
 """
 
 import json
@@ -60,8 +61,8 @@ class CleanSettings(Thresholds, JobSettings):
 def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: str, num_shards: int) -> DataFrame:
     """The records of several sources in one frame, each source with its own columns, spread over shards.
 
-    All records with the same value of the field `whole` are in one shard. Records without a value are spread by their content:
-    equal ones are in one shard, but they do not all gather in one.
+    All records with the same value of the field `whole` are in one shard. Records without a value are spread by their
+    content: equal ones are in one shard, but they do not all gather in one.
     """
     frames = []
     for name, frame in records.items():
@@ -120,10 +121,11 @@ def require_same_key(lake: Lake, key: bytes) -> None:
 def require_fit_records(
     counts: Sequence[Mapping[str, Any]], rejects: DataFrame, mapping: LogMapping, *, max_reject_frac: float
 ) -> None:
-    """Check that not too many records of a source are malformed or hold bad values, and that some of its times can be read.
+    """Check that not too many records of a source are malformed or hold bad values, and that some times can be read.
 
     Raises:
-        PrivateValueError: gives the count, the limit, what to check, and the first bad value, which may identify a person.
+        PrivateValueError: gives the count, the limit, what to check, and the first bad value, which may identify a
+            person.
     """
     for source in sorted({row["source"] for row in counts}):
         num_records = {row["outcome"]: row["num_records"] for row in counts if row["source"] == source}

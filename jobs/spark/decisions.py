@@ -1,13 +1,13 @@
 """decisions: silver/events, silver/items -> gold/decisions.
 
-Each session with logged impressions and propensities becomes an episode, with one row per decision: what a policy could observe at
-that time (rl/observation.py) and the reward of the reactions that carry its request, whenever they came. In a log without users
-(Open Bandit) each impression is an episode of one step, and its context in the log is part of its state. Bots are left out.
-Features are point-in-time: a user's past ends before the session's first decision, an item's counts before the decision's date. A
-rerun, a retry or a kill changes nothing.
+Each session with logged impressions and propensities becomes an episode, with one row per decision: what a policy could
+observe at that time (rl/observation.py) and the reward of the reactions that carry its request, whenever they came. In
+a log without users (Open Bandit) each impression is an episode of one step, and its context in the log is part of its
+state. Bots are left out. Features are point-in-time: a user's past ends before the session's first decision, an item's
+counts before the decision's date. A rerun, a retry or a kill changes nothing.
 
-One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches (rl/dataset/episodes.py).
-Data of the size of the catalogue (attributes, counts by day) is sent to every task.
+One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches
+(rl/dataset/episodes.py). Data of the size of the catalogue (attributes, counts by day) is sent to every task.
 """
 
 import json

@@ -1,8 +1,9 @@
 """evaluate: gold/recommendations, gold/interactions -> gold/ranking_metrics.
 
-Scores every strategy's lists against what users did in the window after `as_of`: the test window for lists as of `test_from`, the
-validation window for those as of `valid_from`. Users without a list score zero and are counted. Besides the stored strategies it
-scores `rebuy_then_popularity`, which it composes of two of them. A rerun, a retry or a kill changes nothing.
+Scores every strategy's lists against what users did in the window after `as_of`: the test window for lists as of
+`test_from`, the validation window for those as of `valid_from`. Users without a list score zero and are counted.
+Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them. A rerun, a retry or a
+kill changes nothing.
 """
 
 from datetime import datetime
@@ -33,7 +34,10 @@ class EvaluateSettings(JobSettings):
 
 
 def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> DataFrame:
-    """One row per question, user and relevant item of the split; the question `new` leaves out items that the user knew."""
+    """One row per question, user and relevant item of the split.
+
+    The question `new` leaves out items that the user knew.
+    """
     is_wanted = (F.col("split") == split) & (F.col("num_relevant") > 0)
     wanted = interactions.where(is_wanted).select("user_key", "item_id")
     new = wanted.join(known, on=["user_key", "item_id"], how="left_anti")

@@ -1,13 +1,13 @@
 """experiment: silver/events -> gold/experiments.
 
-Compares every arm of every experiment in the log with its control, over the whole log: click rate, conversion, revenue per user
-and satisfaction, with intervals, a sample-ratio check and a verdict (lib/statistics/experiments.py). A rerun, a retry or a kill
-changes nothing.
+Compares every arm of every experiment in the log with its control, over the whole log: click rate, conversion, revenue
+per user and satisfaction, with intervals, a sample-ratio check and a verdict (lib/statistics/experiments.py). A rerun,
+a retry or a kill changes nothing.
 
-The unit is the user, since users are what was assigned. In a log without users it is the impression, for which only the click rate
-(and conversion, if a purchase carries the impression's request) is known. A unit counts from its first event in the experiment,
-with all its events from then on, labelled or not. Bots are left out, and so are units seen in several arms of an experiment, whose
-number is logged.
+The unit is the user, since users are what was assigned. In a log without users it is the impression, for which only the
+click rate (and conversion, if a purchase carries the impression's request) is known. A unit counts from its first event
+in the experiment, with all its events from then on, labelled or not. Bots are left out, and so are units seen in
+several arms of an experiment, whose number is logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ class ExperimentSettings(JobSettings):
 
 
 def with_unit(events: DataFrame, *, has_users: bool) -> DataFrame:
-    """The events of people, without bots, with `unit`: the user, or in a log without users the request (else the event)."""
+    """The events of people, with `unit`: the user, or in a log without users the request (else the event)."""
     unit = F.col("user_key") if has_users else F.coalesce("request_id", "event_id")
     return events.where(~F.col("is_bot")).withColumn("unit", unit).where(F.col("unit").isNotNull())
 
@@ -88,11 +88,14 @@ def assignments(events: DataFrame) -> DataFrame:
 
 
 def unit_outcomes(events: DataFrame, assigned: DataFrame) -> DataFrame:
-    """One row per experiment and unit that was in one arm only: num_impressions, num_clicks, has_purchase, revenue, satisfaction.
+    """One row per experiment and unit that was in one arm only.
 
-    A click is a view with the request and item of an impression; each impression counts at most one. Revenue is the sum of quantity
-    x price of purchases. Satisfaction is the share, 0 to 1, of four signs that a unit shows: it clicked on an item shown; it put an
-    item in the cart or among the favourites; it bought and returned nothing; it came back on another day.
+    Columns: experiment, arm, unit, num_impressions, num_clicks, has_purchase, revenue, satisfaction.
+
+    A click is a view with the request and item of an impression; each impression counts at most one. Revenue is the sum
+    of quantity x price of purchases. Satisfaction is the share, 0 to 1, of four signs that a unit shows: it clicked on
+    an item shown; it put an item in the cart or among the favourites; it bought and returned nothing; it came back on
+    another day.
     """
     kind = F.col("event_type")
     shown = F.when(F.col("request_id").isNotNull(), F.struct("request_id", "item_id"))
@@ -147,7 +150,7 @@ def _denominator_sums(y: str, x: str | None) -> dict[str, Column]:
 
 
 def compared(sums: Mapping[str, Mapping[str, float]], settings: ExperimentSettings, *, has_users: bool) -> list[Row]:
-    """Rows of gold/experiments, without the experiment's name: each arm against the control, each metric the log allows.
+    """Rows of gold/experiments without the experiment's name: each arm against the control, for each possible metric.
 
     Args:
         sums: arm -> a row of `arm_sums`.

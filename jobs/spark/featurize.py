@@ -1,8 +1,8 @@
 """featurize: silver/events, silver/items -> gold/user_profiles, gold/item_profiles, gold/interactions, gold/examples, gold/scaling.
 
-Profiles are as of `run.as_of`; examples describe each user at three dates (lib/features/examples.py). A row uses nothing from its
-`as_of` or later, except in its label. Bots are left out. A log without users gives item profiles and empty user tables. Rebuilds its
-tables in one transaction each. A rerun, a retry or a kill changes nothing.
+Profiles are as of `run.as_of`; examples describe each user at three dates (lib/features/examples.py). A row uses
+nothing from its `as_of` or later, except in its label. Bots are left out. A log without users gives item profiles and
+empty user tables. Rebuilds its tables in one transaction each. A rerun, a retry or a kill changes nothing.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,8 @@ def is_type(*event_types: str) -> Column:
 def item_counts(events: DataFrame, *, as_of: datetime) -> DataFrame:
     """One row per item with an event before `as_of`: its events by type, distinct users, first event and last price.
 
-    Users are counted over pairs of item and user, so that no set of users is held in memory; rows without a user form one pair.
+    Users are counted over pairs of item and user, so that no set of users is held in memory; rows without a user form
+    one pair.
     """
     is_known_user = F.col("user_key").isNotNull()
     priced = F.when(F.col("price").isNotNull(), F.struct("event_time", "price"))
@@ -118,8 +119,9 @@ def item_profiles(
 ) -> DataFrame:
     """One row per item of `counts` (see item_counts): gold/item_profiles.
 
-    Rates are shrunk towards the shop's by imagined views (impressions) at its mean rate: the posterior mean under a beta prior of
-    that weight, whose mean is estimated from all items (empirical Bayes). `num_shop_users` is the number of `touching_users`.
+    Rates are shrunk towards the shop's by imagined views (impressions) at its mean rate: the posterior mean under a
+    beta prior of that weight, whose mean is estimated from all items (empirical Bayes). `num_shop_users` is the number
+    of `touching_users`.
     """
     shop = counts.agg(
         F.try_divide(F.sum(F.least("num_clicks", "num_impressions")), F.sum("num_impressions")).alias(
@@ -209,7 +211,10 @@ def interactions(
 
 
 def user_shards(events: DataFrame, items: DataFrame) -> DataFrame:
-    """Events of known users with their item's tags, all of a user's in one partition; columns as in lib/features/profiles.py."""
+    """Events of known users with their item's tags, all of a user's in one partition.
+
+    Columns as in lib/features/profiles.py.
+    """
 
     def path(_: Column, place: Column) -> Column:
         return F.concat(F.lit("category="), F.concat_ws("/", F.slice("category", F.lit(1), place + 1)))
@@ -258,7 +263,7 @@ def raw_examples(shards: DataFrame, *, dates: list[ExampleDate], relevant: str) 
 
 
 def scaled(raw: DataFrame, spark: SparkSession, *, as_of: datetime) -> Scaled:
-    """gold/examples and gold/scaling: each feature min-max scaled by its bounds in the train split, values outside clipped to 0..1.
+    """gold/examples and gold/scaling: each feature min-max scaled by its bounds in the train split and clipped to 0..1.
 
     A feature that is constant in train becomes 0. Without train examples there are no bounds, so both tables are empty.
     """

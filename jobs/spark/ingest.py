@@ -1,8 +1,8 @@
 """ingest: the log's new files -> bronze/<source> of each source of the mapping, bronze/images, bronze/rejects.
 
-Stores every record as received, as text; a line that does not fit is kept whole. A file is identified by the SHA-256 of its content
-and read once, whatever its name. A file that cannot be read is set aside whole with the reason; the others are still read, and the
-exit code is 2. Appends once per run: a rerun, a retry or a kill changes nothing.
+Stores every record as received, as text; a line that does not fit is kept whole. A file is identified by the SHA-256 of
+its content and read once, whatever its name. A file that cannot be read is set aside whole with the reason; the others
+are still read, and the exit code is 2. Appends once per run: a rerun, a retry or a kill changes nothing.
 """
 
 import heapq
@@ -48,8 +48,8 @@ class IngestSettings(JobSettings):
 def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> list[FoundFile]:
     """The files of a log that belong to a source, by path, each with the SHA-256 of its content.
 
-    For a file that is not in `read_before`, also with its column names and what makes it unreadable. A log no larger than one task
-    is inspected in this process, so that Spark does not start only to find that nothing is new.
+    For a file that is not in `read_before`, also with its column names and what makes it unreadable. A log no larger
+    than one task is inspected in this process, so that Spark does not start only to find that nothing is new.
 
     Raises:
         ValueError: there is no log, or none of its files belongs to a source.
@@ -125,7 +125,10 @@ def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes
 
 
 def union_of_columns(lake: Lake, table: Table, files: Iterable[FoundFile]) -> tuple[str, ...]:
-    """The source's own columns: those that its table has, then those of new files; names that differ only in case are one column."""
+    """The source's own columns: those that its table has, then those of new files.
+
+    Names that differ only in case are one column.
+    """
     names = lake.open(table.name).schema().to_arrow().names if lake.exists(table.name) else []
     own: dict[str, str] = {}
     for name in [*names, *(name for file in files for name in stored_names(file["names"]))]:

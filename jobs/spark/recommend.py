@@ -1,12 +1,13 @@
 """recommend: gold/interactions, gold/vectors, silver/items -> gold/recommendations.
 
-Makes the list of every user by every strategy (lib/ranking/strategies.py) for both questions: `all` ranks every item, `new` those
-that the user had not interacted with before `as_of`. Items are those that someone had interacted with before `as_of`; users are all
-in gold/interactions (of one who first appears later, only the key is used). A strategy that knows nothing about a user gives no list, and
-rebuy gives none of new items. A rerun, a retry or a kill changes nothing.
+Makes the list of every user by every strategy (lib/ranking/strategies.py) for both questions: `all` ranks every item,
+`new` those that the user had not interacted with before `as_of`. Items are those that someone had interacted with
+before `as_of`; users are all in gold/interactions (of one who first appears later, only the key is used). A strategy
+that knows nothing about a user gives no list, and rebuy gives none of new items. A rerun, a retry or a kill changes
+nothing.
 
-Users are rows in Spark, with their own items; data of the size of the catalogue (item vectors, neighbours) is sent to every task,
-which ranks its users in Arrow batches.
+Users are rows in Spark, with their own items; data of the size of the catalogue (item vectors, neighbours) is sent to
+every task, which ranks its users in Arrow batches.
 """
 
 from datetime import datetime
@@ -44,7 +45,10 @@ class RecommendSettings(JobSettings):
 
 
 def histories(interactions: DataFrame, pairs: DataFrame) -> DataFrame:
-    """One row per user of the log: own items, latest first, and how often each was bought; empty lists if none are known."""
+    """One row per user of the log: own items, latest first, and how often each was bought.
+
+    Empty lists if none are known.
+    """
     latest_first = F.struct((-F.unix_micros("last_time")).alias("age"), "item_id", "num_relevant")
     own = pairs.groupBy("user_key").agg(F.sort_array(F.collect_list(latest_first)).alias("own"))
     users = interactions.select("user_key").distinct()

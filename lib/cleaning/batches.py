@@ -1,7 +1,7 @@
-"""The functions that clean's tasks run over Arrow batches: records in; events, rejects, item descriptions and counts out.
+"""The functions that clean's tasks run over Arrow batches.
 
-All four are returned as rows of one schema, distinguished by `kind`, so that one pass over bronze produces them. Does not
-import Spark.
+Records go in; events, rejects, item descriptions and counts come out. All four are returned as rows of one schema, distinguished by `kind`, so that one pass over bronze produces them. Does
+not import Spark.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
-"""Turns received records into events and items: maps fields, parses types, converts times to UTC, marks bad values, makes ids.
+"""Turns received records into events and items: maps and parses fields, makes times UTC, marks bad values, makes ids.
 
-Each record is treated by itself, so neither order nor users matter. The exception is a mapping that says equal records are
-separate events: then they are numbered within their file. Frames hold the columns of bronze/<source>.
+Each record is treated by itself, so neither order nor users matter. The exception is a mapping that says equal records
+are separate events: then they are numbered within their file. Frames hold the columns of bronze/<source>.
 """
 
 import hashlib
@@ -52,8 +52,9 @@ MOST_POSITIONS = 2**31 - 1
 def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
     """Every event that the records of a source give, typed; a record that gives none has one refused row.
 
-    Each record carries a NUMBER. Columns returned: ORIGIN (`record` is that number), refusal (malformed, bad_value:<column> or
-    null), event_id (null where refused), event_type, is_product, and the fields of FIELDS["events"].
+    Each record carries a NUMBER. Columns returned: ORIGIN (`record` is that number), refusal (malformed,
+    bad_value:<column> or null), event_id (null where refused), event_type, is_product, and the fields of
+    FIELDS["events"].
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
@@ -71,8 +72,8 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
 def type_items(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
     """The items that the records of a source describe, typed, one row per record.
 
-    Each record carries a NUMBER. Columns returned: ORIGIN, refusal (malformed, bad_value:<column> or null), record_id (null where
-    refused), and the fields of FIELDS["items"].
+    Each record carries a NUMBER. Columns returned: ORIGIN, refusal (malformed, bad_value:<column> or null), record_id
+    (null where refused), and the fields of FIELDS["items"].
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
@@ -91,7 +92,10 @@ def columns_of(field: str, source: Source, own: Sequence[str]) -> list[str]:
 
 
 def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
-    """One field of each record as text, as `type_events` and `type_items` read it; `records` needs only the field's `columns_of`."""
+    """One field of each record as text, as `type_events` and `type_items` read it.
+
+    `records` needs only the field's `columns_of`.
+    """
     frame = _with_path_parts(records, source)
     own = [column for column in frame.columns if column not in DECLARED]
     return frame.select(_text(field, source, own).alias(field)).to_series()
@@ -143,7 +147,10 @@ def _origin() -> list[pl.Expr]:
 
 
 def _exploded(frame: pl.DataFrame, column: str, name: str) -> pl.DataFrame:
-    """One row per element of the JSON array in `column`, its keys as columns <name>.<key>; one row where the array is empty."""
+    """One row per element of the JSON array in `column`, its keys as columns <name>.<key>.
+
+    One row where the array is empty.
+    """
     rows: list[int] = []
     elements: list[dict[str, object]] = []
     for row, text in enumerate(frame[column]):
@@ -162,7 +169,10 @@ def _exploded(frame: pl.DataFrame, column: str, name: str) -> pl.DataFrame:
 
 
 def _identity(own: Sequence[str], format_name: str) -> pl.Expr:
-    """The content of a record as one text, from which its id is hashed. An absent column and an empty field are the same."""
+    """The content of a record as one text, from which its id is hashed.
+
+    An absent column and an empty field are the same.
+    """
     fields = [pl.lit(column + ASSIGNED) + pl.col(column) + ENDED for column in sorted(own)]
     return pl.concat_str(pl.lit(format_name + ENDED), *fields, ignore_nulls=True)
 
@@ -196,7 +206,7 @@ def _template(text: str, own: Sequence[str]) -> pl.Expr:
 
 
 def _texts(source: Source, own: Sequence[str]) -> list[pl.Expr]:
-    """Each field of the source's kind as text (a list or a map where it comes from several columns), named after the field."""
+    """Each field of the source's kind, by name, as text (a list or map if it comes from several columns)."""
     return [_text(field, source, own).alias(field) for field in FIELDS[source.kind]]
 
 
@@ -217,7 +227,7 @@ def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
 
 
 def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: Sequence[str]) -> pl.DataFrame:
-    """Parse the fields and add `refusal`: malformed, or bad_value:<first column that is absent, unreadable or impossible>."""
+    """Parse the fields and add `refusal`: malformed, or bad_value:<first absent, unreadable or invalid column>."""
     fields = FIELDS[source.kind]
     typed = texts.with_columns(
         _parsed(field, source, mapping, texts.schema[field]).alias(f"{field}:typed") for field in fields

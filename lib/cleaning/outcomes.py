@@ -15,7 +15,10 @@ REASON = "(reason)"
 
 
 def decide_outcomes(events: pl.DataFrame, *, double_click_seconds: float) -> pl.DataFrame:
-    """Add `outcome`: the first of malformed, bad_value:<column>, duplicate, not_a_product, double_click that holds, or accepted."""
+    """Add `outcome`: the first of these that applies.
+
+    malformed, bad_value:<column>, duplicate, not_a_product, double_click, accepted.
+    """
     is_bad, is_repeat = pl.col("refusal").is_not_null(), repeats(events, "event_id")
     decided = events.with_columns(
         outcome=pl.when(is_bad)

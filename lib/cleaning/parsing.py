@@ -43,8 +43,8 @@ def _map_array(lists: pa.Array) -> pa.MapArray:
 def parse_time(text: pl.Expr, time_format: str, timezone: str) -> pl.Expr:
     """Times in UTC to the microsecond; a time without a zone is in `timezone`.
 
-    `time_format` is iso, epoch_seconds, epoch_milliseconds, or a strftime pattern. A local time that a clock change skips
-    becomes null; one that it repeats is taken as the earlier of the two.
+    `time_format` is iso, epoch_seconds, epoch_milliseconds, or a strftime pattern. A local time that a clock change
+    skips becomes null; one that it repeats is taken as the earlier of the two.
     """
     text = text.str.strip_chars()
     if time_format.startswith("epoch"):

@@ -1,10 +1,10 @@
-"""Keyed pseudonyms: HMAC-SHA-256 of the source's user id (RFC 2104), so that nobody without the key can identify a user.
+"""Keyed pseudonyms: HMAC-SHA-256 of the source's user id (RFC 2104), so that only the key identifies a user.
 
 The key is the shop's secret. It is read on the driver and reaches the executors outside the query plan.
 
-On one machine it is created once, next to the lake rather than in it, so that a copy of the lake holds no key. The key of a lake
-inside a checkout is kept in the user's configuration folder instead, because a checkout may be committed, or shipped to every
-node of a cluster.
+On one machine it is created once, next to the lake rather than in it, so that a copy of the lake holds no key. The key
+of a lake inside a checkout is kept in the user's configuration folder instead, because a checkout may be committed, or
+shipped to every node of a cluster.
 """
 
 import contextlib
@@ -60,7 +60,9 @@ def load_key(privacy: PrivacySettings, lake: str) -> bytes:
 
 
 def default_key_file(lake: str) -> Path:
-    """`<lake>.key` next to the lake; for a lake in a checkout, a file named after it in the user's configuration folder.
+    """`<lake>.key` next to the lake.
+
+    For a lake in a checkout, a file named after it in the user's configuration folder.
 
     A key that an earlier release left in the checkout is moved there.
     """
@@ -77,7 +79,10 @@ def default_key_file(lake: str) -> Path:
 
 
 def _read_or_create(path: Path, *, may_create: bool) -> str:
-    """The text of the key file; if it is missing and `may_create`, a new key is written that only its owner can read."""
+    """The text of the key file.
+
+    If it is missing and `may_create`, a new key is written that only its owner can read.
+    """
     if may_create:
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

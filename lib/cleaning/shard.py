@@ -1,7 +1,8 @@
 """Cleans a shard of whole users with Polars: outcomes, duplicates, double clicks, sessions, bots.
 
-Rows are sorted once and compared with the row before, without a window per user. The result does not depend on the order of the
-rows or on how users and files are split over shards, so a shard can be cleaned again when only its users have new records.
+Rows are sorted once and compared with the row before, without a window per user. The result does not depend on the
+order of the rows or on how users and files are split over shards, so a shard can be cleaned again when only its users
+have new records.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class CleanShard(NamedTuple):
 def clean_events(
     records: Mapping[str, pl.DataFrame], mapping: LogMapping, thresholds: Thresholds, key: bytes
 ) -> CleanShard:
-    """Clean the records of event sources, given by source: whole users, and all equal records of those without a user."""
+    """Clean the records of event sources, by source: whole users, and all equal records of those without a user."""
     numbered = _numbered(records)
     typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
     events = decide_outcomes(
@@ -51,7 +52,7 @@ def clean_events(
 
 
 def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> CleanShard:
-    """Clean the records of item sources, given by source: all records of each item."""
+    """Clean the records of item sources, by source: all records of each item."""
     numbered = _numbered(records)
     typed = pl.concat([type_items(frame, source, mapping) for source, frame in numbered.items()])
     is_fit, is_repeat = pl.col("refusal").is_null(), repeats(typed, "record_id")

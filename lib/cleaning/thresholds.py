@@ -26,5 +26,5 @@ class Thresholds(BaseModel):
         0.1,
         ge=0,
         le=1,
-        description="a user whose gaps deviate by at most this fraction of their mean (one standard deviation) is a bot",
+        description="a user is a bot if the standard deviation of the gaps is at most this fraction of their mean",
     )

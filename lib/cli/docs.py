@@ -34,8 +34,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Generated from the settings classes by `make docs`. Set a key with a flag (`--clean.session-gap-minutes 45`), in the",
-        "environment (`CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=45`) or in the file that `--config` names; the first of these wins.",
+        "Generated from the settings classes by `make docs`. Set a key with a flag",
+        "(`--clean.session-gap-minutes 45`), in the environment (`CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=45`) or in the",
+        "file that `--config` names; the first of these wins.",
         "",
         "## Shared by all jobs",
         "",

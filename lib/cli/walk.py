@@ -1,4 +1,4 @@
-"""Walks the pipeline on one machine: runs every job in order but the unchanged ones, shows progress, logs the rest to a file."""
+"""Walks the pipeline on one machine: runs all but unchanged jobs in order, shows progress, logs the rest to a file."""
 
 import fcntl
 import os
@@ -69,7 +69,7 @@ def _run(stage: Stage, ray_address: Callable[[], str], log: Path) -> int:
 
 @contextmanager
 def _ray_when_needed(stages: Sequence[Stage], log: Path) -> Iterator[Callable[[], str]]:
-    """The job server's address from the settings, else of a local cluster, started for the first Ray job and stopped at the end."""
+    """The job server's address: from the settings, else of a local cluster that starts with the first Ray job."""
     started: list[LocalCluster] = []
 
     def address() -> str:

@@ -1,4 +1,4 @@
-"""Code that runs in Spark tasks but does not need Spark: Polars over shards of whole users, and values shared by all tasks."""
+"""Code that runs in Spark tasks without Spark: Polars over shards of users, and values shared by all tasks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -50,8 +50,8 @@ def start_local_cluster(log: Path) -> LocalCluster:
     """
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     port, dashboard_port, agent_port = _free_ports(3)
-    # The cluster gets its own folder (with a short path, since it holds sockets) and its own agent port. By default two clusters
-    # on one machine share both, and the jobs of one then find the other cluster, or no agent at all.
+    # The cluster gets its own folder (with a short path, since it holds sockets) and its own agent port. By default two
+    # clusters on one machine share both, and the jobs of one then find the other cluster, or no agent at all.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     command = [
         _executable("ray"), "start", "--head", "--block", "--disable-usage-stats", f"--port={port}",
@@ -60,7 +60,8 @@ def start_local_cluster(log: Path) -> LocalCluster:
         f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={folder}",
     ]  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    # The head stops at once when told to: it serves one walk, and a job must not outlive that by the 30 s that draining takes.
+    # The head stops at once when told to: it serves one walk, and a job must not outlive that by the 30 s that draining
+    # takes.
     at_once = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     environment = {**os.environ, **at_once, "PATH": path, "OMP_NUM_THREADS": "1"}
     with log.open("ab") as output:
@@ -82,7 +83,7 @@ def start_local_cluster(log: Path) -> LocalCluster:
 
 
 def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: Path) -> None:
-    """Submit a job through the job API, show its lines as they arrive, append its output to `log`, and wait for its end.
+    """Submit a job through the job API, show its lines as they arrive, append its output to `log` and wait for it.
 
     Raises:
         ValueError: no job server answers at the address, or the job failed.
@@ -104,7 +105,10 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: P
 
 
 async def _follow(client: Any, job_id: str, show: Callable[[str], object], output: TextIO) -> str | None:
-    """Show a job's lines and write them to `output` until it ends; returns the last line that reports a user's error."""
+    """Show a job's lines and write them to `output` until it ends.
+
+    Returns the last line that reports a user's error.
+    """
     rest, last_error = "", None
     async for text in client.tail_job_logs(job_id):
         output.write(text)
@@ -133,7 +137,10 @@ def _submit(client: Any, entrypoint: str) -> str:
 
 
 def _client(address: str) -> Any:
-    """A client of the job server; it is given the token here, because Ray reads its auth mode only when it is imported."""
+    """A client of the job server.
+
+    It is given the token here, because Ray reads its auth mode only when it is imported.
+    """
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
 
     token = os.environ.get("RAY_AUTH_TOKEN")

@@ -1,4 +1,7 @@
-"""Ray inside a job: the session, and training on Ray Train's workers. Imports ray only inside the functions that need it."""
+"""Ray inside a job: the session, and training on Ray Train's workers.
+
+Imports ray only inside the functions that need it.
+"""
 
 import os
 import tempfile
@@ -42,7 +45,7 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
 
 
 def scaling_config(cluster: ClusterSettings) -> Any:
-    """Ray Train's ScalingConfig: the settings' number of workers and CPUs per worker, and a GPU per worker if they use GPUs."""
+    """Ray Train's ScalingConfig: the settings' number of workers and CPUs per worker, and a GPU each if `use_gpu`."""
     from ray.train import ScalingConfig  # noqa: PLC0415
 
     return ScalingConfig(
@@ -95,7 +98,10 @@ def last_state() -> Any | None:
 
 
 def report_epoch(state: Any, metrics: dict[str, Any]) -> None:
-    """In a training worker: report an epoch; the first worker's state is the checkpoint, since all hold the same weights."""
+    """In a training worker: report an epoch.
+
+    The first worker's state is the checkpoint, since all hold the same weights.
+    """
     import torch  # noqa: PLC0415
     from ray import train  # noqa: PLC0415
     from ray.train import Checkpoint  # noqa: PLC0415

@@ -1,4 +1,7 @@
-"""Spark: the session, and runs that read and commit DataFrames. The only file besides jobs/spark that imports pyspark."""
+"""Spark: the session, and runs that read and commit DataFrames.
+
+The only file besides jobs/spark that imports pyspark.
+"""
 
 import os
 import sys
@@ -134,7 +137,10 @@ def start_run(job: str, settings: JobSettings) -> Iterator[SparkRun]:
 
 
 def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema) -> DataFrame:
-    """Apply `function` to each partition of `shards`, such as one of whole users; the result has the columns of `schema`."""
+    """Apply `function` to each partition of `shards`, such as one of whole users.
+
+    The result has the columns of `schema`.
+    """
     work = partial(apply_to_shard, function=function, schema=schema)
     return shards.mapInArrow(work, spark_schema(schema))
 

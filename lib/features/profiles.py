@@ -1,15 +1,15 @@
-"""What is known about each user before a given moment: counts, rates, active hours and interest tags, as Polars over whole users.
+"""What is known about each user before a given moment: counts, rates, active hours and interest tags, with Polars.
 
-Each function takes `events`, all events of some users in any order, and `as_of`, and returns one row per user with at least
-one event before `as_of`. Events at or after `as_of` never count. Columns of `events`:
+Each function takes `events`, all events of some users in any order, and `as_of`, and returns one row per user with at
+least one event before `as_of`. Events at or after `as_of` never count. Columns of `events`:
 
     user_key, item_id, event_type, event_time (UTC), session_id, quantity, price, request_id: as in silver/events
-    category_tags: list of text, the item's categories as paths, coarse to fine ("category=Shoes", "category=Shoes/Boots")
-    brand_tag: text ("brand=Acme"), or null
+    category_tags: list of text, the item's categories as paths, coarse to fine ("category=Shoes",
+    "category=Shoes/Boots") brand_tag: text ("brand=Acme"), or null
 
-An *action* is what a shopper does with an item: a view, a cart, a favourite, a purchase or a rating. An impression is the shop's
-doing, and a return takes back an earlier purchase; both are events of the user, but not actions. A *click* is a view with a
-request_id, which answers an impression.
+An *action* is what a shopper does with an item: a view, a cart, a favourite, a purchase or a rating. An impression is
+the shop's doing, and a return takes back an earlier purchase; both are events of the user, but not actions. A *click*
+is a view with a request_id, which answers an impression.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,10 @@ def of_type(*event_types: str) -> pl.Expr:
 
 
 def exact_mean(column: str) -> pl.Expr:
-    """Mean of a decimal column, null without values; its sum is exact, so the order of rows does not affect the last digit."""
+    """Mean of a decimal column, null without values.
+
+    Its sum is exact, so the order of rows does not affect the last digit.
+    """
     value = pl.col(column)
     return pl.when(value.count() > 0).then(value.sum().cast(pl.Float64) / value.count())
 
@@ -93,8 +96,8 @@ def user_profiles(
 def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     """One row per user: first and last event, counts, spend, mean price and rates.
 
-    A purchase without a quantity counts as one piece; one without a price adds nothing to `spend`. `mean_price` is the mean of the
-    purchases, or of all actions if nothing was bought. A rate with a denominator of zero is null.
+    A purchase without a quantity counts as one piece; one without a price adds nothing to `spend`. `mean_price` is the
+    mean of the purchases, or of all actions if nothing was bought. A rate with a denominator of zero is null.
     """
     is_purchase = of_type("purchase")
     not_impression = pl.col("event_type") != "impression"
@@ -138,7 +141,7 @@ def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
 
 def active_hours(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row per user with actions: `active_hours` (share in each UTC hour of day) and `favourite_hour` (ties: the earlier)."""
+    """One row per user with actions: `active_hours` (share in each UTC hour), `favourite_hour` (ties: the earlier)."""
     actions = known_events(events, as_of).filter(of_type(*ACTIONS)).with_columns(hour=pl.col("event_time").dt.hour())
     in_hour = [(pl.col("hour") == hour).mean().cast(pl.Float32).alias(f"hour_{hour}") for hour in range(NUM_HOURS)]
     shares = actions.group_by("user_key").agg(in_hour)
@@ -155,10 +158,11 @@ def interest_tags(
     half_life_days: float,
     max_tags: int,
 ) -> pl.DataFrame:
-    """One row per user with tags: `interest_tags`, the `max_tags` heaviest, weights summing to 1, and `favourite_category`.
+    """One row per user with tags: `interest_tags` (the `max_tags` heaviest; weights sum to 1) and `favourite_category`.
 
-    An event gives each tag of its item the weight of its type, halved for every `half_life_days` of age. Ties are broken by the
-    tag's text, so that a category comes before its subcategories; sums are rounded, so that row order cannot break a tie.
+    An event gives each tag of its item the weight of its type, halved for every `half_life_days` of age. Ties are
+    broken by the tag's text, so that a category comes before its subcategories; sums are rounded, so that row order
+    cannot break a tie.
     """
     weight = pl.col("event_type").replace_strict(event_weights, default=0.0, return_dtype=pl.Float64)
     decay = 0.5 ** (days_before(as_of, pl.col("event_time")) / half_life_days)

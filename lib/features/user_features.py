@@ -1,10 +1,10 @@
 """The features of gold/examples: numbers about each user before a given moment, as Polars over whole users.
 
-`user_features` takes events as described in lib/features/profiles.py, which also defines an action. In the names of features,
-`click` stands for an action, except in `click_rate`. A feature is never null: for something that never happened it has the value
-given in FEATURES, and an indicator `has_...` says so. Counts, days and money are log(1 + x), because they are heavy-tailed and
-min-max scaling would squeeze most users into a small range. Hours of day are given as sine and cosine, because hour 23 is next to
-hour 0; both are 0 for a user without actions.
+`user_features` takes events as described in lib/features/profiles.py, which also defines an action. In the names of
+features, `click` stands for an action, except in `click_rate`. A feature is never null: for something that never
+happened it has the value given in FEATURES, and an indicator `has_...` says so. Counts, days and money are log(1 + x),
+because they are heavy-tailed and min-max scaling would squeeze most users into a small range. Hours of day are given as
+sine and cosine, because hour 23 is next to hour 0; both are 0 for a user without actions.
 """
 
 import math
@@ -45,9 +45,9 @@ FEATURES: dict[str, str] = {
     "log_days_per_visit": "days since the first event, divided by the number of days with an event",
     "log_num_clicks_week": f"actions in the last {RECENT_DAYS} days",
     "log_num_clicks_month": f"actions in the last {MONTH_DAYS} days",
-    "trend": f"log of (1 + actions in the last {RECENT_DAYS} days) / (1 + mean actions per {RECENT_DAYS} days before them)",
+    "trend": f"log of (1 + actions in the last {RECENT_DAYS} days) / (1 + mean actions per {RECENT_DAYS} days before)",
     "weekend_share": "share of actions on Saturday and Sunday (UTC); 0 without actions",
-    "mean_click_hour_sin": "mean sine of the actions' hours of day; the longer the vector (sine, cosine), the steadier the hour",
+    "mean_click_hour_sin": "mean sine of the actions' hours of day; near 0, with the cosine, for irregular hours",
     "mean_click_hour_cos": "mean cosine of the actions' hours of day",
     "last_click_hour_sin": "sine of the last action's hour of day",
     "last_click_hour_cos": "cosine of the last action's hour of day",
@@ -55,7 +55,7 @@ FEATURES: dict[str, str] = {
 
 
 def user_features(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row per user with an event before `as_of`: user_key and every feature of FEATURES, never null, not yet scaled."""
+    """One row per user with an event before `as_of`: user_key and the FEATURES, never null, not yet scaled."""
     counts = user_counts(events, as_of=as_of)
     joined = (
         counts.join(action_habits(events, as_of=as_of), on="user_key", how="left")
@@ -142,7 +142,7 @@ def action_habits(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
 
 def category_spread(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row per user with actions on items of a known category: distinct coarse categories, and the most frequent one's share."""
+    """One row per user with actions in a known category: distinct coarse categories, and the largest one's share."""
     coarse = pl.col("category_tags").list.first()
     actions = known_events(events, as_of).filter(of_type(*ACTIONS)).select("user_key", category=coarse).drop_nulls()
     return (
@@ -157,7 +157,7 @@ def category_spread(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
 
 def open_carts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row per user with carts: `num_open_carts`, the items whose last cart was not followed by a purchase of the same item."""
+    """One row per user with carts: `num_open_carts`, the items whose last cart was not followed by their purchase."""
     known = known_events(events, as_of)
     carts = known.filter(of_type("cart")).group_by("user_key", "item_id").agg(carted_at=pl.col("event_time").max())
     purchases = (

@@ -29,7 +29,7 @@ def stored_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_columns(columns: Sequence[str], name: str) -> list[str]:
-    """The bronze columns that a mapping's name refers to: one of that name, those that match a pattern, or the one it is nested in."""
+    """The bronze columns that a mapping's name refers to: that one, those matching a pattern, or the outer one."""
     stored = stored_names((name,))[0]
     if stored in columns:
         return [stored]

@@ -50,8 +50,8 @@ def csv_records(blocks: Iterator[bytes], reader: Reader, num_columns: int) -> It
 def _plain_block(block: bytes, reader: Reader, num_columns: int) -> pa.RecordBatch | None:
     """A block parsed by Arrow if each line is a record that fits; None if some line may not be.
 
-    Arrow silently lets an open quote run over the following lines. That gives fewer rows than lines or, in the last line, a value
-    with a newline.
+    Arrow silently lets an open quote run over the following lines. That gives fewer rows than lines or, in the last
+    line, a value with a newline.
     """
     if block.count(b"\r") != block.count(b"\r\n") or b"\n\n" in block or b"\n\r\n" in block or block[:1] in b"\r\n":
         return None

@@ -1,4 +1,7 @@
-"""The functions that ingest's tasks run over Arrow batches: rows about files in, their content out. Does not import Spark."""
+"""The functions that ingest's tasks run over Arrow batches: rows about files in, their content out.
+
+Does not import Spark.
+"""
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime

@@ -1,6 +1,7 @@
 """Files as received: finds them, says what is wrong with one, and reads their records as Arrow batches of text.
 
-A record is a line of a CSV or JSON lines file, or a row of a Parquet file. Every value becomes text; an empty one becomes null.
+A record is a line of a CSV or JSON lines file, or a row of a Parquet file. Every value becomes text; an empty one
+becomes null.
 """
 
 import codecs
@@ -45,7 +46,7 @@ class LogFile:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The result of inspecting a file: the SHA-256 of its bytes, its column names as received, and what is wrong with it."""
+    """The result of inspecting a file: the SHA-256 of its bytes, its column names as received, and what is wrong."""
 
     sha256: str
     names: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ def _single_file(log: str, num_bytes: int, mapping: LogMapping) -> tuple[list[Lo
 
 
 def inspect_file(file: LogFile, source: Source, known: Collection[str] = ()) -> Inspection:
-    """Read a whole file: its SHA-256 and, unless that is `known`, its columns and what makes it unreadable as a whole."""
+    """Read a whole file: its SHA-256 and, unless that is `known`, its columns and what makes it unreadable."""
     try:
         sha256 = _sha256(file)
     except OSError as error:
@@ -131,7 +132,10 @@ def read_records(
 
 
 def read_pictures(file: LogFile, source: Source) -> Iterator[pa.RecordBatch]:
-    """The pictures of an inspected Parquet file: item_id, bytes, uri, width, height; null where the file lacks a column."""
+    """The pictures of an inspected Parquet file: item_id, bytes, uri, width, height.
+
+    Null where the file lacks a column.
+    """
     columns = {field: name.column for field, name in source.names.items()}
     with _open(file.location) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(batch_size=256, columns=list(columns.values())):
@@ -240,7 +244,10 @@ def _blocks(file: LogFile, source: Source) -> Iterator[bytes]:
 
 
 def _unpacked(file: LogFile, encoding: str) -> Iterator[bytes]:
-    """A text file's content in UTF-8, in blocks that end anywhere. Bytes that are not UTF-8 are let through: they make a line malformed."""
+    """A text file's content in UTF-8, in blocks that end anywhere.
+
+    Bytes that are not UTF-8 are let through: they make a line malformed.
+    """
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
     decoder = codecs.getincrementaldecoder(encoding)()
     with _open(file.location) as stream:

@@ -1,4 +1,6 @@
-"""Records of JSON lines: one object per line, values as text, nested ones as JSON text. Uses Python's parser for exactness.
+"""Records of JSON lines: one object per line, values as text, nested ones as JSON text.
+
+Uses Python's parser for exactness.
 
 A number keeps its digits as received (2.50 stays 2.50; inside a nested value it becomes 2.5). A line that is not a JSON
 object does not fit: it is kept whole in `malformed`.

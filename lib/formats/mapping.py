@@ -1,7 +1,7 @@
 """Mapping files: which files of a log hold which records, and how a record becomes events, items or pictures.
 
-The shipped ones are under conf/formats; a shop's own takes about twenty lines. lib/formats/files.py reads the files, and
-lib/cleaning/fields.py applies the rules.
+The shipped ones are under conf/formats; a shop's own takes about twenty lines. lib/formats/files.py reads the files,
+and lib/cleaning/fields.py applies the rules.
 """
 
 import hashlib
@@ -141,7 +141,10 @@ class Source(Part):
 
 
 class Times(Part):
-    """Moments of the log; one without a zone is in the mapping's timezone. From `end` on, an event's time is a bad value."""
+    """Moments of the log; one without a zone is in the mapping's timezone.
+
+    From `end` on, an event's time is a bad value.
+    """
 
     valid_from: datetime | None = None
     test_from: datetime | None = None

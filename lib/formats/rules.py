@@ -70,7 +70,8 @@ class Reader(Part):
 class Name(Part):
     """Where one of our columns comes from: a source column, several, or a template over columns and parts of the path.
 
-    In a mapping file, plain text is short for `column` and a list for `columns`. `*` in a name of `columns` matches any text.
+    In a mapping file, plain text is short for `column` and a list for `columns`. `*` in a name of `columns` matches any
+    text.
     """
 
     column: Text | None = None
@@ -161,7 +162,7 @@ def placeholders(text: str) -> tuple[str, ...]:
 
 
 def file_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a file pattern: `*` and `?` and {name} within a folder's or file's name, `**/` any folders."""
+    """The regular expression of a file pattern: `*`, `?` and {name} match within one path part, `**/` any folders."""
     translated = re.sub(
         r"\*\*/|\*\*|\*|\?|\{\w+\}|[^*?{]+|.",
         lambda piece: {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(

@@ -62,7 +62,7 @@ class Lake:
         features = set(delta.protocol().reader_features or ()) & UNREADABLE_FEATURES
         if features:
             raise ValueError(
-                f"{table} uses {', '.join(sorted(features))}, which Ray and DuckDB read wrongly; rewrite the table without them"
+                f"{table} uses {', '.join(sorted(features))}, which Ray and DuckDB read wrongly; rewrite it without them"
             )
         written_by = delta.metadata().configuration.get(CONTRACT_VERSION)
         known = str(contract(table).version)
@@ -86,8 +86,8 @@ class Lake:
     def dataset(self, table: str, version: int | None = None) -> ds.Dataset:
         """The table as an Arrow dataset, with projection and filters pushed down to its files.
 
-        Arrow reads local files itself. Otherwise its threads would call back into Python, which aborts the process if they do so
-        while it exits.
+        Arrow reads local files itself. Otherwise its threads would call back into Python, which aborts the process if
+        they do so while it exits.
         """
         delta = self.open(table, version)
         if "://" in self.path:
@@ -151,7 +151,9 @@ class Lake:
 
 
 def require_writable(lake: Lake) -> None:
-    """Create the lake's folder, for its owner only, and try to write to it; an object store is only tested by the first commit.
+    """Create the lake's folder, for its owner only, and try to write to it.
+
+    An object store is only tested by the first commit.
 
     Raises:
         ValueError: it cannot be written; the message says why.

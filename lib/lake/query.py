@@ -1,4 +1,4 @@
-"""SQL over the lake with DuckDB: each table is a view `layer.name` of its current files, with projection and filters pushed down."""
+"""SQL over the lake with DuckDB: each table is a view `layer.name`, with projection and filters pushed down."""
 
 import csv
 import re

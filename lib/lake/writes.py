@@ -1,4 +1,7 @@
-"""Writing without Spark: `write_files` writes Parquet files by the contract; `commit_files` commits them in one Delta transaction."""
+"""Writing without Spark: `write_files` writes Parquet files by the contract.
+
+`commit_files` commits them in one Delta transaction.
+"""
 
 import json
 import math
@@ -35,8 +38,8 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
     """`data` with the contract's columns in their order and types.
 
     Raises:
-        ValueError: a column is missing or unknown, a value does not fit its type, a required one is null, a check fails,
-            or two rows have the same key.
+        ValueError: a column is missing or unknown, a value does not fit its type, a required one is null, a check
+            fails, or two rows have the same key.
     """
     missing, unknown = (
         set(table.schema.names) - set(data.schema.names),
@@ -70,8 +73,8 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
 def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[AddAction]:
     """Write Parquet files with statistics into the table's folder; they become part of it only with `commit_files`.
 
-    Each of `batches` conforms to the contract and becomes one file per partition. A writer that is retried leaves unlisted files,
-    which a vacuum removes.
+    Each of `batches` conforms to the contract and becomes one file per partition. A writer that is retried leaves
+    unlisted files, which a vacuum removes.
     """
     filesystem, root = (
         pafs.FileSystem.from_uri(lake.uri(table.name))
@@ -103,7 +106,9 @@ def commit_files(
     where: Mapping[str, str] | None = None,
     properties: Mapping[str, str] | None = None,
 ) -> int:
-    """Replace the table's content, or the partitions `where`, by `files` in one transaction; returns the table's version.
+    """Replace the table's content, or the partitions `where`, by `files` in one transaction.
+
+    Returns the table's version.
 
     If run `number` of `transaction` has already committed, it changes nothing.
     """

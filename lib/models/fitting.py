@@ -1,10 +1,10 @@
 """Training loops that can be resumed.
 
-After every epoch the loop saves all that the next one needs, and randomness depends only on the seed, the epoch and the worker's
-rank. So a fit that is interrupted at any point and resumed ends with the same weights.
+After every epoch the loop saves all that the next one needs, and randomness depends only on the seed, the epoch and the
+worker's rank. So a fit that is interrupted at any point and resumed ends with the same weights.
 
-A `state` is a dict that torch.save can write. The loops do not know how workers communicate: a trainer wraps the model, so that
-gradients are averaged, and passes `total`, which sums a tensor over the workers.
+A `state` is a dict that torch.save can write. The loops do not know how workers communicate: a trainer wraps the model,
+so that gradients are averaged, and passes `total`, which sums a tensor over the workers.
 """
 
 import copy

@@ -1,6 +1,7 @@
 """The purchase encoder: a user's features through 256 and 128 units to the probability of a purchase.
 
-The 128 units before the last layer are the user's representation, learnt in order to predict purchases. Batches are (B, F) float32, scaled to 0..1 as in gold/examples; labels are (B,) of 0 and 1.
+The 128 units before the last layer are the user's representation, learnt in order to predict purchases. Batches are (B,
+F) float32, scaled to 0..1 as in gold/examples; labels are (B,) of 0 and 1.
 """
 
 import torch
@@ -45,7 +46,9 @@ def train_epoch(
     batch_size: int,
     generator: torch.Generator,
 ) -> float:
-    """One pass over (N, F) features and (N,) labels in an order drawn by `generator`; returns the mean loss of the batches.
+    """One pass over (N, F) features and (N,) labels in an order drawn by `generator`.
+
+    Returns the mean loss of the batches.
 
     `model` is a PurchaseEncoder or a trainer's wrapper around one.
     """

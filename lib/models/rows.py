@@ -1,4 +1,7 @@
-"""Converts Arrow rows of gold tables to the tensors that models take, and vectors to rows. Nothing here reads or writes."""
+"""Converts Arrow rows of gold tables to the tensors that models take, and vectors to rows.
+
+Nothing here reads or writes.
+"""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -48,7 +51,10 @@ def labelled_examples(rows: pa.Table) -> Examples:
 
 
 def share_of(num_rows: int, rank: int, num_workers: int) -> Tensor:
-    """Row numbers of one worker, equally many for each; a few repeat if the rows do not divide evenly (as in DistributedSampler)."""
+    """Row numbers of one worker, equally many for each.
+
+    A few repeat if the rows do not divide evenly (as in DistributedSampler).
+    """
     size = -(-num_rows // num_workers)
     return (torch.arange(size) * num_workers + rank) % num_rows
 
@@ -58,9 +64,9 @@ def weighted_pairs(
 ) -> WeightedPairs:
     """The known pairs (lib/ranking/known_pairs.py) in rows of gold/interactions, with their weights.
 
-    In the user's history a pair weighs log(1 + weight). As a target it weighs log(1 + relevant events) plus `browsing_weight` times
-    its history weight, so that there is something to learn from in a log of few purchases. Both halve for every `half_life_days`
-    since the pair's last event.
+    In the user's history a pair weighs log(1 + weight). As a target it weighs log(1 + relevant events) plus
+    `browsing_weight` times its history weight, so that there is something to learn from in a log of few purchases. Both
+    halve for every `half_life_days` since the pair's last event.
     """
     frame = pl.from_arrow(interactions)
     assert isinstance(frame, pl.DataFrame)

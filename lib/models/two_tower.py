@@ -1,9 +1,10 @@
 """Two towers in their plainest form: the score of a user and an item is the dot product of their vectors.
 
-Item tower: the item's own embedding plus those of its tags (categories, brand), through which items of few interactions learn
-from similar ones. User tower: the weighted mean of the item tower's vectors over the user's history. It has no parameters per
-user, so a new user with a history gets a vector without retraining, and a user without a history gets none. Trained by in-batch
-sampled softmax, corrected for how often an item is in a batch (Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations").
+Item tower: the item's own embedding plus those of its tags (categories, brand), through which items of few interactions
+learn from similar ones. User tower: the weighted mean of the item tower's vectors over the user's history. It has no
+parameters per user, so a new user with a history gets a vector without retraining, and a user without a history gets
+none. Trained by in-batch sampled softmax, corrected for how often an item is in a batch (Yi et al. 2019,
+"Sampling-bias-corrected neural modeling for large corpus item recommendations").
 """
 
 from typing import NamedTuple
@@ -19,7 +20,8 @@ INITIAL_DEVIATION = 0.1
 class Pairs(NamedTuple):
     """P pairs of a user and an item, sorted by user, with their weights.
 
-    `history_weight` is the pair's weight in its user's history; `target_weight` sets how often it is drawn as a target to predict.
+    `history_weight` is the pair's weight in its user's history; `target_weight` sets how often it is drawn as a target
+    to predict.
     """
 
     user: Tensor  # (P,) int64 from 0, ascending without gaps
@@ -74,9 +76,9 @@ class TwoTower(nn.Module):
 def sampled_softmax_loss(users: Tensor, items: Tensor, log_q: Tensor) -> Tensor:
     """Cross-entropy of each user's own item among the batch's items, which serve as each other's negatives.
 
-    The logit of user b and item j is users_b . items_j - log q_j, with q_j the probability that item j is drawn: this corrects
-    for popular items being negatives more often (Yi et al. 2019, eq. 5). An item in several rows counts in each of them, as the
-    correction assumes.
+    The logit of user b and item j is users_b . items_j - log q_j, with q_j the probability that item j is drawn: this
+    corrects for popular items being negatives more often (Yi et al. 2019, eq. 5). An item in several rows counts in
+    each of them, as the correction assumes.
 
     Args:
         users: (B, D).
@@ -123,7 +125,10 @@ def train_epoch(
     num_batches: int,
     generator: torch.Generator,
 ) -> float:
-    """Train on `num_batches` batches; returns the mean loss. `model` is a TwoTower or a trainer's wrapper around one."""
+    """Train on `num_batches` batches; returns the mean loss.
+
+    `model` is a TwoTower or a trainer's wrapper around one.
+    """
     model.train()
     device = next(model.parameters()).device
     losses = []

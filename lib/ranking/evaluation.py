@@ -1,7 +1,7 @@
 """Ranking metrics of strategies over shards of users: each shard is reduced to sums, which give values with intervals.
 
-A shard of whole users holds one row per user, question and strategy; each strategy has the same users, with or without a list.
-The output of a shard does not grow with its users: sums over them, overall and in each bootstrap resample.
+A shard of whole users holds one row per user, question and strategy; each strategy has the same users, with or without
+a list. The output of a shard does not grow with its users: sums over them, overall and in each bootstrap resample.
 """
 
 from collections.abc import Iterator
@@ -51,8 +51,9 @@ def shard_sums(shard: pa.Table, *, k: int, num_resamples: int, seed: int) -> pa.
     """Sums of every metric of every strategy over a shard's users, for `applyInArrow`: rows of `SUMS_SCHEMA`.
 
     Args:
-        shard: `shard`, `question`, `strategy`, `user_key`, `user_hash` (64 bits; decides which resamples draw the user),
-            `is_returning`, `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null without a list).
+        shard: `shard`, `question`, `strategy`, `user_key`, `user_hash` (64 bits; decides which resamples draw the
+            user), `is_returning`, `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null
+            without a list).
         k: length of the lists.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -128,11 +129,12 @@ def summarised(sums: pa.Table) -> pa.Table:
     """Values and intervals from the sums of all shards.
 
     Args:
-        sums: rows of `SUMS_SCHEMA`, in any order; they are added in the order of the shards, so that the result is the same
-            to the last digit.
+        sums: rows of `SUMS_SCHEMA`, in any order; they are added in the order of the shards, so that the result is the
+            same to the last digit.
 
     Returns:
-        question, segment, strategy, metric, value, low, high, num_users, num_without_list; a segment without users has nulls.
+        question, segment, strategy, metric, value, low, high, num_users, num_without_list; a segment without users has
+        nulls.
     """
     in_order = sums.sort_by("shard").combine_chunks()
     resampled = np.asarray(in_order["resampled"].combine_chunks().flatten()).reshape(in_order.num_rows, -1)

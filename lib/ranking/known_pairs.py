@@ -1,4 +1,4 @@
-"""Known pairs: users and items with interactions before a given moment, the same for every recommender and the evaluation."""
+"""Known pairs: users and items with interactions before a given moment, for all recommenders and the evaluation."""
 
 from datetime import datetime
 

@@ -15,8 +15,8 @@ METRICS = ("ndcg", "recall", "precision", "map", "hit_rate")
 def ndcg(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
     """Normalised discounted cumulative gain at k, binary gains, one value per user in 0..1.
 
-    DCG@k = sum over ranks i of hit_i / log2(i + 1), divided by the DCG of the ideal list, which has min(k, num_relevant) hits
-    at its top (Järvelin and Kekäläinen 2002).
+    DCG@k = sum over ranks i of hit_i / log2(i + 1), divided by the DCG of the ideal list, which has min(k,
+    num_relevant) hits at its top (Järvelin and Kekäläinen 2002).
 
     Args:
         hits: (users, k).

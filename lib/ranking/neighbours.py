@@ -1,8 +1,8 @@
 """Item-to-item neighbours by cosine over users: Gram matrices of shards of users, summed by block of items.
 
-The cosine of two items is the number of users who have both, divided by the geometric mean of the numbers of users who have
-each. One sparse product per shard of whole users gives these numbers, and the shards are summed. To be distributed, the Gram
-matrix is sent in blocks of consecutive items, each as three flat arrays.
+The cosine of two items is the number of users who have both, divided by the geometric mean of the numbers of users who
+have each. One sparse product per shard of whole users gives these numbers, and the shards are summed. To be
+distributed, the Gram matrix is sent in blocks of consecutive items, each as three flat arrays.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,9 +1,9 @@
-"""The recommendation strategies over Arrow batches of users: each ranks items for its users and gives a readable reason.
+"""The recommendation strategies over Arrow batches of users: each ranks items and gives readable reasons.
 
-A batch has one row per user: `user_key`, `items` (distinct ids of the user's own items, latest first) and `num_relevant` (for each
-of `items`, how often the user bought it, or did what the log counts as relevant); for strategies by vectors also `values`. A
-user's own items are those the user has interacted with. Each function maps such batches to batches of `LIST_SCHEMA`, for
-`mapInArrow`. No strategy falls back to another.
+A batch has one row per user: `user_key`, `items` (distinct ids of the user's own items, latest first) and
+`num_relevant` (for each of `items`, how often the user bought it, or did what the log counts as relevant); for
+strategies by vectors also `values`. A user's own items are those the user has interacted with. Each function maps such
+batches to batches of `LIST_SCHEMA`, for `mapInArrow`. No strategy falls back to another.
 """
 
 from collections.abc import Callable, Iterable, Iterator

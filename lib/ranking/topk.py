@@ -1,8 +1,8 @@
 """The k best items of each user, by blocked matrix multiplication over Arrow batches with NumPy, SciPy and PyArrow.
 
-Items are identified by their position in one sorted array of item ids, users by their row in a batch. Ties go by item position,
-so a list does not depend on the blocks. The functions hold no state: a Spark task can call them in `mapInArrow` with the item
-matrix as a broadcast value, and a service can call them for one user.
+Items are identified by their position in one sorted array of item ids, users by their row in a batch. Ties go by item
+position, so a list does not depend on the blocks. The functions hold no state: a Spark task can call them in
+`mapInArrow` with the item matrix as a broadcast value, and a service can call them for one user.
 """
 
 from collections.abc import Callable
@@ -65,12 +65,13 @@ def rank_users(
     """Every user's list of at most k items, scored in blocks of users that fit in memory.
 
     Args:
-        score_block: rows of users -> (rows, num_items) scores, in an array that may be written to; -inf where an item must
-            not be listed.
+        score_block: rows of users -> (rows, num_items) scores, in an array that may be written to; -inf where an item
+            must not be listed.
         num_users: number of rows.
         num_items: number of items.
         k: length of the lists.
-        excluded: (num_users, num_items), an entry where an item must not be listed for a user, such as one that the user knows already.
+        excluded: (num_users, num_items), an entry where an item must not be listed for a user, such as one that the
+            user knows already.
     """
     step = max(1, _CELLS_AT_ONCE // max(1, num_items))
     parts = [_rank_block(score_block, slice(start, min(start + step, num_users)), k, excluded)

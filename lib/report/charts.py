@@ -1,7 +1,8 @@
 """The report's charts as plotly figures: bars, intervals, lines and columns.
 
-A figure has no colours for page, text or grid: the page's style sheet sets them, so that charts follow light and dark mode. The
-colours of the marks have a contrast of at least 3 in both. Each chart has a text alternative for those who cannot see it.
+A figure has no colours for page, text or grid: the page's style sheet sets them, so that charts follow light and dark
+mode. The colours of the marks have a contrast of at least 3 in both. Each chart has a text alternative for those who
+cannot see it.
 """
 
 import html
@@ -77,7 +78,7 @@ def bar_chart(title: str, labels: Sequence[str], values: Sequence[float], texts:
 def interval_chart(
     title: str, intervals: Sequence[Interval], *, reference: float | None = None, digits: int = 3, unit: str = ""
 ) -> Chart:
-    """A forest plot: one row per dot and interval, from top to bottom, one colour per series, and a line at x = `reference`."""
+    """A forest plot: a row per dot and interval, from the top, a colour per series, and a line at x = `reference`."""
     labels = list(dict.fromkeys(interval.label for interval in intervals))
     names = list(dict.fromkeys(interval.series for interval in intervals))
     traces = []

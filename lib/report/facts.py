@@ -1,4 +1,4 @@
-"""The facts that the report and the end-of-run summary read from a lake, one query each, with DuckDB on the latest versions."""
+"""The facts that the report and the end-of-run summary read from a lake with DuckDB, one query each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,7 +129,10 @@ class LakeFacts:
 
     @cached_property
     def events_by_type(self) -> list[Row]:
-        """Accepted events by type: event_type, num_events, num_users, num_bot_events, num_human_events; most frequent first."""
+        """Accepted events by type: event_type, num_events, num_users, num_bot_events, num_human_events.
+
+        Most frequent first.
+        """
         if not self.has("silver/events"):
             return []
         return self.rows(

@@ -1,4 +1,4 @@
-"""The sections about the log and the lake: records, funnel, events over time, seconds per stage, and where the tables are."""
+"""The sections about the log and the lake: records, funnel, events over time, seconds per stage, tables."""
 
 from datetime import timedelta
 from itertools import pairwise

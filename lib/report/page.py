@@ -1,4 +1,7 @@
-"""Puts the sections on one page, and a summary of each into a small table. Reads the latest versions of the lake's tables."""
+"""Puts the sections on one page, and a summary of each into a small table.
+
+Reads the latest versions of the lake's tables.
+"""
 
 import uuid
 from dataclasses import dataclass
@@ -45,8 +48,8 @@ class Header:
 def write_report(lake_path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
     """Write the page and return its path, `<lake>/files/report/index.html` by default.
 
-    `name` is what the page calls the log or shop; by default the lake's folder. The page needs no network and no second file. It is
-    written to a temporary file and then moved, so that a reader never sees an incomplete page.
+    `name` is what the page calls the log or shop; by default the lake's folder. The page needs no network and no second
+    file. It is written to a temporary file and then moved, so that a reader never sees an incomplete page.
     """
     facts = LakeFacts(Lake(str(lake_path)))
     path = out if out is not None else facts.lake.folder / REPORT_FILE
@@ -85,7 +88,10 @@ def header(facts: LakeFacts, name: str | None) -> Header:
 
 
 def summary_rows(lake_path: Path) -> list[tuple[str, str]]:
-    """The rows of the end-of-run table, (subject, text): read, rejected, kept, rankings, policy and so on; last, the page's path."""
+    """The rows of the end-of-run table, (subject, text): read, rejected, kept, rankings, policy and so on.
+
+    The last row is the page's path.
+    """
     facts = LakeFacts(Lake(str(lake_path)))
     return [*summary_of(facts), ("report", str(facts.lake.folder / REPORT_FILE))]
 

@@ -6,7 +6,10 @@ SOME_FILES_SET_ASIDE = 2  # exit code of a job that set bad files aside and went
 
 
 class PrivateValueError(ValueError):
-    """An error that quotes a value of the log to the person who runs the job; `recorded` says the same without the value."""
+    """An error that quotes a value of the log to the person who runs the job.
+
+    `recorded` says the same without the value.
+    """
 
     def __init__(self, shown: str, *, recorded: str) -> None:
         super().__init__(shown)

@@ -1,4 +1,4 @@
-"""What a job's result depends on (pinned inputs, settings, code), and whether any of it has changed since its last run."""
+"""What a job's result depends on (pinned inputs, settings, code), and whether that has changed since its last run."""
 
 import hashlib
 import importlib.resources
@@ -18,7 +18,7 @@ HASHED = (".py", ".j2", ".css", ".ttf")  # types of files that a result may depe
 
 
 def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:
-    """How the job's last run ended (`done`, or why it was skipped) if inputs, settings and code are unchanged; else None."""
+    """How the job's last run ended (`done`, or why it was skipped); None if inputs, settings or code changed."""
     lake = Lake(settings.lake.path)
     last = history.last_run(lake, job.name)
     if last is None or last["status"] not in ("done", "skipped"):
@@ -38,7 +38,7 @@ def settings_hash(job: Job, settings: JobSettings) -> str:
 
 
 def code_version(job: Job) -> str:
-    """Hash of the code that a job's result depends on: its own file and the code it declares, in a checkout or a zip."""
+    """Hash of the code that a job's result depends on, its own file and what it declares, in a checkout or a zip."""
     own_file = ROOT / job.path if (ROOT / job.path).is_file() else Path(sys.argv[0])
     digest = hashlib.sha256(own_file.read_bytes() if own_file.is_file() else b"")
     for room in job.code_rooms:

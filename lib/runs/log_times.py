@@ -12,7 +12,10 @@ from lib.lake.lake import Lake
 
 @dataclass(frozen=True)
 class LogTimes:
-    """The times of a log in UTC; intervals are `[start, end)`: train before valid_from, valid before test_from, then test."""
+    """The times of a log in UTC.
+
+    Intervals are `[start, end)`: train before valid_from, valid before test_from, then test.
+    """
 
     start: datetime
     valid_from: datetime

@@ -1,6 +1,7 @@
 """Logging of jobs: one readable line per stage, or one JSON object per line if CARTWHEEL_LOG_FORMAT=json.
 
-Each job logs under the name `cartwheel.<job>`. A pipeline that runs a job elsewhere reads its JSON lines and logs them again.
+Each job logs under the name `cartwheel.<job>`. A pipeline that runs a job elsewhere reads its JSON lines and logs them
+again.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A run of a job: recorded before it writes, reads pinned versions, commits each output once, and is resumed after a kill."""
+"""A run of a job: recorded before it writes, reads pinned versions, commits each output once, resumes after a kill."""
 
 import hashlib
 import json
@@ -224,9 +224,9 @@ class Run:
 def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterator[Any]:
     """Begin a run, or resume an unfinished one, and record how it ends.
 
-    A job that reads a required input that is missing or empty is skipped, with one line. An error is raised to the caller. What
-    `recordable` leaves of it is recorded, since more people read ops/runs than bronze; its traceback is kept in
-    `<lake>/logs/<run_id>.txt`.
+    A job that reads a required input that is missing or empty is skipped, with one line. An error is raised to the
+    caller. What `recordable` leaves of it is recorded, since more people read ops/runs than bronze; its traceback is
+    kept in `<lake>/logs/<run_id>.txt`.
     """
     run = _begin(JOBS[job], settings, kind)
     try:
@@ -245,7 +245,10 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
 
 
 def skipped_without_input(job: Job, settings: JobSettings) -> bool:
-    """Whether a table that the job requires is missing or empty; if so, records the run as skipped without starting the job."""
+    """Whether a table that the job requires is missing or empty.
+
+    If so, records the run as skipped without starting the job.
+    """
     lake = Lake(settings.lake.path)
     missing = next((table for table in job.reads if "*" not in table and not lake.num_rows(table)), None)
     if missing is not None:

@@ -1,4 +1,4 @@
-"""The bootstrap over users: resamples that do not depend on how users are spread over tasks, and percentile intervals."""
+"""The bootstrap over users: resamples that do not depend on how tasks share users, and percentile intervals."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ _POISSON_1 = (np.cumsum(np.exp(-1.0) / np.cumprod(np.r_[1.0, np.arange(1.0, 13.0
 def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> NDArray[np.int64]:
     """How often each user is drawn into each bootstrap resample: independent Poisson(1) counts, (users, num_resamples).
 
-    A count depends only on the user's key, the resample's number and the seed, so the result is the same for any partitioning of
-    users over tasks (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for
-    massive data streams"). Keys of different users must differ.
+    A count depends only on the user's key, the resample's number and the seed, so the result is the same for any
+    partitioning of users over tasks (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for massive
+    data streams"). Keys of different users must differ.
     """
     resamples = _mixed(np.arange(num_resamples, dtype=np.uint64) + _mixed(np.array([seed], dtype=np.uint64)))
     bits = _mixed(keys[:, None] ^ resamples[None, :]) >> np.uint64(32)

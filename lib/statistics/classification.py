@@ -1,7 +1,8 @@
-"""How well probabilities of a binary label rank and fit: AUC, PR-AUC, log loss, with bootstrap intervals and paired differences.
+"""Metrics of probabilities of a binary label: AUC, PR-AUC, log loss, with bootstrap intervals and paired differences.
 
-The values are scikit-learn's. The intervals come from resampling examples, which must be independent of each other (one user is
-one example): every metric is computed in every resample from how often each example was drawn, with the same draws for all models.
+The values are scikit-learn's. The intervals come from resampling examples, which must be independent of each other (one
+user is one example): every metric is computed in every resample from how often each example was drawn, with the same
+draws for all models.
 """
 
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def metric_rows(
 
 
 def resampled_auc(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
-    """Area under the ROC curve in each resample: the share of pairs of a 1 and a 0 that are ranked correctly, ties counting half.
+    """Area under the ROC curve in each resample: share of pairs of a 1 and a 0 ranked correctly, ties counting half.
 
     Args:
         labels: (n,).
@@ -111,7 +112,10 @@ def resampled_auc(labels: Labels, probabilities: Floats, weights: Floats) -> Flo
 
 
 def resampled_average_precision(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
-    """Average precision, sum over thresholds of (R_k - R_(k-1)) P_k, in each resample; arguments as for `resampled_auc`."""
+    """Average precision, sum over thresholds of (R_k - R_(k-1)) P_k, in each resample.
+
+    Arguments as for `resampled_auc`.
+    """
     starts, order = _ties(-probabilities)
     positive = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
     drawn = np.cumsum(np.add.reduceat(weights[:, order], starts, axis=1), axis=1)

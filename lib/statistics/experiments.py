@@ -1,8 +1,9 @@
 """Statistics of a randomised experiment from sums over its units; SciPy and statsmodels do the statistics.
 
-A unit is what was assigned to an arm: a user, or an impression where the log names no user. Each function takes only sums that
-can be computed in a distributed way (counts, sums, squares, cross products), never the units themselves. Higher metrics are better.
-Intervals are at 95 % and not corrected for multiple metrics: about one metric in twenty without an effect will seem to have one.
+A unit is what was assigned to an arm: a user, or an impression where the log names no user. Each function takes only
+sums that can be computed in a distributed way (counts, sums, squares, cross products), never the units themselves.
+Higher metrics are better. Intervals are at 95 % and not corrected for multiple metrics: about one metric in twenty
+without an effect will seem to have one.
 """
 
 import math
@@ -105,7 +106,10 @@ def sample_ratio_p(counts: Sequence[int], shares: Sequence[float]) -> float:
 
 
 def verdict(comparison: Comparison, ratio_p: float, *, threshold: float = SAMPLE_RATIO_THRESHOLD) -> str:
-    """`better` or `worse` if the effect's interval excludes zero, else `undecided`; `invalid` on a sample-ratio mismatch."""
+    """`better` or `worse` if the effect's interval excludes zero, else `undecided`.
+
+    `invalid` on a sample-ratio mismatch.
+    """
     if ratio_p < threshold:
         return "invalid"
     if comparison.low is None or comparison.high is None:

@@ -25,7 +25,8 @@ TAGS = pa.list_(pa.struct([pa.field("tag", pa.string()), pa.field("weight", pa.f
 class Column:
     """One column: its Arrow type, what it means and in which unit, and whether it may be null or is volatile.
 
-    A volatile column (batch, run, arrival) says how a row came to be, not what it says; it is not part of a table's content.
+    A volatile column (batch, run, arrival) says how a row came to be, not what it says; it is not part of a table's
+    content.
     """
 
     name: str
@@ -39,10 +40,10 @@ class Column:
 class Table:
     """The contract of one table: everything a reader may rely on and a writer must keep.
 
-    `name` is `<layer>/<table>`. `key` columns identify a row (empty: a log without one). `checks` are SQL conditions that
-    every row satisfies, enforced by Delta. `partition_by` are the partition columns. `properties` are the Delta table properties
-    that its writer sets, with their meanings. `open` tables (bronze sources) have further text columns, the source's own, before
-    the declared ones.
+    `name` is `<layer>/<table>`. `key` columns identify a row (empty: a log without one). `checks` are SQL conditions
+    that every row satisfies, enforced by Delta. `partition_by` are the partition columns. `properties` are the Delta
+    table properties that its writer sets, with their meanings. `open` tables (bronze sources) have further text
+    columns, the source's own, before the declared ones.
     """
 
     name: str

@@ -24,7 +24,7 @@ AS_OF = required("as_of", TIME, "the row uses only what was known before this ti
 
 USER_PROFILES = Table(
     name="gold/user_profiles",
-    comment="One user as of one time: recency, frequency, spend, rates, active hours, interest tags. Bots are left out.",
+    comment="One user as of one time: recency, frequency, spend, rates, active hours, interest tags. Without bots.",
     version=1,
     columns=(
         required("user_key", TEXT, "keyed pseudonym"),
@@ -50,7 +50,7 @@ USER_PROFILES = Table(
         Column(
             "active_hours",
             VECTOR,
-            "share of actions in each hour of day (UTC), 24 numbers; every event but an impression or a return is an action",
+            "share of actions in each hour of day (UTC), 24 numbers; impressions and returns are not actions",
         ),
         Column("favourite_category", TEXT, "the category tag with the most weight; of equal ones the coarser"),
         Column("interest_tags", TAGS, "category=<path> and brand=<name> with weights that sum to 1, heaviest first"),

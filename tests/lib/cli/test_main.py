@@ -118,7 +118,7 @@ def test_the_report_prints_where_its_page_is(cartwheel, lake, tmp_path):
 def test_a_lake_that_is_none_is_one_line_and_nothing_is_made(cartwheel, tmp_path, command):
     code, printed = cartwheel(*command, "--lake", tmp_path / "lak")
     assert code == 2
-    assert one_line(printed).startswith(f"error  --lake {tmp_path}/lak: no table lies there; `cartwheel run")
+    assert one_line(printed).startswith(f"error  --lake {tmp_path}/lak: there is no table; `cartwheel run")
     assert not (tmp_path / "lak").exists()
 
 
@@ -180,7 +180,7 @@ def test_a_job_that_fails_is_one_line_with_the_path_of_the_log_and_exit_code_1(c
     assert code == 1
     begun, failed, log = printed.splitlines()
     assert begun.startswith("[1/2] ingest: ")
-    assert failed == f"failed  ingest: none of the 0 files of {tmp_path / 'log'} fits a pattern of otto: *.jsonl"
+    assert failed == f"failed  ingest: none of the 0 files of {tmp_path / 'log'} matches a pattern of otto: *.jsonl"
     assert "Traceback" in Path(log.removeprefix("all output: ")).read_text()
 
 
