@@ -1,4 +1,4 @@
-# make demo     turn the wheel on a simulated market, or on a log: LOGS=folder FORMAT=name [LAKE=folder] [IMAGES=folder]
+# make demo     run the pipeline on a simulated market, or on a log: LOGS=folder FORMAT=name [LAKE=folder] [IMAGES=folder]
 # make test     run the tests; make test-fast leaves out the slow ones
 SHELL := /bin/bash
 BIN := .venv/bin

@@ -1,1 +1,1 @@
-"""What Cartwheel's jobs share: settings, tables, the lake, runs, engines, formats, metrics."""
+"""Code shared by Cartwheel's jobs: settings, tables, the lake, runs, engines, formats, metrics."""

@@ -1,4 +1,4 @@
-"""The pipeline: every job in its order, what it reads and writes, declared once. Imports nothing of the project."""
+"""The pipeline, declared once: the jobs in order, and what each reads and writes. Imports nothing from the project."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# The rooms that every job runs in, and those of its engine. Neither this file nor a command is among them: they change no result.
+# The code that every job runs, and the code of each engine. This file and the commands are not included: they change no
+# result.
 EVERY_JOBS_CODE = ("lib/settings.py", "lib/tables", "lib/formats", "lib/lake", "lib/runs")
 ENGINE_CODE = {
     "spark": ("lib/engines/spark.py", "lib/engines/arrow_tasks.py"),
@@ -20,12 +21,14 @@ ENGINE_CODE = {
 class Job:
     """One submit target.
 
-    `reads` are the tables it cannot do without, `may_read` those it uses where they exist ("*": all but those of ops), `models` the current models it takes from
-    `ops/models`; `writes` are its outputs. `code` names the rooms (folders, or files at the root of a package) that its result
-    depends on, beside its own file, EVERY_JOBS_CODE and ENGINE_CODE: a change there makes its results stale, and no other does.
+    `reads` are the tables it requires, `may_read` those it uses if they exist ("*": all but those of ops), `models` the
+    current models it takes from `ops/models`; `writes` are its outputs. `code` lists the rooms (folders or files) that
+    its result depends on, besides its own file, EVERY_JOBS_CODE and ENGINE_CODE: only a change in these makes its
+    results stale.
 
-    `makes_log`: it writes a log instead of reading one, so no mapping bears on it. `finds_new_files`: what is new it can only tell
-    by looking, so it is never passed over. `before_events`: it comes before silver/events, from which the log's times are known.
+    `makes_log`: it writes a log instead of reading one, so the mapping does not affect it. `finds_new_files`: it can
+    only tell what is new by looking, so it always runs. `before_events`: it runs before silver/events exists, which
+    gives the log's times.
     """
 
     name: str
@@ -42,7 +45,7 @@ class Job:
 
     @property
     def path(self) -> Path:
-        """The job's file below the checkout."""
+        """The job's file, relative to the checkout."""
         return Path("jobs") / self.engine / f"{self.name}.py"
 
     @property
@@ -71,7 +74,7 @@ PIPELINE: tuple[Job, ...] = (
     Job(
         "clean",
         "spark",
-        "types, rejects, deduplicates, sessions, bots, pseudonyms",
+        "types and deduplicates records, adds sessions, bot flags and pseudonyms",
         reads=("bronze/*",),
         may_read=("bronze/images",),
         writes=("silver/events", "silver/items", "bronze/rejects"),
@@ -149,7 +152,7 @@ PIPELINE: tuple[Job, ...] = (
     Job(
         "experiment",
         "spark",
-        "the log's arms compared",
+        "compares the arms of the log's experiments",
         reads=("silver/events",),
         writes=("gold/experiments",),
         code=("lib/statistics",),
@@ -183,7 +186,7 @@ PIPELINE: tuple[Job, ...] = (
     Job(
         "report",
         "local",
-        "one HTML page of all that",
+        "one HTML page about all of it",
         may_read=("*",),
         code=("lib/report",),
     ),

@@ -1,7 +1,9 @@
-"""Settings: one typed class a job, the only place of a default; file, environment and flags override it in this order.
+"""Settings: one typed class per job, the only place for defaults.
 
-A job's own settings stand in its section (`clean: {session_gap_minutes: 30}`, `CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=30`,
-`--clean.session-gap-minutes 30`); what all jobs share stands in the sections `lake`, `log`, `time`, `privacy` and `cluster`.
+File, environment and flags override them in this order.
+
+A job's own settings are in its section (`clean: {session_gap_minutes: 30}`, `CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=30`,
+`--clean.session-gap-minutes 30`); settings shared by all jobs are in `lake`, `log`, `time`, `privacy` and `cluster`.
 """
 
 import hashlib
@@ -31,7 +33,7 @@ class Section(BaseModel):
 
 
 class LakeSettings(Section):
-    """Where the tables and files lie."""
+    """Where tables and files are stored."""
 
     path: str = Field(
         "lake", min_length=1, description="folder or object-store URI of the lake; one lake holds one shop"
@@ -39,19 +41,20 @@ class LakeSettings(Section):
 
 
 class LogSettings(Section):
-    """Where the raw log lies and how to read it."""
+    """Where the raw log is and how to read it."""
 
     path: str | None = Field(
         None, description="file or folder of raw logs; unset: the simulator's, `<lake>/raw/market`"
     )
-    format: str = Field("market", description="name of a shipped mapping, or the path of one's own mapping file")
+    format: str = Field("market", description="name of a shipped mapping, or path of your own mapping file")
 
 
 class TimeSettings(Section):
-    """As of when derived rows are known."""
+    """The time up to which derived rows use the log."""
 
     as_of: str = Field(
-        "test_from", description="`test_from` (for scoring), `end` (for production) or an ISO time with its zone"
+        "test_from",
+        description="`test_from` or `valid_from` (for scoring), `end` (for production) or an ISO time with a zone",
     )
 
     @field_validator("as_of")
@@ -65,7 +68,7 @@ class TimeSettings(Section):
             moment = None
         if moment is None or moment.tzinfo is None:
             raise ValueError(
-                "should be test_from, valid_from, end or an ISO time with its zone, such as 2011-11-09T00:00:00Z"
+                "should be test_from, valid_from, end or an ISO time with a zone, such as 2011-11-09T00:00:00Z"
             )
         return moment.astimezone(UTC).isoformat()
 
@@ -75,25 +78,25 @@ class PrivacySettings(Section):
 
     key_file: str | None = Field(
         None,
-        description="file with the pseudonym key; unset on one machine: `<lake>.key`, made once with mode 0600, or for a lake in a "
-        "checkout `~/.config/cartwheel/keys/<lake>-<hash of its path>.key`, since a checkout is committed and shipped",
+        description="file with the pseudonym key; unset on one machine: `<lake>.key`, created once with mode 0600, "
+        "or for a lake in a checkout `~/.config/cartwheel/keys/<lake>-<hash of its path>.key`, since a checkout is committed and shipped",
     )
     key_variable: str | None = Field(None, description="name of the environment variable that holds the key instead")
     create_key: bool = Field(
-        True, description="make the key file when it is absent; false on a cluster, where one key is shared"
+        True, description="create the key file if it is missing; false on a cluster, where one key is shared"
     )
 
 
 class ClusterSettings(Section):
-    """How wide the Ray jobs run."""
+    """How large the Ray and Spark jobs run, and where."""
 
     num_workers: int = Field(2, ge=1, le=4096, description="training workers")
-    cpus_per_worker: float = Field(0.5, gt=0, le=256, description="logical CPUs that a training worker asks for")
-    use_gpu: bool = Field(False, description="one GPU a training worker; NCCL and bf16 instead of gloo and fp32")
+    cpus_per_worker: float = Field(0.5, gt=0, le=256, description="logical CPUs per training worker")
+    use_gpu: bool = Field(False, description="one GPU per training worker; NCCL and bf16 instead of gloo and fp32")
     ray_address: str | None = Field(
-        None, description="the job server, such as http://head:8265; unset: a local cluster"
+        None, description="Ray's job server, such as http://head:8265; unset: a local cluster"
     )
-    spark_master: str = Field("local[2]", description="Spark's master when a job is not started by spark-submit")
+    spark_master: str = Field("local[2]", description="Spark master of jobs that spark-submit does not start")
     driver_memory: str = Field("6g", pattern=r"^\d+[mg]$", description="heap of the Spark driver on one machine")
 
 
@@ -104,12 +107,12 @@ SHARED_SECTIONS: dict[str, type[Section]] = {
     "privacy": PrivacySettings,
     "cluster": ClusterSettings,
 }
-# What says where a run happens, not what it computes: moving a lake or widening a cluster makes nothing stale.
+# Sections that say where a run happens, not what it computes: moving a lake or resizing a cluster makes nothing stale.
 NOT_HASHED = ("lake", "log", "privacy", "cluster")
 
 
 class JobSettings(BaseModel):
-    """Base of every job's settings: the shared sections; a job's class adds its own fields beside them.
+    """Base class of every job's settings: the shared sections. A job's class adds its own fields.
 
     The class of the job `train_gan` is `TrainGanSettings`; its section is `train_gan`.
     """
@@ -134,9 +137,9 @@ class JobSettings(BaseModel):
 
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
-        """Read `--config FILE`, the environment and flags; on a wrong setting say so in one line and exit with code 2.
+        """Read `--config FILE`, the environment and flags; on a wrong setting print one line and exit with code 2.
 
-        It is the first thing that a job's command does: from here on a user's error is one line, not a traceback.
+        A job's command calls this first: from then on a user's error is one line, not a traceback.
         """
         sys.excepthook = _one_line_for_users
         arguments = sys.argv[1:] if arguments is None else arguments
@@ -148,10 +151,10 @@ class JobSettings(BaseModel):
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:
-        """The settings that `arguments`, the environment and the file they name give.
+        """Read the settings from `arguments`, the environment and the file that `arguments` names.
 
         Raises:
-            ValueError: an unknown key or an impossible value, in one line that names key, value and what is allowed.
+            ValueError: an unknown key or an invalid value; one line names the key, the value and what is allowed.
         """
         config_file, flags = _split_config(arguments)
         _refuse_unknown_variables(cls)
@@ -166,7 +169,7 @@ class JobSettings(BaseModel):
             ) from None
 
     def hash(self) -> str:
-        """Identity of all that bears on the job's result: its own settings and the time."""
+        """Hash of the settings that affect the job's result: its own and the time."""
         content = self.model_dump(mode="json", exclude=set(NOT_HASHED))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -211,7 +214,10 @@ def _document_class(settings: type[JobSettings]) -> type[_Document]:
 
 
 def _split_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Take `--config FILE` out of the arguments; `--as-of` is short for `--time.as-of`, and sections may be snake_case."""
+    """Take `--config FILE` out of the arguments.
+
+    `--as-of` is short for `--time.as-of`, and sections may be snake_case.
+    """
     config_file: Path | None = None
     flags: list[str] = []
     rest = iter(arguments)
@@ -230,7 +236,7 @@ def _split_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _sections_of(job: str, config_file: Path | None) -> dict[str, Any]:
-    """The sections of the file that bear on one job; a section that names no job is an error."""
+    """The sections of the file that apply to one job; a section of an unknown name is an error."""
     if config_file is None:
         return {}
     content = yaml.safe_load(config_file.read_text()) or {}
@@ -244,11 +250,12 @@ def _sections_of(job: str, config_file: Path | None) -> dict[str, Any]:
 
 
 def _refuse_unknown_variables(settings: type[JobSettings]) -> None:
-    """pydantic-settings passes over a variable whose section it does not know; a misspelt one would be lost in silence."""
+    """Refuse a misspelt section in a variable's name, which pydantic-settings would silently ignore."""
     for variable in os.environ:
         section, separator, _ = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if variable.startswith(ENVIRONMENT_PREFIX) and separator and section not in (*SHARED_SECTIONS, *JOBS):
-            raise ValueError(f"{variable}: no job or section is named {section!r}")
+            known = ", ".join((*SHARED_SECTIONS, *JOBS))
+            raise ValueError(f"{variable}: no job or section is named {section!r}; known are {known}")
 
 
 def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
@@ -265,7 +272,7 @@ def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
 
 
 def _one_line_for_users(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End a program with one line for what a user can mend (the run keeps the traceback), else with the traceback."""
+    """End with one line for an error that a user can fix (the run keeps its traceback), else with the traceback."""
     if isinstance(error, ValueError):
         print(f"error: {error}", file=sys.stderr, flush=True)
     else:

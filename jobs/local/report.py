@@ -1,6 +1,6 @@
 """report: every table of silver and gold -> `<lake>/files/report/index.html`, one page that needs no network.
 
-The page is written beside its place and moved there, so that a reader never sees half of it.
+The page is written to a temporary file and then moved, so that a reader never sees an incomplete page.
 """
 
 from pathlib import Path
@@ -13,10 +13,12 @@ from lib.settings import JobSettings
 
 
 class ReportSettings(JobSettings):
-    """What the page is called, and where it lies."""
+    """The page's name and place."""
 
-    name: str | None = Field(None, description="what the page calls the log or shop; unset: the lake's folder")
-    out: str | None = Field(None, description="where the page is written; unset: `<lake>/files/report/index.html`")
+    name: str | None = Field(
+        None, description="name of the log or shop on the page; unset: the name of the lake's folder"
+    )
+    out: str | None = Field(None, description="where to write the page; unset: `<lake>/files/report/index.html`")
 
 
 def main(settings: ReportSettings) -> None:

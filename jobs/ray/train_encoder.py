@@ -1,10 +1,11 @@
 """train_encoder: gold/examples, gold/interactions, silver/items -> gold/vectors, gold/model_metrics, models `encoder`, `two_tower`.
 
-One run of Ray Train fits the purchase encoder, then the two towers (lib/models). The encoder learns on train, stops by valid and is
-judged on test beside logistic regression on the same features; its vectors are those of the users as of `run.as_of`. The two
-towers are fitted on all that was known before `run.as_of`; evaluate judges their lists. Each worker reads its share once, by
-rank, and keeps it in memory. Every epoch leaves a checkpoint: a killed worker or job goes on from there. Users without a
-history get no vector, and items that nobody touched neither. A rerun, a retry or a kill changes nothing.
+One run of Ray Train fits the purchase encoder, then the two towers (lib/models). The encoder is fitted on train,
+stopped early by valid, and tested on test next to logistic regression on the same features; its vectors describe the
+users as of `run.as_of`. The two towers are fitted on all interactions before `run.as_of`; evaluate judges their lists.
+Each worker reads its share once, by rank, and keeps it in memory. Every epoch saves a checkpoint, from which a killed
+worker or job continues. Users without a history get no two-tower vector, nor do items without interactions. A rerun, a
+retry or a kill changes nothing.
 """
 
 import math
@@ -34,36 +35,40 @@ from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 
-MIN_BATCHES = 50  # of an epoch of the two towers: a small log is seen often enough
+MIN_BATCHES = 50  # per epoch of the two towers, so that a small log is trained on enough
 
 
 class TrainEncoderSettings(JobSettings):
-    """The two towers' defaults were chosen on validation windows: of the market, and of a year of a real shop (Online Retail)."""
+    """The two towers' defaults were chosen on validation windows of the market and of a real shop, Online Retail."""
 
-    num_epochs: int = Field(40, ge=1, description="passes of the purchase encoder over its examples, at most")
-    patience: int = Field(5, ge=1, description="epochs without a lower validation loss after which it stops")
-    batch_size: int = Field(256, ge=1, description="examples in a batch of the purchase encoder, over all workers")
-    learning_rate: float = Field(1e-3, gt=0, description="of the purchase encoder (AdamW)")
-    weight_decay: float = Field(1e-2, ge=0, description="of the purchase encoder (AdamW)")
-    two_tower_epochs: int = Field(6, ge=1, description="passes of the two towers over as many pairs as the log holds")
+    num_epochs: int = Field(40, ge=1, description="maximum number of passes of the purchase encoder over its examples")
+    patience: int = Field(5, ge=1, description="epochs without a lower validation loss before it stops")
+    batch_size: int = Field(256, ge=1, description="batch size of the purchase encoder, over all workers")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the purchase encoder (AdamW)")
+    weight_decay: float = Field(1e-2, ge=0, description="weight decay of the purchase encoder (AdamW)")
+    two_tower_epochs: int = Field(
+        6, ge=1, description="epochs of the two towers; each draws as many pairs as the log holds"
+    )
     two_tower_batch_size: int = Field(
-        1024, ge=2, description="pairs in a batch, over all workers; each worker's pairs are each other's negatives"
+        1024,
+        ge=2,
+        description="batch size of the two towers, over all workers; a worker's pairs are each other's negatives",
     )
-    two_tower_learning_rate: float = Field(1e-2, gt=0, description="of the two towers (Adam)")
-    two_tower_dimensions: int = Field(64, ge=1, le=4096, description="length of their vectors")
-    history_length: int = Field(16, ge=1, description="items drawn from a user's history for one pair, in training")
-    half_life_days: float = Field(30, gt=0, description="age at which an interaction counts half")
+    two_tower_learning_rate: float = Field(1e-2, gt=0, description="learning rate of the two towers (Adam)")
+    two_tower_dimensions: int = Field(64, ge=1, le=4096, description="length of the two towers' vectors")
+    history_length: int = Field(16, ge=1, description="items drawn from a user's history for each training pair")
+    half_life_days: float = Field(30, gt=0, description="age at which an interaction counts half, in days")
     browsing_weight: float = Field(
-        0.1, gt=0, description="what browsing counts, beside purchases, as a thing to foretell"
+        0.1, gt=0, description="weight of browsing, relative to purchases, in the targets of the two towers"
     )
-    max_failures: int = Field(3, ge=0, description="times that lost workers are started again")
-    num_resamples: int = Field(1000, ge=100, description="bootstrap draws of users")
-    seed: int = Field(0, ge=0, description="of weights, batches and bootstrap")
+    max_failures: int = Field(3, ge=0, description="how often lost workers are restarted")
+    num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of users")
+    seed: int = Field(0, ge=0, description="seed of weights, batches and bootstrap")
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that a worker is told: where the tables lie, at which versions, and how to fit."""
+    """All that a worker needs: where the tables are, their versions, and how to fit."""
 
     lake: str
     versions: dict[str, int]
@@ -72,7 +77,7 @@ class Task:
     browsing_weight: float
     num_dimensions: int
     history_length: int
-    encoder: EncoderPlan | None  # None: the log's labels train no purchase model
+    encoder: EncoderPlan | None  # None: the labels are unfit to train a purchase model
     two_tower: TwoTowerPlan
 
     def examples(self, split: str) -> Examples:
@@ -81,7 +86,7 @@ class Task:
         return rows.labelled_examples(self._rows("gold/examples", columns, is_of_split))
 
     def weighted_pairs(self) -> WeightedPairs:
-        """What was known of users and items before `as_of`."""
+        """The weighted pairs of users and items known before `as_of`."""
         columns = ["user_key", "item_id", "weight", "num_relevant", "last_time"]
         return rows.weighted_pairs(
             self._rows("gold/interactions", columns),
@@ -91,7 +96,7 @@ class Task:
         )
 
     def untrained_towers(self, item_ids: pa.Array) -> TwoTower:
-        """Two towers over these items, with their category and brand where the log knows them."""
+        """Two towers over these items, with their category and brand if the lake has silver/items."""
         is_known = "silver/items" in self.versions
         items = self._rows("silver/items", ["item_id", "category", "brand"]) if is_known else None
         torch.manual_seed(self.two_tower.seed)
@@ -102,7 +107,7 @@ class Task:
 
 
 def train_worker(config: dict[str, Task]) -> None:
-    """What each worker of Ray Train does; the states of both models are one checkpoint an epoch."""
+    """The work of each Ray Train worker; every epoch saves the states of both models in one checkpoint."""
     torch.set_num_threads(1)
     task = config["task"]
     context = train.get_context()
@@ -136,7 +141,7 @@ def fit_purchase_model(
     state: State | None,
     keep: Callable[[State], None],
 ) -> None:
-    """Fit the encoder on this worker's share of the labelled users, from `state` on where there is one."""
+    """Fit the encoder on this worker's share of the labelled users, resuming from `state` if there is one."""
     examples, valid = task.examples("train"), task.examples("valid")
     share = rows.share_of(len(examples.labels), rank, num_workers)
     torch.manual_seed(plan.seed)
@@ -153,14 +158,14 @@ def fit_purchase_model(
 
 
 def total_over_workers(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of the workers' tensors."""
+    """The sum of a tensor over the workers."""
     if distributed.is_initialized():
         distributed.all_reduce(tensor)
     return tensor
 
 
 def task_of(run: Run, settings: TrainEncoderSettings, *, with_encoder: bool = True) -> Task:
-    """The workers' task; batches are shared out, so that their whole does not depend on the number of workers."""
+    """The workers' task; batches are split over the workers, so that the total size does not depend on their number."""
     num_workers = settings.cluster.num_workers
     tables = ["gold/examples", "gold/interactions"] + (["silver/items"] if run.has("silver/items") else [])
     return Task(
@@ -198,10 +203,10 @@ def labels_of(run: Run) -> NDArray[np.float32]:
 
 
 def require_rows(num_labelled: int, num_users: int, *, num_workers: int) -> None:
-    """Refuse a log too small to be shared out.
+    """Check that the log is large enough to be split over the workers.
 
     Raises:
-        ValueError: fewer labelled users, or users with a history, than workers.
+        ValueError: there are fewer labelled users, or users with a history, than workers.
     """
     for what, size in (("labelled users in the train split", num_labelled), ("users with a history", num_users)):
         if size < num_workers:
@@ -212,18 +217,18 @@ def require_rows(num_labelled: int, num_users: int, *, num_workers: int) -> None
 
 
 def has_both_classes(run: Run, labels: NDArray[np.float32]) -> bool:
-    """Whether a purchase model can be trained; if not, says so, and what mends it."""
+    """Whether a purchase model can be trained on `labels`; if not, logs why and what to change."""
     if labels.min() != labels.max():
         return True
     run.log(
-        f"leaves out the purchase model: all {len(labels):,} labels of the train split are {labels[0]:.0f}, and it needs both "
-        "classes; valid_from and test_from in the mapping say when labels are taken"
+        f"leaves out the purchase model: all {len(labels):,} labels of the train split are {labels[0]:.0f}, and it needs "
+        "both classes; change valid_from and test_from in the mapping, which set the label windows"
     )
     return False
 
 
 def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State]:
-    """Both models' last states, by a run of Ray Train that bears the run's name and goes on where that stood."""
+    """Both models' last states, from a Ray Train run that has the run's name and resumes where that stopped."""
     states: dict[str, State] = fit_on_workers(
         train_worker,
         task,
@@ -236,7 +241,7 @@ def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State
 
 
 def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSettings) -> None:
-    """The encoder's metrics, and its vectors of the users as of `run.as_of`."""
+    """Commit the encoder's metrics and its vectors of users as of `run.as_of`, and register its version."""
     train_examples, splits = task.examples("train"), {split: task.examples(split) for split in ("valid", "test")}
     encoder = PurchaseEncoder(train_examples.features.shape[1])
     encoder.load_state_dict(state["best"])
@@ -246,9 +251,9 @@ def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSe
     for split, (_, labels) in splits.items():
         aucs = {row["model"]: row["value"] for row in judged if (row["split"], row["metric"]) == (split, "auc")}
         if None in aucs.values():
-            run.log(f"{split} holds a single class of labels: its AUC and PR-AUC are null", users=len(labels))
+            run.log(f"{split} has only one class of labels: its AUC and PR-AUC are null", users=len(labels))
         else:
-            run.log(f"AUC on {split}" if aucs else f"no label is known in {split}: no metric of it", **aucs)
+            run.log(f"AUC on {split}" if aucs else f"{split} has no known labels, so no metrics", **aucs)
 
     users = run.read_arrow("gold/examples", ["user_key", "features"], pc.field("split") == "test").sort_by("user_key")
     with torch.no_grad():
@@ -264,7 +269,10 @@ def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSe
 
 
 def publish_two_towers(run: Run, task: Task, state: State, known: WeightedPairs) -> None:
-    """The vectors of every user with a history, and of every item that someone touched, before `run.as_of`."""
+    """Commit the vectors of users with a history and items with interactions before `run.as_of`.
+
+    Registers the version as the current one.
+    """
     towers = task.untrained_towers(known.item_ids)
     towers.load_state_dict(state["model"])
     with torch.no_grad():
@@ -279,7 +287,7 @@ def publish_two_towers(run: Run, task: Task, state: State, known: WeightedPairs)
 
 
 def register(run: Run, model: str, module: nn.Module) -> None:
-    """Write a model's weights into its folder of the run and make it the current version."""
+    """Write a model's weights to its folder of the run and make it the current version."""
     checkpoint = run.files(model) / f"{model}.pt"
     torch.save(module.state_dict(), checkpoint)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -289,7 +297,7 @@ def register(run: Run, model: str, module: nn.Module) -> None:
 def main(settings: TrainEncoderSettings) -> None:
     """Fit both models and publish vectors, metrics and versions."""
     with start_run("train_encoder", settings) as run:
-        torch.set_num_threads(1)  # a job must not starve its neighbours of two cores
+        torch.set_num_threads(1)  # leave the other core to other processes
         labels = labels_of(run)
         task = task_of(run, settings, with_encoder=len(labels) > 0 and has_both_classes(run, labels))
         known = task.weighted_pairs()

@@ -1,7 +1,7 @@
 """als: gold/interactions -> gold/vectors (model als), ops/models.
 
-Implicit-feedback ALS (Hu, Koren and Volinsky 2008) by MLlib, fitted on all that was known before `as_of`. The score of a user and
-an item is the dot product of their factors. A rerun, a retry or a kill changes nothing.
+Implicit-feedback ALS (Hu, Koren and Volinsky 2008) with MLlib, fitted on all interactions before `as_of`. The score of
+a user and an item is the dot product of their factors. A rerun, a retry or a kill changes nothing.
 """
 
 from functools import partial
@@ -17,25 +17,25 @@ from lib.settings import JobSettings
 
 
 class AlsSettings(JobSettings):
-    """Chosen on the validation window of a year of a real shop (Online Retail), NDCG@10 over all and over new items."""
+    """Defaults chosen by NDCG@10, over all and over new items, on the validation window of Online Retail."""
 
     rank: int = Field(64, ge=1, le=1024, description="length of a factor")
-    alpha: float = Field(1.0, gt=0, description="confidence that one unit of strength adds to a pair")
+    alpha: float = Field(1.0, gt=0, description="confidence added to a pair per unit of strength")
     regularization: float = Field(
         0.1, ge=0, description="lambda; MLlib multiplies it by the number of a user's or item's pairs (ALS-WR)"
     )
     num_iterations: int = Field(8, ge=1, le=100, description="sweeps over users and items")
     num_blocks: int = Field(
-        2, ge=1, le=10_000, description="blocks of users and of items; about the number of the cluster's cores"
+        2, ge=1, le=10_000, description="blocks of users and of items; about the number of cores of the cluster"
     )
-    seed: int = Field(0, description="of the first factors")
+    seed: int = Field(0, description="seed of the initial factors")
 
 
 def strengths(pairs: DataFrame) -> DataFrame:
-    """One row a known pair of user and item, with its strength: log(1 + weight).
+    """One row per known pair of user and item, with its strength: log(1 + weight).
 
-    The weight is counted in units of the lightest pair of the log (one view, or one purchase where there are only purchases),
-    so the strength does not depend on the scale of the settings' weights.
+    The weight is measured in units of the lightest pair of the log (one view, or one purchase where there are only
+    purchases), so the strength does not depend on the scale of the settings' weights.
     """
     lightest = pairs.agg(F.min("weight").alias("lightest"))
     strength = F.log1p(F.col("weight") / F.col("lightest")).cast("float")
@@ -43,9 +43,9 @@ def strengths(pairs: DataFrame) -> DataFrame:
 
 
 def numbered(ids: DataFrame, column: str) -> DataFrame:
-    """The distinct ids of `column` with the integers that MLlib asks for: `number` from 0, in the order of the ids.
+    """The distinct ids of `column` with the integers that MLlib needs: `number` from 0, in the order of the ids.
 
-    A sort by ranges puts the ids in order over partitions; only the number of ids in each partition reaches the driver.
+    A range sort orders the ids across partitions; only the number of ids in each partition reaches the driver.
     """
     in_order = ids.select(column).distinct().sort(column).withColumn("place", F.monotonically_increasing_id()).persist()
     partition = F.shiftright("place", 33).cast("int")  # monotonically_increasing_id is partition * 2^33 + row
@@ -60,7 +60,7 @@ def numbered(ids: DataFrame, column: str) -> DataFrame:
 
 
 def factors(preferred: DataFrame, settings: AlsSettings) -> DataFrame:
-    """ALS factors of every user and item in `preferred` (user_key, item_id, strength): kind, id, values (rank numbers)."""
+    """ALS factors of the users and items in `preferred` (user_key, item_id, strength): kind, id, values (rank,)."""
     users, items = numbered(preferred, "user_key"), numbered(preferred, "item_id")
     ratings = (
         preferred.join(users.withColumnRenamed("number", "user"), on="user_key", how="inner")

@@ -1,9 +1,10 @@
 """clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, bronze/rejects.
 
-Types, UTC, one outcome a record, duplicates, double clicks, sessions, bots, keyed pseudonyms. One shuffle brings a user's
-records together; Polars cleans each shard (lib/cleaning/shard.py). Rebuilds its tables, one transaction each; accepted and rejected
-records add up to bronze. Too many refused records, or another pseudonym key, stop it before it writes. A rerun, a retry or a
-kill changes nothing.
+Parses types and UTC times, gives each record one outcome, finds duplicates, double clicks, sessions and bots, and
+replaces user ids by keyed pseudonyms. One shuffle brings a user's records together; Polars cleans each shard
+(lib/cleaning/shard.py). Rebuilds its tables in one transaction each; accepted and rejected records add up to bronze.
+Too many refused records, or another pseudonym key, stop the job before it writes. A rerun, a retry or a kill changes
+nothing.
 """
 
 import json
@@ -35,30 +36,33 @@ from lib.tables import contract
 from lib.tables.bronze import SOURCE
 from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
 
-LEAST_SHARD_RECORDS = 20_000  # smaller shards only cost
+LEAST_SHARD_RECORDS = 20_000  # smaller shards cost more than they save
 DECLARED = tuple(column.name for column in SOURCE.columns)
 
 
 class CleanSettings(Thresholds, JobSettings):
-    """What makes a record a double click, a session or a bot's, and when the job stops."""
+    """Thresholds for double clicks, sessions and bots, and when the job stops."""
 
     max_reject_frac: float = Field(
-        0.05, ge=0, le=1, description="share of a source's records that may be malformed or hold a bad value"
+        0.05, ge=0, le=1, description="largest share of a source's records that may be malformed or hold a bad value"
     )
     records_per_shard: int = Field(
-        500_000, ge=1000, le=5_000_000, description="records that one task cleans, about; they must fit its memory"
+        500_000,
+        ge=1000,
+        le=5_000_000,
+        description="approximate number of records per task; they must fit in its memory",
     )
 
     def thresholds(self) -> Thresholds:
-        """The thresholds alone, as tasks take them."""
+        """Only the thresholds, to pass to tasks."""
         return Thresholds(**{name: getattr(self, name) for name in Thresholds.model_fields})
 
 
 def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: str, num_shards: int) -> DataFrame:
-    """The records of several sources, each with its own columns beside the others', spread over shards.
+    """The records of several sources in one frame, each source with its own columns, spread over shards.
 
-    All records with one value of the field `whole` come to one shard; of those without a value, all equal ones, so that
-    they never gather in one place.
+    All records with the same value of the field `whole` are in one shard. Records without a value are spread by their
+    content: equal ones are in one shard, but they do not all gather in one.
     """
     frames = []
     for name, frame in records.items():
@@ -73,7 +77,7 @@ def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: s
 
 
 def text_of(field: str, source: Source, own: Sequence[str]) -> Column:
-    """A field's text by the code that types the record; null where the source does not give it."""
+    """A field's text, read by the code that types the record; null if the source does not give it."""
     columns = columns_of(field, source, own)
     if not columns:
         return F.lit(None).cast("string")
@@ -86,7 +90,7 @@ def text_of(field: str, source: Source, own: Sequence[str]) -> Column:
 
 
 def latest_items(descriptions: DataFrame, pictures: DataFrame) -> DataFrame:
-    """One row an item: each property as last described; what a catalogue says counts before what events say."""
+    """One row per item: each property as last described; a catalogue takes precedence over events."""
     is_catalogue = F.col("kind") == rows.CATALOGUE_ITEM
     order = F.struct(is_catalogue, "event_time", "described_by")
     latest = [
@@ -100,27 +104,28 @@ def latest_items(descriptions: DataFrame, pictures: DataFrame) -> DataFrame:
 
 
 def require_same_key(lake: Lake, key: bytes) -> None:
-    """Refuse another key than the one behind the pseudonyms that the lake holds.
+    """Check that `key` is the one behind the pseudonyms in the lake.
 
     Raises:
-        ValueError: says so, with both fingerprints.
+        ValueError: it is another key; the message gives both fingerprints.
     """
     if lake.exists("silver/events"):
         before = lake.open("silver/events").metadata().configuration.get(PSEUDONYM_KEY)
         if before != fingerprint(key):
             raise ValueError(
                 f"the pseudonyms of silver/events were made with another key (its fingerprint is {before}, this one's "
-                f"{fingerprint(key)}); give the key that they were made with"
+                f"{fingerprint(key)}); use the key that they were made with"
             )
 
 
 def require_fit_records(
     counts: Sequence[Mapping[str, Any]], rejects: DataFrame, mapping: LogMapping, *, max_reject_frac: float
 ) -> None:
-    """Refuse to go on where too many records of a source are malformed or hold bad values, or none of its times can be read.
+    """Check that not too many records of a source are malformed or hold bad values, and that some times can be read.
 
     Raises:
-        PrivateValueError: says how many of what, the limit, what to look at, and shows the first, which may name a person.
+        PrivateValueError: gives the count, the limit, what to check, and the first bad value, which may identify a
+            person.
     """
     for source in sorted({row["source"] for row in counts}):
         num_records = {row["outcome"]: row["num_records"] for row in counts if row["source"] == source}
@@ -146,7 +151,7 @@ def require_fit_records(
 
 
 def described(reason: str, source: Source) -> str:
-    """What is wrong with records that are refused for this reason, and where to look."""
+    """What is wrong with records that were refused for this reason, and what to check."""
     _, _, field = reason.partition(":")
     if not field:
         return "could not be parsed; check the mapping's reader"
@@ -156,7 +161,7 @@ def described(reason: str, source: Source) -> str:
 
 
 def first_of(rejects: DataFrame, source: str, reason: str, mapping: LogMapping) -> tuple[str | None, str]:
-    """The first record that was refused for this reason: the value that did not fit, where one column holds it, and its place."""
+    """The first record that was refused for this reason: its bad value, if in a single column, and its place."""
     chosen = rejects.where((F.col("source") == source) & (F.col("reason") == reason))
     first = (
         chosen.orderBy("source_file", F.length("source_record"), "source_record").select("source_record", "raw").first()
@@ -174,12 +179,12 @@ def quoted(column: str) -> Column:
 
 
 def own_columns(frame: DataFrame) -> list[str]:
-    """The source's own columns of a table of bronze."""
+    """The source's own columns in a table of bronze."""
     return [column for column in frame.columns if column not in DECLARED]
 
 
 def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes]) -> DataFrame:
-    """What all records of the mapping's sources become, in rows of several kinds (lib/cleaning/batches.py)."""
+    """The cleaned records of all the mapping's sources, in rows of several kinds (lib/cleaning/batches.py)."""
     clean_events = partial(rows.clean_event_batches, mapping=run.mapping, thresholds=settings.thresholds(), key=key)
     clean_items = partial(rows.clean_item_batches, mapping=run.mapping)
     parts = []
@@ -199,7 +204,7 @@ def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes]) -> Da
 
 
 def counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
-    """How many records and events had which outcome, by source and outcome."""
+    """The numbers of records and events by source and outcome."""
     counts = cleaned_rows.where(F.col("kind") == rows.COUNT).groupBy("source", "outcome")
     totals = counts.agg(F.sum("num_records").alias("num_records"), F.sum("num_events").alias("num_events"))
     by_outcome: list[dict[str, Any]] = (
@@ -209,7 +214,7 @@ def counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
 
 
 def main(settings: CleanSettings) -> None:
-    """Rebuild silver and the rejects of clean from all of bronze."""
+    """Rebuild silver, and the rows of this job in bronze/rejects, from all of bronze."""
     with start_run("clean", settings) as run:
         key = load_key(settings.privacy, settings.lake.path)
         require_same_key(run.lake, key)

@@ -1,13 +1,13 @@
 """decisions: silver/events, silver/items -> gold/decisions.
 
-Sessions with logged impressions and propensities become episodes, one a session, a row a decision with what a policy could
-observe then (rl/observation.py) and what came of it (the reactions that carry its request, whenever they came). In a log without
-users (Open Bandit) each impression is an episode of one step, and the context that the log holds joins its state. Bots are left
-out. Features are point-in-time: a user's past is what happened before the session's first decision, an item's counts are those
-before the decision's date. A rerun, a retry or a kill changes nothing.
+Each session with logged impressions and propensities becomes an episode, with one row per decision: what a policy could
+observe at that time (rl/observation.py) and the reward of the reactions that carry its request, whenever they came. In
+a log without users (Open Bandit) each impression is an episode of one step, and its context in the log is part of its
+state. Bots are left out. Features are point-in-time: a user's past ends before the session's first decision, an item's
+counts before the decision's date. A rerun, a retry or a kill changes nothing.
 
-One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches (rl/dataset/episodes.py). What is as
-large as the catalogue (attributes, counts by day) goes to every task.
+One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches
+(rl/dataset/episodes.py). Data of the size of the catalogue (attributes, counts by day) is sent to every task.
 """
 
 import json
@@ -33,26 +33,32 @@ from rl.observation import COUNTED, KINDS, Catalogue
 
 
 class DecisionsSettings(JobSettings):
-    """What a reaction is worth, and how the context of a log without users becomes features."""
+    """Rewards of reactions, and how the context in a log without users becomes features."""
 
-    reward_click: float = Field(REWARDS.click, ge=0, description="reward of a click on what was shown")
-    reward_cart: float = Field(REWARDS.cart, ge=0, description="reward of putting it into the cart, beside the click")
-    reward_purchase: float = Field(REWARDS.purchase, ge=0, description="reward of buying it, beside click and cart")
+    reward_click: float = Field(REWARDS.click, ge=0, description="reward of a click on the item shown")
+    reward_cart: float = Field(
+        REWARDS.cart, ge=0, description="reward of putting it in the cart, in addition to the click"
+    )
+    reward_purchase: float = Field(
+        REWARDS.purchase, ge=0, description="reward of buying it, in addition to click and cart"
+    )
     per_item_context: tuple[str, ...] = Field(
         ("user-item_affinity_",),
-        description="beginnings of context keys that end in an item's id: a feature of candidates",
+        description="prefixes of context keys that end in an item's id; their values are features of candidates",
     )
-    context_width: int = Field(16, ge=2, description="places of the hashed one-hot of a context key that is no number")
-    num_positions: int = Field(8, ge=1, description="places of a page told apart in a log without users")
-    events_per_shard: int = Field(300_000, ge=1, description="events that one task holds at a time, as whole users")
+    context_width: int = Field(
+        16, ge=2, description="width of the hashed one-hot code of a context key that is not numeric"
+    )
+    num_positions: int = Field(8, ge=1, description="positions on a page that are distinguished in a log without users")
+    events_per_shard: int = Field(300_000, ge=1, description="approximate number of events per task, as whole users")
 
     def reward_weights(self) -> RewardWeights:
-        """What each reaction is worth."""
+        """The reward of each reaction."""
         return RewardWeights(self.reward_click, self.reward_cart, self.reward_purchase)
 
 
 class Found(NamedTuple):
-    """What impressions a log holds."""
+    """The numbers of impressions in a log."""
 
     num_impressions: int
     num_with_propensity: int
@@ -60,7 +66,7 @@ class Found(NamedTuple):
 
 
 def impressions_of(events: DataFrame) -> DataFrame:
-    """The events that say what was shown."""
+    """The impressions among the events."""
     return events.where(F.col("event_type") == "impression")
 
 
@@ -76,7 +82,7 @@ def found_impressions(events: DataFrame) -> Found:
 
 
 def item_days(events: DataFrame) -> DataFrame:
-    """One row an item and UTC date: the item's events of all users, as COUNTED."""
+    """One row per item and UTC date: counts of the item's events of all users, with the columns COUNTED."""
     kind = F.col("event_type")
     is_click = (kind == "view") & F.col("request_id").isNotNull()
     happened = (kind == "impression", is_click, kind == "view", kind == "cart", kind == "purchase")
@@ -86,7 +92,7 @@ def item_days(events: DataFrame) -> DataFrame:
 
 
 def every_item(events: DataFrame, items: DataFrame) -> DataFrame:
-    """One row an item that the catalogue or the log names: category, brand, price; null where the catalogue lacks it."""
+    """One row per item in the catalogue or the log: category, brand, price; null if the catalogue does not give it."""
     offered = impressions_of(events).select(F.explode("candidates").alias("item_id"))
     named = events.select("item_id").unionByName(offered).unionByName(items.select("item_id")).distinct()
     return named.join(items, on="item_id", how="left").select(
@@ -95,16 +101,16 @@ def every_item(events: DataFrame, items: DataFrame) -> DataFrame:
 
 
 def context_keys(events: DataFrame) -> DataFrame:
-    """One row a key of the impressions' context: whether all its values are numbers."""
+    """One row per key of the impressions' context: whether all its values are numbers."""
     entries = impressions_of(events).select(F.explode("context").alias("key", "value"))
     is_number = F.col("value").isNull() | F.col("value").try_cast("double").isNotNull()
     return entries.groupBy("key").agg(F.every(is_number).alias("is_number"))
 
 
 def owned(events: DataFrame, *, has_users: bool) -> DataFrame:
-    """The events that decisions are made of, with the `owner` whose events must come together.
+    """The events that decisions are built from, with the `owner` whose events must be processed together.
 
-    In a log with users these are their events; else impressions and the reactions to them, owned by the request.
+    In a log with users the owner is the user; otherwise it is the request, with impressions and the reactions to them.
     """
     if has_users:
         return events.where(F.col("user_key").isNotNull()).select(F.col("user_key").alias("owner"), *EVENT_COLUMNS)

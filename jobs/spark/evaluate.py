@@ -1,8 +1,9 @@
 """evaluate: gold/recommendations, gold/interactions -> gold/ranking_metrics.
 
-Every strategy's lists against what the users did in the window after `as_of`: the test window for lists as of `test_from`, the
-validation window for those as of `valid_from`. Users without a list score zero and are counted. Beside the stored strategies
-stands one that is composed here of two lists, and named so: `rebuy_then_popularity`. A rerun, a retry or a kill changes nothing.
+Scores every strategy's lists against what users did in the window after `as_of`: the test window for lists as of
+`test_from`, the validation window for those as of `valid_from`. Users without a list score zero and are counted.
+Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them. A rerun, a retry or a
+kill changes nothing.
 """
 
 from datetime import datetime
@@ -22,16 +23,21 @@ COMPOSED = "rebuy_then_popularity"
 
 
 class EvaluateSettings(JobSettings):
-    """At which length lists are judged, and the bootstrap."""
+    """The length at which lists are judged, and the bootstrap."""
 
-    k: int = Field(10, ge=1, le=1000, description="places of a list that count")
+    k: int = Field(10, ge=1, le=1000, description="ranks of a list that count")
     num_resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of users")
-    num_shards: int = Field(8, ge=1, le=100_000, description="shards of users; about the number of the cluster's cores")
-    seed: int = Field(0, ge=0, description="of the bootstrap")
+    num_shards: int = Field(
+        8, ge=1, le=100_000, description="shards of users; about the number of cores of the cluster"
+    )
+    seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 
 def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> DataFrame:
-    """One row a question, user and relevant item of the split; the question `new` leaves out items known before."""
+    """One row per question, user and relevant item of the split.
+
+    The question `new` leaves out items that the user knew.
+    """
     is_wanted = (F.col("split") == split) & (F.col("num_relevant") > 0)
     wanted = interactions.where(is_wanted).select("user_key", "item_id")
     new = wanted.join(known, on=["user_key", "item_id"], how="left_anti")
@@ -39,7 +45,7 @@ def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> Da
 
 
 def population_of(wanted: DataFrame, known: DataFrame) -> DataFrame:
-    """One row a question and user with a wanted item: how many there are, and whether the user was known before."""
+    """One row per question and user with a wanted item: their number, and whether the user was known before."""
     returning = known.select("user_key").distinct().withColumn("was_known", F.lit(True))
     users = wanted.groupBy("question", "user_key").agg(F.count("*").alias("num_relevant"))
     return users.join(returning, on="user_key", how="left").select(
@@ -48,15 +54,15 @@ def population_of(wanted: DataFrame, known: DataFrame) -> DataFrame:
 
 
 def judgeable(stored: DataFrame, *, as_of: datetime, k: int) -> DataFrame:
-    """The first k places of the lists as of this time, and those of `rebuy_then_popularity`."""
+    """The first k ranks of the lists as of this time, and the lists of `rebuy_then_popularity`."""
     is_chosen = (F.col("as_of") == F.lit(as_of)) & (F.col("rank") <= k)
     return with_composed(stored.where(is_chosen).select("strategy", "question", "user_key", "rank", "item_id"), k=k)
 
 
 def with_composed(lists: DataFrame, *, k: int) -> DataFrame:
-    """The lists, and those of `rebuy_then_popularity`: a user's own items first, then popular ones, up to k places.
+    """The lists, and those of `rebuy_then_popularity`: items bought before first, then popular ones, up to k ranks.
 
-    Ten popular items always suffice: those that the own items hide leave as many places filled.
+    k popular items are always enough: each one that is left out as a duplicate is already in the list.
     """
     own = lists.where(F.col("strategy") == "rebuy").withColumn("part", F.lit(0))
     popular = lists.where(F.col("strategy") == "popularity").withColumn("part", F.lit(1))
@@ -67,9 +73,9 @@ def with_composed(lists: DataFrame, *, k: int) -> DataFrame:
 
 
 def judged_lists(lists: DataFrame, wanted: DataFrame, population: DataFrame) -> DataFrame:
-    """One row a question, strategy and user of the population: `hit_ranks`, the places that hold a wanted item.
+    """One row per question, strategy and user of the population: `hit_ranks`, the ranks that hold a wanted item.
 
-    Null where the strategy has no list for the user; such a user stays in the population and scores zero.
+    Null if the strategy has no list for the user, who stays in the population and scores zero.
     """
     is_hit = F.col("is_wanted").isNotNull()
     found = lists.join(wanted.withColumn("is_wanted", F.lit(True)), ["question", "user_key", "item_id"], "left")
@@ -84,7 +90,7 @@ def judged_lists(lists: DataFrame, wanted: DataFrame, population: DataFrame) -> 
 
 
 def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> DataFrame:
-    """One row a question, segment and strategy: the share of the items that stand in a list of any user of the segment."""
+    """One row per question, segment and strategy: the share of items that are in a list of some user of the segment."""
     segment = F.explode(F.array(F.lit("all"), F.when(F.col("is_returning"), "returning").otherwise("unseen"))).alias(
         "segment"
     )
@@ -97,9 +103,9 @@ def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> Dat
 
 
 def measured(judged: DataFrame, settings: EvaluateSettings) -> DataFrame:
-    """Value and interval of every metric of every strategy: shards of users are summed apart and brought together here.
+    """Value and interval of every metric of every strategy: shards of users are summed in tasks and combined here.
 
-    Only sums reach the driver, as many as shards, strategies and metrics.
+    Only sums reach the driver, one per shard, question, segment, strategy and metric.
     """
 
     def sums(shard: pa.Table) -> pa.Table:
@@ -113,7 +119,7 @@ def measured(judged: DataFrame, settings: EvaluateSettings) -> DataFrame:
 
 
 def with_coverage(metrics: DataFrame, covered: DataFrame) -> DataFrame:
-    """The metrics, and a row `coverage` for each strategy and segment; zero where no user of the segment has a list."""
+    """The metrics, and a row `coverage` for each strategy and segment; zero if no user of the segment has a list."""
     each = metrics.select("question", "segment", "strategy", "num_users", "num_without_list").distinct()
     rows = each.join(covered, on=["question", "segment", "strategy"], how="left")
     value = F.when(F.col("num_users") > 0, F.coalesce("coverage", F.lit(0.0))).alias("value")

@@ -1,12 +1,13 @@
 """experiment: silver/events -> gold/experiments.
 
-Every arm of every experiment of the log against its control, over the whole log: click rate, conversion, revenue per user,
-satisfaction; with intervals, a sample-ratio check and a verdict (lib/statistics/experiments.py). A rerun, a retry or a kill changes nothing.
+Compares every arm of every experiment in the log with its control, over the whole log: click rate, conversion, revenue
+per user and satisfaction, with intervals, a sample-ratio check and a verdict (lib/statistics/experiments.py). A rerun,
+a retry or a kill changes nothing.
 
-The unit is the user, since the user was assigned; where the log names no user it is the impression, of which only the click rate
-(and conversion, where a purchase carries the impression's request) can be told. A unit counts from its first event in the
-experiment on, with all that it did from then, labelled or not. Units seen in several arms of an experiment are left out and
-counted; so are bots.
+The unit is the user, since users are what was assigned. In a log without users it is the impression, for which only the
+click rate (and conversion, if a purchase carries the impression's request) is known. A unit counts from its first event
+in the experiment, with all its events from then on, labelled or not. Bots are left out, and so are units seen in
+several arms of an experiment, whose number is logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ from lib.statistics.experiments import (
 )
 from lib.tables import contract
 
-# Metric -> the number y of a unit, and the number x where the metric is the ratio of their totals.
+# Metric -> column y of a unit, and column x if the metric is the ratio of their totals.
 METRICS: dict[str, tuple[str, str | None]] = {
     "ctr": ("num_clicks", "num_impressions"),
     "conversion": ("has_purchase", None),
@@ -49,10 +50,11 @@ Row = dict[str, Any]
 
 
 class ExperimentSettings(JobSettings):
-    """What the arms are compared with, and in which shares units were to be assigned."""
+    """The control arm, and the intended shares of units."""
 
     control: str = Field(
-        "control", description="the control arm; where an experiment has none of this name, its first arm"
+        "control",
+        description="the control arm; if an experiment has no arm of this name, its first arm in order of name",
     )
     shares: dict[str, float] = Field(
         {}, description="arm -> intended share of units, such as {a: 0.9, b: 0.1}; unset: equal shares"
@@ -61,18 +63,18 @@ class ExperimentSettings(JobSettings):
         SAMPLE_RATIO_THRESHOLD,
         gt=0,
         lt=1,
-        description="p value of the sample-ratio check below which a result is invalid",
+        description="p value of the sample-ratio check below which results are invalid",
     )
 
 
 def with_unit(events: DataFrame, *, has_users: bool) -> DataFrame:
-    """The events of people with `unit`: the user, or the request (else the event) where the log names no user."""
+    """The events of people, with `unit`: the user, or in a log without users the request (else the event)."""
     unit = F.col("user_key") if has_users else F.coalesce("request_id", "event_id")
     return events.where(~F.col("is_bot")).withColumn("unit", unit).where(F.col("unit").isNotNull())
 
 
 def assignments(events: DataFrame) -> DataFrame:
-    """One row an experiment and unit: its arm, when it began (`since`), and whether it was seen in several arms."""
+    """One row per experiment and unit: its arm, when it began (`since`), and whether it was seen in several arms."""
     is_labelled = F.col("experiment").isNotNull() & F.col("arm").isNotNull()
     return (
         events.where(is_labelled)
@@ -86,11 +88,14 @@ def assignments(events: DataFrame) -> DataFrame:
 
 
 def unit_outcomes(events: DataFrame, assigned: DataFrame) -> DataFrame:
-    """One row an experiment and unit of one arm: num_impressions, num_clicks, has_purchase, revenue, satisfaction.
+    """One row per experiment and unit that was in one arm only.
 
-    A click is a shown item that was viewed in answer (a view with the impression's request and item), counted once. Revenue is
-    the sum of quantity x price of purchases. Satisfaction is the share, 0 to 1, of four signs that a user shows: clicked
-    something shown; put something in the cart or among the favourites; bought and returned nothing; came back on another day.
+    Columns: experiment, arm, unit, num_impressions, num_clicks, has_purchase, revenue, satisfaction.
+
+    A click is a view with the request and item of an impression; each impression counts at most one. Revenue is the sum
+    of quantity x price of purchases. Satisfaction is the share, 0 to 1, of four signs that a unit shows: it clicked on
+    an item shown; it put an item in the cart or among the favourites; it bought and returned nothing; it came back on
+    another day.
     """
     kind = F.col("event_type")
     shown = F.when(F.col("request_id").isNotNull(), F.struct("request_id", "item_id"))
@@ -129,7 +134,7 @@ def unit_outcomes(events: DataFrame, assigned: DataFrame) -> DataFrame:
 
 
 def arm_sums(outcomes: DataFrame) -> DataFrame:
-    """One row an experiment and arm: the number of units, and for each metric the sums that lib/statistics/experiments.py takes."""
+    """One row per experiment and arm: the number of units, and each metric's sums for lib/statistics/experiments.py."""
     measures = {
         f"{metric}_{name}": F.sum(value.cast("double"))
         for metric, (y, x) in METRICS.items()
@@ -145,21 +150,21 @@ def _denominator_sums(y: str, x: str | None) -> dict[str, Column]:
 
 
 def compared(sums: Mapping[str, Mapping[str, float]], settings: ExperimentSettings, *, has_users: bool) -> list[Row]:
-    """Rows of gold/experiments, without the experiment's name: each arm against the control, each metric the log allows.
+    """Rows of gold/experiments without the experiment's name: each arm against the control, for each possible metric.
 
     Args:
         sums: arm -> a row of `arm_sums`.
         settings: control, shares and threshold.
-        has_users: the units are users, so that satisfaction can be told.
+        has_users: whether the units are users; only then is there satisfaction.
 
     Raises:
-        ValueError: the shares of the settings are not those of these arms.
+        ValueError: the settings' shares do not name exactly these arms.
     """
     arms = sorted(sums)
     control = settings.control if settings.control in arms else arms[0]
     if settings.shares and sorted(settings.shares) != arms:
         raise ValueError(
-            f"experiment.shares names {', '.join(sorted(settings.shares))}; the log's arms are {', '.join(arms)}"
+            f"experiment.shares names {', '.join(sorted(settings.shares))}; it must name the log's arms: {', '.join(arms)}"
         )
     counts = {arm: int(sums[arm]["n"]) for arm in arms}
     ratio_p = sample_ratio_p(list(counts.values()), [settings.shares.get(arm, 1.0) for arm in arms])
@@ -221,7 +226,7 @@ def main(settings: ExperimentSettings) -> None:
         assigned = assignments(of_people).persist()
         num_mixed = assigned.where("is_mixed").count()
         sums: dict[str, dict[str, dict[str, float]]] = {}
-        for row in arm_sums(unit_outcomes(of_people, assigned)).collect():  # one row an arm
+        for row in arm_sums(unit_outcomes(of_people, assigned)).collect():  # one row per arm
             sums.setdefault(row["experiment"], {})[row["arm"]] = row.asDict()
         run.log("compared", unit="user" if has_users else "impression", left_out_in_several_arms=num_mixed)
         rows = [

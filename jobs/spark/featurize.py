@@ -1,8 +1,8 @@
 """featurize: silver/events, silver/items -> gold/user_profiles, gold/item_profiles, gold/interactions, gold/examples, gold/scaling.
 
-Profiles are known as of `run.as_of`; examples look at each user at three dates (lib/features/user_features.py). Nothing that happened at or after a
-row's `as_of` enters it, labels excepted. Bots are left out. A log that names no users gives item profiles and empty user tables.
-Rebuilds its tables, one transaction each, when silver has new data. A rerun, a retry or a kill changes nothing.
+Profiles are as of `run.as_of`; examples describe each user at three dates (lib/features/examples.py). A row uses
+nothing from its `as_of` or later, except in its label. Bots are left out. A log without users gives item profiles and
+empty user tables. Rebuilds its tables in one transaction each. A rerun, a retry or a kill changes nothing.
 """
 
 from collections.abc import Mapping
@@ -38,20 +38,22 @@ class FeaturizeSettings(JobSettings):
     """Weights are in units of a purchase."""
 
     prior_views: float = Field(
-        20, gt=0, description="imagined views at the shop's mean rate that smooth an item's rate"
+        20, gt=0, description="imagined views at the shop's mean rate that smooth an item's purchase rate"
     )
-    prior_impressions: float = Field(50, gt=0, description="imagined impressions that smooth an item's click rate")
-    view_weight: float = Field(0.2, ge=0, description="of a view, in interactions and interest tags")
-    cart_weight: float = Field(0.6, ge=0, description="of a cart")
-    favourite_weight: float = Field(0.6, ge=0, description="of a favourite")
-    purchase_weight: float = Field(1.0, ge=0, description="of a purchase")
-    rating_weight: float = Field(0.2, ge=0, description="of a rating, whatever it says")
-    half_life_days: float = Field(30.0, gt=0, description="age at which an event counts half in interest tags")
-    max_tags: int = Field(20, ge=1, le=1000, description="interest tags kept a user")
+    prior_impressions: float = Field(
+        50, gt=0, description="imagined impressions at the shop's mean rate that smooth an item's click rate"
+    )
+    view_weight: float = Field(0.2, ge=0, description="weight of a view in interactions and interest tags")
+    cart_weight: float = Field(0.6, ge=0, description="weight of a cart")
+    favourite_weight: float = Field(0.6, ge=0, description="weight of a favourite")
+    purchase_weight: float = Field(1.0, ge=0, description="weight of a purchase")
+    rating_weight: float = Field(0.2, ge=0, description="weight of a rating, whatever its value")
+    half_life_days: float = Field(30.0, gt=0, description="age at which an event counts half in interest tags, in days")
+    max_tags: int = Field(20, ge=1, le=1000, description="interest tags kept per user")
 
     @property
     def event_weights(self) -> dict[str, float]:
-        """Weight by event type; a return weighs nothing."""
+        """Weight by event type; a return has no weight."""
         return {
             "view": self.view_weight,
             "cart": self.cart_weight,
@@ -74,9 +76,10 @@ def is_type(*event_types: str) -> Column:
 
 
 def item_counts(events: DataFrame, *, as_of: datetime) -> DataFrame:
-    """One row an item with an event before `as_of`: its events by type, distinct users, first event and last price.
+    """One row per item with an event before `as_of`: its events by type, distinct users, first event and last price.
 
-    Users are counted over pairs of item and user, so that no set of users is held anywhere; rows without a user are one such pair.
+    Users are counted over pairs of item and user, so that no set of users is held in memory; rows without a user form
+    one pair.
     """
     is_known_user = F.col("user_key").isNotNull()
     priced = F.when(F.col("price").isNotNull(), F.struct("event_time", "price"))
@@ -114,10 +117,11 @@ def item_profiles(
     prior_views: float,
     prior_impressions: float,
 ) -> DataFrame:
-    """One row an item of `counts` (see item_counts): gold/item_profiles.
+    """One row per item of `counts` (see item_counts): gold/item_profiles.
 
-    Rates are shrunk towards the shop's by imagined views (impressions) at its mean rate: the posterior mean under a beta prior of
-    that weight, its mean estimated from all items (empirical Bayes). `num_shop_users` are the known users who touched any item.
+    Rates are shrunk towards the shop's by imagined views (impressions) at its mean rate: the posterior mean under a
+    beta prior of that weight, whose mean is estimated from all items (empirical Bayes). `num_shop_users` is the number
+    of `touching_users`.
     """
     shop = counts.agg(
         F.try_divide(F.sum(F.least("num_clicks", "num_impressions")), F.sum("num_impressions")).alias(
@@ -133,7 +137,7 @@ def item_profiles(
     purchase_rate = (F.col("num_purchases") + prior_views * F.col("shop_purchase_rate")) / (views + prior_views)
     share_of_users = (F.col("num_users") + 1) / (num_shop_users + 1)
     catalogue = items.select("item_id", F.col("price").alias("listed_price"), "category")
-    # One narrow row an item in one partition: a rank is global, and items are few beside events.
+    # A global rank needs one partition: it gets one narrow row per item, and items are few compared with events.
     by_popularity = Window.partitionBy(F.lit(0)).orderBy(
         F.desc("num_buyers"), F.desc("num_users"), F.desc("num_events"), "item_id"
     )
@@ -179,7 +183,7 @@ def days_between(start: Column, end: datetime) -> Column:
 def interactions(
     events: DataFrame, *, valid_from: datetime, test_from: datetime, event_weights: Mapping[str, float], relevant: str
 ) -> DataFrame:
-    """One row a pair of a known user and an item in a split: gold/interactions. Impressions are the shop's doing and left out."""
+    """One row per pair of a known user and an item in a split: gold/interactions. Impressions are left out."""
     split = (
         F.when(F.col("event_time") < valid_from, "train")
         .when(F.col("event_time") < test_from, "valid")
@@ -197,7 +201,7 @@ def interactions(
             F.max("event_time").alias("last_time"),
         )
     )
-    # From counts, not as a sum over events: then the order of events does not show in the last digit.
+    # Computed from counts, not summed over events, so that the order of events does not affect the last digit.
     weight = F.lit(0.0)
     for event_type, unit in event_weights.items():
         weight += unit * F.col(f"num_{event_type}")
@@ -207,7 +211,10 @@ def interactions(
 
 
 def user_shards(events: DataFrame, items: DataFrame) -> DataFrame:
-    """Events of known users with their item's tags, whole users to a partition; columns as lib/features/profiles.py describes them."""
+    """Events of known users with their item's tags, all of a user's in one partition.
+
+    Columns as in lib/features/profiles.py.
+    """
 
     def path(_: Column, place: Column) -> Column:
         return F.concat(F.lit("category="), F.concat_ws("/", F.slice("category", F.lit(1), place + 1)))
@@ -237,7 +244,7 @@ def user_shards(events: DataFrame, items: DataFrame) -> DataFrame:
 
 
 def profiles_of(shards: DataFrame, *, as_of: datetime, settings: FeaturizeSettings) -> DataFrame:
-    """One row a user with an event before `as_of`: gold/user_profiles."""
+    """One row per user with an event before `as_of`: gold/user_profiles."""
     schema = contract("gold/user_profiles").schema
     describe = partial(
         user_profiles,
@@ -250,15 +257,15 @@ def profiles_of(shards: DataFrame, *, as_of: datetime, settings: FeaturizeSettin
 
 
 def raw_examples(shards: DataFrame, *, dates: list[ExampleDate], relevant: str) -> DataFrame:
-    """One row a user and date, features not yet scaled, one column each."""
+    """One row per user and date, with a column for each feature, not yet scaled."""
     look = partial(examples, dates=dates, relevant=relevant)
     return over_shards(shards, look, RAW_EXAMPLES)
 
 
 def scaled(raw: DataFrame, spark: SparkSession, *, as_of: datetime) -> Scaled:
-    """gold/examples and gold/scaling: each feature min-max scaled by its bounds in the train split, the rest clipped to 0..1.
+    """gold/examples and gold/scaling: each feature min-max scaled by its bounds in the train split and clipped to 0..1.
 
-    A feature that is constant in train becomes 0. Without train examples there are no bounds, and so no examples either.
+    A feature that is constant in train becomes 0. Without train examples there are no bounds, so both tables are empty.
     """
     in_train = F.col("split") == "train"
     bounds = raw.where(in_train).agg(

@@ -1,8 +1,8 @@
 """ingest: the log's new files -> bronze/<source> of each source of the mapping, bronze/images, bronze/rejects.
 
-Every record as received, as text; a line that does not fit is kept whole. A file is known by the SHA-256 of its content and is
-read once, whatever its name. One that cannot be read is set aside whole with its reason: the others go on, and the exit code
-is 2. Appends once a run: a rerun, a retry or a kill changes nothing.
+Stores every record as received, as text; a line that does not fit is kept whole. A file is identified by the SHA-256 of
+its content and read once, whatever its name. A file that cannot be read is set aside whole with the reason; the others
+are still read, and the exit code is 2. Appends once per run: a rerun, a retry or a kill changes nothing.
 """
 
 import heapq
@@ -32,24 +32,24 @@ from lib.runs.run import InputFile
 from lib.settings import JobSettings
 from lib.tables import Table, contract
 
-MOST_LINES = 20  # of files that are set aside
+MOST_LINES = 20  # log lines about files that are set aside
 FoundFile = dict[str, Any]  # a row of lib.formats.file_batches.FOUND
 
 
 class IngestSettings(JobSettings):
-    """When the job stops, and how it is cut into tasks."""
+    """When the job stops, and how it is divided into tasks."""
 
     max_bad_files_frac: float = Field(
-        0.5, ge=0, le=1, description="share of the new files that may be set aside before the job stops"
+        0.5, ge=0, le=1, description="largest share of new files that may be set aside; above it the job stops"
     )
-    task_megabytes: int = Field(128, ge=1, le=4096, description="size of the files that one task reads, about")
+    task_megabytes: int = Field(128, ge=1, le=4096, description="approximate size of the files that one task reads")
 
 
 def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> list[FoundFile]:
     """The files of a log that belong to a source, by path, each with the SHA-256 of its content.
 
-    Where that is not among those `read_before`, also with the names of the columns and what makes the file unreadable. A log no
-    larger than a task is looked through in this process, so that no Spark starts only to find that nothing is new.
+    For a file that is not in `read_before`, also with its column names and what makes it unreadable. A log no larger
+    than one task is inspected in this process, so that Spark does not start only to find that nothing is new.
 
     Raises:
         ValueError: there is no log, or none of its files belongs to a source.
@@ -57,7 +57,9 @@ def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> 
     files, num_strangers = find_files(log, run.mapping)
     if not files:
         patterns = ", ".join(pattern for source in run.mapping.sources.values() for pattern in source.files)
-        raise ValueError(f"none of the {num_strangers} files of {log} fits a pattern of {run.mapping.name}: {patterns}")
+        raise ValueError(
+            f"none of the {num_strangers} files of {log} matches a pattern of {run.mapping.name}: {patterns}"
+        )
     rows = pa.Table.from_pylist([asdict(file) for file in files], schema=FILES)
     if sum(file.num_bytes for file in files) <= task_bytes:
         looked_through = pa.Table.from_batches(
@@ -69,16 +71,16 @@ def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> 
         tasks = in_tasks(run.spark, rows, task_bytes=task_bytes)
         looked_through = tasks.mapInArrow(look, schema=spark_schema(FOUND)).toArrow()
     found: list[FoundFile] = looked_through.sort_by("path").to_pylist()
-    run.log("looked through", files=len(found), without_source=num_strangers)
+    run.log("inspected", files=len(found), without_source=num_strangers)
     return found
 
 
 def told_apart(
     found: Sequence[FoundFile], *, read_before: set[str], pinned: set[str]
 ) -> tuple[list[FoundFile], list[FoundFile]]:
-    """The new files that can be read, and those that cannot; of equal ones the first.
+    """The new files that can be read, and those that cannot; of files with equal content only the first.
 
-    A run that is taken up again has `pinned` what it reads: those files and no others are the good ones.
+    A resumed run has `pinned` the files that it reads: only those count as readable.
 
     Raises:
         ValueError: a pinned file is gone.
@@ -90,15 +92,17 @@ def told_apart(
     good = [file for file in new if file["problem"] is None and (not pinned or file["sha256"] in pinned)]
     gone = pinned - {file["sha256"] for file in good}
     if gone:
-        raise ValueError(f"{len(gone)} files that this run began to read before it was stopped are gone or changed")
+        raise ValueError(
+            f"{len(gone)} files that this run began to read before it was stopped are gone or changed; put them back"
+        )
     return good, [file for file in new if file["problem"] is not None]
 
 
 def require_good_files(good: list[FoundFile], bad: list[FoundFile], *, most_bad_frac: float) -> None:
-    """Refuse to go on where no new file can be read, or too few.
+    """Check that enough new files can be read.
 
     Raises:
-        ValueError: says how many, the limit, and what is wrong with the first.
+        ValueError: none can be read, or too few; gives the number, the limit, and what is wrong with the first.
     """
     num_new = len(good) + len(bad)
     if not good or len(bad) > most_bad_frac * num_new:
@@ -109,7 +113,7 @@ def require_good_files(good: list[FoundFile], bad: list[FoundFile], *, most_bad_
 
 
 def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> None:
-    """Append the records of one source's files to its table, after giving it the columns that it lacks."""
+    """Append the records of one source's files to its table, after adding the columns that it lacks."""
     table = contract(f"bronze/{source}")
     if table.open:
         table = table.with_source_columns(union_of_columns(run.lake, table, files))
@@ -121,7 +125,10 @@ def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes
 
 
 def union_of_columns(lake: Lake, table: Table, files: Iterable[FoundFile]) -> tuple[str, ...]:
-    """The source's own columns: those that its table has, then those of new files; names that differ in case are one."""
+    """The source's own columns: those that its table has, then those of new files.
+
+    Names that differ only in case are one column.
+    """
     names = lake.open(table.name).schema().to_arrow().names if lake.exists(table.name) else []
     own: dict[str, str] = {}
     for name in [*names, *(name for file in files for name in stored_names(file["names"]))]:
@@ -130,7 +137,7 @@ def union_of_columns(lake: Lake, table: Table, files: Iterable[FoundFile]) -> tu
 
 
 def add_columns(lake: Lake, table: Table) -> None:
-    """Give an open table the columns that it lacks; they are text, and null in the records that it holds."""
+    """Add to an open table the columns that it lacks, as text; they are null in existing records."""
     if lake.exists(table.name):
         delta = lake.open(table.name)
         present = {field.name for field in delta.schema().fields}
@@ -140,7 +147,7 @@ def add_columns(lake: Lake, table: Table) -> None:
 
 
 def refused_files(lake: Lake) -> list[dict[str, Any]]:
-    """The rows of bronze/rejects of files that were set aside whole."""
+    """The rows of bronze/rejects for files that were set aside whole."""
     if not lake.exists("bronze/rejects"):
         return []
     rows: list[dict[str, Any]] = (
@@ -150,7 +157,7 @@ def refused_files(lake: Lake) -> list[dict[str, Any]]:
 
 
 def refusal(run: SparkRun, file: FoundFile) -> dict[str, Any]:
-    """The row of bronze/rejects of a file that is set aside; it is looked at again when it or the mapping has changed."""
+    """The row of bronze/rejects for a file that is set aside; it is inspected again if it or the mapping changes."""
     return {
         "stage": "ingest",
         "source": file["source"],
@@ -175,13 +182,13 @@ def judged_before(refused: list[dict[str, Any]], mapping: LogMapping) -> set[str
 
 
 def not_looked_at(refused: list[dict[str, Any]], files: Sequence[FoundFile]) -> list[dict[str, Any]]:
-    """The rows of bronze/rejects of files that are not among `files`."""
+    """The rows of bronze/rejects for files that are not among `files`."""
     looked_at = {file["sha256"] for file in files}
     return [row for row in refused if json.loads(row["raw"])["sha256"] not in looked_at]
 
 
 def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
-    """Files spread over tasks of about equal size: the largest first, each to the task with the least so far."""
+    """Spread files over tasks of about equal size: the largest first, each to the task with the least so far."""
     sizes = files["num_bytes"].to_pylist()
     num_tasks = max(min(len(sizes), spark.sparkContext.defaultParallelism), ceil(sum(sizes) / task_bytes))
     loads = [(0, task) for task in range(num_tasks)]
@@ -194,7 +201,7 @@ def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFr
 
 
 def main(settings: IngestSettings) -> None:
-    """Read the log's new files; exit with code 2 where one was set aside."""
+    """Read the log's new files; exit with code 2 if one was set aside."""
     bad: list[FoundFile] = []
     with start_run("ingest", settings) as run:
         refused = refused_files(run.lake)

@@ -1,12 +1,13 @@
 """recommend: gold/interactions, gold/vectors, silver/items -> gold/recommendations.
 
-The list of every user by every strategy (lib/ranking/strategies.py), to both questions: `all` ranks every item, `new` those that the user
-had not interacted with before `as_of`. Items are those that someone had interacted with before `as_of`; users are all who ever
-came by (of one who first came later nothing is used but the key). Where a strategy has nothing to say about a user it says
-nothing, so rebuy has no list of new items. A rerun, a retry or a kill changes nothing.
+Makes the list of every user by every strategy (lib/ranking/strategies.py) for both questions: `all` ranks every item,
+`new` those that the user had not interacted with before `as_of`. Items are those that someone had interacted with
+before `as_of`; users are all in gold/interactions (of one who first appears later, only the key is used). A strategy
+that knows nothing about a user gives no list, and rebuy gives none of new items. A rerun, a retry or a kill changes
+nothing.
 
-Users lie in Spark, one row each with the own items; what is as large as the catalogue (item vectors, neighbours) goes to every
-task, which ranks its users in Arrow batches.
+Users are rows in Spark, with their own items; data of the size of the catalogue (item vectors, neighbours) is sent to
+every task, which ranks its users in Arrow batches.
 """
 
 from datetime import datetime
@@ -33,18 +34,21 @@ MODELS = {"als": "close to your taste (ALS)", "two_tower": "close to your taste 
 
 
 class RecommendSettings(JobSettings):
-    """How long the lists are, and what item-to-item looks at."""
+    """The length of the lists, and the limits of item-to-item."""
 
     list_length: int = Field(10, ge=1, le=1000, description="items in a list")
-    num_neighbours: int = Field(100, ge=2, description="neighbours kept of each item, the item itself among them")
+    num_neighbours: int = Field(100, ge=2, description="neighbours kept per item, including the item itself")
     max_items_per_user: int = Field(
-        2000, ge=2, description="own items, the latest, from which neighbours are counted: bounds one user's pairs"
+        2000, ge=2, description="latest own items of a user used to count neighbours; bounds the pairs per user"
     )
-    items_per_block: int = Field(512, ge=1, description="items whose neighbours one task finds at a time")
+    items_per_block: int = Field(512, ge=1, description="items whose neighbours a task finds at a time")
 
 
 def histories(interactions: DataFrame, pairs: DataFrame) -> DataFrame:
-    """One row a user of the log: the own items, the latest first, and how often each was bought; empty where none is known."""
+    """One row per user of the log: own items, latest first, and how often each was bought.
+
+    Empty lists if none are known.
+    """
     latest_first = F.struct((-F.unix_micros("last_time")).alias("age"), "item_id", "num_relevant")
     own = pairs.groupBy("user_key").agg(F.sort_array(F.collect_list(latest_first)).alias("own"))
     users = interactions.select("user_key").distinct()
@@ -56,7 +60,7 @@ def histories(interactions: DataFrame, pairs: DataFrame) -> DataFrame:
 
 
 def catalogue_of(pairs: DataFrame, titles: DataFrame | None) -> tuple[Catalogue, NDArray[np.float64]]:
-    """The items of the pairs, and of each how many users have it among their own: both as large as the catalogue."""
+    """The items of the pairs, and for each the number of users who have it; both are as large as the catalogue."""
     is_buyer = F.col("num_relevant") > 0
     counts = pairs.groupBy("item_id").agg(F.count_if(is_buyer).alias("num_buyers"), F.count("*").alias("num_users"))
     titled = counts.withColumn("title", F.lit(None).cast("string"))
@@ -71,7 +75,7 @@ def catalogue_of(pairs: DataFrame, titles: DataFrame | None) -> tuple[Catalogue,
 def similarities(
     users: DataFrame, catalogue: Catalogue, settings: RecommendSettings, *, num_users: NDArray[np.float64]
 ) -> sp.csr_array:
-    """Each item's nearest neighbours by cosine: Gram matrices of shards of users, brought together by block of items."""
+    """Each item's nearest neighbours by cosine: Gram matrices of shards of users, combined by block of items."""
     latest = users.select(F.slice("items", 1, settings.max_items_per_user).alias("items"))
     shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=settings.items_per_block)
 
@@ -86,7 +90,7 @@ def similarities(
 def counting_lists(
     users: DataFrame, catalogue: Catalogue, similarity: sp.csr_array, *, k: int, verb: str
 ) -> dict[str, DataFrame]:
-    """The lists of the strategies that count: popularity, what the user bought before, items near the user's own."""
+    """The lists of the counting strategies: popularity, rebuy and item-to-item."""
     ranking = {
         "popularity": partial(strategies.popularity, catalogue=catalogue, k=k, verb=verb),
         "rebuy": partial(strategies.rebuy, catalogue=catalogue, k=k, verb=verb),
@@ -96,7 +100,7 @@ def counting_lists(
 
 
 def vector_lists(rows: DataFrame, users: DataFrame, catalogue: Catalogue, *, k: int, reason: str) -> DataFrame:
-    """Lists by the vectors of one version of a model (rows of gold/vectors) of the items that the catalogue holds."""
+    """Lists by the vectors of one version of a model (rows of gold/vectors), of items in the catalogue."""
     items = rows.where(F.col("kind") == "item").select("id", "values").toArrow()
     position = pc.index_in(items["id"], value_set=catalogue.item_ids)
     items = items.append_column("position", position).filter(pc.is_valid(position)).sort_by("position").combine_chunks()
@@ -112,14 +116,14 @@ def vector_lists(rows: DataFrame, users: DataFrame, catalogue: Catalogue, *, k: 
 
 
 def version_of(stored: DataFrame, model: str, *, as_of: datetime) -> str | None:
-    """The latest version of a model's vectors that was fitted on nothing after `as_of`; None where there is none."""
+    """The latest version of a model's vectors that used nothing after `as_of`; None if there is none."""
     is_candidate = (F.col("model") == model) & (F.col("kind") == "item") & (F.col("as_of") <= as_of)
     latest = stored.where(is_candidate).agg(F.max_by("version", F.struct("as_of", "version")).alias("version")).first()
     return latest["version"] if latest else None
 
 
 def named(lists: DataFrame, *, as_of: datetime, strategy: str, version: str | None = None) -> DataFrame:
-    """Lists of one strategy as rows of gold/recommendations; a strategy with a version has its model's name."""
+    """Lists of one strategy as rows of gold/recommendations; a strategy with a version is named after its model."""
     return lists.select(
         F.lit(as_of).alias("as_of"),
         F.lit(strategy).alias("strategy"),
@@ -142,7 +146,7 @@ def main(settings: RecommendSettings) -> None:
         catalogue, num_users = catalogue_of(pairs, run.read("silver/items") if run.has("silver/items") else None)
         if not len(catalogue.item_ids):
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
-        # The lists take most of the time, in Python: one task a core.
+        # The lists take most of the time, in Python, so there is one task per core.
         num_tasks = run.spark.sparkContext.defaultParallelism
         users = histories(interactions, pairs).repartition(num_tasks, "user_key").persist()
         run.log("histories", users=users.count(), items=len(catalogue.item_ids))

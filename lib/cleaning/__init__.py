@@ -1,1 +1,1 @@
-"""From a record as received to a true event: fields, outcomes, sessions, bots, pseudonyms."""
+"""Turns records as received into true events: fields, outcomes, sessions, bots, pseudonyms."""

@@ -1,6 +1,7 @@
-"""What clean's tasks run over Arrow batches: a shard of records in; events, rejects, item descriptions and counts out.
+"""The functions that clean's tasks run over Arrow batches.
 
-All four leave in rows of one schema, told apart by `kind`, so that one pass over bronze makes them. Needs no Spark itself.
+Records go in; events, rejects, item descriptions and counts come out. All four are returned as rows of one schema, distinguished by `kind`, so that one pass over bronze produces them. Does
+not import Spark.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 SOURCE_NAME = "source_name"
 EVENT, REJECT, COUNT, EVENT_ITEM, CATALOGUE_ITEM = "event", "reject", "count", "event_item", "catalogue_item"
 ROWS_PER_BATCH = 20_000
-DOT, IN_PLACE_OF_DOT = (
-    ".",
-    "\t",
-)  # Spark would take a dot for a nested column; no column of bronze has a tab in its name
-# A row of any kind: its kind's columns are filled, the others null.
+DOT, DOT_SUBSTITUTE = ".", "\t"  # Spark reads a dot as a nested column; no column name in bronze contains a tab
+# A row of any kind: the columns of its kind are filled, the others are null.
 CLEANED = pa.schema(
     {
         field.name: field.type
@@ -43,8 +41,8 @@ CLEANED = pa.schema(
 
 
 def prefixed(source: str, column: str) -> str:
-    """What a source's own column is called beside those of other sources."""
-    return f"{source}|{column}".replace(DOT, IN_PLACE_OF_DOT)
+    """The name of a source's own column in a frame that holds several sources."""
+    return f"{source}|{column}".replace(DOT, DOT_SUBSTITUTE)
 
 
 def clean_event_batches(
@@ -64,7 +62,7 @@ def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: LogMapping
 
 
 def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
-    """A shard's records by source, each with its own columns under their names in bronze."""
+    """A shard's records by source, each frame with the source's own columns under their bronze names."""
     received = [batch for batch in batches if batch.num_rows]
     if not received:
         return {}
@@ -74,7 +72,7 @@ def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
     for source in shard[SOURCE_NAME].unique().sort():
         start = prefixed(source, "")
         own = {
-            column: column.removeprefix(start).replace(IN_PLACE_OF_DOT, DOT)
+            column: column.removeprefix(start).replace(DOT_SUBSTITUTE, DOT)
             for column in shard.columns
             if column.startswith(start)
         }

@@ -1,4 +1,4 @@
-"""Bots: what one user did on one day against fixed thresholds of rate and regularity."""
+"""Bot detection: compares each user's activity on one day with fixed thresholds of rate and regularity."""
 
 import polars as pl
 
@@ -6,10 +6,11 @@ from lib.cleaning.thresholds import Thresholds
 
 
 def flag_bots(events: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
-    """Add is_bot and bot_reason to events by user and time: what one user did on one UTC day against fixed thresholds.
+    """Add is_bot and bot_reason to events, judging each user's UTC day by the thresholds.
 
-    Events of one moment are one action (an order of many lines is no haste). Actions are regular when the gaps between
-    them, within a session, hardly differ: their standard deviation is a small part of their mean.
+    `events` must be sorted by user and time. Events at the same moment count as one action, so that an order of many
+    lines does not look fast. Actions are regular when the gaps between them, within a session, hardly differ: the
+    standard deviation of the gaps is a small fraction of their mean.
     """
     new_user = (pl.col("user_key") != pl.col("user_key").shift()).fill_null(True)
     gap = pl.when(~new_user).then(pl.col("event_time").diff().dt.total_microseconds() / 1e6)

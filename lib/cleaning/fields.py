@@ -1,7 +1,7 @@
-"""From records as received to events and items: fields by the mapping, types, UTC, bad values, event ids.
+"""Turns received records into events and items: maps and parses fields, makes times UTC, marks bad values, makes ids.
 
-Everything here looks at one record at a time (equal ones apart, where a mapping says that they are separate), so it needs no
-order and no user. Frames hold the columns of bronze/<source>.
+Each record is treated by itself, so neither order nor users matter. The exception is a mapping that says equal records
+are separate events: then they are numbered within their file. Frames hold the columns of bronze/<source>.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from lib.tables.silver import EVENT_TYPES
 
 DECLARED = frozenset(column.name for column in SOURCE.columns)
 ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "record")
-# Columns beside the source's own, with names that no column of bronze can have (lib/formats/rules.py).
+# Columns added to the source's own, with names that no column of bronze can have (lib/formats/columns.py).
 NUMBER, SOURCE_NAME, IDENTITY, RULE = "(record)", "(source)", "(identity)", "(rule)"
 INTERNAL = ("(", "{")
-ASSIGNED, ENDED = "\x1f", "\x1e"  # stand between a name and its value, and after it, in a record's identity
+ASSIGNED, ENDED = "\x1f", "\x1e"  # after a name, and after its value, in a record's identity
 TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys((*FIELDS["events"], *FIELDS["items"]), pl.String),
     **dict.fromkeys(LIST_FIELDS, types.TEXTS),
@@ -45,15 +45,16 @@ PARSERS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "rating": types.parse_number,
     "propensity": types.parse_number,
 }
-IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # of an impression alone, not of its click
+IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # kept on an impression, not on its click
 MOST_POSITIONS = 2**31 - 1
 
 
 def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
-    """Every event that the records of a source may give, typed; a record that gives none has one refused row.
+    """Every event that the records of a source give, typed; a record that gives none has one refused row.
 
-    The records bear a NUMBER each. Columns: ORIGIN (record is that number), refusal (malformed, bad_value:<column> or null),
-    event_id (null where refused), event_type, is_product, and the fields of FIELDS["events"].
+    Each record carries a NUMBER. Columns returned: ORIGIN (`record` is that number), refusal (malformed,
+    bad_value:<column> or null), event_id (null where refused), event_type, is_product, and the fields of
+    FIELDS["events"].
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
@@ -69,10 +70,10 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
 
 
 def type_items(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
-    """The items that the records of a source describe, typed, a row a record.
+    """The items that the records of a source describe, typed, one row per record.
 
-    The records bear a NUMBER each. Columns: ORIGIN, refusal (malformed, bad_value:<column> or null), record_id (null where
-    refused), and the fields of FIELDS["items"].
+    Each record carries a NUMBER. Columns returned: ORIGIN, refusal (malformed, bad_value:<column> or null), record_id
+    (null where refused), and the fields of FIELDS["items"].
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
@@ -82,7 +83,7 @@ def type_items(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> 
 
 
 def columns_of(field: str, source: Source, own: Sequence[str]) -> list[str]:
-    """The columns of bronze from which `field_texts` reads a field; none where the source does not give it."""
+    """The columns of bronze from which `field_texts` reads a field; empty where the source does not give it."""
     if field in source.constants:
         return ["source_file"]
     names = source.names[field].source_columns if field in source.names else ()
@@ -91,14 +92,17 @@ def columns_of(field: str, source: Source, own: Sequence[str]) -> list[str]:
 
 
 def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
-    """One field of each record as text, as `type_events` and `type_items` read it; `records` need only have its `columns_of`."""
+    """One field of each record as text, as `type_events` and `type_items` read it.
+
+    `records` needs only the field's `columns_of`.
+    """
     frame = _with_path_parts(records, source)
     own = [column for column in frame.columns if column not in DECLARED]
     return frame.select(_text(field, source, own).alias(field)).to_series()
 
 
 def raw_json(records: pl.DataFrame) -> pl.Series:
-    """The records as received, as JSON objects of their fields that are not empty; a malformed one as its text."""
+    """The records as received: a JSON object of the non-empty fields, or the original text of a malformed record."""
     rows = records.select(own_columns(records)).iter_rows(named=True)
     raws = [json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) for row in rows]
     frame = records.select("malformed").with_columns(raw=pl.Series(raws, dtype=pl.String))
@@ -111,7 +115,7 @@ def own_columns(records: pl.DataFrame) -> list[str]:
 
 
 def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> tuple[pl.DataFrame, list[str]]:
-    """The records with the {parts} of their files' paths, the elements of an exploded array and their identity; own columns."""
+    """The records with path {parts}, exploded array elements and identity added; and the source's own columns."""
     source = mapping.sources[source_name]
     frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
@@ -136,14 +140,17 @@ def _with_path_parts(records: pl.DataFrame, source: Source) -> pl.DataFrame:
 
 
 def _origin() -> list[pl.Expr]:
-    """Where an event comes from, under the names that the source's own columns no longer need."""
+    """The columns that say where an event comes from, renamed from their internal names."""
     internal = {"record": NUMBER, "source": SOURCE_NAME, "identity": IDENTITY, "rule": RULE}
     kept = [pl.col(column) for column in (*ORIGIN, "malformed") if column not in internal]
     return kept + [pl.col(column).alias(name) for name, column in internal.items()]
 
 
 def _exploded(frame: pl.DataFrame, column: str, name: str) -> pl.DataFrame:
-    """A row an element of the JSON array in `column`, the element's keys as columns <name>.<key>; one row where it is empty."""
+    """One row per element of the JSON array in `column`, its keys as columns <name>.<key>.
+
+    One row where the array is empty.
+    """
     rows: list[int] = []
     elements: list[dict[str, object]] = []
     for row, text in enumerate(frame[column]):
@@ -162,13 +169,16 @@ def _exploded(frame: pl.DataFrame, column: str, name: str) -> pl.DataFrame:
 
 
 def _identity(own: Sequence[str], format_name: str) -> pl.Expr:
-    """All that a record says, as one text: what its id is the hash of. An absent column and an empty field are the same."""
+    """The content of a record as one text, from which its id is hashed.
+
+    An absent column and an empty field are the same.
+    """
     fields = [pl.lit(column + ASSIGNED) + pl.col(column) + ENDED for column in sorted(own)]
     return pl.concat_str(pl.lit(format_name + ENDED), *fields, ignore_nulls=True)
 
 
 def _hashed(typed: pl.DataFrame, *further: str) -> pl.Series:
-    """SHA-256 of the identity and the columns `further`, in hex; null where the record is refused."""
+    """SHA-256 in hex of the identity and the columns `further`; null where the record is refused."""
     identities = typed.select(
         pl.when(pl.col("refusal").is_null()).then(pl.concat_str("identity", *further, separator=ENDED))
     ).to_series()
@@ -186,7 +196,7 @@ def _column(name: str, own: Sequence[str]) -> pl.Expr:
 
 
 def _template(text: str, own: Sequence[str]) -> pl.Expr:
-    """A text with the values of {parts} of the path and of {columns} in it; null where one is."""
+    """A template filled with {parts} of the path and {columns} of the source; null where any of them is null."""
     pieces = []
     for literal, name, _, _ in string.Formatter().parse(text):
         pieces.append(pl.lit(literal))
@@ -196,7 +206,7 @@ def _template(text: str, own: Sequence[str]) -> pl.Expr:
 
 
 def _texts(source: Source, own: Sequence[str]) -> list[pl.Expr]:
-    """Each of the kind's fields as text (a list or a map where it comes from several columns), named by the field."""
+    """Each field of the source's kind, by name, as text (a list or map if it comes from several columns)."""
     return [_text(field, source, own).alias(field) for field in FIELDS[source.kind]]
 
 
@@ -217,7 +227,7 @@ def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
 
 
 def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: Sequence[str]) -> pl.DataFrame:
-    """The fields typed, and refusal: malformed, or bad_value:<the first column that is absent, unreadable or impossible>."""
+    """Parse the fields and add `refusal`: malformed, or bad_value:<first absent, unreadable or invalid column>."""
     fields = FIELDS[source.kind]
     typed = texts.with_columns(
         _parsed(field, source, mapping, texts.schema[field]).alias(f"{field}:typed") for field in fields
@@ -238,7 +248,7 @@ def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: 
 
 
 def _parsed(field: str, source: Source, mapping: LogMapping, received: pl.DataType) -> pl.Expr:
-    """One field by its type; `received` is the type that it has so far."""
+    """One field parsed to its type; `received` is its type before parsing."""
     value = pl.col(field)
     if field not in source.names and field not in source.constants:
         return pl.lit(None, TYPES[field])
@@ -252,7 +262,7 @@ def _parsed(field: str, source: Source, mapping: LogMapping, received: pl.DataTy
 
 
 def _is_possible(field: str, value: pl.Expr, source: Source, mapping: LogMapping) -> pl.Expr:
-    """Whether a value that could be read can be true."""
+    """Whether a parsed value lies within its possible range."""
     if field == "event_time" and mapping.times.end is not None:
         return value < mapping.times.end
     if field == "quantity" or field in source.above_zero:
@@ -267,7 +277,7 @@ def _is_possible(field: str, value: pl.Expr, source: Source, mapping: LogMapping
 
 
 def _holds(rule: Rule, own: Sequence[str]) -> pl.Expr:
-    """Whether a record gives the event of this rule."""
+    """Whether a record meets the conditions of this rule."""
     given = [_is_met(condition, _column(name, own)) for name, condition in rule.when.items()]
     given += [~_is_met(condition, _column(name, own)) for name, condition in rule.unless.items()]
     return pl.all_horizontal(pl.lit(True), *given)
@@ -279,7 +289,7 @@ def _is_met(condition: Condition, text: pl.Expr) -> pl.Expr:
 
 
 def _event_type(source: Source, own: Sequence[str]) -> pl.Expr:
-    """The event type that the row's rule gives; null where it is none of ours, or no rule holds."""
+    """The event type that the row's rule gives; null where it is not in EVENT_TYPES or no rule holds."""
     types = pl.lit(None, pl.String)
     for number, rule in enumerate(source.events):
         if isinstance(rule.type, TypeColumn):

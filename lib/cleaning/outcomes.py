@@ -1,4 +1,4 @@
-"""What becomes of a record: refused, a duplicate, no product, a double click, or accepted."""
+"""Decides the outcome of each record: refused, duplicate, not a product, double click or accepted."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -8,13 +8,17 @@ import polars as pl
 
 from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
 
-# What becomes of an event; of a record of several, the first of these that one of them has. A bad value names its column.
+# Outcomes of an event. A record with several events has the first of these that any of its events has. In the data,
+# bad_value is followed by its column.
 OUTCOMES = ("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "double_click")
 REASON = "(reason)"
 
 
 def decide_outcomes(events: pl.DataFrame, *, double_click_seconds: float) -> pl.DataFrame:
-    """Add `outcome`: the first of malformed, bad_value:<column>, duplicate, not_a_product, double_click that holds, or accepted."""
+    """Add `outcome`: the first of these that applies.
+
+    malformed, bad_value:<column>, duplicate, not_a_product, double_click, accepted.
+    """
     is_bad, is_repeat = pl.col("refusal").is_not_null(), repeats(events, "event_id")
     decided = events.with_columns(
         outcome=pl.when(is_bad)
@@ -33,14 +37,14 @@ def decide_outcomes(events: pl.DataFrame, *, double_click_seconds: float) -> pl.
 
 
 def repeats(rows: pl.DataFrame, id_column: str) -> pl.Series:
-    """Whether a row has the id of a row that stands before it by source, file and record number; no id repeats none."""
+    """Whether an earlier row, by source, file and record number, has the same id; a null id is never a repeat."""
     has_twin = pl.col(id_column).is_not_null() & pl.col(id_column).is_duplicated()
     twins = rows.select(pl.row_index("row"), id_column, *ORIGIN).filter(has_twin).sort(*ORIGIN)
     return _are_in(rows, twins.filter(~pl.col(id_column).is_first_distinct())["row"])
 
 
 def double_clicks(events: pl.DataFrame, *, seconds: float) -> pl.Series:
-    """Whether an accepted view is by a known user who viewed the same item at most `seconds` before."""
+    """Whether an accepted view comes at most `seconds` after a view of the same item by the same known user."""
     is_view = (pl.col("outcome") == "accepted") & (pl.col("event_type") == "view") & pl.col("user_key").is_not_null()
     views = events.select(
         pl.row_index("row"), "user_key", "item_id", "event_time", "event_id", is_view.alias("is_view")
@@ -52,7 +56,7 @@ def double_clicks(events: pl.DataFrame, *, seconds: float) -> pl.Series:
 
 
 def rejects_and_counts(records: Mapping[str, pl.DataFrame], decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The records none of whose rows was accepted, each with its outcome as the reason; and how many had which outcome."""
+    """The records without an accepted event, each with its outcome as the reason; and the counts of each outcome."""
     order = (
         pl.col("outcome")
         .str.extract("^([a-z_]+)")

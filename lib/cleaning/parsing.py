@@ -1,6 +1,6 @@
-"""Types of fields: from texts as received to times in UTC, money, counts, lists and maps. Polars expressions.
+"""Parses received texts into times in UTC, money, counts, lists and maps, as Polars expressions.
 
-A text that cannot be read becomes null; lib/cleaning/fields.py tells it from an absent one.
+A text that cannot be parsed becomes null; lib/cleaning/fields.py tells it apart from an absent one.
 """
 
 import json
@@ -16,14 +16,14 @@ from lib.formats.json_lines import text_array
 TIME = pl.Datetime("us", "UTC")
 MONEY = pl.Decimal(18, 4)
 TEXTS = pl.List(pl.String)
-PAIRS = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))  # a map, as Polars has it
+PAIRS = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))  # how Polars represents a map
 ISO_PATTERNS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ISO_ZONE = r"(:\d{2}(?:\.\d+)?)\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
 
 
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    """The frame's columns of the schema's names, in its types; PAIRS become maps."""
+    """The frame's columns that `schema` names, in its types; PAIRS become maps."""
     table = frame.select(schema.names).to_arrow()
     columns = [
         _map_array(column.combine_chunks()) if pa.types.is_map(field.type) else column.cast(field.type)
@@ -41,10 +41,10 @@ def _map_array(lists: pa.Array) -> pa.MapArray:
 
 
 def parse_time(text: pl.Expr, time_format: str, timezone: str) -> pl.Expr:
-    """Times in UTC to the microsecond; one without a zone is in `timezone`.
+    """Times in UTC to the microsecond; a time without a zone is in `timezone`.
 
-    `time_format` is iso, epoch_seconds, epoch_milliseconds, or a pattern of strftime. A local time that a change of clocks
-    left out is none; of one that it repeated the earlier is meant.
+    `time_format` is iso, epoch_seconds, epoch_milliseconds, or a strftime pattern. A local time that a clock change
+    skips becomes null; one that it repeats is taken as the earlier of the two.
     """
     text = text.str.strip_chars()
     if time_format.startswith("epoch"):
@@ -71,7 +71,7 @@ def _in_utc(naive: pl.Expr, timezone: str) -> pl.Expr:
 
 
 def _from_epoch(text: pl.Expr, *, microseconds: int) -> pl.Expr:
-    """Whole and fractional numbers of a unit of `microseconds` since 1970."""
+    """Times given as whole or fractional numbers since 1970, in a unit of `microseconds`."""
     number = text.cast(pl.Float64, strict=False)
     whole = text.cast(pl.Int64, strict=False)
     first, last = (second * (1_000_000 // microseconds) for second in (FIRST_SECOND, LAST_SECOND))
@@ -80,7 +80,7 @@ def _from_epoch(text: pl.Expr, *, microseconds: int) -> pl.Expr:
 
 
 def parse_whole(text: pl.Expr) -> pl.Expr:
-    """Whole numbers; 6.0 is one, 6.5 is none."""
+    """Whole numbers; 6.0 is accepted, 6.5 becomes null."""
     text = text.str.strip_chars()
     number = text.cast(pl.Float64, strict=False)
     is_whole = (number == number.round()) & (number.abs() < 2.0**53)
@@ -94,12 +94,12 @@ def parse_number(text: pl.Expr) -> pl.Expr:
 
 
 def parse_money(text: pl.Expr) -> pl.Expr:
-    """Amounts with four decimals, a further one rounded."""
+    """Amounts, rounded to four decimals."""
     return text.str.strip_chars().cast(MONEY, strict=False)
 
 
 def parse_list(text: pl.Expr) -> pl.Expr:
-    """Lists of texts from JSON arrays; a text that is none stands alone in its list."""
+    """Lists of texts from JSON arrays; any other text becomes a list of one."""
     is_array = text.str.starts_with("[")
     arrays = pl.when(is_array).then(text).map_batches(_decode_arrays, return_dtype=TEXTS)
     return pl.when(is_array).then(arrays).when(text.is_not_null()).then(pl.concat_list(text))
@@ -111,18 +111,18 @@ def parse_map(text: pl.Expr) -> pl.Expr:
 
 
 def map_of(columns: Sequence[str]) -> pl.Expr:
-    """The maps from column to value, without empty values."""
+    """Maps from column name to value, without empty values."""
     return pl.struct(columns).map_batches(_filled_pairs, return_dtype=PAIRS)
 
 
 def list_of(columns: Sequence[str]) -> pl.Expr:
-    """The lists of the columns' values, without empty ones."""
+    """Lists of the columns' values, without empty ones."""
     filled = pl.concat_list(columns).list.drop_nulls()
     return pl.when(filled.list.len() > 0).then(filled)
 
 
 def _filled_pairs(structs: pl.Series) -> pl.Series:
-    """Names and values of a struct's filled fields, as lists; null where none is filled."""
+    """Names and values of a struct's filled fields, as lists; null where all are empty."""
     frame = structs.struct.unnest()
     values = frame.select(pl.concat_list(pl.all())).to_series().explode()
     is_filled = values.is_not_null()
@@ -136,7 +136,7 @@ def _filled_pairs(structs: pl.Series) -> pl.Series:
 def _decode_arrays(texts: pl.Series) -> pl.Series:
     try:
         return texts.str.json_decode(TEXTS)
-    except pl.exceptions.ComputeError:  # a text in the column is no array of plain values
+    except pl.exceptions.ComputeError:  # some text in the column is not an array of plain values
         lists = (_loaded(text, list) for text in texts)
         return pl.Series(texts.name, [None if v is None else text_array(v).to_pylist() for v in lists], TEXTS)
 

@@ -1,9 +1,10 @@
-"""Keyed pseudonyms: HMAC-SHA-256 of the source's user id (RFC 2104), so that nobody without the key can tell who it is.
+"""Keyed pseudonyms: HMAC-SHA-256 of the source's user id (RFC 2104), so that only the key identifies a user.
 
-The key is a secret of the shop. It is read on the driver and reaches the executors outside the query plan.
+The key is the shop's secret. It is read on the driver and reaches the executors outside the query plan.
 
-On one machine it is made once, beside the lake and not in it, so that a copy of the lake holds no key. A lake inside a checkout
-has its key in the user's own configuration folder instead: what lies in a checkout is committed, or shipped to every node of a cluster.
+On one machine it is created once, next to the lake rather than in it, so that a copy of the lake holds no key. The key
+of a lake inside a checkout is kept in the user's configuration folder instead, because a checkout may be committed, or
+shipped to every node of a cluster.
 """
 
 import contextlib
@@ -24,19 +25,19 @@ LEAST_KEY_BYTES = 16
 
 
 def pseudonyms(user_ids: pl.Series, key: bytes) -> pl.Series:
-    """The first 32 hex digits of each id's HMAC; null and the empty id have none."""
+    """The first 32 hex digits of each id's HMAC; null for a null or empty id."""
     known = user_ids.unique()
     keys = [hmac.digest(key, text.encode(), "sha256").hex()[:LENGTH] if text else None for text in known]
     return user_ids.replace_strict(known, pl.Series(keys, dtype=pl.String), return_dtype=pl.String)
 
 
 def fingerprint(key: bytes) -> str:
-    """What tells one key from another and nothing of either; kept with the tables that its pseudonyms stand in."""
+    """A short hash that identifies a key without revealing it; stored with the tables that hold its pseudonyms."""
     return hashlib.sha256(b"cartwheel: fingerprint of a pseudonym key\0" + key).hexdigest()[:16]
 
 
 def load_key(privacy: PrivacySettings, lake: str) -> bytes:
-    """The key from the variable or the file that the settings name, else from the default file, which is made once.
+    """The key from the variable or file that the settings name, else from the default file, which is created once.
 
     Raises:
         ValueError: there is no key, or it is too short.
@@ -44,24 +45,24 @@ def load_key(privacy: PrivacySettings, lake: str) -> bytes:
     if privacy.key_variable is not None:
         place, text = f"the variable {privacy.key_variable}", os.environ.get(privacy.key_variable)
         if text is None:
-            raise ValueError(f"privacy.key_variable names {privacy.key_variable}, which is not set")
+            raise ValueError(f"privacy.key_variable names {privacy.key_variable}, which is not set; set it to the key")
     else:
         if privacy.key_file is None and "://" in lake:
             raise ValueError(
-                "no pseudonym key: name its file by privacy.key_file or its variable by privacy.key_variable"
+                "no pseudonym key: set privacy.key_file to its file or privacy.key_variable to its variable"
             )
         path = Path(privacy.key_file).expanduser() if privacy.key_file else default_key_file(lake)
         place, text = f"the file {path}", _read_or_create(path, may_create=privacy.create_key)
     key = text.strip().encode()
     if len(key) < LEAST_KEY_BYTES:
-        raise ValueError(
-            f"the pseudonym key in {place} has {len(key)} bytes; it should have at least {LEAST_KEY_BYTES}"
-        )
+        raise ValueError(f"the pseudonym key in {place} has {len(key)} bytes; it needs at least {LEAST_KEY_BYTES}")
     return key
 
 
 def default_key_file(lake: str) -> Path:
-    """`<lake>.key` beside the lake; where that lies in a checkout, a file named after the lake in the user's configuration folder.
+    """`<lake>.key` next to the lake.
+
+    For a lake in a checkout, a file named after it in the user's configuration folder.
 
     A key that an earlier release left in the checkout is moved there.
     """
@@ -69,7 +70,7 @@ def default_key_file(lake: str) -> Path:
     if not any(folder == ROOT or (folder / ".git").exists() for folder in beside.parents):
         return beside
     configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    place = hashlib.sha256(str(beside).encode()).hexdigest()[:8]  # two checkouts may each hold a lake of one name
+    place = hashlib.sha256(str(beside).encode()).hexdigest()[:8]  # two checkouts may hold lakes of the same name
     outside = configuration / "cartwheel" / "keys" / f"{beside.stem}-{place}.key"
     outside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if beside.is_file() and not outside.exists():
@@ -78,7 +79,10 @@ def default_key_file(lake: str) -> Path:
 
 
 def _read_or_create(path: Path, *, may_create: bool) -> str:
-    """The text of the key file; where it is absent and may be made, one of a new key that only its owner may read."""
+    """The text of the key file.
+
+    If it is missing and `may_create`, a new key is written that only its owner can read.
+    """
     if may_create:
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -9,7 +9,10 @@ SESSION_ID_DIGITS = 32
 
 
 def number_sessions(events: pl.DataFrame, *, gap_minutes: int) -> pl.DataFrame:
-    """The events of known users by user and time, with the session each belongs to: one without a gap over `gap_minutes`."""
+    """The events of known users, sorted by user and time, with `session_id`.
+
+    A gap over `gap_minutes` starts a new session.
+    """
     ordered = events.filter(pl.col("user_key").is_not_null()).sort("user_key", "event_time", "event_id")
     new_user = pl.col("user_key") != pl.col("user_key").shift()
     silence = pl.col("event_time").diff() > timedelta(minutes=gap_minutes)

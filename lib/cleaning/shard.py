@@ -1,7 +1,8 @@
-"""What is local to users: outcomes, duplicates, double clicks, sessions, bots. Polars over a shard of whole users.
+"""Cleans a shard of whole users with Polars: outcomes, duplicates, double clicks, sessions, bots.
 
-One sort, then comparison with the row before; no window a user. Nothing depends on the order of the rows or on how users and
-files are split over shards, so that a shard may be cleaned anew when only its users have new records.
+Rows are sorted once and compared with the row before, without a window per user. The result does not depend on the
+order of the rows or on how users and files are split over shards, so a shard can be cleaned again when only its users
+have new records.
 """
 
 from collections.abc import Mapping
@@ -18,22 +19,22 @@ from lib.cleaning.thresholds import Thresholds
 from lib.formats.mapping import ITEM_FIELDS, LogMapping
 from lib.tables.silver import EVENTS
 
-DESCRIPTION = (*ITEM_FIELDS, "price", "currency")  # what a record may say of its item
+DESCRIPTION = (*ITEM_FIELDS, "price", "currency")  # what a record may say about its item
 
 
 class CleanShard(NamedTuple):
-    """What the records of a shard became."""
+    """The result of cleaning a shard."""
 
-    events: pl.DataFrame | None  # the columns of silver/events; none of items
+    events: pl.DataFrame | None  # the columns of silver/events; None for a shard of items
     rejects: pl.DataFrame  # the columns of bronze/rejects but stage
     counts: pl.DataFrame  # source, outcome, num_records, num_events
-    items: pl.DataFrame  # item_id, DESCRIPTION, and what makes one later than another: event_time, then described_by
+    items: pl.DataFrame  # item_id, DESCRIPTION, and what orders descriptions: event_time, then described_by
 
 
 def clean_events(
     records: Mapping[str, pl.DataFrame], mapping: LogMapping, thresholds: Thresholds, key: bytes
 ) -> CleanShard:
-    """Clean records by their sources of events: whole users, and all equal records of no user."""
+    """Clean the records of event sources, by source: whole users, and all equal records of those without a user."""
     numbered = _numbered(records)
     typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
     events = decide_outcomes(
@@ -51,7 +52,7 @@ def clean_events(
 
 
 def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> CleanShard:
-    """Clean records by their sources of items: all records of an item."""
+    """Clean the records of item sources, by source: all records of each item."""
     numbered = _numbered(records)
     typed = pl.concat([type_items(frame, source, mapping) for source, frame in numbered.items()])
     is_fit, is_repeat = pl.col("refusal").is_null(), repeats(typed, "record_id")
@@ -69,7 +70,7 @@ def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> Cle
 
 
 def _latest(described: pl.DataFrame) -> pl.DataFrame:
-    """Of rows that describe items, those that are the latest of their item with some field of DESCRIPTION, or at all."""
+    """For each item its latest row, and the latest row that fills each field of DESCRIPTION."""
     ordered = described.select("item_id", "event_time", "described_by", *DESCRIPTION).sort("event_time", "described_by")
     rows = ordered.with_row_index("row")
     last = [

@@ -1,10 +1,10 @@
-"""The fixed thresholds by which clean tells records apart: settings of that job, and all that lib/cleaning takes of them."""
+"""The fixed thresholds of the clean job, the only settings of it that lib/cleaning uses."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Thresholds(BaseModel):
-    """What makes a record a double click, a session or a bot's."""
+    """Thresholds for double clicks, sessions and bots."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -12,14 +12,19 @@ class Thresholds(BaseModel):
         2,
         ge=0,
         le=60,
-        description="a view at most this long after the same user's last view of the item is its double click",
+        description="a view at most this long after the same user's last view of the item is a double click",
     )
     session_gap_minutes: int = Field(30, ge=1, le=1440, description="a silence longer than this ends a session")
-    bot_actions_per_day: int = Field(500, ge=1, description="more moments with an event on one UTC day are a bot's")
-    bot_actions_per_hour: int = Field(200, ge=1, description="more moments with an event in one hour are a bot's")
+    bot_actions_per_day: int = Field(
+        500, ge=1, description="a user with events at more moments of one UTC day is a bot"
+    )
+    bot_actions_per_hour: int = Field(200, ge=1, description="a user with events at more moments of one hour is a bot")
     bot_regular_actions: int = Field(
-        30, ge=3, description="gaps within a day's sessions before their regularity is judged"
+        30, ge=3, description="gaps within a day's sessions needed to judge their regularity"
     )
     bot_gap_variation: float = Field(
-        0.1, ge=0, le=1, description="gaps whose standard deviation is at most this part of their mean are a bot's"
+        0.1,
+        ge=0,
+        le=1,
+        description="a user is a bot if the standard deviation of the gaps is at most this fraction of their mean",
     )

@@ -1,1 +1,1 @@
-"""Commands for people: run the pipeline, submit a job, look at the tables."""
+"""The command line: run the pipeline, submit a job, look at the tables."""

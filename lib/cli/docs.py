@@ -1,6 +1,6 @@
-"""The generated pages: docs/tables.md from the contracts, docs/settings.md from the settings classes.
+"""Generates docs/tables.md from the table contracts and docs/settings.md from the settings classes.
 
-`python -m lib.cli.docs` writes them; with `--check` it says which are stale and fails.
+`python -m lib.cli.docs` writes them; with `--check` it names those that are stale and fails.
 """
 
 import sys
@@ -17,11 +17,11 @@ from lib.tables import TABLES, Table
 
 
 def tables_page() -> str:
-    """Every contract as Markdown: what a row is, key, columns, checks, who writes and who reads it."""
+    """Every contract as Markdown: what a row is, its key, columns, checks, writers and readers."""
     lines = [
         "# Tables",
         "",
-        "Generated from `lib/tables` by `make docs`; every column's meaning also stands in the table itself.",
+        "Generated from `lib/tables` by `make docs`; each column's meaning is also stored with the table itself.",
         "",
     ]
     for table in TABLES.values():
@@ -34,15 +34,16 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Generated from the settings classes by `make docs`. A key is given as a flag (`--clean.session-gap-minutes 45`), in the",
-        "environment (`CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=45`) or in the file that `--config` names; the first of these wins.",
+        "Generated from the settings classes by `make docs`. Set a key with a flag",
+        "(`--clean.session-gap-minutes 45`), in the environment (`CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=45`) or in the",
+        "file that `--config` names; the first of these wins.",
         "",
         "## Shared by all jobs",
         "",
     ]
     for name, section in SHARED_SECTIONS.items():
         lines += _section_lines(name, section.__doc__, section.model_fields)
-    lines += ["## Of one job", ""]
+    lines += ["## By job", ""]
     for job in PIPELINE:
         settings = settings_class(job)
         lines += _section_lines(job.name, settings.__doc__, settings.own_fields())
@@ -50,7 +51,7 @@ def settings_page() -> str:
 
 
 def main(check: bool) -> int:
-    """Write the pages, or compare them with what stands in docs/; returns the exit code."""
+    """Write the pages, or compare them with those in docs/; returns the exit code."""
     stale = []
     for path, text in ((Path("docs/tables.md"), tables_page()), (Path("docs/settings.md"), settings_page())):
         target = ROOT / path

@@ -1,4 +1,4 @@
-"""The jobs as the command line knows them: their modules, loaded by path, and the settings that its flags make for each."""
+"""Loads the jobs' modules by path, and builds each job's settings from the flags of the command line."""
 
 import importlib.util
 import sys
@@ -12,7 +12,7 @@ from lib.settings import SHARED_SECTIONS, JobSettings
 
 @dataclass(frozen=True)
 class Stage:
-    """One job of a walk with the arguments it is given and the settings these make."""
+    """One job of a pipeline run, with its arguments and the settings read from them."""
 
     job: Job
     arguments: list[str]
@@ -21,7 +21,7 @@ class Stage:
 
 
 def load_job(job: Job) -> ModuleType:
-    """The job's module, by path as spark-submit loads it: `jobs/` never stands on sys.path."""
+    """The job's module, loaded by path as spark-submit does: `jobs/` is never on sys.path."""
     name = f"cartwheel_job_{job.name}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, ROOT / job.path)
@@ -41,10 +41,10 @@ def settings_class(job: Job) -> type[JobSettings]:
 
 
 def plan(names: Sequence[str], arguments: Sequence[str]) -> list[Stage]:
-    """The stages of a walk; every setting of every job is checked before the first one starts.
+    """The stages of a pipeline run; all settings of all jobs are checked before the first job starts.
 
     Raises:
-        ValueError: an unknown key, an impossible value, or a flag whose section names no job.
+        ValueError: an unknown key, an invalid value, or a flag of an unknown section.
     """
     stages = []
     for job in (JOBS[name] for name in names):
@@ -54,10 +54,10 @@ def plan(names: Sequence[str], arguments: Sequence[str]) -> list[Stage]:
 
 
 def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
-    """Those of the flags `--section.key value` that bear on one job: the shared sections' and its own.
+    """The flags `--section.key value` that apply to one job: those of the shared sections and its own.
 
     Raises:
-        ValueError: a flag's section names no job.
+        ValueError: a flag of an unknown section.
     """
     kept: list[str] = []
     keep = True
@@ -78,5 +78,5 @@ def names_between(first: str | None, last: str | None) -> list[str]:
     names = [job.name for job in PIPELINE]
     for name in (first, last):
         if name is not None and name not in names:
-            raise ValueError(f"no job is named {name!r}; the pipeline is {', '.join(names)}")
+            raise ValueError(f"no job is named {name!r}; the jobs are {', '.join(names)}")
     return names[names.index(first) if first else 0 : (names.index(last) if last else len(names) - 1) + 1]

@@ -1,4 +1,4 @@
-"""`cartwheel`: turn the wheel, submit a job, look at the tables."""
+"""`cartwheel`: run the pipeline, submit a job, look at the tables."""
 
 import shlex
 import subprocess
@@ -18,7 +18,7 @@ from lib.settings import ClusterSettings
 from lib.tables import contract
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, markup=False, emoji=False)  # what a lake or a user says may hold brackets
+console = Console(highlight=False, markup=False, emoji=False)  # texts from a lake or a user may contain brackets
 FLAGS_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 LakePath = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
 
@@ -27,14 +27,14 @@ LakePath = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
 def run(
     context: typer.Context,
     logs: Annotated[Path | None, typer.Option(help="File or folder of real logs; unset: the simulator's.")] = None,
-    format: Annotated[str | None, typer.Option(help="A shipped mapping's name, or a path to one's own.")] = None,
+    format: Annotated[str | None, typer.Option(help="Name of a shipped mapping, or path of your own.")] = None,
     lake: LakePath = Path("lake"),
     images: Annotated[Path | None, typer.Option(help="Folder of photographed products for the simulator.")] = None,
     first: Annotated[str | None, typer.Option("--from", help="Begin at this job.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="End at this job.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file; --section.key flags override it.")] = None,
 ) -> None:
-    """Turn the wheel: every job in its order, passing over those whose inputs, settings and code are the same.
+    """Run the pipeline: every job in order, except those whose inputs, settings and code are unchanged.
 
     Further flags are settings, such as --clean.session-gap-minutes 45 or --as-of end.
     """
@@ -72,12 +72,12 @@ def submit(
     spark_master: Annotated[str | None, typer.Option("--cluster.spark-master", help="Spark's master.")] = None,
     ray_address: Annotated[str | None, typer.Option("--cluster.ray-address", help="Ray's job server.")] = None,
 ) -> None:
-    """Submit one job with the settings given as flags, by the command that --dry-run prints.
+    """Submit one job with the settings given as flags, using the command that --dry-run prints.
 
-    The zip that a Spark job's executors get is made anew of the code that lies here.
+    For a Spark job, the zip that its executors get is rebuilt from the code in this checkout.
     """
     if job not in JOBS:
-        raise ValueError(f"no job is named {job!r}; the wheel is {', '.join(JOBS)}")
+        raise ValueError(f"no job is named {job!r}; the jobs are {', '.join(JOBS)}")
     if on not in ("local", "standalone", "kubernetes"):
         raise ValueError(f"--on {on}: should be local, standalone or kubernetes")
     given = {"spark_master": spark_master, "ray_address": ray_address}
@@ -120,7 +120,7 @@ def query(
     limit: Annotated[int, typer.Option(help="Rows to print.", min=1)] = 50,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, all rows.")] = False,
 ) -> None:
-    """Ask the lake in SQL, read-only."""
+    """Query the lake in SQL, read-only."""
     from lib.lake import query as asking  # noqa: PLC0415
 
     columns, rows = asking.query(_held(lake), sql, limit=None if csv else limit)
@@ -129,7 +129,7 @@ def query(
         return
     grid = Grid(box=None)
     for name in columns:
-        grid.add_column(name, overflow="fold")  # a long value takes more lines; none is cut
+        grid.add_column(name, overflow="fold")  # long values wrap instead of being cut
     for row in rows:
         grid.add_row(*("" if value is None else str(value) for value in row))
     console.print(grid)
@@ -139,7 +139,7 @@ def query(
 def report(
     lake: LakePath = Path("lake"), out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None
 ) -> None:
-    """Write the HTML report of a lake, one page without a network, and print its path."""
+    """Write the HTML report of a lake, one self-contained page, and print its path."""
     from lib.report import write_report  # noqa: PLC0415
 
     _held(lake)
@@ -159,11 +159,11 @@ def _held(lake: Path) -> Lake:
     """The lake in a folder.
 
     Raises:
-        ValueError: no table lies there.
+        ValueError: it holds no table.
     """
     held = Lake(str(lake))
     if not held.tables():
-        raise ValueError(f"--lake {lake}: no table lies there; `cartwheel run --lake {lake}` makes a lake")
+        raise ValueError(f"--lake {lake}: there is no table; `cartwheel run --lake {lake}` makes a lake")
     return held
 
 
@@ -176,7 +176,7 @@ def _print_summary(lake: Path) -> None:
 
     grid = Grid(box=None, show_header=False)
     grid.add_column()
-    grid.add_column(overflow="fold")  # a path is whole, whatever the terminal's width
+    grid.add_column(overflow="fold")  # a path is never cut, whatever the terminal's width
     for name, words in summary_rows(lake):
         grid.add_row(Text(name, "bold"), words)
     console.print()

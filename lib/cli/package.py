@@ -1,6 +1,6 @@
 """The zip that spark-submit ships to the executors: lib, rl, gan and the shipped mappings.
 
-`python -m lib.cli.package FILE` writes it, whole or not at all.
+`python -m lib.cli.package FILE` writes it completely or not at all.
 """
 
 import sys
@@ -10,17 +10,12 @@ from pathlib import Path
 from lib.pipeline import ROOT
 
 PACKAGED = ("lib", "rl", "gan", "conf/formats")
-KINDS = (
-    ".py",
-    ".j2",
-    ".css",
-    ".ttf",
-    ".yaml",
-)  # and licences: nothing else that somebody left there goes to the executors
+# File types that are shipped, besides licences; anything else left in these folders is not.
+KINDS = (".py", ".j2", ".css", ".ttf", ".yaml")
 
 
 def build(target: Path) -> Path:
-    """Write the zip, its entries in order and without bytecode, so that equal sources give equal content."""
+    """Write the zip with sorted entries and without bytecode, so that equal sources give equal content."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:

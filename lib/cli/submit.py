@@ -1,4 +1,4 @@
-"""The commands that submit a job to a cluster, as one would type them."""
+"""The commands that submit a job to a cluster, as a user would type them."""
 
 import os
 import sys
@@ -14,10 +14,10 @@ PACKAGE = "dist/cartwheel.zip"
 
 
 def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Sequence[str]) -> list[str]:
-    """The `spark-submit`, `ray job submit` or plain call of one job, below the checkout.
+    """The `spark-submit`, `ray job submit` or plain call of one job, to be run in the checkout.
 
     Raises:
-        ValueError: the target needs an address that the settings do not give, or the job is none to submit.
+        ValueError: the target needs an address that the settings do not give.
     """
     if job.engine == "spark":
         return [
@@ -38,7 +38,7 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
 
 
 def environment() -> dict[str, str]:
-    """The environment in which these commands are found: the tools of this Python first on the path."""
+    """The environment for these commands: the tools of this Python come first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
 
@@ -47,6 +47,6 @@ def _spark_master(target: Target, cluster: ClusterSettings) -> str:
     prefix = {"local": "local", "standalone": "spark://", "kubernetes": "k8s://"}[target]
     if not cluster.spark_master.startswith(prefix):
         raise ValueError(
-            f"--on {target} needs --cluster.spark-master {prefix}..., the settings say {cluster.spark_master}"
+            f"--on {target} needs --cluster.spark-master {prefix}..., but the settings say {cluster.spark_master}"
         )
     return cluster.spark_master

@@ -1,4 +1,4 @@
-"""Walking the pipeline on one machine: every job in its order, the unchanged ones passed over, progress shown, noise in a file."""
+"""Walks the pipeline on one machine: runs all but unchanged jobs in order, shows progress, logs the rest to a file."""
 
 import fcntl
 import os
@@ -23,11 +23,11 @@ class JobError(Exception):
 
 
 def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> int:
-    """Run the stages whose inputs, settings or code have changed; returns 2 where a bad file was set aside, else 0.
+    """Run the stages whose inputs, settings or code have changed; returns 2 if a bad file was set aside, else 0.
 
     Raises:
         JobError: a job ended with an error, in one line.
-        ValueError: another walk is under way on this lake, or the lake cannot be written.
+        ValueError: another walk is running on this lake, or the lake cannot be written.
     """
     require_writable(Lake(str(lake)))
     log = lake / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
@@ -54,7 +54,7 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
 def _run(stage: Stage, ray_address: Callable[[], str], log: Path) -> int:
     """Run one job; returns its exit code, 0 or SOME_FILES_SET_ASIDE."""
     if stage.job.engine == "ray":
-        if not skipped_without_input(stage.job, stage.settings):  # before a cluster starts for nothing
+        if not skipped_without_input(stage.job, stage.settings):  # so that no cluster starts for nothing
             entrypoint = shlex.join(["python", str(stage.job.path), *stage.arguments])
             run_job(ray_address(), entrypoint, say_again, log)
         return 0
@@ -69,7 +69,7 @@ def _run(stage: Stage, ray_address: Callable[[], str], log: Path) -> int:
 
 @contextmanager
 def _ray_when_needed(stages: Sequence[Stage], log: Path) -> Iterator[Callable[[], str]]:
-    """Address of the job server: the settings', else a local cluster that starts with the first Ray job and stops at the end."""
+    """The job server's address: from the settings, else of a local cluster that starts with the first Ray job."""
     started: list[LocalCluster] = []
 
     def address() -> str:
@@ -89,7 +89,7 @@ def _ray_when_needed(stages: Sequence[Stage], log: Path) -> Iterator[Callable[[]
 
 @contextmanager
 def _noise_to(log: Path) -> Iterator[None]:
-    """Send what Spark, Java and Python write to standard error to the log file."""
+    """Redirect standard error (Spark, Java and Python) to the log file."""
     sys.stderr.flush()
     shown = os.dup(2)
     with log.open("ab") as output:
@@ -104,10 +104,10 @@ def _noise_to(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _only_walk(lake: Path) -> Iterator[None]:
-    """One walk at a time on a lake; the lock goes with the process, however it ends."""
+    """Allow one walk at a time on a lake; the lock is released when the process ends, however it ends."""
     with (lake / ".walk").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another `cartwheel run` is under way on {lake}") from None
+            raise ValueError(f"another `cartwheel run` is running on {lake}; wait for it to end") from None
         yield

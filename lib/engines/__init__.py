@@ -1,1 +1,1 @@
-"""The engines, Spark and Ray: the only rooms of lib, rl and gan that know them."""
+"""The engines, Spark and Ray: no other part of lib, rl or gan depends on them."""

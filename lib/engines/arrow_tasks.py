@@ -1,4 +1,4 @@
-"""What runs inside a Spark task, without Spark: Polars over shards of whole users, and values that are the same in every task."""
+"""Code that runs in Spark tasks without Spark: Polars over shards of users, and values shared by all tasks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ import pyarrow as pa
 def apply_to_shard(
     batches: Iterable[pa.RecordBatch], *, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """Give `function` all rows of a shard at once, and yield its rows as batches of `schema`, columns picked by name.
+    """Call `function` with all rows of a shard and yield its result as batches of `schema`, columns selected by name.
 
-    A shard of no batches yields nothing. A shard must fit in its worker's memory.
+    A shard without batches yields nothing. A shard must fit in its worker's memory.
     """
     received = list(batches)
     if not received:
@@ -36,6 +36,6 @@ class Broadcast(Protocol[Value_co]):
 
 @dataclass(frozen=True)
 class InProcess(Generic[Value]):
-    """The same for tasks that run in this process, without Spark."""
+    """A `Broadcast` for tasks that run in this process, without Spark."""
 
     value: Value

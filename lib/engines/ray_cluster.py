@@ -1,4 +1,4 @@
-"""Ray from outside: the local cluster to which `cartwheel run` submits, and a job that is submitted and followed."""
+"""Ray seen from outside: starts the local cluster for `cartwheel run`, submits jobs to it and follows them."""
 
 import asyncio
 import ctypes
@@ -26,14 +26,14 @@ POLL_SECONDS = 0.5
 
 @dataclass
 class LocalCluster:
-    """A Ray head on this machine, reached through its job server with a token of its own."""
+    """A Ray head on this machine, reached through its job server with its own token."""
 
     address: str
     process: subprocess.Popen[bytes]
     folder: Path
 
     def stop(self) -> None:
-        """End the head and all that it started."""
+        """Stop the head and everything that it started."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(timeout=30)
@@ -43,15 +43,15 @@ class LocalCluster:
 
 
 def start_local_cluster(log: Path) -> LocalCluster:
-    """Start a head with token authentication; it ends with this process, even when that is killed.
+    """Start a head with token authentication; it ends with this process, even if that is killed.
 
     Raises:
-        ValueError: it did not come up; its output lies in `log`.
+        ValueError: it did not start; its output is in `log`.
     """
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     port, dashboard_port, agent_port = _free_ports(3)
-    # A folder of its own (a short one: it holds sockets) and an agent's port of its own: by default two clusters on one machine
-    # share both, so that jobs of one find the other, or no agent at all.
+    # The cluster gets its own folder (with a short path, since it holds sockets) and its own agent port. By default two
+    # clusters on one machine share both, and the jobs of one then find the other cluster, or no agent at all.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     command = [
         _executable("ray"), "start", "--head", "--block", "--disable-usage-stats", f"--port={port}",
@@ -60,7 +60,8 @@ def start_local_cluster(log: Path) -> LocalCluster:
         f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={folder}",
     ]  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    # Told to end, it ends at once: it has one walk to serve, and a job must not outlive that by the 30 s a head takes to drain.
+    # The head stops at once when told to: it serves one walk, and a job must not outlive that by the 30 s that draining
+    # takes.
     at_once = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     environment = {**os.environ, **at_once, "PATH": path, "OMP_NUM_THREADS": "1"}
     with log.open("ab") as output:
@@ -82,7 +83,7 @@ def start_local_cluster(log: Path) -> LocalCluster:
 
 
 def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: Path) -> None:
-    """Submit a job by the job API, show its lines as they come, keep all its output in `log`, and wait for its end.
+    """Submit a job through the job API, show its lines as they arrive, append its output to `log` and wait for it.
 
     Raises:
         ValueError: no job server answers at the address, or the job failed.
@@ -104,7 +105,10 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: P
 
 
 async def _follow(client: Any, job_id: str, show: Callable[[str], object], output: TextIO) -> str | None:
-    """Show a job's lines and write them to `output` until it ends; returns the last line that tells a user's error."""
+    """Show a job's lines and write them to `output` until it ends.
+
+    Returns the last line that reports a user's error.
+    """
     rest, last_error = "", None
     async for text in client.tail_job_logs(job_id):
         output.write(text)
@@ -119,8 +123,8 @@ async def _follow(client: Any, job_id: str, show: Callable[[str], object], outpu
 
 
 def _submit(client: Any, entrypoint: str) -> str:
-    """Submit a job; a head that has just come up answers before its agent can take one, so that is asked again."""
-    # Of the working directory .rayignore lets only the code and the shipped settings go.
+    """Submit a job; retries while a head that has just started has no agent ready to take it."""
+    # .rayignore limits what is uploaded of the working directory to the code and the shipped settings.
     environment = {"working_dir": str(ROOT), "env_vars": {FORMAT_VARIABLE: "json"}}
     deadline = time.monotonic() + START_SECONDS
     while True:
@@ -133,7 +137,10 @@ def _submit(client: Any, entrypoint: str) -> str:
 
 
 def _client(address: str) -> Any:
-    """A client of the job server; the token goes along here, for Ray reads its own mode when it is imported."""
+    """A client of the job server.
+
+    It is given the token here, because Ray reads its auth mode only when it is imported.
+    """
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
 
     token = os.environ.get("RAY_AUTH_TOKEN")
@@ -147,7 +154,7 @@ def _answers(port: int) -> bool:
             return False
     try:
         _client(f"http://127.0.0.1:{port}").list_jobs()
-    except (OSError, RuntimeError):  # half started: asked again until the deadline
+    except (OSError, RuntimeError):  # not ready yet; the caller retries until the deadline
         return False
     return True
 

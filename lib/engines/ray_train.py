@@ -1,4 +1,7 @@
-"""Ray in a job: the session that it runs in, and a training on Ray Train's workers. Imports ray only where a function needs it."""
+"""Ray inside a job: the session, and training on Ray Train's workers.
+
+Imports ray only inside the functions that need it.
+"""
 
 import os
 import tempfile
@@ -9,16 +12,16 @@ from typing import Any
 
 from lib.settings import ClusterSettings
 
-LOCAL_LOGICAL_CPUS = 4  # more workers idle on two cores than they help
+LOCAL_LOGICAL_CPUS = 4  # more workers would only compete for two cores
 LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
-STATE_FILE = "state.pt"  # of a checkpoint
-KEPT_CHECKPOINTS = 2  # one that was reported just before a kill can be lost
-REPORT_SECONDS = "0.2"  # how often Ray Train takes reports in; by default every 2 s, and short epochs would wait for it
+STATE_FILE = "state.pt"  # in a checkpoint
+KEPT_CHECKPOINTS = 2  # the newest may be lost if it was reported just before a kill
+REPORT_SECONDS = "0.2"  # how often Ray Train collects reports; its default of 2 s would hold up short epochs
 
 
 @contextmanager
 def ray_session(cluster: ClusterSettings) -> Iterator[None]:
-    """Connect to the cluster that the job was submitted to, else start one in this process for its length."""
+    """Connect to the cluster that the job was submitted to, else start a local one until the block ends."""
     import ray  # noqa: PLC0415
 
     inside = "RAY_ADDRESS" in os.environ
@@ -42,7 +45,7 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
 
 
 def scaling_config(cluster: ClusterSettings) -> Any:
-    """Ray Train's ScalingConfig: so many workers, half a CPU each on one machine, a GPU each where settings say so."""
+    """Ray Train's ScalingConfig: the settings' number of workers and CPUs per worker, and a GPU each if `use_gpu`."""
     from ray.train import ScalingConfig  # noqa: PLC0415
 
     return ScalingConfig(
@@ -61,9 +64,9 @@ def fit_on_workers(
     storage: Path,
     max_failures: int,
 ) -> Any:
-    """Run `worker({"task": task})` on every training worker; returns the state that it last gave to `report_epoch`.
+    """Run `worker({"task": task})` on every training worker; returns the state last given to `report_epoch`.
 
-    A training of the same name goes on from its last checkpoint below `storage`; lost workers are started again up to
+    A training run of the same name continues from its last checkpoint under `storage`; lost workers are restarted up to
     `max_failures` times.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig  # noqa: PLC0415
@@ -88,14 +91,17 @@ def fit_on_workers(
 
 
 def last_state() -> Any | None:
-    """In a training worker: the state of the checkpoint to go on from; None at the very beginning."""
+    """In a training worker: the state of the checkpoint to continue from; None if there is none yet."""
     from ray import train  # noqa: PLC0415
 
     return _state_of(train.get_checkpoint())
 
 
 def report_epoch(state: Any, metrics: dict[str, Any]) -> None:
-    """In a training worker: report an epoch; the first worker's state is the checkpoint, for all hold the same weights."""
+    """In a training worker: report an epoch.
+
+    The first worker's state is the checkpoint, since all hold the same weights.
+    """
     import torch  # noqa: PLC0415
     from ray import train  # noqa: PLC0415
     from ray.train import Checkpoint  # noqa: PLC0415

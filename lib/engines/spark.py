@@ -1,4 +1,7 @@
-"""Spark: the session, and runs that read and commit DataFrames. The only file beside jobs/spark that imports pyspark."""
+"""Spark: the session, and runs that read and commit DataFrames.
+
+The only file besides jobs/spark that imports pyspark.
+"""
 
 import os
 import sys
@@ -23,7 +26,7 @@ from lib.runs import run as runs
 from lib.settings import JobSettings
 from lib.tables import Table, contract
 
-# On one machine: tables are small, so that one partition a core and two for a table's log are plenty.
+# Defaults on one machine, where tables are small: few partitions for shuffles and for a table's log are enough.
 ON_ONE_MACHINE = {
     "spark.sql.shuffle.partitions": "4",
     "spark.default.parallelism": "4",
@@ -45,7 +48,7 @@ def session(settings: JobSettings) -> SparkSession:
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # a task is one core wide
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # a task has one core
     builder = SparkSession.builder.appName("cartwheel")
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     if not submitted:
@@ -61,7 +64,7 @@ def session(settings: JobSettings) -> SparkSession:
         }
     )
     if submitted:
-        SparkContext._ensure_initialized()  # before it knows the submit command's JVM, SparkConf is empty
+        SparkContext._ensure_initialized()  # SparkConf is empty until it knows the JVM of spark-submit
     given = dict(SparkConf().getAll()) if submitted else defaults
     if given.get("spark.master", "").startswith("local"):
         defaults |= {name: value for name, value in ON_ONE_MACHINE.items() if name not in given}
@@ -104,9 +107,10 @@ class SparkRun(runs.Run):
         declared: Table | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> None:
-        """Replace the table's content, or its partitions `where`, or append to it, in one transaction; once a run.
+        """Replace the table's content, or its partitions `where`, or append to it, in one transaction, once per run.
 
-        `declared` is the contract of an open table with its source's own columns. `properties` are the table's, set before the rows.
+        `declared` is the contract of an open table with its source's own columns. `properties` are table
+        properties, set before the rows are written.
 
         Raises:
             ValueError: the frame's columns are not the contract's.
@@ -133,7 +137,10 @@ def start_run(job: str, settings: JobSettings) -> Iterator[SparkRun]:
 
 
 def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema) -> DataFrame:
-    """What `function` makes of each partition of `shards`, such as one of whole users, with the columns of `schema`."""
+    """Apply `function` to each partition of `shards`, such as one of whole users.
+
+    The result has the columns of `schema`.
+    """
     work = partial(apply_to_shard, function=function, schema=schema)
     return shards.mapInArrow(work, spark_schema(schema))
 

@@ -1,1 +1,1 @@
-"""What was known of a user or an item before a moment."""
+"""What was known about users and items before a given moment."""

@@ -1,4 +1,4 @@
-"""Labelled examples: each user looked at on a few dates, with what was known then and whether a purchase followed."""
+"""Labelled examples: each user at three dates, with what was known then and whether a purchase followed."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from lib.features.user_features import FEATURES, user_features
 
 
 class ExampleDate(NamedTuple):
-    """One of the three times at which gold/examples look at a user."""
+    """One of the three dates at which gold/examples describes a user."""
 
     split: str
     as_of: datetime
@@ -21,9 +21,10 @@ class ExampleDate(NamedTuple):
 def example_dates(*, valid_from: datetime, test_from: datetime, end: datetime, as_of: datetime) -> list[ExampleDate]:
     """The three dates, counted back from the run's `as_of`, and their label windows.
 
-    With the default `as_of` = test_from they are valid_from - w, valid_from and test_from, where w = end - test_from is the length of
-    a label window. Another `as_of` moves all three by as much: a production run (`as_of` = end) looks at its users at the end, where
-    labels are not known yet, and trains on what happened since. No label looks past the next date's `as_of`.
+    With the default `as_of` = test_from they are valid_from - w, valid_from and test_from, where w = end - test_from is
+    the length of a label window. Another `as_of` shifts all three by the same time: a production run (`as_of` = end)
+    describes its users at the end, where labels are not known yet, and trains on the windows before it. No label window
+    reaches past the next `as_of`.
     """
     window = end - test_from
     valid = as_of - (test_from - valid_from)
@@ -36,7 +37,7 @@ def example_dates(*, valid_from: datetime, test_from: datetime, end: datetime, a
 
 
 def examples(events: pl.DataFrame, *, dates: Sequence[ExampleDate], relevant: str) -> pl.DataFrame:
-    """One row a user and date with an event before it: user_key, as_of, split, label (null: not known yet) and the features."""
+    """One row per user and date with an event before it: user_key, as_of, split, label (null: unknown), features."""
     found = []
     for date in dates:
         known = user_features(events, as_of=date.as_of)

@@ -1,14 +1,15 @@
-"""What is known of each user before one moment: counts, rates, active hours, interest tags, as Polars over whole users.
+"""What is known about each user before a given moment: counts, rates, active hours and interest tags, with Polars.
 
-Each function takes `events`, the events of some users (all events of each of them, in any order), and `as_of`, and gives one
-row a user with at least one event before `as_of`. What happens at or after `as_of` never counts. Columns of `events`:
+Each function takes `events`, all events of some users in any order, and `as_of`, and returns one row per user with at
+least one event before `as_of`. Events at or after `as_of` never count. Columns of `events`:
 
     user_key, item_id, event_type, event_time (UTC), session_id, quantity, price, request_id: as in silver/events
-    category_tags: list of text, the item's categories as paths, coarse to fine ("category=Shoes", "category=Shoes/Boots")
-    brand_tag: text ("brand=Acme"), or null
+    category_tags: list of text, the item's categories as paths, coarse to fine ("category=Shoes",
+    "category=Shoes/Boots") brand_tag: text ("brand=Acme"), or null
 
-A *click* is anything the shopper does: a view, a cart, a favourite, a purchase or a rating. An impression is the shop's doing, and a
-return takes back what was done before; both count as events that show the user was there, but not as clicks.
+An *action* is what a shopper does with an item: a view, a cart, a favourite, a purchase or a rating. An impression is
+the shop's doing, and a return takes back an earlier purchase; both are events of the user, but not actions. A *click*
+is a view with a request_id, which answers an impression.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from datetime import datetime
 
 import polars as pl
 
-CLICKS = ("view", "cart", "favourite", "purchase", "rating")
+ACTIONS = ("view", "cart", "favourite", "purchase", "rating")
 DAY_SECONDS = 86_400.0
 NUM_HOURS = 24
 
@@ -32,7 +33,10 @@ def of_type(*event_types: str) -> pl.Expr:
 
 
 def exact_mean(column: str) -> pl.Expr:
-    """Mean of a decimal column, null without values; its sum is exact, so the order of rows does not show in the last digit."""
+    """Mean of a decimal column, null without values.
+
+    Its sum is exact, so the order of rows does not affect the last digit.
+    """
     value = pl.col(column)
     return pl.when(value.count() > 0).then(value.sum().cast(pl.Float64) / value.count())
 
@@ -50,7 +54,7 @@ def user_profiles(
     half_life_days: float,
     max_tags: int,
 ) -> pl.DataFrame:
-    """The rows of gold/user_profiles for the users of `events`, with its columns in its order."""
+    """The rows of gold/user_profiles for the users of `events`, in the table's column order."""
     profiles = user_counts(events, as_of=as_of)
     hours = active_hours(events, as_of=as_of)
     tags = interest_tags(
@@ -90,10 +94,10 @@ def user_profiles(
 
 
 def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row a user: first and last event, counts, spend, mean price and rates.
+    """One row per user: first and last event, counts, spend, mean price and rates.
 
-    A purchase without a quantity is one piece, and adds nothing to `spend` where it has no price. `mean_price` is that of the
-    purchases, or of all clicks where nothing was bought. A rate without its denominator is null.
+    A purchase without a quantity counts as one piece; one without a price adds nothing to `spend`. `mean_price` is the
+    mean of the purchases, or of all actions if nothing was bought. A rate with a denominator of zero is null.
     """
     is_purchase = of_type("purchase")
     not_impression = pl.col("event_type") != "impression"
@@ -103,7 +107,7 @@ def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         clicked_request=pl.when(of_type("view")).then("request_id"),
         amount=pl.when(is_purchase).then(pl.col("price") * pl.col("quantity").fill_null(1)),
         price_bought=pl.when(is_purchase).then("price"),
-        price_clicked=pl.when(of_type(*CLICKS)).then("price"),
+        price_of_action=pl.when(of_type(*ACTIONS)).then("price"),
     )
     num_views, num_impressions = pl.col("num_views"), pl.col("num_impressions")
     return (
@@ -122,7 +126,7 @@ def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
             num_items=pl.col("touched_item").drop_nulls().n_unique().cast(pl.Int64),
             num_clicked_requests=pl.col("clicked_request").drop_nulls().n_unique(),
             spend=pl.col("amount").sum().cast(pl.Decimal(18, 4)),
-            mean_price=pl.coalesce(exact_mean("price_bought"), exact_mean("price_clicked")),
+            mean_price=pl.coalesce(exact_mean("price_bought"), exact_mean("price_of_action")),
         )
         .with_columns(
             recency_days=days_before(as_of, pl.col("last_event_at")),
@@ -137,10 +141,10 @@ def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
 
 def active_hours(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row a user with clicks: `active_hours` (their share in each UTC hour of day) and `favourite_hour` (ties: the earlier)."""
-    clicks = known_events(events, as_of).filter(of_type(*CLICKS)).with_columns(hour=pl.col("event_time").dt.hour())
+    """One row per user with actions: `active_hours` (share in each UTC hour), `favourite_hour` (ties: the earlier)."""
+    actions = known_events(events, as_of).filter(of_type(*ACTIONS)).with_columns(hour=pl.col("event_time").dt.hour())
     in_hour = [(pl.col("hour") == hour).mean().cast(pl.Float32).alias(f"hour_{hour}") for hour in range(NUM_HOURS)]
-    shares = clicks.group_by("user_key").agg(in_hour)
+    shares = actions.group_by("user_key").agg(in_hour)
     return shares.select(
         "user_key", active_hours=pl.concat_list([f"hour_{hour}" for hour in range(NUM_HOURS)])
     ).with_columns(favourite_hour=pl.col("active_hours").list.arg_max().cast(pl.Int32))
@@ -154,10 +158,11 @@ def interest_tags(
     half_life_days: float,
     max_tags: int,
 ) -> pl.DataFrame:
-    """One row a user with tags: `interest_tags`, the `max_tags` heaviest with weights that sum to 1, and `favourite_category`.
+    """One row per user with tags: `interest_tags` (the `max_tags` heaviest; weights sum to 1) and `favourite_category`.
 
-    An event gives each tag of its item the weight of its type, halved with every `half_life_days` of age. Ties are broken by
-    the tag's text, so that a category stands before those inside it; sums are rounded, so that the order of rows breaks none.
+    An event gives each tag of its item the weight of its type, halved for every `half_life_days` of age. Ties are
+    broken by the tag's text, so that a category comes before its subcategories; sums are rounded, so that row order
+    cannot break a tie.
     """
     weight = pl.col("event_type").replace_strict(event_weights, default=0.0, return_dtype=pl.Float64)
     decay = 0.5 ** (days_before(as_of, pl.col("event_time")) / half_life_days)

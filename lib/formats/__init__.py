@@ -1,1 +1,1 @@
-"""A log as it is received: the mapping file that describes it, its files, their records."""
+"""Reading a log as received: the mapping file that describes it, its files and their records."""

@@ -1,4 +1,4 @@
-"""A source's columns: what they are called in bronze, and which of them a mapping's name means."""
+"""A source's columns: their names in bronze, and which of them a name in a mapping refers to."""
 
 import re
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from fnmatch import fnmatchcase
 
 from lib.tables.bronze import SOURCE
 
-# Delta tables without column mapping refuse these in a column's name; a backtick would end a quoted name in Spark.
+# Delta refuses these characters in column names without column mapping; a backtick would end a quoted name in Spark.
 UNSTORABLE = re.compile(r"[ ,;{}()\n\t=`]")
 
 
 def stored_names(names: Sequence[str]) -> tuple[str, ...]:
-    """What the source's columns are called in bronze.
+    """The names of the source's columns in bronze.
 
     A column without a name becomes column_<place>; characters that Delta refuses become `_`; a name that is taken, by
-    another column whatever its case or by one of bronze's own, gets a number.
+    another column (ignoring case) or by one of bronze's own, gets a number.
     """
     taken, stored = {column.name for column in SOURCE.columns}, []
     for place, name in enumerate(names, start=1):
@@ -29,7 +29,7 @@ def stored_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_columns(columns: Sequence[str], name: str) -> list[str]:
-    """The bronze columns that a mapping's name means: one of that name, those a pattern fits, or the one it is nested in."""
+    """The bronze columns that a mapping's name refers to: that one, those matching a pattern, or the outer one."""
     stored = stored_names((name,))[0]
     if stored in columns:
         return [stored]
@@ -40,7 +40,7 @@ def find_columns(columns: Sequence[str], name: str) -> list[str]:
 
 
 def locate(columns: Sequence[str], name: str) -> tuple[str, str | None] | None:
-    """The bronze column that a mapping's name means, and the JSON path of the value in it where it is nested."""
+    """The bronze column that a mapping's name refers to, and for a nested value its JSON path in that column."""
     found = find_columns(columns, name)
     if not found:
         return None

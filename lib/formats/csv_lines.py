@@ -1,7 +1,7 @@
-"""Records of CSV text: Arrow's parser where a block is plain, Python's, line by line, where anything in it is odd.
+"""Records of CSV text: parsed by Arrow where a block is plain, else by Python, line by line.
 
 A record is a line; where a mapping says that values hold newlines, a record may span several. A line with the wrong
-number of fields, an open quote or bytes that are no text does not fit: it is kept whole in `malformed`.
+number of fields, an open quote or undecodable bytes does not fit: it is kept whole in `malformed`.
 """
 
 import csv
@@ -23,7 +23,7 @@ def csv_header(blocks: Iterator[bytes], reader: Reader) -> tuple[list[str], Iter
     """The names of the columns, and the blocks after the header.
 
     Raises:
-        ValueError: the header is no text in the reader's encoding.
+        ValueError: the header is not text in the reader's encoding.
     """
     if reader.columns is not None:
         return list(reader.columns), blocks
@@ -38,7 +38,7 @@ def csv_header(blocks: Iterator[bytes], reader: Reader) -> tuple[list[str], Iter
 
 
 def csv_records(blocks: Iterator[bytes], reader: Reader, num_columns: int) -> Iterator[pa.RecordBatch]:
-    """The records of blocks that end with whole lines: columns `0` to `num_columns - 1` as text, and `malformed`."""
+    """The records of blocks of whole lines: columns `0` to `num_columns - 1` as text, and `malformed`."""
     if reader.newlines_in_values:
         yield from _records_over_lines(blocks, reader, num_columns)
         return
@@ -48,10 +48,10 @@ def csv_records(blocks: Iterator[bytes], reader: Reader, num_columns: int) -> It
 
 
 def _plain_block(block: bytes, reader: Reader, num_columns: int) -> pa.RecordBatch | None:
-    """Arrow's reading of a block in which each line is a record that fits; None where a line may be otherwise.
+    """A block parsed by Arrow if each line is a record that fits; None if some line may not be.
 
-    Arrow lets an open quote run over the following lines without a word. That makes fewer rows than lines, or, in the
-    last line, a value with a newline.
+    Arrow silently lets an open quote run over the following lines. That gives fewer rows than lines or, in the last
+    line, a value with a newline.
     """
     if block.count(b"\r") != block.count(b"\r\n") or b"\n\n" in block or b"\n\r\n" in block or block[:1] in b"\r\n":
         return None
@@ -75,7 +75,7 @@ def _plain_block(block: bytes, reader: Reader, num_columns: int) -> pa.RecordBat
 
 
 def _record_a_line(block: bytes, reader: Reader, num_columns: int) -> pa.RecordBatch:
-    """Each line that is not blank as a record, by Python's CSV reader."""
+    """Parse each line that is not blank as a record, with Python's CSV reader."""
     rows: list[list[str] | None] = []
     lines: list[str] = []
     for line in block.split(b"\n"):
@@ -93,18 +93,18 @@ def _record_a_line(block: bytes, reader: Reader, num_columns: int) -> pa.RecordB
 
 
 def _fields(line: str, reader: Reader) -> list[str] | None:
-    """The fields of one line; None where a quote stays open or a carriage return stands in it."""
+    """The fields of one line; None if a quote stays open or the line contains a carriage return."""
     csv.field_size_limit(sys.maxsize)
     try:
         return next(csv.reader([line], strict=True, **_dialect(reader)), [])
     except csv.Error as error:
         if "unexpected end" in str(error) or "new-line" in str(error):
             return None
-    return next(csv.reader([line], **_dialect(reader)), [])  # text behind a closed quote: read as Arrow does
+    return next(csv.reader([line], **_dialect(reader)), [])  # text after a closing quote is read as Arrow does
 
 
 def _records_over_lines(blocks: Iterator[bytes], reader: Reader, num_columns: int) -> Iterator[pa.RecordBatch]:
-    """Records that may span lines, in batches. A quote that stays open takes the rest of the file as one malformed record."""
+    """Records that may span lines, in batches. An open quote makes the rest of the file one malformed record."""
     taken: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -134,7 +134,7 @@ def _records_over_lines(blocks: Iterator[bytes], reader: Reader, num_columns: in
 
 
 def _batch(rows: list[list[str] | None], lines: list[str], num_columns: int) -> pa.RecordBatch:
-    """Rows by column, an empty field as null; a row that does not fit leaves its line in `malformed`."""
+    """Turn rows into columns, with empty fields as null; a row that does not fit has its line in `malformed`."""
     fits = [row is not None and len(row) == num_columns for row in rows]
     nothing = [None] * num_columns
     by_column = zip(*(row if fit and row else nothing for row, fit in zip(rows, fits, strict=True)), strict=True)

@@ -1,4 +1,7 @@
-"""What ingest's tasks run over Arrow batches: rows about files in, what was found in the files out. Needs no Spark itself."""
+"""The functions that ingest's tasks run over Arrow batches: rows about files in, their content out.
+
+Does not import Spark.
+"""
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
@@ -25,7 +28,7 @@ DECLARED = frozenset(column.name for column in SOURCE.columns)
 def inspect_files(
     batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, known: "Broadcast[Collection[str]]"
 ) -> Iterator[pa.RecordBatch]:
-    """Files with what an inspection finds in each; of those whose SHA-256 is `known` nothing else is looked at."""
+    """Inspect files; of those whose SHA-256 is `known`, nothing else is read."""
     for row in _rows(batches):
         file = _log_file(row)
         found = inspect_file(file, mapping.sources[file.source], known.value)

@@ -1,6 +1,7 @@
-"""Files as they were received: finding them, saying what is wrong with one, and their records as Arrow batches of text.
+"""Files as received: finds them, says what is wrong with one, and reads their records as Arrow batches of text.
 
-A record is a line of a CSV or JSON lines file, or a row of a Parquet file. Every value becomes text, an empty one null.
+A record is a line of a CSV or JSON lines file, or a row of a Parquet file. Every value becomes text; an empty one
+becomes null.
 """
 
 import codecs
@@ -35,7 +36,7 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True)
 class LogFile:
-    """A file of the log: where it lies, its path below the log folder, its size, and the source it belongs to."""
+    """A file of the log: its location, its path below the log folder, its size, and the source it belongs to."""
 
     location: str
     path: str
@@ -45,7 +46,7 @@ class LogFile:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look at a file found: the SHA-256 of its bytes, the names of its columns as received, what is wrong."""
+    """The result of inspecting a file: the SHA-256 of its bytes, its column names as received, and what is wrong."""
 
     sha256: str
     names: tuple[str, ...] = ()
@@ -53,9 +54,9 @@ class Inspection:
 
 
 def find_files(log: str, mapping: LogMapping) -> tuple[list[LogFile], int]:
-    """The files of a log, which is a folder, a file or a URI of one, by path; and how many belong to no source.
+    """The files of a log (a folder, a file, or the URI of one), sorted by path, and the number of files of no source.
 
-    Hidden files (their names begin with `.` or `_`) are left aside.
+    Hidden files and folders (names that begin with `.` or `_`) are ignored.
 
     Raises:
         ValueError: there is no such log.
@@ -63,7 +64,7 @@ def find_files(log: str, mapping: LogMapping) -> tuple[list[LogFile], int]:
     filesystem, root = _filesystem(log)
     info = filesystem.get_file_info(root)
     if info.type == pafs.FileType.NotFound:
-        raise ValueError(f"there is no log at {log}")
+        raise ValueError(f"there is no log at {log}; set --log.path to its file or folder")
     if info.type == pafs.FileType.File:
         return _single_file(log, info.size, mapping)
     prefix = log.rstrip("/")
@@ -80,7 +81,7 @@ def find_files(log: str, mapping: LogMapping) -> tuple[list[LogFile], int]:
 
 
 def _single_file(log: str, num_bytes: int, mapping: LogMapping) -> tuple[list[LogFile], int]:
-    """A file given by itself: its path below whichever folder above it a pattern wants to be the log folder."""
+    """A log that is a single file; the log folder is the nearest one above it from which a pattern matches."""
     parts = PurePosixPath(log).parts
     for start in range(len(parts) - 1, -1, -1):
         path = "/".join(parts[start:])
@@ -91,7 +92,7 @@ def _single_file(log: str, num_bytes: int, mapping: LogMapping) -> tuple[list[Lo
 
 
 def inspect_file(file: LogFile, source: Source, known: Collection[str] = ()) -> Inspection:
-    """Read a file through: its SHA-256, and unless that is `known` its columns and what makes it unreadable as a whole."""
+    """Read a whole file: its SHA-256 and, unless that is `known`, its columns and what makes it unreadable."""
     try:
         sha256 = _sha256(file)
     except OSError as error:
@@ -109,7 +110,7 @@ def inspect_file(file: LogFile, source: Source, known: Collection[str] = ()) -> 
 
 
 def missing_columns(columns: Sequence[str], source: Source) -> list[str]:
-    """The columns that the mapping names and a file with `columns` lacks."""
+    """The columns that the mapping requires and that a file with `columns` lacks."""
     return [name for name in source.needed_columns if not find_columns(columns, name)]
 
 
@@ -120,7 +121,7 @@ def read_records(
 
     A column that the file lacks is null. Records are numbered from 1.
     """
-    own = [name.lower() for name in stored_names(names)]  # Spark's names of columns know no case
+    own = [name.lower() for name in stored_names(names)]  # column names in Spark ignore case
     places = [own.index(column.lower()) if column.lower() in own else None for column in columns]
     first = 1
     for batch in _batches(file, source, names):
@@ -131,7 +132,10 @@ def read_records(
 
 
 def read_pictures(file: LogFile, source: Source) -> Iterator[pa.RecordBatch]:
-    """The pictures of a Parquet file that was inspected: item_id, bytes, uri, width, height; what it lacks is null."""
+    """The pictures of an inspected Parquet file: item_id, bytes, uri, width, height.
+
+    Null where the file lacks a column.
+    """
     columns = {field: name.column for field, name in source.names.items()}
     with _open(file.location) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(batch_size=256, columns=list(columns.values())):
@@ -142,7 +146,7 @@ def read_pictures(file: LogFile, source: Source) -> Iterator[pa.RecordBatch]:
 
 
 def _batches(file: LogFile, source: Source, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """A file's records: its columns by place, then `malformed`."""
+    """A file's records: its columns, named by position, then `malformed`."""
     if source.reader.type == "parquet":
         return _parquet_records(file)
     if source.reader.type == "json_lines":
@@ -152,7 +156,7 @@ def _batches(file: LogFile, source: Source, names: Sequence[str]) -> Iterator[pa
 
 
 def _text_names(file: LogFile, source: Source) -> tuple[str, ...]:
-    """The names of the columns of a text file, after a look at all of it.
+    """The column names of a text file, after reading all of it.
 
     Raises:
         UnreadableError: it is empty, binary, cut off, or holds no record.
@@ -176,10 +180,10 @@ def _text_names(file: LogFile, source: Source) -> tuple[str, ...]:
 
 
 def _parquet_names(file: LogFile) -> tuple[str, ...]:
-    """The names of the columns of a Parquet file, after a look at all of it.
+    """The column names of a Parquet file, after reading all of it.
 
     Raises:
-        UnreadableError: it is no Parquet file, damaged, or holds no record.
+        UnreadableError: it is not a Parquet file, is damaged, or holds no record.
     """
     if file.num_bytes == 0:
         raise UnreadableError("is empty")
@@ -214,7 +218,7 @@ def _blocks(file: LogFile, source: Source) -> Iterator[bytes]:
     """A text file's content, unpacked and in UTF-8, in blocks that end with whole lines.
 
     Raises:
-        UnreadableError: it is binary, of another encoding, or a gzip file that is cut off or damaged.
+        UnreadableError: it is binary, has another encoding, or is a gzip file that is cut off or damaged.
     """
     rest = b""
     try:
@@ -240,7 +244,10 @@ def _blocks(file: LogFile, source: Source) -> Iterator[bytes]:
 
 
 def _unpacked(file: LogFile, encoding: str) -> Iterator[bytes]:
-    """A text file's content in UTF-8, in blocks of any end. Bytes that are no UTF-8 pass: they make a line malformed."""
+    """A text file's content in UTF-8, in blocks that end anywhere.
+
+    Bytes that are not UTF-8 are let through: they make a line malformed.
+    """
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
     decoder = codecs.getincrementaldecoder(encoding)()
     with _open(file.location) as stream:

@@ -1,6 +1,8 @@
-"""Records of JSON lines: one object a line, its values as text, nested ones as JSON text. Python's parser, for exactness.
+"""Records of JSON lines: one object per line, values as text, nested ones as JSON text.
 
-A number keeps the digits it came with (2.50 stays 2.50; inside a nested value it becomes 2.5). A line that is no JSON
+Uses Python's parser for exactness.
+
+A number keeps its digits as received (2.50 stays 2.50; inside a nested value it becomes 2.5). A line that is not a JSON
 object does not fit: it is kept whole in `malformed`.
 """
 
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_number)
@@ -35,7 +37,7 @@ def json_keys(blocks: Iterator[bytes]) -> tuple[tuple[str, ...], int]:
 
 
 def json_records(blocks: Iterator[bytes], keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The records of blocks that end with whole lines: a column of text for each of `keys`, named by place, and `malformed`."""
+    """The records of blocks of whole lines: a text column for each of `keys`, named by position, and `malformed`."""
     for block in blocks:
         lines = [line for line in block.split(b"\n") if line.strip()]
         records = [_parse(line) for line in lines]
@@ -50,7 +52,7 @@ def json_records(blocks: Iterator[bytes], keys: Sequence[str]) -> Iterator[pa.Re
 
 
 def text_array(values: list[Any]) -> pa.Array:
-    """JSON values as fields' texts; null and the empty text are unknown."""
+    """JSON values as the texts of fields; null and empty text become null."""
     try:
         texts = pa.array(values, pa.string())
     except (pa.ArrowTypeError, pa.ArrowInvalid):
@@ -72,7 +74,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         text = line.decode()
         value = DECODER.decode(text)
         if "\\u" in text:
-            ENCODER.encode(value).encode()  # half a surrogate pair is no text
+            ENCODER.encode(value).encode()  # fails on half a surrogate pair, which is not text
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -1,7 +1,7 @@
 """Mapping files: which files of a log hold which records, and how a record becomes events, items or pictures.
 
-The shipped ones lie under conf/formats; a shop's own takes some twenty lines. Reading is lib/formats/files.py, the rules are
-applied by lib/cleaning/fields.py.
+The shipped ones are under conf/formats; a shop's own takes about twenty lines. lib/formats/files.py reads the files,
+and lib/cleaning/fields.py applies the rules.
 """
 
 import hashlib
@@ -44,11 +44,11 @@ FIELDS: dict[str, tuple[str, ...]] = {
 NEEDED = {"events": ("item_id", "event_time"), "items": ("item_id",), "images": ("item_id",)}
 MAP_FIELDS = ("attributes", "context")  # a map from column to value
 LIST_FIELDS = ("category", "candidates")  # a list of texts
-RESERVED_SOURCES = ("rejects", "source", "images")  # tables of bronze that are no source's
+RESERVED_SOURCES = ("rejects", "source", "images")  # names that a source may not have: bronze uses them
 
 
 class Source(Part):
-    """One kind of record in some of the log's files; becomes the table bronze/<its name>."""
+    """One kind of record in some of the log's files; stored in the table bronze/<its name>."""
 
     kind: Literal["events", "items", "images"] = "events"
     files: Texts = Field(description="patterns below the log folder: *, **, ?, and {name} for a part used in constants")
@@ -56,7 +56,7 @@ class Source(Part):
     names: dict[str, Name] = Field(description="our column -> the source's")
     constants: dict[str, Text] = Field({}, description="our column -> text, with {name} for a part of the file's path")
     optional: Texts = Field((), description="our columns whose source columns a file may lack")
-    null_values: Texts = Field((), description="texts that stand for an unknown value, beside the empty one")
+    null_values: Texts = Field((), description="texts that stand for an unknown value, besides empty text")
     time_format: str = Field(
         "iso", description="iso, epoch_seconds, epoch_milliseconds or a pattern such as %d.%m.%Y %H:%M"
     )
@@ -64,13 +64,15 @@ class Source(Part):
         None, description="column with an array; each element is a record, its fields <column>.<key>"
     )
     events: tuple[Rule, ...] = Field((), description="each rule whose conditions hold gives one event")
-    above_zero: tuple[Literal["price"], ...] = Field((), description="columns in which zero is a bad value too")
+    above_zero: tuple[Literal["price"], ...] = Field((), description="columns in which zero is also a bad value")
     product: str | None = Field(
-        None, description="regular expression that a product's item_id holds; others are no product"
+        None, description="regular expression found in the item_id of every product; other items are not products"
     )
-    no_product: str | None = Field(None, description="regular expression that the item_id of no product holds")
+    no_product: str | None = Field(
+        None, description="regular expression found in the item_id of things that are not products"
+    )
     equal_records_are_separate: bool = Field(
-        False, description="for logs stamped by the day: equal lines are two events"
+        False, description="equal records are separate events, as in a log with times by day"
     )
 
     @field_validator("product", "no_product")
@@ -116,7 +118,7 @@ class Source(Part):
         return self
 
     def path_values(self, path: str) -> dict[str, str] | None:
-        """The {parts} of a path below the log folder that belongs to this source; None for another's."""
+        """The {parts} of a path, below the log folder, that belongs to this source; None for any other path."""
         for pattern in self._patterns:
             match = pattern.fullmatch(path) or pattern.fullmatch(path.removesuffix(".gz"))
             if match:
@@ -129,7 +131,7 @@ class Source(Part):
 
     @cached_property
     def needed_columns(self) -> tuple[str, ...]:
-        """The source columns that each file must hold; an exploded or nested one stands for its outermost."""
+        """The source columns that each file must have; for a nested value in an exploded array, the array's column."""
         path_parts = {part for pattern in self.files for part in placeholders(pattern)}
         mapped = [c for field, name in self.names.items() if field not in self.optional for c in name.source_columns]
         mapped += [column for rule in self.events for column in rule.source_columns]
@@ -139,7 +141,10 @@ class Source(Part):
 
 
 class Times(Part):
-    """Moments of the log; a naive one is in the mapping's timezone. `end` is exclusive: a later event is a bad value."""
+    """Moments of the log; one without a zone is in the mapping's timezone.
+
+    From `end` on, an event's time is a bad value.
+    """
 
     valid_from: datetime | None = None
     test_from: datetime | None = None
@@ -147,7 +152,7 @@ class Times(Part):
 
 
 class FileMatch(NamedTuple):
-    """To which source a file belongs, and the {parts} of its path."""
+    """The source that a file belongs to, and the {parts} of its path."""
 
     source: str
     values: dict[str, str]
@@ -156,11 +161,11 @@ class FileMatch(NamedTuple):
 class LogMapping(Part):
     """One mapping file."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="of the format; joins every event id")
-    currency: str | None = Field(None, pattern="^[A-Z]{3}$", description="ISO 4217, of all prices")
-    timezone: str = Field("UTC", description="of times without a zone")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="name of the format; part of every event id")
+    currency: str | None = Field(None, pattern="^[A-Z]{3}$", description="ISO 4217 code of all prices")
+    timezone: str = Field("UTC", description="zone of times without one")
     times: Times = Times()
-    relevance: EventType = Field("purchase", description="the events that a recommendation should lead to")
+    relevance: EventType = Field("purchase", description="type of the events that a recommendation should lead to")
     candidates: Literal["logged", "all_items"] = Field(
         "logged", description="what an impression was chosen from: its own candidates, or every item of silver/items"
     )
@@ -172,7 +177,7 @@ class LogMapping(Part):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError):
-            raise ValueError(f"{value!r} is no time zone, such as UTC or Europe/Berlin") from None
+            raise ValueError(f"{value!r} is not a time zone, such as UTC or Europe/Berlin") from None
         return value
 
     @model_validator(mode="after")
@@ -201,7 +206,7 @@ class LogMapping(Part):
 
     @property
     def sha256(self) -> str:
-        """Identity of what the mapping says, whatever its comments and layout."""
+        """Hash of the mapping's content, whatever its comments and layout."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def of_kind(self, kind: str) -> dict[str, Source]:
@@ -209,7 +214,7 @@ class LogMapping(Part):
         return {name: source for name, source in self.sources.items() if source.kind == kind}
 
     def source_of(self, path: str) -> FileMatch | None:
-        """The first source one of whose patterns a path below the log folder fits."""
+        """The first source with a pattern that matches a path below the log folder; None if there is none."""
         for name, source in self.sources.items():
             values = source.path_values(path)
             if values is not None:
@@ -218,10 +223,10 @@ class LogMapping(Part):
 
 
 def load_mapping(name_or_path: str) -> LogMapping:
-    """The mapping of that shipped name, or of the file at that path.
+    """The shipped mapping of that name, or the one in the file at that path.
 
     Raises:
-        ValueError: no such mapping, or a wrong one; in one line that names the file, the key and what is allowed.
+        ValueError: there is no such mapping, or it is wrong; one line names the file, the key and what is allowed.
     """
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
         path = Path(name_or_path)
@@ -236,15 +241,15 @@ def load_mapping(name_or_path: str) -> LogMapping:
 
 
 def parse_mapping(text: str, file: str) -> LogMapping:
-    """The mapping that a file's text holds; `file` names it in errors.
+    """Parse a mapping from the text of a file; `file` names it in errors.
 
     Raises:
-        ValueError: it is no YAML or no mapping.
+        ValueError: it is not YAML, or not a mapping.
     """
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{file}: is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{file}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: should hold keys, among them name and sources")
     try:
@@ -268,8 +273,10 @@ def _shipped(file: str) -> Traversable:
 
 
 def _first_error(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line: where it stands, what was given and what is allowed."""
-    first = max(error.errors(), key=lambda entry: len(entry["loc"]))  # of the forms that a part may have, the one meant
+    """The first error in one line: where it is, what was given and what is allowed."""
+    first = max(
+        error.errors(), key=lambda entry: len(entry["loc"])
+    )  # the deepest: of the forms that a part may take, the one that was meant
     keys = [str(part) for part in first["loc"] if not re.search(r"[^\w-]|^[A-Z]|^tuple$", str(part))]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] not in ("value_error", "missing"):

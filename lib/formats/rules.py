@@ -18,7 +18,7 @@ EventType = Literal["impression", "view", "cart", "favourite", "purchase", "retu
 
 
 class Part(BaseModel):
-    """A part of a mapping; an unknown key is an error that says what is allowed."""
+    """A part of a mapping; an unknown key is an error that lists the allowed ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +33,7 @@ class Part(BaseModel):
 
 
 def _as_text(value: Any) -> Any:
-    """YAML reads 1 and true as a number and a flag; a record's fields are text."""
+    """Turn what YAML reads as a number or a flag (1, true) back into text, as a record's fields are text."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float) else value
@@ -48,13 +48,13 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 
 
 class Reader(Part):
-    """How the bytes of a file are read. A gzip file is known by its first bytes, whatever its type."""
+    """How the bytes of a file are read. A gzip file is recognised by its first bytes, whatever its type."""
 
     type: Literal["csv", "json_lines", "parquet"] = "csv"
-    delimiter: str = Field(",", min_length=1, max_length=1, description="what separates the fields of a CSV line")
-    quote: str = Field('"', max_length=1, description="what fields with a delimiter stand between; '' for none")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="separator of the fields of a CSV line")
+    quote: str = Field('"', max_length=1, description="character around fields that contain a delimiter; '' for none")
     columns: Texts | None = Field(None, description="names of the columns of CSV files without a header")
-    encoding: str = Field("utf-8", description="of text files")
+    encoding: str = Field("utf-8", description="encoding of text files")
     newlines_in_values: bool = Field(False, description="a quoted CSV field may hold newlines; slower")
 
     @field_validator("encoding")
@@ -63,19 +63,22 @@ class Reader(Part):
         try:
             "".encode(value)
         except LookupError:
-            raise ValueError(f"{value!r} is no known encoding, such as utf-8 or latin-1") from None
+            raise ValueError(f"{value!r} is not a known encoding, such as utf-8 or latin-1") from None
         return value
 
 
 class Name(Part):
     """Where one of our columns comes from: a source column, several, or a template over columns and parts of the path.
 
-    In a mapping file a text stands for `column` and a list for `columns`. `*` in a name of `columns` stands for any text.
+    In a mapping file, plain text is short for `column` and a list for `columns`. `*` in a name of `columns` matches any
+    text.
     """
 
     column: Text | None = None
     columns: Texts | None = None
-    separator: str | None = Field(None, min_length=1, description="what separates the parts of `column`, for a list")
+    separator: str | None = Field(
+        None, min_length=1, description="separator of the parts of `column`, which become a list"
+    )
     template: str | None = Field(None, description="text with {column} or {part of the path} in it")
 
     @model_validator(mode="before")
@@ -90,12 +93,12 @@ class Name(Part):
         if [self.column, self.columns, self.template].count(None) != 2:
             raise ValueError("give one of column, columns, template")
         if self.separator and not self.column:
-            raise ValueError("a separator goes with one column")
+            raise ValueError("a separator needs `column`, not columns or template")
         return self
 
     @property
     def source_columns(self) -> tuple[str, ...]:
-        """The source columns (or patterns of them) that it reads; in a template also parts of the path."""
+        """The source columns, or patterns of them, that it reads; for a template also parts of the path."""
         if self.template is not None:
             return placeholders(self.template)
         return self.columns or ((self.column,) if self.column is not None else ())
@@ -104,7 +107,7 @@ class Name(Part):
 class Condition(Part):
     """What a source column must hold: one of `values`, or text in which the regular expression `matches` is found.
 
-    In a mapping file a text or a list stands for `values`. An empty field holds nothing.
+    In a mapping file, plain text or a list is short for `values`. An empty field meets no condition.
     """
 
     values: Texts | None = None
@@ -128,7 +131,7 @@ class Condition(Part):
 
 
 class TypeColumn(Part):
-    """The event's type stands in a column, translated by `values`; without them the texts are our own types."""
+    """The column that holds the event's type, translated by `values`; without them its texts must be our own types."""
 
     column: Text
     values: dict[Text, EventType] | None = None
@@ -138,9 +141,11 @@ class Rule(Part):
     """One event that a record may give: its type, and the conditions on source columns under which it does."""
 
     type: EventType | TypeColumn
-    when: dict[str, Condition] = Field({}, description="column -> value, list of values or {matches: regex}; all hold")
+    when: dict[str, Condition] = Field(
+        {}, description="column -> value, list of values or {matches: regex}; all must hold"
+    )
     unless: dict[str, Condition] = Field({}, description="the same; none may hold")
-    negate: tuple[Literal["quantity", "price"], ...] = Field((), description="columns that the source gives below zero")
+    negate: tuple[Literal["quantity", "price"], ...] = Field((), description="columns whose sign the source reverses")
 
     @property
     def source_columns(self) -> tuple[str, ...]:
@@ -157,7 +162,7 @@ def placeholders(text: str) -> tuple[str, ...]:
 
 
 def file_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a file pattern: `*` and `?` and {name} within a folder's or file's name, `**/` any folders."""
+    """The regular expression of a file pattern: `*`, `?` and {name} match within one path part, `**/` any folders."""
     translated = re.sub(
         r"\*\*/|\*\*|\*|\?|\{\w+\}|[^*?{]+|.",
         lambda piece: {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(
@@ -172,10 +177,10 @@ def regular_expression(value: str) -> str:
     """`value` itself, if it is a regular expression as Polars reads them.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     try:
         pl.select(pl.lit("").str.contains(value))
     except pl.exceptions.ComputeError:
-        raise ValueError(f"{value!r} is no regular expression (Rust's syntax: no look-around)") from None
+        raise ValueError(f"{value!r} is not a regular expression (in Rust's syntax, without look-around)") from None
     return value

@@ -1,1 +1,1 @@
-"""Storage: where tables and files lie, how they are written and committed, and SQL over them."""
+"""Storage: where tables and files are, how they are written and committed, and SQL over them."""

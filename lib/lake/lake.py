@@ -1,4 +1,4 @@
-"""The lake: where tables and files lie, and which version holds the newest data."""
+"""The lake: where tables and files are, and which version of a table holds its newest data."""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from lib.tables import Table, contract
 
 CONTRACT_VERSION = "cartwheel.contractVersion"
-# Commits that rearrange or describe a table and change no data: they make nothing stale.
+# Commits that rearrange or describe a table without changing its data: they make nothing stale.
 DATALESS_OPERATIONS = frozenset(
     {
         "ADD CONSTRAINT",
@@ -35,16 +35,16 @@ class Lake:
     path: str
 
     def uri(self, table: str) -> str:
-        """Where the table `<layer>/<name>` lies."""
+        """Path or URI of the table `<layer>/<name>`."""
         return f"{self.path.rstrip('/')}/{table}"
 
     @cached_property
     def folder(self) -> Path:
-        """The lake as a folder: its files lie on a file system that every node mounts."""
+        """The lake as a folder, for its files: on a file system that every node mounts."""
         return Path(self.path).expanduser().absolute()
 
     def files(self, kind: str, run_id: str) -> Path:
-        """The folder of one run's files, `<lake>/files/<kind>/<run_id>`, made if absent."""
+        """The folder of one run's files, `<lake>/files/<kind>/<run_id>`, created if missing."""
         folder = self.folder / "files" / kind / run_id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -56,19 +56,19 @@ class Lake:
         """The Delta table at a version (default: the latest).
 
         Raises:
-            ValueError: it was written by another contract version, or uses a feature that readers here return wrongly.
+            ValueError: it has another contract version, or uses a feature that Ray and DuckDB read wrongly.
         """
         delta = DeltaTable(self.uri(table), version=version)
         features = set(delta.protocol().reader_features or ()) & UNREADABLE_FEATURES
         if features:
             raise ValueError(
-                f"{table} uses {', '.join(sorted(features))}, which Ray and DuckDB read wrongly; rewrite it without"
+                f"{table} uses {', '.join(sorted(features))}, which Ray and DuckDB read wrongly; rewrite it without them"
             )
         written_by = delta.metadata().configuration.get(CONTRACT_VERSION)
         known = str(contract(table).version)
         if written_by != known:
             raise ValueError(
-                f"{table} is of contract version {written_by}, this release knows version {known}; "
+                f"{table} has contract version {written_by}, but this release needs version {known}; "
                 "use the release that wrote it, or rebuild the table"
             )
         return delta
@@ -86,8 +86,8 @@ class Lake:
     def dataset(self, table: str, version: int | None = None) -> ds.Dataset:
         """The table as an Arrow dataset, with projection and filters pushed down to its files.
 
-        Files of this machine are read by Arrow itself: its threads would else call back into Python, which ends the process with an
-        abort where it ends meanwhile.
+        Arrow reads local files itself. Otherwise its threads would call back into Python, which aborts the process if
+        they do so while it exits.
         """
         delta = self.open(table, version)
         if "://" in self.path:
@@ -114,7 +114,7 @@ class Lake:
         return found
 
     def ensure(self, table: Table, properties: Mapping[str, str] | None = None) -> DeltaTable:
-        """Create the table by its contract where it is absent; set the checks and those of `properties` that it lacks."""
+        """Create the table by its contract if it is missing, and set the checks and `properties` that it lacks."""
         assert set(properties or {}) <= set(table.properties), f"{table.name} declares no such property"
         uri = self.uri(table.name)
         if not DeltaTable.is_deltatable(uri):
@@ -143,7 +143,7 @@ class Lake:
         return self.open(table, version).metadata().configuration.get(name)
 
     def last_committed_run(self, table: str, transaction: str) -> int:
-        """The number of the last run that committed to the table under this transaction id; 0 where none did."""
+        """The number of the last run that committed to the table under this transaction id; 0 if none did."""
         if not self.exists(table):
             return 0
         version = self.open(table).transaction_version(transaction)
@@ -151,10 +151,12 @@ class Lake:
 
 
 def require_writable(lake: Lake) -> None:
-    """Make the lake's folder, its owner's alone, and try to write there; an object store shows it at the first commit.
+    """Create the lake's folder, for its owner only, and try to write to it.
+
+    An object store is only tested by the first commit.
 
     Raises:
-        ValueError: it cannot be written, and why.
+        ValueError: it cannot be written; the message says why.
     """
     if "://" in lake.path:
         return

@@ -1,4 +1,4 @@
-"""SQL over the lake by DuckDB: each table a view `layer.name` on its current files, with projection and filters pushed down."""
+"""SQL over the lake with DuckDB: each table is a view `layer.name`, with projection and filters pushed down."""
 
 import csv
 import re
@@ -12,7 +12,7 @@ from lib.lake.lake import Lake
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """A connection in which every table of the lake is a view `layer.name`, read-only: it holds no file of its own."""
+    """A read-only connection in which every table of the lake is a view `layer.name`; it has no database file."""
     connection = duckdb.connect()
     connection.execute("SET enable_external_access = false; SET TimeZone = 'UTC'")
     for table in lake.tables():
@@ -24,10 +24,10 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 
 def query(lake: Lake, sql: str, *, limit: int | None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Names of the columns and the first `limit` rows of a query.
+    """The column names and the first `limit` rows of a query.
 
     Raises:
-        ValueError: the SQL is wrong, or it is no query.
+        ValueError: the SQL is wrong, or it is not a query.
     """
     if not re.match(r"\s*(select|with|from|describe|show|explain|summarize)\b", sql, re.IGNORECASE):
         raise ValueError("only queries are run: begin with SELECT, WITH, FROM, DESCRIBE, SHOW, EXPLAIN or SUMMARIZE")

@@ -1,4 +1,7 @@
-"""Writing without Spark: `write_files` writes Parquet files by the contract, anywhere; `commit_files` makes them one Delta transaction."""
+"""Writing without Spark: `write_files` writes Parquet files by the contract.
+
+`commit_files` commits them in one Delta transaction.
+"""
 
 import json
 import math
@@ -22,11 +25,11 @@ from lib.lake.lake import Lake
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
-MAX_ATTEMPTS = 8  # of a merge that another writer's commit crosses
+MAX_ATTEMPTS = 8  # of a merge that conflicts with another writer's commit
 
 
 def transaction_id(job: str, table: str, where: Mapping[str, str] | None = None) -> str:
-    """The Delta transaction id of a job's commits to a table, or to its share of a table (`where`)."""
+    """The Delta transaction id of a job's commits to a table, or to the partitions `where` of it."""
     share = "".join(f":{column}={value}" for column, value in sorted((where or {}).items()))
     return f"cartwheel:{job}:{table}{share}"
 
@@ -35,8 +38,8 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
     """`data` with the contract's columns in their order and types.
 
     Raises:
-        ValueError: a column is missing or unknown, a value does not fit its type, a required one is null, a check fails,
-            or a key stands twice.
+        ValueError: a column is missing or unknown, a value does not fit its type, a required one is null, a check
+            fails, or two rows have the same key.
     """
     missing, unknown = (
         set(table.schema.names) - set(data.schema.names),
@@ -63,15 +66,15 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
                 f"SELECT {keys} FROM rows GROUP BY {keys} HAVING count(*) > 1 LIMIT 1"
             ).fetchone()
             if twice:
-                raise ValueError(f"{table.name}: the key ({keys}) = {twice} stands twice")
+                raise ValueError(f"{table.name}: more than one row has the key ({keys}) = {twice}")
     return rows
 
 
 def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[AddAction]:
-    """Write Parquet files with statistics into the table's folder; nothing is part of the table before `commit_files`.
+    """Write Parquet files with statistics into the table's folder; they become part of it only with `commit_files`.
 
-    Each of `batches` conforms to the contract and becomes one file a partition. A writer that is retried leaves files that
-    nobody lists, which a vacuum removes.
+    Each of `batches` conforms to the contract and becomes one file per partition. A writer that is retried leaves
+    unlisted files, which a vacuum removes.
     """
     filesystem, root = (
         pafs.FileSystem.from_uri(lake.uri(table.name))
@@ -103,9 +106,11 @@ def commit_files(
     where: Mapping[str, str] | None = None,
     properties: Mapping[str, str] | None = None,
 ) -> int:
-    """Replace the table's content, or the partitions `where`, by `files` in one transaction; returns the table's version.
+    """Replace the table's content, or the partitions `where`, by `files` in one transaction.
 
-    Does nothing when run `number` of `transaction` has committed already: a rerun changes nothing twice.
+    Returns the table's version.
+
+    If run `number` of `transaction` has already committed, it changes nothing.
     """
     lake.ensure(table, properties)
     if lake.last_committed_run(table.name, transaction) < number:
@@ -124,7 +129,7 @@ def commit_files(
 
 
 def _partitions(table: Table, batch: pa.Table) -> Iterable[tuple[dict[str, str], pa.Table]]:
-    """Split a batch by its partition columns, whose values stand in the path and not in the file."""
+    """Split a batch by its partition columns, whose values go into the path and not into the file."""
     columns = list(table.partition_by)
     if not columns:
         yield {}, batch
@@ -137,7 +142,7 @@ def _partitions(table: Table, batch: pa.Table) -> Iterable[tuple[dict[str, str],
 
 
 def _statistics(rows: pa.Table) -> dict[str, Any]:
-    """Number of rows, and each scalar column's smallest and largest value and nulls, as Delta's log keeps them."""
+    """Number of rows, and the minimum, maximum and number of nulls of each scalar column, as in Delta's log."""
     smallest: dict[str, Any] = {}
     largest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
@@ -156,7 +161,7 @@ def _statistics(rows: pa.Table) -> dict[str, Any]:
 
 
 def _json_value(value: Any) -> Any:
-    """A bound as Delta's statistics write it; None where it is left out (a long text, a NaN)."""
+    """A bound as Delta's statistics write it; None if it is left out (long text, NaN)."""
     if isinstance(value, str):
         return value if len(value) <= MAX_TEXT_IN_STATISTICS else None
     if isinstance(value, datetime):
@@ -169,7 +174,7 @@ def _json_value(value: Any) -> Any:
 
 
 def rows_of(lake: Lake, table: Table, order: str) -> list[dict[str, Any]]:
-    """The rows of a small table in the order of a column; none where the lake has no such table."""
+    """The rows of a small table, sorted by the column `order`; empty if the lake has no such table."""
     if not lake.exists(table.name):
         return []
     rows: list[dict[str, Any]] = lake.dataset(table.name).to_table().sort_by(order).to_pylist()
@@ -177,7 +182,7 @@ def rows_of(lake: Lake, table: Table, order: str) -> list[dict[str, Any]]:
 
 
 def upsert(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Merge rows by the table's key; two runs may save at once, so a conflict is tried again."""
+    """Merge rows by the table's key; retries on a conflict, since two runs may save at the same time."""
     source = pa.Table.from_pylist(rows, schema=table.schema)
     same_key = " AND ".join(f"target.{column} = source.{column}" for column in table.key)
     for attempt in range(MAX_ATTEMPTS):

@@ -1,10 +1,10 @@
-"""Epoch loops that can be taken up again.
+"""Training loops that can be resumed.
 
-After every epoch all that the next one needs is kept, and chance depends on the seed, the epoch and the worker's rank alone. So a
-fit that is interrupted anywhere and taken up ends with the same weights.
+After every epoch the loop saves all that the next one needs, and randomness depends only on the seed, the epoch and the
+worker's rank. So a fit that is interrupted at any point and resumed ends with the same weights.
 
-A `state` is what torch.save can write. The loops know nothing of how workers talk to each other: a trainer wraps the model, so that
-gradients are averaged, and gives `total`, which adds a tensor up over the workers.
+A `state` is a dict that torch.save can write. The loops do not know how workers communicate: a trainer wraps the model,
+so that gradients are averaged, and passes `total`, which sums a tensor over the workers.
 """
 
 import copy
@@ -35,7 +35,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """How the purchase encoder is fitted; sizes are those of one worker."""
+    """How the purchase encoder is fitted; sizes are per worker."""
 
     num_epochs: int  # at most
     patience: int  # epochs without a lower validation loss after which it stops
@@ -47,7 +47,7 @@ class EncoderPlan:
 
 @dataclass(frozen=True)
 class TwoTowerPlan:
-    """How the two towers are fitted; sizes are those of one worker."""
+    """How the two towers are fitted; sizes are per worker."""
 
     num_epochs: int
     batch_size: int
@@ -56,7 +56,7 @@ class TwoTowerPlan:
 
 
 def alone(tensor: Tensor) -> Tensor:
-    """The total over the workers where there is one."""
+    """The total over the workers when there is only one: the tensor itself."""
     return tensor
 
 
@@ -68,13 +68,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def epoch_generator(seed: int, epoch: int, rank: int) -> torch.Generator:
-    """Chance of one epoch of one worker."""
+    """The random generator of one epoch of one worker."""
     drawn = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(seed))
     return torch.Generator().manual_seed(int(drawn[0]) ^ (epoch * 1_000_003 + rank))
 
 
 def log_loss(model: PurchaseEncoder, examples: Examples, total: Total = alone) -> float | None:
-    """Mean log loss over the examples of all workers; None where there is none."""
+    """Mean log loss over the examples of all workers; None if there are none."""
     device = next(model.parameters()).device
     summed = torch.zeros(2, dtype=torch.float64, device=device)
     model.eval()
@@ -101,13 +101,13 @@ def fit_encoder(
     """Fit a PurchaseEncoder (or what wraps one); the epoch with the lowest validation loss wins.
 
     Args:
-        model: with the weights to begin with; those of `state`, where given, take their place.
+        model: has the initial weights; `state`, if given, replaces them.
         train: this worker's share, of the same size for every worker.
-        valid: this worker's share; without any in the whole, the training loss decides.
+        valid: this worker's share; if no worker has any, the training loss decides.
         plan: the hyperparameters.
         rank: this worker's.
-        total: adds a tensor up over the workers.
-        state: as `keep` was given it, to go on from there.
+        total: sums a tensor over the workers.
+        state: a state that was passed to `keep`, to resume from.
         keep: called after every epoch with the state so far.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The purchase encoder judged beside logistic regression, which learns from the same examples."""
+"""Compares the purchase encoder with logistic regression fitted on the same examples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ def judge(
 
     Args:
         encoder: already fitted.
-        train: what logistic regression is fitted on, both classes among its labels.
+        train: the examples to fit logistic regression on; its labels hold both classes.
         splits: name -> examples that neither model was fitted on.
         version: the encoder's.
         seed: of the bootstrap.

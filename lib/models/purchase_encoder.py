@@ -1,7 +1,7 @@
 """The purchase encoder: a user's features through 256 and 128 units to the probability of a purchase.
 
-The 128 units before the last layer are the user's representation: what the network makes of the features in order to foretell
-purchases. Batches are (B, F) float32, scaled to 0..1 as in gold/examples; labels are (B,) of 0 and 1.
+The 128 units before the last layer are the user's representation, learnt in order to predict purchases. Batches are (B,
+F) float32, scaled to 0..1 as in gold/examples; labels are (B,) of 0 and 1.
 """
 
 import torch
@@ -23,7 +23,7 @@ class PurchaseEncoder(nn.Module):
         self.output = nn.Linear(NUM_DIMENSIONS, 1)
 
     def represent(self, features: Tensor) -> Tensor:
-        """The users' representations: (B, F) -> (B, 128), none below 0."""
+        """The users' representations: (B, F) -> (B, 128), all at least 0."""
         return F.relu(self.representation(F.relu(self.hidden(features))))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -46,9 +46,11 @@ def train_epoch(
     batch_size: int,
     generator: torch.Generator,
 ) -> float:
-    """One pass over (N, F) features and (N,) labels in an order drawn by `generator`; returns the mean loss of the batches.
+    """One pass over (N, F) features and (N,) labels in an order drawn by `generator`.
 
-    `model` is a PurchaseEncoder or what a trainer wrapped around one.
+    Returns the mean loss of the batches.
+
+    `model` is a PurchaseEncoder or a trainer's wrapper around one.
     """
     model.train()
     device = next(model.parameters()).device

@@ -1,4 +1,7 @@
-"""Arrow rows of gold tables as the tensors that the models take, and their vectors as rows. Nothing here reads or writes."""
+"""Converts Arrow rows of gold tables to the tensors that models take, and vectors to rows.
+
+Nothing here reads or writes.
+"""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -19,7 +22,7 @@ DAY_SECONDS = 86_400.0
 
 
 class WeightedPairs(NamedTuple):
-    """Pairs with the ids behind their numbers: user u is user_keys[u], item i is item_ids[i]; both sorted."""
+    """Pairs and the ids of their numbers: user u is user_keys[u], item i is item_ids[i]; both are sorted."""
 
     pairs: Pairs
     user_keys: pa.Array
@@ -36,19 +39,22 @@ def feature_tensor(features: pa.ChunkedArray) -> Tensor:
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
     if len(lengths) > 1:
-        raise ValueError(f"gold/examples: rows of {lengths} features in one table; run featurize again")
+        raise ValueError(f"gold/examples: rows have different numbers of features ({lengths}); run featurize again")
     return torch.from_numpy(values.reshape(len(lists), lengths[0] if lengths else 0))
 
 
 def labelled_examples(rows: pa.Table) -> Examples:
-    """Rows of gold/examples whose label is known, in the order of their users."""
+    """The rows of gold/examples whose label is known, sorted by user."""
     known = rows.filter(pc.is_valid(rows["label"])).sort_by("user_key")
     labels = known["label"].to_numpy().astype(np.float32)
     return Examples(feature_tensor(known["features"]), torch.from_numpy(labels))
 
 
 def share_of(num_rows: int, rank: int, num_workers: int) -> Tensor:
-    """Rows of one worker, of equal number for all: a few are given twice where they do not divide (as DistributedSampler)."""
+    """Row numbers of one worker, equally many for each.
+
+    A few repeat if the rows do not divide evenly (as in DistributedSampler).
+    """
     size = -(-num_rows // num_workers)
     return (torch.arange(size) * num_workers + rank) % num_rows
 
@@ -56,11 +62,11 @@ def share_of(num_rows: int, rank: int, num_workers: int) -> Tensor:
 def weighted_pairs(
     interactions: pa.Table, *, as_of: datetime, half_life_days: float, browsing_weight: float
 ) -> WeightedPairs:
-    """The known pairs (lib/ranking/known_pairs.py) of rows of gold/interactions, with what each counts.
+    """The known pairs (lib/ranking/known_pairs.py) in rows of gold/interactions, with their weights.
 
-    A pair counts log(1 + weight) in the user's history. As a target it counts log(1 + relevant events), and `browsing_weight` of its
-    weight in the history, so that a log of few purchases has something to learn from. Both halve with every `half_life_days`
-    since the pair's last event.
+    In the user's history a pair weighs log(1 + weight). As a target it weighs log(1 + relevant events) plus
+    `browsing_weight` times its history weight, so that there is something to learn from in a log of few purchases. Both
+    halve for every `half_life_days` since the pair's last event.
     """
     frame = pl.from_arrow(interactions)
     assert isinstance(frame, pl.DataFrame)
@@ -69,7 +75,7 @@ def weighted_pairs(
     item, item_ids = _numbered(known["item_id"])
     last_seconds = known["last_time"].cast(pa.int64()).to_numpy() / 1e6
     decay = np.exp2((last_seconds - as_of.timestamp()) / DAY_SECONDS / half_life_days)
-    # Pairs of long ago keep a trace, so that a history that is old throughout still has a mean.
+    # Very old pairs keep a small weight, so that a history of old pairs alone still has a mean.
     decay = np.maximum(decay, 1e-9)
     seen = np.log1p(known["weight"].to_numpy())
     wanted = np.log1p(known["num_relevant"].to_numpy()) + browsing_weight * seen
@@ -78,14 +84,14 @@ def weighted_pairs(
 
 
 def pairs_of_users(pairs: Pairs, rank: int, num_workers: int) -> Pairs:
-    """The pairs of one worker's users, every `num_workers`-th, numbered anew from 0."""
+    """The pairs of one worker's users, every `num_workers`-th, renumbered from 0."""
     is_own = pairs.user % num_workers == rank
     own = Pairs(*(column[is_own] for column in pairs))
     return own._replace(user=own.user // num_workers)
 
 
 def item_tags(item_ids: pa.Array, items: pa.Table | None) -> Tensor:
-    """Numbers from 1 of each item's tags: its category at every level and its brand; (I, T), filled up with 0.
+    """Each item's tags (its category at every level, and its brand) as numbers from 1: (I, T), padded with 0.
 
     Args:
         item_ids: the items, in order.
@@ -108,7 +114,7 @@ def item_tags(item_ids: pa.Array, items: pa.Table | None) -> Tensor:
 
 
 def vector_rows(vectors: Tensor, ids: pa.Array, *, model: str, version: str, kind: str, as_of: datetime) -> pa.Table:
-    """Rows of gold/vectors: one of the vectors (N, D) an id."""
+    """Rows of gold/vectors, one per id, from vectors (N, D)."""
     size, width = vectors.shape
     flat = pa.array(vectors.detach().float().numpy().ravel())
     values = pa.FixedSizeListArray.from_arrays(flat, width).cast(pa.list_(pa.float32()))
@@ -124,7 +130,7 @@ def vector_rows(vectors: Tensor, ids: pa.Array, *, model: str, version: str, kin
 
 
 def _numbered(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
-    """Each value's place among the sorted distinct values, and these."""
+    """Each value's position among the sorted distinct values, and those values."""
     encoded = column.combine_chunks().dictionary_encode()
     distinct = encoded.dictionary
     order = pc.sort_indices(distinct).to_numpy()

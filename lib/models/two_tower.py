@@ -1,9 +1,10 @@
 """Two towers in their plainest form: the score of a user and an item is the dot product of their vectors.
 
-Item tower: the item's own embedding plus those of its tags (categories, brand), which items of few interactions share. User
-tower: the weighted mean of the item tower's vectors over the user's history. It holds nothing of a user, so whoever has a history
-has a vector, without training anew, and whoever has none has none. Trained by in-batch sampled softmax, corrected for how often
-an item is in a batch (Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations").
+Item tower: the item's own embedding plus those of its tags (categories, brand), through which items of few interactions
+learn from similar ones. User tower: the weighted mean of the item tower's vectors over the user's history. It has no
+parameters per user, so a new user with a history gets a vector without retraining, and a user without a history gets
+none. Trained by in-batch sampled softmax, corrected for how often an item is in a batch (Yi et al. 2019,
+"Sampling-bias-corrected neural modeling for large corpus item recommendations").
 """
 
 from typing import NamedTuple
@@ -17,19 +18,20 @@ INITIAL_DEVIATION = 0.1
 
 
 class Pairs(NamedTuple):
-    """P interactions sorted by user: what users had to do with which items, and how much it counts.
+    """P pairs of a user and an item, sorted by user, with their weights.
 
-    `history_weight` says how much a pair counts in its user's history, `target_weight` how often it is drawn to be foretold.
+    `history_weight` is the pair's weight in its user's history; `target_weight` sets how often it is drawn as a target
+    to predict.
     """
 
-    user: Tensor  # (P,) int64 from 0, ascending without a gap
+    user: Tensor  # (P,) int64 from 0, ascending without gaps
     item: Tensor  # (P,) int64
     history_weight: Tensor  # (P,) float64, above 0
     target_weight: Tensor  # (P,) float64, above 0
 
 
 class TwoTower(nn.Module):
-    """Both towers; `item_tags` (I, T) int64 holds each item's tags, filled up with 0, which stands for none."""
+    """Both towers; `item_tags` (I, T) int64 holds each item's tags, padded with 0."""
 
     item_tags: Tensor
 
@@ -49,9 +51,9 @@ class TwoTower(nn.Module):
         return vectors
 
     def forward(self, targets: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of B users, whose histories are samples of L items, and of the B items to foretell, each (B, D).
+        """Vectors of B users and of their target items, each (B, D), from targets (B,) and samples of histories (B, L).
 
-        A target is taken out of its own history: what the user would do anyway is not to be learnt from itself.
+        A target is removed from its own history, so that the model does not predict an item from itself.
         """
         distinct, place = torch.unique(torch.cat([targets[:, None], history], dim=1), return_inverse=True)
         vectors = F.embedding(place, self.item_vectors(distinct))
@@ -74,14 +76,14 @@ class TwoTower(nn.Module):
 def sampled_softmax_loss(users: Tensor, items: Tensor, log_q: Tensor) -> Tensor:
     """Cross-entropy of each user's own item among the batch's items, which serve as each other's negatives.
 
-    The logit of user b and item j is users_b . items_j - log q_j, with q_j the probability that item j is drawn: it takes out that
-    popular items are negatives more often (Yi et al. 2019, eq. 5). An item that stands in several rows counts in each, as the
-    correction has it.
+    The logit of user b and item j is users_b . items_j - log q_j, with q_j the probability that item j is drawn: this
+    corrects for popular items being negatives more often (Yi et al. 2019, eq. 5). An item in several rows counts in
+    each of them, as the correction assumes.
 
     Args:
         users: (B, D).
-        items: (B, D), row b the item to foretell of user b.
-        log_q: (B,), log q of these items.
+        items: (B, D), row b the target item of user b.
+        log_q: (B,), log q of these target items.
     """
     logits = users @ items.T - log_q
     return F.cross_entropy(logits, torch.arange(len(users), device=users.device))
@@ -97,13 +99,13 @@ class PairSampler:
         self.first_pair = self.last_pair - counts + 1
         weight = pairs.history_weight
         total = weight.new_zeros(len(counts)).index_add_(0, pairs.user, weight)
-        self.history_share = weight / total[pairs.user]  # of each user adds up to 1
+        self.history_share = weight / total[pairs.user]  # sums to 1 for each user
         self.history_sum, self.target_sum = self.history_share.cumsum(0), pairs.target_weight.cumsum(0)
         drawn = weight.new_zeros(num_items).index_add_(0, pairs.item, pairs.target_weight)
         self.log_q = (drawn / drawn.sum()).log().to(torch.float32)  # -inf for an item that is never drawn
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(targets (B,), history (B, L)): B pairs' items, and L draws, with replacement, from each pair's user's history."""
+        """Draw the items of B pairs, (B,), and for each pair L items of its user's history with replacement, (B, L)."""
         at = torch.rand(size, dtype=torch.float64, generator=generator) * self.target_sum[-1]
         pair = torch.searchsorted(self.target_sum, at, right=True).clamp(max=len(self.target_sum) - 1)
         user = self.pairs.user[pair]
@@ -123,7 +125,10 @@ def train_epoch(
     num_batches: int,
     generator: torch.Generator,
 ) -> float:
-    """So many batches; returns the mean loss. `model` is a TwoTower or what a trainer wrapped around one."""
+    """Train on `num_batches` batches; returns the mean loss.
+
+    `model` is a TwoTower or a trainer's wrapper around one.
+    """
     model.train()
     device = next(model.parameters()).device
     losses = []

@@ -1,1 +1,1 @@
-"""Recommendation lists: retrieve, rank, say why, and judge."""
+"""Recommendation lists: retrieval, ranking, reasons and evaluation."""

@@ -1,7 +1,7 @@
-"""Ranking metrics of strategies over shards of users: each shard gives sums, the sums give values with intervals.
+"""Ranking metrics of strategies over shards of users: each shard is reduced to sums, which give values with intervals.
 
-A shard of whole users holds one row a user, question and strategy; the same users stand in each strategy, with a list or
-without. What leaves a shard does not grow with its users: sums over them, plain and in each bootstrap resample.
+A shard of whole users holds one row per user, question and strategy; each strategy has the same users, with or without
+a list. The output of a shard does not grow with its users: sums over them, overall and in each bootstrap resample.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from lib.statistics.bootstrap import Floats, percentile_interval, resampled_sums
 
 SEGMENTS = ("all", "returning", "unseen")
 REFERENCE = "popularity"  # what the other strategies are compared with, user by user
-DRAWN = "num_drawn"  # the metric under which the number of users of each resample travels
+DRAWN = "num_drawn"  # the metric name of rows with the number of users in each resample
 
 SUMS_SCHEMA = pa.schema(
     [
@@ -51,8 +51,9 @@ def shard_sums(shard: pa.Table, *, k: int, num_resamples: int, seed: int) -> pa.
     """Sums of every metric of every strategy over a shard's users, for `applyInArrow`: rows of `SUMS_SCHEMA`.
 
     Args:
-        shard: `shard`, `question`, `strategy`, `user_key`, `user_hash` (64 bits, which user is drawn into which resample),
-            `is_returning`, `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null without a list).
+        shard: `shard`, `question`, `strategy`, `user_key`, `user_hash` (64 bits; decides which resamples draw the
+            user), `is_returning`, `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null
+            without a list).
         k: length of the lists.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -101,7 +102,7 @@ def _sums_of_question(rows: pa.Table, *, k: int, num_resamples: int, seed: int) 
 
 
 def _values(rows: pa.Table, strategies: list[str], *, k: int) -> dict[tuple[str, str], Floats]:
-    """(strategy, metric) -> one value a user; differences from the reference under `<metric>_minus_popularity`."""
+    """(strategy, metric) -> one value per user; differences from the reference are `<metric>_minus_popularity`."""
     values = ranking_metrics(_hits(rows["hit_ranks"].combine_chunks(), k), rows["num_relevant"].to_numpy())
     table = {
         (strategy, metric): part
@@ -128,11 +129,12 @@ def summarised(sums: pa.Table) -> pa.Table:
     """Values and intervals from the sums of all shards.
 
     Args:
-        sums: rows of `SUMS_SCHEMA`, in any order; they are added up in the order of the shards, so that the result does not
-            depend on it to the last digit.
+        sums: rows of `SUMS_SCHEMA`, in any order; they are added in the order of the shards, so that the result is the
+            same to the last digit.
 
     Returns:
-        question, segment, strategy, metric, value, low, high, num_users, num_without_list; a segment without users has nulls.
+        question, segment, strategy, metric, value, low, high, num_users, num_without_list; a segment without users has
+        nulls.
     """
     in_order = sums.sort_by("shard").combine_chunks()
     resampled = np.asarray(in_order["resampled"].combine_chunks().flatten()).reshape(in_order.num_rows, -1)

@@ -1,4 +1,4 @@
-"""Known pairs: the users and items that had to do with each other before a moment, as every recommender and its judge see them."""
+"""Known pairs: users and items with interactions before a given moment, for all recommenders and the evaluation."""
 
 from datetime import datetime
 
@@ -17,13 +17,13 @@ KNOWN_PAIRS = pa.schema(
 
 
 def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row a pair that was known before `as_of`, with the columns of KNOWN_PAIRS, by user and item.
+    """One row per pair that was known before `as_of`, with the columns of KNOWN_PAIRS, sorted by user and item.
 
     A pair without positive weight, such as a return of something bought before the log began, is not known.
 
     Args:
         interactions: rows of gold/interactions, all those of each pair.
-        as_of: only what was last touched before it counts.
+        as_of: rows with a `last_time` at or after it are left out.
     """
     known = interactions.filter(pl.col("last_time") < as_of).sort("user_key", "item_id", "last_time")
     pairs = known.group_by("user_key", "item_id", maintain_order=True).agg(

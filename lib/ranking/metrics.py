@@ -1,7 +1,7 @@
-"""Ranking metrics of one list a user; NumPy alone.
+"""Ranking metrics of one list per user, in NumPy.
 
-A list is judged by binary relevance. `hits[u, i]` says whether the item at rank i + 1 of user u's list is relevant; a shorter
-list, or none, is filled with False, so that a user without predictions scores 0 and is counted.
+Relevance is binary. `hits[u, i]` says whether the item at rank i + 1 of user u's list is relevant; a shorter or
+missing list is padded with False, so that a user without predictions scores 0 and is counted.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ METRICS = ("ndcg", "recall", "precision", "map", "hit_rate")
 
 
 def ndcg(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
-    """Normalised discounted cumulative gain at k, binary gains, one value a user in 0..1.
+    """Normalised discounted cumulative gain at k, binary gains, one value per user in 0..1.
 
-    DCG@k = sum over ranks i of hit_i / log2(i + 1), divided by the DCG of the ideal list, which has min(k, num_relevant) hits
-    at its top (Järvelin and Kekäläinen 2002).
+    DCG@k = sum over ranks i of hit_i / log2(i + 1), divided by the DCG of the ideal list, which has min(k,
+    num_relevant) hits at its top (Järvelin and Kekäläinen 2002).
 
     Args:
         hits: (users, k).
-        num_relevant: (users,), each user's relevant items, at least 1; also those that the list does not hold.
+        num_relevant: (users,), each user's relevant items, at least 1, including those not in the list.
     """
     k = hits.shape[1]
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
@@ -29,7 +29,7 @@ def ndcg(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
 
 
 def recall(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
-    """Share of the user's relevant items that the list holds; below 1 of necessity where there are more than k of them."""
+    """Share of the user's relevant items that the list holds; always below 1 if there are more than k of them."""
     return np.asarray(hits.sum(axis=1) / num_relevant)
 
 
@@ -41,7 +41,7 @@ def precision(hits: NDArray[np.bool_]) -> Floats:
 def average_precision(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
     """Average precision at k: the sum over hit ranks i of precision@i, divided by min(k, num_relevant).
 
-    Its mean over users is MAP@k as TREC truncates it: an ideal list scores 1, however many relevant items there are.
+    Its mean over users is MAP@k as TREC truncates it: an ideal list scores 1 for any number of relevant items.
     """
     k = hits.shape[1]
     precision_at = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
@@ -54,7 +54,7 @@ def hit_rate(hits: NDArray[np.bool_]) -> Floats:
 
 
 def ranking_metrics(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> dict[str, Floats]:
-    """Every metric of `METRICS` at k for each user.
+    """Every metric of METRICS at k for each user.
 
     Args:
         hits: (users, k).
@@ -64,7 +64,7 @@ def ranking_metrics(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) ->
         Metric name -> (users,), each value in 0..1.
     """
     assert hits.ndim == 2 and num_relevant.shape == hits.shape[:1], (hits.shape, num_relevant.shape)
-    assert np.all(num_relevant >= 1), "a user without a relevant item is not in the population"
+    assert np.all(num_relevant >= 1), "every user needs a relevant item"
     assert np.all(hits.sum(axis=1) <= num_relevant), "more hits than relevant items: is an item listed twice?"
     return {
         "ndcg": ndcg(hits, num_relevant),

@@ -1,8 +1,8 @@
-"""Item-to-item neighbours by cosine over users: Gram matrices of shards of users, added up block by block of items.
+"""Item-to-item neighbours by cosine over users: Gram matrices of shards of users, summed by block of items.
 
-The cosine of two items is the number of users who have both, divided by the geometric mean of the numbers of users who have
-each. A shard of whole users gives the numbers as one sparse product; shards add up. So that a cluster can do it, the Gram
-matrix travels in blocks of consecutive items, each as three flat arrays.
+The cosine of two items is the number of users who have both, divided by the geometric mean of the numbers of users who
+have each. One sparse product per shard of whole users gives these numbers, and the shards are summed. To be
+distributed, the Gram matrix is sent in blocks of consecutive items, each as three flat arrays.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,11 +26,11 @@ NEIGHBOUR_SCHEMA = pa.schema([("item", pa.int32()), ("neighbour", pa.int32()), (
 
 
 def gram(histories: Iterable[sp.csr_array], num_items: int) -> sp.csr_array:
-    """Users who have both items, for each pair of items, and an item's users on the diagonal: the sum of X'X.
+    """The number of users who have both items of each pair, and on the diagonal each item's users: the sum of X'X.
 
     Args:
         histories: matrices (users, num_items) of 0 and 1, each of whole users.
-        num_items: of the catalogue.
+        num_items: size of the catalogue.
     """
     total = sp.csr_array((num_items, num_items), dtype=np.float64)
     for history in histories:
@@ -47,7 +47,7 @@ def shard_blocks(
 
 
 def gram_blocks(counts: sp.csr_array, *, items_per_block: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a Gram matrix, cut into blocks of items that may be added up apart: batches of `BLOCK_SCHEMA`."""
+    """The rows of a Gram matrix in blocks of items that can be summed separately: batches of `BLOCK_SCHEMA`."""
     for block, start in enumerate(range(0, counts.shape[0], items_per_block)):
         entries = counts[start : start + items_per_block].tocoo()
         if entries.nnz:
@@ -57,15 +57,15 @@ def gram_blocks(counts: sp.csr_array, *, items_per_block: int) -> Iterator[pa.Re
 
 
 def cosine_neighbours(block: pa.Table, *, num_users: NDArray[np.float64], num_neighbours: int) -> pa.Table:
-    """The nearest neighbours of each item of one block, the item itself among them, from all shards' rows of that block.
+    """The nearest neighbours of each item of one block, including the item itself, from all shards' rows of that block.
 
     Args:
         block: rows of `BLOCK_SCHEMA` of one block.
         num_users: (items,), users who have each item.
-        num_neighbours: kept of each item, those with the highest cosine; equal ones by position.
+        num_neighbours: how many to keep per item, by highest cosine; ties by position.
 
     Returns:
-        Rows of `NEIGHBOUR_SCHEMA`, by item and from the nearest on.
+        Rows of `NEIGHBOUR_SCHEMA`, sorted by item, nearest first.
     """
     item, neighbour, both = (
         np.concatenate([np.asarray(chunk.flatten()) for chunk in block[name].chunks])
@@ -94,11 +94,11 @@ def similarity_matrix(neighbours: pa.Table, num_items: int) -> sp.csr_array:
 def nearest_own_items(
     histories: sp.csr_array, similarity: sp.csr_array, user: NDArray[np.int64], item: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Which of the user's other own items speaks most for an item: for each pair of user and item, its position, or -1.
+    """For each pair of a user and an item, the position of the most similar other item that the user has, or -1.
 
     Args:
-        histories: (users, items), an entry where the item is the user's own.
-        similarity: (items, items) as `similarity_matrix` gives it.
+        histories: (users, items), an entry where the user has the item.
+        similarity: (items, items), from `similarity_matrix`.
         user: (pairs,), rows of `histories`.
         item: (pairs,), positions.
     """

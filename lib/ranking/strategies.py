@@ -1,8 +1,9 @@
-"""The recommendation strategies over Arrow batches of users: each ranks its users' items and says why, in words for people.
+"""The recommendation strategies over Arrow batches of users: each ranks items and gives readable reasons.
 
-A batch has one row a user: `user_key`, `items` (the ids of the own items, distinct, the latest first) and `num_relevant` (one
-number for each of `items`: how often the user bought it, or did what the log calls relevant); for the strategies by vectors also
-`values`. Each function maps such batches to batches of `LIST_SCHEMA`, fit for `mapInArrow`. None falls back to another.
+A batch has one row per user: `user_key`, `items` (distinct ids of the user's own items, latest first) and
+`num_relevant` (for each of `items`, how often the user bought it, or did what the log counts as relevant); for
+strategies by vectors also `values`. A user's own items are those the user has interacted with. Each function maps such
+batches to batches of `LIST_SCHEMA`, for `mapInArrow`. No strategy falls back to another.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ LIST_SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-# What people did who did the relevant thing; the key is an event type.
+# The verb for each relevant event type, for reasons such as "bought by 12 customers".
 VERBS = {
     "purchase": "bought",
     "view": "viewed",
@@ -48,7 +49,7 @@ class Catalogue(NamedTuple):
     num_buyers: NDArray[np.float64]  # distinct users with a relevant event
 
     def take(self, positions: NDArray[np.int64]) -> Self:
-        """The catalogue of these items alone."""
+        """The catalogue of the items at these positions."""
         return self._replace(
             item_ids=self.item_ids.take(pa.array(positions)),
             names=self.names.take(pa.array(positions)),
@@ -57,7 +58,7 @@ class Catalogue(NamedTuple):
 
 
 def popularity(batches: Batches, *, catalogue: Catalogue, k: int, verb: str) -> Lists:
-    """Items by their number of distinct buyers: the same list for everyone, but for what `new` leaves out."""
+    """Items by number of distinct buyers: the same list for everyone, except for what `new` leaves out."""
     bought = np.flatnonzero(catalogue.num_buyers > 0)
     best_first = catalogue.take(bought[np.argsort(-catalogue.num_buyers[bought], kind="stable")])
     reasons = pa.array(
@@ -65,7 +66,7 @@ def popularity(batches: Batches, *, catalogue: Catalogue, k: int, verb: str) -> 
     )
     for batch in batches:
         own = incidence(batch["items"], best_first.item_ids)
-        # Nobody needs to look further down than the own items that may stand in the way.
+        # k items plus the most items that any user has are enough, even after a user's own items are left out.
         looked_at = min(k + int(np.diff(own.indptr).max(initial=0)), len(bought))
         scores = best_first.num_buyers[:looked_at]
         shown = best_first.take(np.arange(looked_at))
@@ -84,7 +85,7 @@ def popularity(batches: Batches, *, catalogue: Catalogue, k: int, verb: str) -> 
 
 
 def rebuy(batches: Batches, *, catalogue: Catalogue, k: int, verb: str) -> Lists:
-    """The user's own items by how often the user bought them, ties by popularity; there is no list of new items."""
+    """The user's own items by how often the user bought them, ties by popularity; gives no list for `new`."""
     for batch in batches:
         counts = incidence(batch["items"], catalogue.item_ids, np.asarray(batch["num_relevant"].flatten(), np.float64))
         counts.eliminate_zeros()
@@ -95,10 +96,10 @@ def rebuy(batches: Batches, *, catalogue: Catalogue, k: int, verb: str) -> Lists
 
 
 def item_to_item(batches: Batches, *, catalogue: Catalogue, similarity: sp.csr_array, k: int) -> Lists:
-    """Items by the sum of their similarities to the user's own items (neighbours as lib/ranking/neighbours.py gives them)."""
+    """Items by the sum of their similarities to the user's own items (see lib/ranking/neighbours.py)."""
     for batch in batches:
         own = incidence(batch["items"], catalogue.item_ids)
-        own.sort_indices()  # so that sums do not depend on the order of a list
+        own.sort_indices()  # so that sums do not depend on the order of the items
         score = summed_similarities(own, similarity)
 
         def reasons(ranked: Ranked, own: sp.csr_array = own) -> pa.Array:
@@ -113,7 +114,7 @@ def item_to_item(batches: Batches, *, catalogue: Catalogue, similarity: sp.csr_a
 def by_vectors(
     batches: Batches, *, catalogue: Catalogue, item_vectors: NDArray[np.float32], k: int, reason: str
 ) -> Lists:
-    """Items by the dot product of their vectors, (items, d), and the user's (`values`)."""
+    """Items by the dot product of the user's vector (`values`) with `item_vectors` (items, d)."""
     for batch in batches:
         own = incidence(batch["items"], catalogue.item_ids)
         score = dot_products(vectors(batch["values"]), item_vectors)

@@ -1,8 +1,8 @@
-"""The k best items of each user: blocked matrix multiplication over Arrow batches; NumPy, SciPy's sparse matrices, PyArrow.
+"""The k best items of each user, by blocked matrix multiplication over Arrow batches with NumPy, SciPy and PyArrow.
 
-Items are known by their position in one sorted array of item ids, users by their row in a batch. Equal scores go by item
-order, so a list is the same whatever the blocks. The functions hold no state: a Spark task calls them in `mapInArrow` with
-the item matrix as a broadcast value, a service calls them on one user.
+Items are identified by their position in one sorted array of item ids, users by their row in a batch. Ties go by item
+position, so a list does not depend on the blocks. The functions hold no state: a Spark task can call them in
+`mapInArrow` with the item matrix as a broadcast value, and a service can call them for one user.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _CELLS_AT_ONCE = 1 << 24  # scores in memory at a time (64 MB as floats)
 
 @dataclass(frozen=True)
 class Ranked:
-    """Lists of all users, one entry a listed item, ordered by user and rank; every array is (entries,).
+    """The lists of all users, one entry per listed item, sorted by user and rank; every array is (entries,).
 
     `user` is the row of the user in the batch, `rank` counts from 1, `item` is the item's position.
     """
@@ -35,14 +35,14 @@ class Ranked:
 
 
 def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
-    """Positions of the k best items of each row, best first; equal scores by position.
+    """Positions of the k best items of each row, best first; ties by position.
 
     Args:
         scores: (users, items); -inf where an item must not be listed.
         k: length of the lists.
 
     Returns:
-        (users, min(k, items)); where fewer items may be listed the row ends with items that score -inf.
+        (users, min(k, items)); if fewer items may be listed, the row ends with items that score -inf.
     """
     num_items = scores.shape[1]
     k = min(k, num_items)
@@ -50,7 +50,7 @@ def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
         return np.argsort(-scores, axis=1, kind="stable")
     best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     best_scores = np.take_along_axis(scores, best, axis=1)
-    # A partition keeps any of the items that tie for the last place: those rows are sorted whole.
+    # A partition keeps arbitrary items among those that tie for the last place, so such rows are sorted completely.
     worst = best_scores.min(axis=1, keepdims=True)
     tied = np.flatnonzero((scores >= worst).sum(axis=1) > k)
     best[tied] = np.argsort(-scores[tied], axis=1, kind="stable")[:, :k]
@@ -65,12 +65,13 @@ def rank_users(
     """Every user's list of at most k items, scored in blocks of users that fit in memory.
 
     Args:
-        score_block: rows of users -> (rows, num_items) scores, in an array that may be written to; -inf where an item must
-            not be listed.
-        num_users: rows in all.
-        num_items: items in all.
+        score_block: rows of users -> (rows, num_items) scores, in an array that may be written to; -inf where an item
+            must not be listed.
+        num_users: number of rows.
+        num_items: number of items.
         k: length of the lists.
-        excluded: (num_users, num_items), entries where an item must not be listed for a user (those it knows already).
+        excluded: (num_users, num_items), an entry where an item must not be listed for a user, such as one that the
+            user knows already.
     """
     step = max(1, _CELLS_AT_ONCE // max(1, num_items))
     parts = [_rank_block(score_block, slice(start, min(start + step, num_users)), k, excluded)
@@ -104,11 +105,11 @@ def _rank_block(score_block: ScoreBlock, rows: slice, k: int, excluded: sp.csr_a
 
 
 def rank_entries(scores: sp.csr_array, *, tie_break: NDArray[np.float64], k: int) -> Ranked:
-    """Every user's list of at most k items among the stored entries of its row alone, highest first.
+    """Every user's list of at most k items, chosen from the stored entries of its row, highest first.
 
     Args:
-        scores: (users, items); what is not stored is not listed.
-        tie_break: (items,), orders equal scores, highest first; what is still equal goes by position.
+        scores: (users, items); an entry that is not stored is not listed.
+        tie_break: (items,), orders equal scores, highest first; remaining ties by position.
         k: length of the lists.
     """
     entries = scores.tocoo()
@@ -126,7 +127,7 @@ def rank_entries(scores: sp.csr_array, *, tie_break: NDArray[np.float64], k: int
 
 
 def dot_products(user_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32]) -> ScoreBlock:
-    """Scores by the dot products of (users, d) and (items, d): one GEMM a block."""
+    """Scores by the dot products of (users, d) and (items, d): one GEMM per block."""
     return lambda rows: user_vectors[rows] @ item_vectors.T
 
 
@@ -134,7 +135,7 @@ def summed_similarities(histories: sp.csr_array, similarity: sp.csr_array) -> Sc
     """Scores by item-to-item: the sum of the similarities of the user's own items to each item; 0 is not listed.
 
     Args:
-        histories: (users, items), 1 where the item is the user's own.
+        histories: (users, items), 1 where the user has the item.
         similarity: (items, items), row i holds the neighbours of item i.
     """
 
@@ -147,7 +148,7 @@ def summed_similarities(histories: sp.csr_array, similarity: sp.csr_array) -> Sc
 
 
 def vectors(column: pa.ListArray | pa.FixedSizeListArray) -> NDArray[np.float32]:
-    """A column of equally long lists of floats as (rows, d), without copying where Arrow holds it as float32.
+    """A column of equally long lists of floats as (rows, d); not copied if Arrow holds it as float32.
 
     Raises:
         ValueError: the lists are not equally long, or hold a null.
@@ -158,17 +159,17 @@ def vectors(column: pa.ListArray | pa.FixedSizeListArray) -> NDArray[np.float32]
     width = len(flat) // len(column)
     lengths = pc.list_value_length(column)
     if column.null_count or flat.null_count or not pc.all(pc.equal(lengths, width)).as_py():
-        raise ValueError("vectors must be equally long and without nulls")
+        raise ValueError("vectors must have equal lengths and no nulls")
     return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), width)
 
 
 def incidence(lists: pa.ListArray, item_ids: pa.StringArray, values: NDArray[np.float32] | None = None) -> sp.csr_array:
-    """Lists of item ids, one a user, as a sparse (users, items) matrix; an id that `item_ids` lacks is passed over.
+    """Lists of item ids, one per user, as a sparse (users, items) matrix; an id that is not in `item_ids` is ignored.
 
     Args:
-        lists: one list of distinct item ids a user.
+        lists: one list of distinct item ids per user.
         item_ids: the id at each position, distinct.
-        values: one number for each id of `lists.flatten()`; 1 where left out.
+        values: one number for each id of `lists.flatten()`; default 1.
     """
     flat = lists.flatten()
     users = np.repeat(np.arange(len(lists)), _lengths(lists))

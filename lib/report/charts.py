@@ -1,7 +1,8 @@
 """The report's charts as plotly figures: bars, intervals, lines and columns.
 
-A figure carries no colours of page, text or grid: the page's style sheet gives them, so that a chart follows light and dark. The
-colours of the marks hold a contrast of at least 3 on both. Each chart says in words what it shows, for who cannot see it.
+A figure has no colours for page, text or grid: the page's style sheet sets them, so that charts follow light and dark
+mode. The colours of the marks have a contrast of at least 3 in both. Each chart has a text alternative for those who
+cannot see it.
 """
 
 import html
@@ -13,7 +14,7 @@ import plotly.graph_objects as go
 
 COLOURS = ("#3f7fd6", "#d4762a", "#2a9277", "#a565c0", "#c9549a", "#5b8c2a", "#8a8f98")
 QUIET = "#8a8f98"
-# The page's own fonts, so that plotly leaves as much room for a label as it takes.
+# The page's own fonts, so that plotly leaves the right room for labels.
 FONT = {
     "family": 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif',
     "size": 13,
@@ -27,7 +28,7 @@ LINE_CHART_PIXELS = 270
 
 @dataclass(frozen=True)
 class Chart:
-    """A plotly figure as plain values; its title stands outside it, and `alt` says in words what it shows."""
+    """A plotly figure as plain values; its title is shown outside it, and `alt` describes it in words."""
 
     title: str
     figure: dict[str, Any]
@@ -37,7 +38,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval; None where there is none."""
+    """A value with its interval; `low` and `high` are None if there is no interval."""
 
     label: str
     value: float
@@ -77,13 +78,13 @@ def bar_chart(title: str, labels: Sequence[str], values: Sequence[float], texts:
 def interval_chart(
     title: str, intervals: Sequence[Interval], *, reference: float | None = None, digits: int = 3, unit: str = ""
 ) -> Chart:
-    """A forest plot: a dot and its interval a row, from top to bottom, one colour a series; a line where x is `reference`."""
+    """A forest plot: a row per dot and interval, from the top, a colour per series, and a line at x = `reference`."""
     labels = list(dict.fromkeys(interval.label for interval in intervals))
     names = list(dict.fromkeys(interval.series for interval in intervals))
     traces = []
     for number, name in enumerate(names):
         chosen = [interval for interval in intervals if interval.series == name]
-        # Series that share a label stand a little apart, so that none hides another.
+        # Series that share a label are drawn slightly apart, so that none hides another.
         shift = 0.0 if len(names) == 1 else (number / (len(names) - 1) - 0.5) * 0.44
         traces.append(
             go.Scatter(
@@ -116,7 +117,7 @@ def interval_chart(
         ticklabelstandoff=6,
     )
     figure.update_xaxes(showgrid=True, zeroline=False, nticks=6, ticksuffix=unit, automargin=False)
-    figure.update_layout(margin_b=AXIS_PIXELS)  # plotly's own margin would cut the numbers under a single row
+    figure.update_layout(margin_b=AXIS_PIXELS)  # plotly's own margin would cut off the numbers under a single row
     if reference is not None:
         figure.add_vline(x=reference, line_width=1.5, line_dash="dot", line_color=QUIET)
     said = ((f"{i.series} {i.label}".strip(), i.text(digits, unit)) for i in intervals)
@@ -150,7 +151,7 @@ def line_chart(
 
 
 def column_chart(title: str, labels: Sequence[str], values: Sequence[float], *, value_format: str) -> Chart:
-    """Vertical columns from left to right; `value_format` as plotly (d3) and Python write it."""
+    """Vertical columns from left to right; `value_format` is a format that both plotly (d3) and Python understand."""
     columns = go.Bar(
         x=[_plain(label) for label in labels],
         y=list(values),
@@ -202,7 +203,7 @@ def _chart(title: str, figure: go.Figure, said: Iterable[tuple[str, str]]) -> Ch
 
 
 def _plain(text: str) -> str:
-    """Text that plotly shows as it stands: it would take tags in it for its own markup."""
+    """Text escaped so that plotly shows it unchanged; it would interpret tags as its own markup."""
     return html.escape(text, quote=False)
 
 

@@ -1,4 +1,4 @@
-"""What the report and the end-of-run summary read of a lake, each fact one query. No Spark; DuckDB over the latest versions."""
+"""The facts that the report and the end-of-run summary read from a lake with DuckDB, one query each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,12 @@ from lib.runs import history
 Row = dict[str, Any]
 HEADLINE_METRIC = "ndcg"
 HEADLINE_K = 10
-ESTIMATORS = ("dr", "pdis", "mean_return", "true")  # the first that a policy has decides what is said of it
+ESTIMATORS = (
+    "dr",
+    "pdis",
+    "mean_return",
+    "true",
+)  # in order of preference: a policy is reported by the first that it has
 POLICY_VERDICTS = ("promote", "keep_logging")
 
 
@@ -49,7 +54,7 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class LakeFacts:
-    """What a lake holds, each fact one query over its tables `<layer>.<table>` at their latest versions."""
+    """What a lake holds; each fact is one query over its tables `<layer>.<table>` at their latest versions."""
 
     lake: Lake
 
@@ -79,20 +84,20 @@ class LakeFacts:
 
     @cached_property
     def latest_runs(self) -> dict[str, Row]:
-        """The newest run of each job, by job, in the order in which they began."""
+        """The newest run of each job, by job name, in the order in which the runs began."""
         newest = {run["job"]: run for run in sorted(history.runs(self.lake), key=lambda run: int(run["number"]))}
         return dict(sorted(newest.items(), key=lambda item: item[1]["started_at"]))
 
     @cached_property
     def as_of(self) -> datetime | None:
-        """As of when the profiles of gold are known; None without any."""
+        """The `as_of` of the newest item profiles; None if there are none."""
         if not self.has("gold/item_profiles"):
             return None
         moment: datetime = self.rows("SELECT max(as_of) AS as_of FROM gold.item_profiles")[0]["as_of"]
         return moment
 
     def why_missing(self, *jobs: str) -> str:
-        """One line that says why there is nothing of these jobs: the first that was skipped, failed or has not run."""
+        """One line that says why these jobs have no result: the first that was skipped, failed or has not run."""
         for job in jobs:
             run = self.latest_runs.get(job)
             if run is None:
@@ -105,7 +110,7 @@ class LakeFacts:
 
     @cached_property
     def source_counts(self) -> list[SourceCount]:
-        """Records read and refused of each source of the log. bronze = accepted + rejected."""
+        """Records read and refused for each source of the log: bronze = accepted + rejected."""
         rejected: dict[str, int] = {}
         for row in self.rejects:
             if row["stage"] == "clean":
@@ -124,7 +129,10 @@ class LakeFacts:
 
     @cached_property
     def events_by_type(self) -> list[Row]:
-        """Accepted events by type: event_type, num_events, num_users, num_bot_events, num_human_events; most frequent first."""
+        """Accepted events by type: event_type, num_events, num_users, num_bot_events, num_human_events.
+
+        Most frequent first.
+        """
         if not self.has("silver/events"):
             return []
         return self.rows(
@@ -163,7 +171,7 @@ class LakeFacts:
 
     @cached_property
     def policy_verdicts(self) -> list[Row]:
-        """What is decided of each learned policy on test decisions: its row of the first estimator that it has."""
+        """The verdict on each learned policy on test decisions: its row for the preferred estimator that it has."""
         if not self.has("gold/policy_values"):
             return []
         rows = self.rows("SELECT * FROM gold.policy_values WHERE dataset LIKE 'test%' ORDER BY policy, dataset")

@@ -1,4 +1,4 @@
-"""The sections about the log and the lake: records, funnel, events over time, seconds a stage, where the tables are."""
+"""The sections about the log and the lake: records, funnel, events over time, seconds per stage, tables."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -108,7 +108,7 @@ def activity(facts: LakeFacts) -> Section:
         """
     )
     step = timedelta(hours=1) if is_short else timedelta(days=1)
-    # One without an event counts too: a line drawn over it would show events that never were.
+    # A moment without events counts as zero: a line drawn across it would show events that did not happen.
     num_moments = (rows[-1]["moment"] - rows[0]["moment"]) // step + 1 if rows else 0
     moments = [rows[0]["moment"] + number * step for number in range(num_moments)]
     types = [event_type for event_type in FUNNEL if any(row["event_type"] == event_type for row in rows)]
@@ -142,8 +142,8 @@ def activity(facts: LakeFacts) -> Section:
 
 
 def stages(facts: LakeFacts) -> Section:
-    """Seconds of each job's newest run."""
-    title = "Seconds a stage"
+    """Duration of each job's newest run."""
+    title = "Seconds per stage"
     runs = list(facts.latest_runs.values())
     if not runs:
         return Section("stages", title, missing="No run is recorded in ops/runs.")

@@ -1,4 +1,7 @@
-"""Puts the sections on one page, and the essence of each into a small table. The lake is read at its latest versions."""
+"""Puts the sections on one page, and a summary of each into a small table.
+
+Reads the latest versions of the lake's tables.
+"""
 
 import uuid
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ REPORT_FILE = Path("files/report/index.html")
 
 @dataclass(frozen=True)
 class Header:
-    """The page's head: which log, its times, and when the wheel last turned."""
+    """The page's head: which log, its times, and when the pipeline last ran."""
 
     name: str
     first_event: datetime | None
@@ -45,8 +48,8 @@ class Header:
 def write_report(lake_path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
     """Write the page and return its path, `<lake>/files/report/index.html` by default.
 
-    `name` is what the page calls the log or shop; by default the lake's folder. The page needs no network and no second file. It is
-    written beside its place and moved there, so that a reader never sees half of it.
+    `name` is what the page calls the log or shop; by default the lake's folder. The page needs no network and no second
+    file. It is written to a temporary file and then moved, so that a reader never sees an incomplete page.
     """
     facts = LakeFacts(Lake(str(lake_path)))
     path = out if out is not None else facts.lake.folder / REPORT_FILE
@@ -75,7 +78,7 @@ def render(facts: LakeFacts, *, name: str | None = None) -> str:
 
 
 def header(facts: LakeFacts, name: str | None) -> Header:
-    """What the page's head says."""
+    """The content of the page's head."""
     first = last = None
     if facts.has("silver/events"):
         span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver.events")[0]
@@ -85,13 +88,16 @@ def header(facts: LakeFacts, name: str | None) -> Header:
 
 
 def summary_rows(lake_path: Path) -> list[tuple[str, str]]:
-    """The end-of-run table: what (read, refused, kept, each question's ranking, policy, ...) and what is to be said of it; last, where the page is."""
+    """The rows of the end-of-run table, (subject, text): read, rejected, kept, rankings, policy and so on.
+
+    The last row is the page's path.
+    """
     facts = LakeFacts(Lake(str(lake_path)))
     return [*summary_of(facts), ("report", str(facts.lake.folder / REPORT_FILE))]
 
 
 def summary_of(facts: LakeFacts) -> list[tuple[str, str]]:
-    """`summary_rows` of facts that are at hand."""
+    """`summary_rows` from given facts, without the page's path."""
     return [
         *_record_rows(facts),
         *_ranking_rows(facts),

@@ -1,4 +1,4 @@
-"""What a section of the report is made of, and how its numbers and words are written."""
+"""The parts of a section of the report, and the formatting of its numbers and words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ HALF_PAGE_CHARACTERS = 54
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts; the first `num_text_columns` are set left, the others are numbers."""
+    """A table of texts; the first `num_text_columns` are aligned left, the others are numbers."""
 
     caption: str
     header: tuple[str, ...]
@@ -24,7 +24,7 @@ class Grid:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether half the page's width is enough for it."""
+        """Whether it fits in half the page's width."""
         columns = zip(self.header, *self.rows, strict=True)
         return sum(max(len(cell) for cell in column) + GAP_CHARACTERS for column in columns) <= HALF_PAGE_CHARACTERS
 
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page; `missing` stands instead of everything else where there is nothing to show."""
+    """One part of the page; `missing` replaces everything else if there is nothing to show."""
 
     id: str
     title: str
@@ -71,7 +71,7 @@ def decimal(value: float | None, digits: int = 3) -> str:
 
 
 def digits_of(*values: float | None) -> int:
-    """Digits after the point that show the largest of some values to three figures at least, and never fewer than three."""
+    """Digits after the point that show the largest of the values with three significant digits; at least three."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)
     return 3 if largest == 0 else max(3, 2 - floor(log10(largest)))
 
@@ -87,7 +87,7 @@ def percent(part: float, whole: float, digits: int = 1) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3, *, with_sign: bool = False) -> str:
-    """[low, high], or nothing where there is none."""
+    """[low, high], or an empty text if there is no interval."""
     if low is None or high is None:
         return ""
     show = signed if with_sign else decimal
@@ -95,7 +95,7 @@ def interval(low: float | None, high: float | None, digits: int = 3, *, with_sig
 
 
 def words(name: str) -> str:
-    """A name as words: bad_value:price is bad value: price."""
+    """A name as words: bad_value:price -> bad value: price."""
     return name.replace("_", " ").replace(":", ": ")
 
 
@@ -119,7 +119,7 @@ def with_interval(row: Row | None) -> str:
 
 
 def probability(p: float | None) -> str:
-    """0.0123 -> 0.012; what rounds to zero is < 0.001."""
+    """0.0123 -> 0.012; a value that rounds to zero -> < 0.001."""
     return "–" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
@@ -134,7 +134,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text as a sentence of its own."""
+    """The text as a complete sentence."""
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 

@@ -1,4 +1,4 @@
-"""The sections about results: strategies, models, policies, experiments; each estimate with its interval."""
+"""The sections about results: strategies, models, policies and experiments, each estimate with its interval."""
 
 from lib.report.charts import Interval, interval_chart
 from lib.report.facts import HEADLINE_K, LakeFacts, Row
@@ -20,7 +20,7 @@ from lib.report.parts import (
 )  # fmt: skip
 from lib.tables.gold import QUESTIONS, SPLITS
 
-OTHER_METRICS = ["precision", "recall", "map", "hit_rate", "coverage"]  # beside the headline
+OTHER_METRICS = ["precision", "recall", "map", "hit_rate", "coverage"]  # besides the headline
 QUESTION_TITLES = {"all": "all items", "new": "items new to the user"}
 
 
@@ -49,7 +49,7 @@ def ranking(facts: LakeFacts) -> Section:
             )
         tables.append(_ranking_table(facts, question))
     text = " ".join(says) + (
-        " Dots right of the line beat popularity; an interval that crosses it decides nothing."
+        " Dots right of the line beat popularity; an interval that crosses it is inconclusive."
         " Users without a list score 0 and are counted."
     )
     return Section("ranking", title, text, charts, tables)
@@ -126,7 +126,9 @@ def models(facts: LakeFacts) -> Section:
         num_text_columns=2,
     )
     examples = enumerate_words([f"{count(max(r['n'] for r in rows if r['split'] == s))} {s}" for s in splits])
-    text = f"Will this user buy in the window after? Judged on {examples} examples of later times than the training’s."
+    text = (
+        f"Will this user buy in the window after? Tested on {examples} examples from later times than the training’s."
+    )
     return Section("models", title, text, charts, [table])
 
 
@@ -238,7 +240,7 @@ def experiment(facts: LakeFacts) -> Section:
 
 
 def experiment_lines(facts: LakeFacts) -> list[str]:
-    """One line a pair of arms: the verdict on each metric, and whether the units were split as planned."""
+    """One line per pair of arms: the verdict on each metric, and whether the units were split as planned."""
     pairs: dict[tuple[str, str, str], list[Row]] = {}
     for row in facts.experiments:
         pairs.setdefault((row["experiment"], row["arm"], row["control"]), []).append(row)

@@ -80,7 +80,7 @@ def _advert_pictures(facts: LakeFacts) -> list[Picture]:
 
 
 def _picture(path: Path, alt: str, caption: str) -> Picture | None:
-    """The file inlined; None where it is absent, no picture or too large for a page."""
+    """The file inlined; None if it is missing, not a picture or too large for a page."""
     media_type = MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None or not path.is_file() or path.stat().st_size > MAX_PICTURE_BYTES:
         return None
@@ -88,7 +88,7 @@ def _picture(path: Path, alt: str, caption: str) -> Picture | None:
 
 
 def shoppers(facts: LakeFacts) -> Section:
-    """Interests, hours and habits of users, all together and none alone."""
+    """Interests, hours and habits of users, aggregated over all of them."""
     title = "Shoppers"
     if not facts.has("gold/user_profiles"):
         return Section("shoppers", title, missing=facts.why_missing("featurize") + _anonymous(facts))
@@ -104,7 +104,7 @@ def shoppers(facts: LakeFacts) -> Section:
     if hours:
         charts.append(
             column_chart(
-                "Share of a shopper’s clicks by hour of day, UTC",
+                "Share of a shopper’s actions by hour of day, UTC",
                 [f"{row['hour']:02d}" for row in hours],
                 [row["share"] for row in hours],
                 value_format=".0%",
@@ -170,7 +170,7 @@ def products(facts: LakeFacts) -> Section:
     )
     top = Grid(
         f"The {len(rows)} most popular",
-        ("product", "buyers", "purchases", "views", "click rate", "purchases a view", "price"),
+        ("product", "buyers", "purchases", "views", "click rate", "purchases per view", "price"),
         [
             (
                 row["name"],
@@ -189,6 +189,6 @@ def products(facts: LakeFacts) -> Section:
 
 
 def _anonymous(facts: LakeFacts) -> str:
-    """A word on logs that name no user."""
+    """A note for logs that name no user."""
     named = any(row["num_users"] for row in facts.events_by_type)
     return "" if named or not facts.events_by_type else " This log names no user."

@@ -1,1 +1,1 @@
-"""One execution of a job, recorded: what it read, what it wrote, and when its result is out of date."""
+"""Records each run of a job: what it read and wrote, and whether its result is out of date."""

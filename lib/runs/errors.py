@@ -1,12 +1,15 @@
-"""What may be kept of an error: ops/runs and the lake's logs are read by more people than bronze is."""
+"""What may be recorded of an error: more people read ops/runs and the lake's logs than bronze."""
 
 import traceback
 
-SOME_FILES_SET_ASIDE = 2  # the exit code of a job that went on without a bad file
+SOME_FILES_SET_ASIDE = 2  # exit code of a job that set bad files aside and went on
 
 
 class PrivateValueError(ValueError):
-    """An error whose text quotes a value of the log, for the one who runs the job; `recorded` says the same without it."""
+    """An error that quotes a value of the log to the person who runs the job.
+
+    `recorded` says the same without the value.
+    """
 
     def __init__(self, shown: str, *, recorded: str) -> None:
         super().__init__(shown)
@@ -14,9 +17,9 @@ class PrivateValueError(ValueError):
 
 
 def recordable(error: BaseException) -> str:
-    """What may be kept of an error: our own words without values of the log; of any other error its kind alone.
+    """The text to record of an error: our own message without values of the log, or only the type of any other error.
 
-    What a library says (a parser, an executor's traceback) may quote a value that it was given.
+    A library's message (from a parser, or an executor's traceback) may quote a value that it was given.
     """
     if isinstance(error, PrivateValueError):
         return f"ValueError: {error.recorded}"
@@ -24,7 +27,7 @@ def recordable(error: BaseException) -> str:
 
 
 def recordable_traceback(error: BaseException) -> str:
-    """The traceback for the lake's own logs, which as little as ops/runs hold a value that an error of ours quotes."""
+    """The traceback for the lake's logs, without a value of the log that one of our own errors quotes."""
     if isinstance(error, PrivateValueError):
         frames = traceback.format_tb(error.__traceback__)
         return "".join(["Traceback (most recent call last):\n", *frames, recordable(error), "\n"])

@@ -1,4 +1,4 @@
-"""What a job's result depends on: pinned inputs, settings, code; and whether any of it has changed since the job last ran."""
+"""What a job's result depends on (pinned inputs, settings, code), and whether that has changed since its last run."""
 
 import hashlib
 import importlib.resources
@@ -14,11 +14,11 @@ from lib.pipeline import ROOT, Job
 from lib.runs import history, model_registry
 from lib.settings import JobSettings
 
-HASHED = (".py", ".j2", ".css", ".ttf")  # the kinds of file that a result may depend on
+HASHED = (".py", ".j2", ".css", ".ttf")  # types of files that a result may depend on
 
 
 def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:
-    """How the job's last run ended (`done`, or why it was skipped) where inputs, settings and code are the same now; else None."""
+    """How the job's last run ended (`done`, or why it was skipped); None if inputs, settings or code changed."""
     lake = Lake(settings.lake.path)
     last = history.last_run(lake, job.name)
     if last is None or last["status"] not in ("done", "skipped"):
@@ -32,13 +32,13 @@ def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:
 
 
 def settings_hash(job: Job, settings: JobSettings) -> str:
-    """Identity of the settings that bear on a job's result, the mapping among them."""
+    """Hash of the settings that affect a job's result, including the mapping."""
     mapping = "" if job.makes_log else load_mapping(settings.log.format).sha256
     return hashlib.sha256(f"{settings.hash()}{mapping}".encode()).hexdigest()[:16]
 
 
 def code_version(job: Job) -> str:
-    """Hash of the code that a job's result depends on: its own file and the rooms it declares, in a checkout or a zip."""
+    """Hash of the code that a job's result depends on, its own file and what it declares, in a checkout or a zip."""
     own_file = ROOT / job.path if (ROOT / job.path).is_file() else Path(sys.argv[0])
     digest = hashlib.sha256(own_file.read_bytes() if own_file.is_file() else b"")
     for room in job.code_rooms:
@@ -63,7 +63,7 @@ def pin_inputs(job: Job, lake: Lake) -> dict[str, int]:
 
 
 def _sources_of(room: str) -> Iterator[bytes]:
-    """The sources of a room, such as lib/cleaning or lib/settings.py."""
+    """The contents of the source files of a room, such as lib/cleaning or lib/settings.py."""
     package, *parts = room.split("/")
     place = importlib.resources.files(package).joinpath(*parts)
     if place.is_file():
@@ -81,5 +81,5 @@ def _sources_below(folder: Traversable) -> Iterator[bytes]:
 
 
 def pinned(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The versions of tables that a row of ops/runs holds."""
+    """The versions in a list of tables of ops/runs, by table."""
     return {row["table"]: row["version"] for row in rows}

@@ -8,7 +8,7 @@ from lib.tables.ops import RUNS
 
 
 def runs(lake: Lake, job: str | None = None) -> list[dict[str, Any]]:
-    """Rows of ops/runs, of one job or of all, the oldest first."""
+    """Rows of ops/runs, of one job or of all, oldest first."""
     return [row for row in rows_of(lake, RUNS, "started_at") if job is None or row["job"] == job]
 
 

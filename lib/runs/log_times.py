@@ -1,4 +1,4 @@
-"""The moments of a log that everything derived is known by: its start, where validation and test begin, its end."""
+"""The times of a log that everything derived depends on: its start, where validation and test begin, and its end."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,10 @@ from lib.lake.lake import Lake
 
 @dataclass(frozen=True)
 class LogTimes:
-    """The moments of a log, UTC: intervals are `[start, end)`; train before valid_from, valid up to test_from, then test."""
+    """The times of a log in UTC.
+
+    Intervals are `[start, end)`: train before valid_from, valid before test_from, then test.
+    """
 
     start: datetime
     valid_from: datetime
@@ -26,15 +29,15 @@ class LogTimes:
 
 
 def log_times(lake: Lake, mapping: LogMapping, version: int) -> LogTimes:
-    """The log's times, from its mapping where it names them, else from the statistics of silver/events.
+    """The log's times, from its mapping if given there, else from the statistics of silver/events.
 
     Raises:
-        ValueError: the mapping's times lie outside the log.
+        ValueError: the times are not in order within the log.
     """
     files = pa.table(lake.open("silver/events", version).get_add_actions(flatten=True))
     lows, highs = files["min.event_time"], files["max.event_time"]
     start, last = _utc(pc.min(lows).as_py()), _utc(pc.max(highs).as_py())
-    # Delta's statistics keep milliseconds: the last event lies within the millisecond.
+    # Delta's statistics are cut to milliseconds: the last event is within that millisecond.
     end = mapping.times.end or last.replace(microsecond=last.microsecond // 1000 * 1000) + timedelta(milliseconds=1)
     test_from = mapping.times.test_from or _whole_second(start + (end - start) * 0.9)
     valid_from = mapping.times.valid_from or _whole_second(start + (end - start) * 0.8)
@@ -42,13 +45,13 @@ def log_times(lake: Lake, mapping: LogMapping, version: int) -> LogTimes:
     if not start < valid_from < test_from < end:
         raise ValueError(
             f"the times {valid_from} (valid_from) and {test_from} (test_from) do not lie in this order within the log "
-            f"({start} to {end}); mend the mapping's times"
+            f"({start} to {end}); correct the mapping's times"
         )
     return times
 
 
 def resolve_as_of(chosen: str, times: LogTimes) -> datetime:
-    """The moment that the setting `time.as_of` means for a log: one of its times by name, or an ISO time."""
+    """The time that the setting `time.as_of` stands for: one of the log's times by name, or an ISO time."""
     moment: datetime = (
         getattr(times, chosen) if chosen in ("valid_from", "test_from", "end") else datetime.fromisoformat(chosen)
     )

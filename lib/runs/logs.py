@@ -1,6 +1,7 @@
-"""What jobs say, through `logging`: a line a stage for people, or a JSON object a line where CARTWHEEL_LOG_FORMAT=json asks for it.
+"""Logging of jobs: one readable line per stage, or one JSON object per line if CARTWHEEL_LOG_FORMAT=json.
 
-Each job logs under the name `cartwheel.<job>`. A pipeline that runs a job elsewhere reads its JSON lines and says them again.
+Each job logs under the name `cartwheel.<job>`. A pipeline that runs a job elsewhere reads its JSON lines and logs them
+again.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 
 ROOT_LOGGER = "cartwheel"
 FORMAT_VARIABLE = "CARTWHEEL_LOG_FORMAT"
-NAME_WIDTH = 15  # of the job's name at the head of a line
+NAME_WIDTH = 15  # of the job's name at the start of a line
 
 
 class ReadableFormatter(logging.Formatter):
@@ -23,7 +24,7 @@ class ReadableFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, job, message, and the figures of the message by name."""
+    """One object per line: time, level, job, message, and the figures of the message by name."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -32,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class StandardOutput(logging.StreamHandler[TextIO]):
-    """Writes to the standard output of the moment, whatever stands in its place."""
+    """Writes to the current `sys.stdout`, even if that is replaced."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -43,7 +44,7 @@ class StandardOutput(logging.StreamHandler[TextIO]):
 
 
 def job_logger(job: str) -> logging.Logger:
-    """The logger of a job; the first call in a process gives all of them their handler."""
+    """The logger of a job; the first call in a process sets up the handler of all jobs."""
     root = logging.getLogger(ROOT_LOGGER)
     if not root.handlers:
         handler = StandardOutput()
@@ -55,7 +56,7 @@ def job_logger(job: str) -> logging.Logger:
 
 
 def say_again(line: str) -> bool:
-    """Log a line that a job wrote as JSON elsewhere; False where it is none, such as a line of the engine."""
+    """Log a JSON line that a job wrote elsewhere; returns False for any other line, such as one of the engine."""
     try:
         content: Any = json.loads(line)
         job, level, message = content["job"], content["level"], content["message"]

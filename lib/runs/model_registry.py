@@ -1,4 +1,4 @@
-"""The rows of ops/models: which model versions there are, and which is current. The table stays small."""
+"""The rows of ops/models: the model versions, and which of them is current. The table stays small."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from lib.tables.ops import MODELS
 
 
 def models(lake: Lake) -> list[dict[str, Any]]:
-    """Rows of ops/models, the oldest first."""
+    """Rows of ops/models, oldest first."""
     return rows_of(lake, MODELS, "created_at")
 
 
 def current_model(lake: Lake, model: str) -> dict[str, Any] | None:
-    """The promoted version of a model."""
+    """The promoted version of a model, the newest if several; None if there is none."""
     promoted = [row for row in models(lake) if row["model"] == model and row["status"] == "promoted"]
     return promoted[-1] if promoted else None
 
 
 def register_model(lake: Lake, row: dict[str, Any]) -> None:
-    """Insert or update a model version; one that is promoted retires those before it in the same transaction."""
+    """Insert or update a model version; a promoted one retires the previous ones in the same transaction."""
     changed = [row]
     if row["status"] == "promoted":
         changed += [

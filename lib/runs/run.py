@@ -1,4 +1,4 @@
-"""A run of a job: recorded before it writes, reading pinned versions, committing each output once, taken up after a kill."""
+"""A run of a job: recorded before it writes, reads pinned versions, commits each output once, resumes after a kill."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ from lib.settings import JobSettings
 from lib.tables import contract
 
 
-class Skipped(Exception):  # noqa: N818 - it is no error
+class Skipped(Exception):  # noqa: N818 - it is not an error
     """The log does not hold what the job needs; the pipeline goes on."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of the log: path below the log folder, SHA-256 of its content, and the mapping's source that it belongs to."""
+    """A file of the log: path below the log folder, SHA-256 of its content, and the mapping's source it belongs to."""
 
     path: str
     sha256: str
@@ -54,7 +54,7 @@ class Run:
     settings_hash: str
     code_version: str
     started_at: datetime
-    known_times: LogTimes | None  # None before silver/events is, and in the jobs that make it
+    known_times: LogTimes | None  # None before silver/events exists, and in the jobs that lead to it
     input_files: list[InputFile] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
     rows: int = 0
@@ -67,18 +67,18 @@ class Run:
 
     @property
     def times(self) -> LogTimes:
-        """The log's times; ends the run as skipped where no event tells them."""
+        """The log's times; ends the run as skipped if there are no events to derive them from."""
         if self.known_times is None:
             raise Skipped("there is no silver/events: no record of the log was accepted yet")
         return self.known_times
 
     @property
     def as_of(self) -> datetime:
-        """The time up to which this run's rows use what is known."""
+        """The time up to which this run's rows use the log (exclusive)."""
         return resolve_as_of(self.settings.time.as_of, self.times)
 
     def has(self, table: str) -> bool:
-        """The run has this input, and it holds rows."""
+        """Whether the run has this input, with rows in it."""
         return table in self.inputs and self.lake.num_rows(table, self.inputs[table]) > 0
 
     def dataset(self, table: str) -> ds.Dataset:
@@ -86,7 +86,7 @@ class Run:
         return self.lake.dataset(table, self.version_of(table))
 
     def version_of(self, table: str) -> int:
-        """The pinned version of an input; ends the run as skipped where the job cannot do without it and it holds no rows."""
+        """The pinned version of an input; ends the run as skipped if the job requires the input and it has no rows."""
         if table in self.job.reads and not self.has(table):
             writer = next((job for job in JOBS.values() if table in job.writes), None)
             last = history.last_run(self.lake, writer.name) if writer else None
@@ -94,14 +94,14 @@ class Run:
                 f"there is no {table}"
                 + (f" ({writer.name}: {last['message']})" if writer and last and last["message"] else "")
             )
-        assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or it is absent"
+        assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or the table is missing"
         return self.inputs[table]
 
     def property_of(self, table: str, name: str) -> str:
-        """A property that an input's writer has set, at the pinned version.
+        """A table property that the writer of an input has set, at the pinned version.
 
         Raises:
-            ValueError: it is not set: an earlier release wrote the table.
+            ValueError: it is not set, because an earlier release wrote the table.
         """
         value = self.lake.table_property(table, name, self.version_of(table))
         if value is None:
@@ -116,7 +116,7 @@ class Run:
         return self.dataset(table).to_table(columns=list(columns) if columns else None, filter=filter)
 
     def commit_arrow(self, table: str, rows: pa.Table, where: Mapping[str, str] | None = None) -> None:
-        """Replace the table's content, or its partitions `where`, by `rows`, in one transaction; once a run."""
+        """Replace the table's content, or its partitions `where`, by `rows`, in one transaction, once per run."""
         conforming = conform(contract(table), rows)
         transaction = transaction_id(self.job.name, table, where)
         files = []
@@ -128,13 +128,13 @@ class Run:
         self.record_output(table, version, rows.num_rows)
 
     def record_output(self, table: str, version: int, num_rows: int) -> None:
-        """Note an output of this run, for its row in ops/runs."""
+        """Note an output of this run for its row in ops/runs."""
         self.outputs[table] = version
         self.rows += num_rows
         self.log(f"wrote {table}", rows=num_rows)
 
     def files(self, kind: str) -> Path:
-        """The run's folder for files of a kind; the same when the run is taken up again."""
+        """The run's folder for files of a kind; the same if the run is resumed."""
         return self.lake.files(kind, self.run_id)
 
     def uri(self, path: Path) -> str:
@@ -150,7 +150,7 @@ class Run:
         num_parameters: int,
         status: str = "promoted",
     ) -> None:
-        """Record this run's version of a model; one that is promoted retires the one before."""
+        """Record this run's version of a model; a promoted one retires the previous one."""
         row = {
             "model": model,
             "version": self.run_id,
@@ -165,18 +165,18 @@ class Run:
         model_registry.register_model(self.lake, row)
 
     def current_model(self, model: str) -> dict[str, Any] | None:
-        """The promoted version of a model, a row of ops/models; None where there is none."""
+        """The promoted version of a model, a row of ops/models; None if there is none."""
         return model_registry.current_model(self.lake, model)
 
     def take_files(self, files: Iterable[InputFile]) -> list[InputFile]:
-        """Pin the files of this run before its first write; a run that is taken up again keeps the files it had."""
+        """Pin the files of this run before its first write; a resumed run keeps the files it had."""
         if not self.input_files:
             self.input_files = list(files)
             self.save("running")
         return self.input_files
 
     def known_files(self) -> set[str]:
-        """SHA-256 of every file that an earlier run of this job has read to the end."""
+        """SHA-256 of every file that an earlier run of this job has read and committed."""
         known: set[str] = set()
         for row in history.runs(self.lake, self.job.name):
             written = {output["table"] for output in row["outputs"]}
@@ -222,11 +222,11 @@ class Run:
 
 @contextmanager
 def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterator[Any]:
-    """Begin a run, or take up an unfinished one; record how it ends.
+    """Begin a run, or resume an unfinished one, and record how it ends.
 
-    A job that asks for an input it cannot do without is skipped, with one line, where that is absent or empty. An error goes on to
-    the caller. It is recorded by `recordable`, since ops/runs is read by more people than bronze; its traceback is kept in
-    `<lake>/logs/<run_id>.txt`.
+    A job that reads a required input that is missing or empty is skipped, with one line. An error is raised to the
+    caller. What `recordable` leaves of it is recorded, since more people read ops/runs than bronze; its traceback is
+    kept in `<lake>/logs/<run_id>.txt`.
     """
     run = _begin(JOBS[job], settings, kind)
     try:
@@ -245,7 +245,10 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
 
 
 def skipped_without_input(job: Job, settings: JobSettings) -> bool:
-    """Whether the job cannot do without a table that is absent or empty; then its run is recorded as skipped, and was not begun."""
+    """Whether a table that the job requires is missing or empty.
+
+    If so, records the run as skipped without starting the job.
+    """
     lake = Lake(settings.lake.path)
     missing = next((table for table in job.reads if "*" not in table and not lake.num_rows(table)), None)
     if missing is not None:
@@ -255,7 +258,7 @@ def skipped_without_input(job: Job, settings: JobSettings) -> bool:
 
 
 def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
-    """The run to make now: the job's last one where that did not end and nothing has changed, else a new one."""
+    """The run to make now: the job's last one if it did not finish and nothing has changed, else a new one."""
     lake = Lake(settings.lake.path)
     require_writable(lake)
     settings_now, code_now, inputs_now = settings_hash(job, settings), code_version(job), pin_inputs(job, lake)
@@ -280,7 +283,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
                 known_times=_known_times(job, settings, lake, inputs),
                 input_files=[InputFile(**file) for file in last["input_files"]],
             )
-            run.log(f"takes up {run.run_id}, which did not end")
+            run.log(f"resumes {run.run_id}, which did not finish")
             run.save("running")
             return run
         history.save_run(
@@ -300,7 +303,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
 
 
 def _known_times(job: Job, settings: JobSettings, lake: Lake, inputs: Mapping[str, int]) -> LogTimes | None:
-    """The log's times as the pinned events tell them; None where there are none, or the job comes before them."""
+    """The log's times from the pinned events; None if there are none, or if the job runs before they exist."""
     version = inputs.get("silver/events")
     if job.before_events or version is None or not lake.num_rows("silver/events", version):
         return None

@@ -1,1 +1,1 @@
-"""Uncertainty: bootstrap intervals, metrics of classifiers, experiments."""
+"""Statistics with uncertainty: bootstrap intervals, metrics of classifiers, experiments."""

@@ -1,4 +1,4 @@
-"""The bootstrap over users: resamples that do not depend on how users are spread over tasks, and percentile intervals."""
+"""The bootstrap over users: resamples that do not depend on how tasks share users, and percentile intervals."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +8,16 @@ NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95  # of every interval
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)  # the quantiles between which it lies
 _CELLS_AT_ONCE = 1 << 22  # resample weights in memory at a time (32 MB as doubles)
-# Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; beyond 12 lies less than 1e-10.
+# Inverse distribution function of Poisson(1) on 32-bit integers: P(X <= j) * 2^32; P(X > 12) is below 1e-10.
 _POISSON_1 = (np.cumsum(np.exp(-1.0) / np.cumprod(np.r_[1.0, np.arange(1.0, 13.0)])) * 2.0**32).astype(np.uint64)
 
 
 def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> NDArray[np.int64]:
     """How often each user is drawn into each bootstrap resample: independent Poisson(1) counts, (users, num_resamples).
 
-    A count depends on the user's key, the resample's number and the seed alone, so users spread over tasks are resampled as
-    if they lay together, whatever the partitioning (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for
-    massive data streams"). Keys of different users must differ.
+    A count depends only on the user's key, the resample's number and the seed, so the result is the same for any
+    partitioning of users over tasks (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for massive
+    data streams"). Keys of different users must differ.
     """
     resamples = splitmix64(np.arange(num_resamples, dtype=np.uint64) + splitmix64(np.array([seed], dtype=np.uint64)))
     bits = splitmix64(keys[:, None] ^ resamples[None, :]) >> np.uint64(32)
@@ -25,7 +25,7 @@ def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int)
 
 
 def resampled_sums(values: Floats, keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> Floats:
-    """Sums over users of each value in each resample; sums of two shards of users add up to those of both.
+    """Sums over users of each value in each resample; the sums of two shards of users add up.
 
     Args:
         values: (users, m).

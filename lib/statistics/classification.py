@@ -1,7 +1,8 @@
-"""How well probabilities of a binary label rank and fit: AUC, PR-AUC, log loss, with bootstrap intervals and paired differences.
+"""Metrics of probabilities of a binary label: AUC, PR-AUC, log loss, with bootstrap intervals and paired differences.
 
-The values are scikit-learn's. The intervals come of resampling examples, which must be independent of each other (one user is one
-example): every metric is computed in every resample from how often each example was drawn, models side by side on the same draws.
+The values are scikit-learn's. The intervals come from resampling examples, which must be independent of each other (one
+user is one example): every metric is computed in every resample from how often each example was drawn, with the same
+draws for all models.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ _CELLS_AT_ONCE = 1 << 21  # drawn counts in memory at a time
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % bootstrap interval; None where the labels leave it undefined."""
+    """A value with its 95 % bootstrap interval; None if the labels leave it undefined."""
 
     value: float | None
     low: float | None
@@ -43,12 +44,12 @@ def evaluate(
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, dict[str, Interval]]:
-    """Every metric of every model, and what each model has over the reference model on the same draws.
+    """Every metric of every model, and its difference from the reference model on the same draws.
 
     Args:
         labels: (n,) of 0 and 1, at least one.
         probabilities: model -> (n,) predicted probabilities of a 1.
-        reference: the model that the others are compared with; its name stands in `<metric>_minus_<reference>`.
+        reference: the model that the others are compared with; its name is part of `<metric>_minus_<reference>`.
         seed: of the bootstrap.
         num_resamples: of the bootstrap.
 
@@ -56,13 +57,15 @@ def evaluate(
         model -> metric -> value and interval. AUC and PR-AUC are None where all labels are the same.
 
     Raises:
-        ValueError: there is no example, or a model does not have one probability of each.
+        ValueError: there is no example, or a model does not have one probability per example.
     """
     if not len(labels):
         raise ValueError("metrics need at least one labelled example; got none")
     for model, predicted in probabilities.items():
         if predicted.shape != labels.shape:
-            raise ValueError(f"{model} has {predicted.shape} probabilities of {labels.shape} labels")
+            raise ValueError(
+                f"{model} has probabilities of shape {predicted.shape}; expected one per label: {labels.shape}"
+            )
     values = {model: _values(labels, predicted) for model, predicted in probabilities.items()}
     drawn = _resampled(labels, probabilities, seed=seed, num_resamples=num_resamples)
     found: dict[str, dict[str, Interval]] = {}
@@ -81,7 +84,7 @@ def evaluate(
 def metric_rows(
     found: Mapping[str, Mapping[str, Interval]], *, version: str, split: str, num_examples: int
 ) -> list[dict[str, Any]]:
-    """What `evaluate` found as rows of gold/model_metrics."""
+    """The result of `evaluate` as rows of gold/model_metrics."""
     return [
         {"model": model, "version": version, "split": split, "metric": metric, "n": num_examples, **interval._asdict()}
         for model, metrics in found.items()
@@ -90,7 +93,7 @@ def metric_rows(
 
 
 def resampled_auc(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
-    """Area under the ROC curve in each resample: the share of pairs of a 1 and a 0 that are in order, ties counted half.
+    """Area under the ROC curve in each resample: share of pairs of a 1 and a 0 ranked correctly, ties counting half.
 
     Args:
         labels: (n,).
@@ -98,7 +101,7 @@ def resampled_auc(labels: Labels, probabilities: Floats, weights: Floats) -> Flo
         weights: (resamples, n), how often each example was drawn.
 
     Returns:
-        (resamples,), NaN where a resample holds one class only.
+        (resamples,), NaN for a resample with one class only.
     """
     starts, order = _ties(probabilities)
     positive = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
@@ -109,7 +112,10 @@ def resampled_auc(labels: Labels, probabilities: Floats, weights: Floats) -> Flo
 
 
 def resampled_average_precision(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
-    """Average precision, sum over thresholds of (R_k - R_(k-1)) P_k, in each resample; arguments as for `resampled_auc`."""
+    """Average precision, sum over thresholds of (R_k - R_(k-1)) P_k, in each resample.
+
+    Arguments as for `resampled_auc`.
+    """
     starts, order = _ties(-probabilities)
     positive = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
     drawn = np.cumsum(np.add.reduceat(weights[:, order], starts, axis=1), axis=1)
@@ -144,13 +150,13 @@ def _values(labels: Labels, probabilities: Floats) -> dict[str, float | None]:
 def _resampled(
     labels: Labels, probabilities: Mapping[str, Floats], *, seed: int, num_resamples: int
 ) -> dict[str, dict[str, Floats]]:
-    """For each model and metric its values (resamples,), all on the same draws; a few resamples in memory at a time."""
+    """For each model and metric its values (resamples,), on the same draws; computes a few resamples at a time."""
     keys = np.arange(len(labels), dtype=np.uint64)
     found = {model: {metric: np.empty(num_resamples) for metric in RESAMPLED} for model in probabilities}
     step = max(1, _CELLS_AT_ONCE // len(labels))
     for start in range(0, num_resamples, step):
         part = slice(start, min(start + step, num_resamples))
-        # Each part has a seed of its own: the bootstrap numbers its resamples from 0.
+        # Each part needs its own seed, because the bootstrap numbers resamples from 0.
         drawn = resample_weights(keys, num_resamples=part.stop - start, seed=(seed << 20) + start)
         weights = drawn.T.astype(np.float64)
         for model, predicted in probabilities.items():
@@ -178,7 +184,7 @@ def _ties(scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 def _divided(numerator: Floats, denominator: Floats) -> Floats:
-    """Numerator / denominator, NaN where that is 0."""
+    """Numerator / denominator, NaN where the denominator is 0."""
     result: Floats = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=result, where=denominator > 0)
     return result

@@ -1,8 +1,9 @@
 """Statistics of a randomised experiment from sums over its units; SciPy and statsmodels do the statistics.
 
-A unit is what was assigned to an arm: a user, or an impression where the log names no user. Each function takes what a
-distributed sum can carry (counts, sums, squares, cross products), never the units themselves. The higher a metric, the
-better. Intervals are at 95 % and each metric is judged by itself: of twenty that nothing moves, one will seem to move.
+A unit is what was assigned to an arm: a user, or an impression where the log names no user. Each function takes only
+sums that can be computed in a distributed way (counts, sums, squares, cross products), never the units themselves.
+Higher metrics are better. Intervals are at 95 % and not corrected for multiple metrics: about one metric in twenty
+without an effect will seem to have one.
 """
 
 import math
@@ -22,7 +23,7 @@ SAMPLE_RATIO_THRESHOLD = 0.001
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the `n` units of an arm of one number y a unit, or of two, y and x, whose ratio is the metric."""
+    """Sums over the `n` units of an arm, of one number y per unit, or of two, y and x, whose ratio is the metric."""
 
     n: int
     y: float
@@ -34,7 +35,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric in an arm and in its control; `effect` is arm minus control with its interval, None where undefined."""
+    """One metric in an arm and its control; `effect` is arm minus control with its interval, None if undefined."""
 
     arm_value: float | None
     control_value: float | None
@@ -56,7 +57,7 @@ def compare_shares(arm: Sums, control: Sums) -> Comparison:
 
 
 def compare_means(arm: Sums, control: Sums) -> Comparison:
-    """Means over units: Welch's t, which lets the arms' variances differ."""
+    """Means over units: Welch's t-test, which allows the arms to have different variances."""
     if min(arm.n, control.n) < 2:
         return _undefined(_mean(arm), _mean(control))
     a, b = arm.y / arm.n, control.y / control.n
@@ -76,7 +77,7 @@ def compare_means(arm: Sums, control: Sums) -> Comparison:
 
 
 def compare_ratios(arm: Sums, control: Sums) -> Comparison:
-    """Ratios of two totals, sum of y by sum of x (clicks by impressions), where a unit brings several x.
+    """Ratios of two totals, sum of y / sum of x (clicks / impressions), where a unit may have several x.
 
     Impressions of one user are not independent, so the variance is that of the ratio over units, by the delta method:
     var(R) = (s_yy - 2 R s_xy + R^2 s_xx) / (n mean(x)^2) (Deng, Knoblich and Lu 2018, eq. 2).
@@ -93,10 +94,10 @@ def compare_ratios(arm: Sums, control: Sums) -> Comparison:
 
 
 def sample_ratio_p(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """How likely the arms' numbers of units are under their intended shares: chi-square test, p value.
+    """The p value of a chi-square test of the arms' numbers of units against their intended shares.
 
     Raises:
-        ValueError: shares are not all above zero, or their number is not that of the arms.
+        ValueError: shares are not all above zero, or there is not one for each arm.
     """
     if len(counts) != len(shares) or min(shares, default=0) <= 0:
         raise ValueError(f"an experiment needs one share above zero for each of its {len(counts)} arms; got {shares}")
@@ -105,7 +106,10 @@ def sample_ratio_p(counts: Sequence[int], shares: Sequence[float]) -> float:
 
 
 def verdict(comparison: Comparison, ratio_p: float, *, threshold: float = SAMPLE_RATIO_THRESHOLD) -> str:
-    """`better` or `worse` when the effect's interval leaves zero out, else `undecided`; `invalid` on a ratio mismatch."""
+    """`better` or `worse` if the effect's interval excludes zero, else `undecided`.
+
+    `invalid` on a sample-ratio mismatch.
+    """
     if ratio_p < threshold:
         return "invalid"
     if comparison.low is None or comparison.high is None:

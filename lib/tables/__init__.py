@@ -1,4 +1,7 @@
-"""Every table of the lake, declared once: columns, key, checks, partitions. Writing anything else fails before it commits."""
+"""Every table of the lake, declared once: columns, key, checks, partitions.
+
+Writing anything else fails before the commit.
+"""
 
 from lib.tables import bronze, gold, ops, silver
 from lib.tables.contract import Column, Table

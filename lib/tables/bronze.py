@@ -1,4 +1,4 @@
-"""Bronze: records as they were received, append-only, restricted (they hold the source's user ids)."""
+"""Bronze: records as received, append-only, restricted (they hold the source's user ids)."""
 
 from dataclasses import replace
 
@@ -15,9 +15,9 @@ SOURCE = Table(
     version=1,
     columns=(
         required("source_file", TEXT, "the file's path below the log folder"),
-        required("source_file_sha256", TEXT, "SHA-256 of the file's content, by which a file is known"),
-        required("record_number", COUNT, "place in the file, counted from 1, header not counted"),
-        Column("malformed", TEXT, "the line or record that did not fit, whole; null where it fitted"),
+        required("source_file_sha256", TEXT, "SHA-256 of the file's content, which identifies the file"),
+        required("record_number", COUNT, "position in the file, from 1, without the header"),
+        Column("malformed", TEXT, "the whole line or record if it did not fit, else null"),
         *ARRIVAL,
     ),
     key=("source_file_sha256", "record_number"),
@@ -31,7 +31,7 @@ IMAGES = Table(
     columns=(
         required("item_id", TEXT, "the source's item id, unchanged"),
         Column("bytes", BYTES, "the encoded picture (JPEG or PNG)"),
-        Column("uri", TEXT, "where the picture lies when its bytes are not kept here"),
+        Column("uri", TEXT, "where the picture is, if its bytes are not stored here"),
         Column("width", INT, "pixels"),
         Column("height", INT, "pixels"),
         required("source_file", TEXT, "the file's path below the log folder"),
@@ -44,10 +44,10 @@ IMAGES = Table(
 
 REJECTS = Table(
     name="bronze/rejects",
-    comment="One refused record, or one file set aside whole; restricted, for it holds ids.",
+    comment="One refused record, or one file set aside whole; restricted, because it holds ids.",
     version=1,
     columns=(
-        required("stage", TEXT, "who refused it: ingest (a whole file) or clean (a record)"),
+        required("stage", TEXT, "job that refused it: ingest (a whole file) or clean (a record)"),
         required("source", TEXT, "the mapping's source"),
         required("source_file", TEXT, "the file's path below the log folder"),
         Column("source_record", TEXT, "file:record number; null for a whole file"),

@@ -1,4 +1,4 @@
-"""What a table contract is made of. The contracts themselves stand a file a layer: bronze, silver, gold, ops."""
+"""What a table contract is made of. The contracts themselves are in one file per layer: bronze, silver, gold, ops."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,8 @@ TAGS = pa.list_(pa.struct([pa.field("tag", pa.string()), pa.field("weight", pa.f
 class Column:
     """One column: its Arrow type, what it means and in which unit, and whether it may be null or is volatile.
 
-    A volatile column (batch, run, arrival) says how a row came to be, not what it says: it is no part of a table's content.
+    A volatile column (batch, run, arrival) says how a row came to be, not what it says; it is not part of a table's
+    content.
     """
 
     name: str
@@ -39,10 +40,10 @@ class Column:
 class Table:
     """The contract of one table: everything a reader may rely on and a writer must keep.
 
-    `name` is `<layer>/<table>`. `key` columns identify a row (empty: a log without one). `checks` are SQL conditions that
-    every row satisfies, enforced by Delta. `partition_by` are the partition columns. `properties` are those of the table's own Delta
-    properties that its writer sets, each with what it means. `open` tables (bronze sources) take further text columns, the
-    source's own, before the declared ones.
+    `name` is `<layer>/<table>`. `key` columns identify a row (empty: a log without one). `checks` are SQL conditions
+    that every row satisfies, enforced by Delta. `partition_by` are the partition columns. `properties` are the Delta
+    table properties that its writer sets, with their meanings. `open` tables (bronze sources) have further text
+    columns, the source's own, before the declared ones.
     """
 
     name: str
@@ -80,5 +81,5 @@ def required(name: str, type: pa.DataType, comment: str) -> Column:
 
 
 def volatile(name: str, type: pa.DataType, comment: str, *, nullable: bool = False) -> Column:
-    """A column that says how the row came to be."""
+    """A column that says how its row came to be, not what it says."""
     return Column(name, type, comment, nullable=nullable, volatile=True)

@@ -20,11 +20,11 @@ from lib.tables.contract import (
 
 SPLITS = ("train", "valid", "test")
 QUESTIONS = ("all", "new")
-AS_OF = required("as_of", TIME, "what was known before this moment (UTC)")
+AS_OF = required("as_of", TIME, "the row uses only what was known before this time (UTC)")
 
 USER_PROFILES = Table(
     name="gold/user_profiles",
-    comment="One user at one time: recency, frequency, spend, rates, active hours, interest tags. Bots are left out.",
+    comment="One user as of one time: recency, frequency, spend, rates, active hours, interest tags. Without bots.",
     version=1,
     columns=(
         required("user_key", TEXT, "keyed pseudonym"),
@@ -42,17 +42,17 @@ USER_PROFILES = Table(
         required("num_returns", COUNT, "returns"),
         required("num_items", COUNT, "distinct items"),
         required("spend", MONEY, "sum of quantity x price of purchases, in the shop's currency"),
-        Column("mean_price", REAL, "mean price of the items bought, else viewed"),
+        Column("mean_price", REAL, "mean price of the purchases, else of all actions (see active_hours)"),
         Column("cart_rate", REAL, "carts per view; null without views"),
         Column("purchase_rate", REAL, "purchases per view; null without views"),
         Column("click_rate", REAL, "clicked share of impressions; null without impressions"),
-        Column("favourite_hour", INT, "hour of day (UTC) with most clicks, 0..23"),
+        Column("favourite_hour", INT, "hour of day (UTC) with the most actions, 0..23"),
         Column(
             "active_hours",
             VECTOR,
-            "share of clicks in each hour of day (UTC), 24 numbers; a click is all but impressions and returns",
+            "share of actions in each hour of day (UTC), 24 numbers; impressions and returns are not actions",
         ),
-        Column("favourite_category", TEXT, "the category tag with most weight; a coarse one outweighs those inside it"),
+        Column("favourite_category", TEXT, "the category tag with the most weight; of equal ones the coarser"),
         Column("interest_tags", TAGS, "category=<path> and brand=<name> with weights that sum to 1, heaviest first"),
     ),
     key=("user_key", "as_of"),
@@ -60,7 +60,7 @@ USER_PROFILES = Table(
 
 ITEM_PROFILES = Table(
     name="gold/item_profiles",
-    comment="One item at one time: exposure, rates smoothed towards the shop's, price position, novelty.",
+    comment="One item as of one time: exposure, rates smoothed towards the shop's, price position, novelty.",
     version=1,
     columns=(
         required("item_id", TEXT, "the source's item id"),
@@ -71,28 +71,30 @@ ITEM_PROFILES = Table(
         required("num_purchases", COUNT, "purchase events"),
         required("num_returns", COUNT, "returns"),
         required("num_buyers", COUNT, "distinct known users who bought"),
-        required("num_users", COUNT, "distinct known users who touched it"),
+        required("num_users", COUNT, "distinct known users with an event other than an impression"),
         Column("click_rate", REAL, "clicks per impression, smoothed; null where the log has no impressions"),
         Column("purchase_rate", REAL, "purchases per view, smoothed; null where the log has no views"),
         Column("price", MONEY, "last price seen before as_of, else the catalogue's"),
         Column("price_position", REAL, "share of the items in its category that cost less, 0..1"),
         required("first_seen_at", TIME, "its first event"),
         required("age_days", REAL, "days from the first event to as_of"),
-        required("novelty", REAL, "-log2 of the share of known users who touched it, one user added to both"),
-        required("popularity_rank", COUNT, "1 for the item with most buyers; ties by users, then events, then item_id"),
+        required("novelty", REAL, "-log2((num_users + 1) / (known users of the shop + 1))"),
+        required(
+            "popularity_rank", COUNT, "1 for the item with the most buyers; ties by users, then events, then item_id"
+        ),
     ),
     key=("item_id", "as_of"),
 )
 
 INTERACTIONS = Table(
     name="gold/interactions",
-    comment="One user-item pair in one split: train before valid_from, valid up to test_from, test from there on.",
+    comment="One user-item pair in one split: train before valid_from, valid before test_from, test from then on.",
     version=1,
     columns=(
         required("user_key", TEXT, "keyed pseudonym"),
         required("item_id", TEXT, "the source's item id"),
         required("split", TEXT, "train, valid or test, by event_time"),
-        required("weight", REAL, "sum over events of the settings' weight of each type"),
+        required("weight", REAL, "sum over events of the weight that the settings give their type"),
         required("count", COUNT, "events other than impressions"),
         required("num_relevant", COUNT, "events of the relevant type (purchases, or what the mapping names)"),
         required("first_time", TIME, "first event of the pair in the split"),
@@ -105,17 +107,17 @@ INTERACTIONS = Table(
 
 EXAMPLES = Table(
     name="gold/examples",
-    comment="One user at one time: features known before as_of, label from the window after it.",
+    comment="One user as of one time: features from before as_of, label from the window after it.",
     version=1,
     columns=(
         required("user_key", TEXT, "keyed pseudonym"),
         AS_OF,
-        required("split", TEXT, "train, valid or test; each has an as_of of its own"),
-        required("features", VECTOR, "scaled to 0..1 with the bounds of gold/scaling, in its order of position"),
+        required("split", TEXT, "train, valid or test; each has its own as_of"),
+        required("features", VECTOR, "scaled to 0..1 with the bounds of gold/scaling, in the order of its positions"),
         Column(
             "label",
             INT,
-            "1 if the user purchased (or did what the mapping names) in the label window, else 0; null while the window is not over",
+            "1 if the user purchased (or did what the mapping names) in the label window, else 0; null if the log ends before the window does",
         ),
     ),
     key=("user_key", "as_of"),
@@ -134,9 +136,9 @@ SCALING = Table(
         required("feature", TEXT, "the feature's name"),
         AS_OF,
         required("position", INT, "index in gold/examples.features, from 0"),
-        required("min", REAL, "scaled to 0"),
-        required("max", REAL, "scaled to 1"),
-        required("num_clipped", COUNT, "values of valid and test that lay outside and were clipped"),
+        required("min", REAL, "value that is scaled to 0"),
+        required("max", REAL, "value that is scaled to 1"),
+        required("num_clipped", COUNT, "values of valid and test outside the bounds, which were clipped"),
     ),
     key=("feature", "as_of"),
 )
@@ -160,7 +162,7 @@ VECTORS_TABLE = Table(
 
 RECOMMENDATIONS = Table(
     name="gold/recommendations",
-    comment="One ranked item for one user, by one strategy alone: no strategy falls back to another.",
+    comment="One ranked item for one user, by one strategy; no strategy falls back to another.",
     version=1,
     columns=(
         AS_OF,
@@ -170,7 +172,7 @@ RECOMMENDATIONS = Table(
         required("rank", INT, "from 1"),
         required("item_id", TEXT, "the source's item id"),
         required("score", REAL, "the strategy's own score; comparable within a strategy only"),
-        required("reason", TEXT, "why this item, in words for people"),
+        required("reason", TEXT, "why this item, in readable words"),
         Column("model", TEXT, "the model behind it; null for counting strategies"),
         Column("version", TEXT, "that model's version"),
     ),
@@ -181,15 +183,13 @@ RECOMMENDATIONS = Table(
 
 RANKING_METRICS = Table(
     name="gold/ranking_metrics",
-    comment="One metric of one strategy: mean over users with a bootstrap interval; users without a list count as zero.",
+    comment="One metric of one strategy: mean over users with a bootstrap interval; users without a list score zero.",
     version=1,
     columns=(
         AS_OF,
         required("split", TEXT, "valid or test"),
         required("question", TEXT, "all or new"),
-        required(
-            "strategy", TEXT, "the strategy; for a paired difference the strategy that is compared with popularity"
-        ),
+        required("strategy", TEXT, "the strategy; for a paired difference, the one that is compared with popularity"),
         required("metric", TEXT, "ndcg, recall, precision, map, hit_rate, coverage, or <metric>_minus_popularity"),
         required("k", INT, "length of the list"),
         required("segment", TEXT, "all, returning (had interacted before as_of) or unseen users"),
@@ -198,7 +198,7 @@ RANKING_METRICS = Table(
         Column("high", REAL, "upper end"),
         required("num_users", COUNT, "users with a relevant item in the window"),
         required("num_without_list", COUNT, "those among them for whom the strategy had no list; they score 0"),
-        required("seed", COUNT, "of the bootstrap"),
+        required("seed", COUNT, "seed of the bootstrap"),
     ),
     key=("as_of", "split", "question", "strategy", "metric", "k", "segment"),
 )
@@ -225,10 +225,10 @@ REWARD_WEIGHTS = "cartwheel.rewardWeights"
 
 DECISIONS = Table(
     name="gold/decisions",
-    comment="One logged decision of an episode: what was known, what could be shown, what was, and what came of it.",
+    comment="One logged decision of an episode: what was known, what could be shown, what was shown, and the reward.",
     version=1,
     columns=(
-        required("episode_id", TEXT, "the session, or the impression where each stands alone"),
+        required("episode_id", TEXT, "the session, or the impression in a log without users"),
         required("step", INT, "from 0"),
         Column("user_key", TEXT, "keyed pseudonym; null where the log names no user"),
         required("event_time", TIME, "when the decision was made"),
@@ -240,15 +240,15 @@ DECISIONS = Table(
         required("propensity", REAL, "probability of that candidate under the logging policy, given the candidates"),
         required("propensity_source", TEXT, "logged, or estimated"),
         required("policy", TEXT, "the logging policy"),
-        required("reward", REAL, "what came of it, as the settings weigh click, cart and purchase"),
+        required("reward", REAL, "reward of what followed, with the settings' weights of click, cart and purchase"),
         Column("next_state", VECTOR, "state of the next decision; null at the last"),
         required("is_last", FLAG, "the episode ends here"),
-        Column("context", TEXT_MAP, "further features the log holds of the moment"),
+        Column("context", TEXT_MAP, "further features of the moment in the log"),
     ),
     key=("episode_id", "step"),
     checks={"propensity_in_range": "propensity > 0 AND propensity <= 1", "step_from_zero": "step >= 0"},
     partition_by=("split",),
-    properties={REWARD_WEIGHTS: "what a click, a cart and a purchase count in `reward`, as a JSON object"},
+    properties={REWARD_WEIGHTS: "weights of a click, a cart and a purchase in `reward`, as a JSON object"},
 )
 
 POLICY_VALUES = Table(
@@ -257,12 +257,10 @@ POLICY_VALUES = Table(
     version=1,
     columns=(
         required("policy", TEXT, "logging, dqn, tabular, ..."),
-        required(
-            "dataset", TEXT, "which decisions: all, valid or test; all/<policy>: those that one logging policy made"
-        ),
+        required("dataset", TEXT, "decisions used: all, valid or test; all/<policy>: those of one logging policy"),
         required("version", TEXT, "the policy's version: its run's id"),
         required("estimator", TEXT, "mean_return, pdis (per-decision self-normalised), dr (doubly robust), true"),
-        required("value", REAL, "mean discounted return of an episode"),
+        required("value", REAL, "mean discounted return per episode"),
         Column("low", REAL, "lower end of the 95 % interval, bootstrap over users"),
         Column("high", REAL, "upper end"),
         Column("effective_sample_size", REAL, "of the importance weights, in episodes"),
@@ -276,16 +274,16 @@ POLICY_VALUES = Table(
 
 CREATIVES = Table(
     name="gold/creatives",
-    comment="One generated image, or an advert composed of one; always labelled as AI-generated.",
+    comment="One generated image, or an advert made with one; always labelled as AI-generated.",
     version=1,
     columns=(
         required("creative_id", TEXT, "hash of item, kind, generator version and seed"),
-        required("item_id", TEXT, "the product it stands for"),
+        required("item_id", TEXT, "the product it shows"),
         required("kind", TEXT, "image, or advert_<width>x<height>"),
         required("uri", TEXT, "path of the file below the lake"),
         required("sha256", TEXT, "of the file"),
         required("generator_version", TEXT, "run id of the generator"),
-        required("seed", COUNT, "of its noise"),
+        required("seed", COUNT, "seed of its noise"),
         Column("quality", REAL, "0..1, the discriminator-free score of gan/metrics/quality; null where none applies"),
         required("provenance", TEXT_MAP, "how it was made: model, training data, date, synthetic = true"),
         required("status", TEXT, "accepted or refused"),

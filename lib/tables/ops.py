@@ -1,4 +1,4 @@
-"""Ops: what ran, on what, and which model version is current. Exempt from "the same table"."""
+"""Ops: what ran, on which inputs, and which model version is current. Reruns may change its rows."""
 
 import pyarrow as pa
 
@@ -9,18 +9,18 @@ FILE = pa.struct([pa.field("path", pa.string()), pa.field("sha256", pa.string())
 
 RUNS = Table(
     name="ops/runs",
-    comment="One run of one job: what it consumed, what it wrote, how long it took.",
+    comment="One run of one job: what it read, what it wrote, how long it took.",
     version=1,
     columns=(
         required("run_id", TEXT, "job and number"),
         required("job", TEXT, "the job"),
-        required("number", COUNT, "counts the job's runs from 1; the txnVersion of its commits"),
-        required("settings_hash", TEXT, "of the job's settings and the shared ones that bear on its result"),
+        required("number", COUNT, "number of the run among the job's, from 1; the txnVersion of its commits"),
+        required("settings_hash", TEXT, "hash of the settings that affect the result, the job's own and shared ones"),
         required("code_version", TEXT, "hash of the code that the job runs"),
-        Column("as_of", TIME, "as of when its rows are known"),
-        required("inputs", pa.list_(TABLE_VERSION), "tables and the versions that it reads"),
+        Column("as_of", TIME, "the time up to which its rows use the log"),
+        required("inputs", pa.list_(TABLE_VERSION), "tables that it reads, with versions"),
         required("input_files", pa.list_(FILE), "files that it reads (ingest)"),
-        required("outputs", pa.list_(TABLE_VERSION), "tables and the versions that it committed"),
+        required("outputs", pa.list_(TABLE_VERSION), "tables that it committed, with versions"),
         Column("rows", COUNT, "rows written"),
         Column("seconds", REAL, "wall time"),
         required("status", TEXT, "running, done, failed, skipped or abandoned"),
@@ -41,7 +41,7 @@ MODELS = Table(
         required("uri", TEXT, "folder of its files below the lake; the vectors table for als"),
         Column("sha256", TEXT, "of the checkpoint file"),
         required("run_id", TEXT, "the run that made it"),
-        required("inputs", pa.list_(TABLE_VERSION), "the table versions it was trained on"),
+        required("inputs", pa.list_(TABLE_VERSION), "tables that it was trained on, with versions"),
         required("status", TEXT, "candidate, promoted or retired"),
         Column("num_parameters", INT, "trainable parameters"),
         required("created_at", TIME, "when it was registered"),

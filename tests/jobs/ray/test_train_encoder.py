@@ -118,7 +118,7 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
     version_of_encoder = small_lake.lake.data_version("gold/model_metrics")
     capfd.readouterr()
     job.main(settings)
-    assert "takes up train_encoder-000001" in capfd.readouterr().out
+    assert "resumes train_encoder-000001" in capfd.readouterr().out
     assert small_lake.lake.data_version("gold/model_metrics") == version_of_encoder
     check_vectors(small_lake)
     check_metrics(small_lake)

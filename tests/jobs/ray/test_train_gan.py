@@ -98,7 +98,7 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     capsys.readouterr()
     job.main(settings)
     told = capsys.readouterr().out
-    assert "takes up train_gan-000001" in told
+    assert "resumes train_gan-000001" in told
     assert f"pictures={NUM_PICTURES}  undecodable=1  of_rare_class=0  classes=2" in told
     job.main(whole.settings(job, num_epochs=8))
 

@@ -184,9 +184,7 @@ def test_another_pseudonym_key_is_one_line_and_changes_no_table(cleaned: Shop) -
     before = cleaned.versions()
     other = cleaned.folder / "other.key"
     other.write_text("0123456789abcdef" * 4)
-    with pytest.raises(
-        ValueError, match=r"were made with another key \(its fingerprint is \w+, this one's \w+\); give"
-    ):
+    with pytest.raises(ValueError, match=r"were made with another key \(its fingerprint is \w+, this one's \w+\); use"):
         cleaned.clean(privacy={"key_file": str(other)})
     assert cleaned.versions() == before
 

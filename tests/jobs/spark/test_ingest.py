@@ -196,7 +196,9 @@ def test_more_bad_files_than_the_limit_stop_the_job(shop: Shop) -> None:
 
 def test_a_log_of_another_kind_and_no_log_at_all_are_one_line(shop: Shop) -> None:
     shop.put("readme.txt", b"hello")
-    with pytest.raises(ValueError, match=r"none of the 1 files of .* fits a pattern of own: \*\.csv, clicks/\*, prod"):
+    with pytest.raises(
+        ValueError, match=r"none of the 1 files of .* matches a pattern of own: \*\.csv, clicks/\*, prod"
+    ):
         shop.ingest()
     shop.log.rename(shop.log.with_name("moved"))
     with pytest.raises(ValueError, match="there is no log at"):

@@ -69,10 +69,10 @@ def test_without_a_key_there_is_one_line_that_says_what_to_do(tmp_path: Path) ->
     for privacy, lake, message in [
         (PrivacySettings(key_variable="ABSENT_KEY"), "lake", "names ABSENT_KEY, which is not set"),
         (PrivacySettings(create_key=False), str(tmp_path / "lake"), r"no pseudonym key: .*lake\.key: No such file"),
-        (PrivacySettings(), "s3://shop/lake", "name its file by privacy.key_file"),
+        (PrivacySettings(), "s3://shop/lake", "set privacy.key_file"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_key(privacy, lake)
     (tmp_path / "short").write_text("abc")
-    with pytest.raises(ValueError, match="has 3 bytes; it should have at least 16"):
+    with pytest.raises(ValueError, match="has 3 bytes; it needs at least 16"):
         load_key(PrivacySettings(key_file=str(tmp_path / "short")), "lake")

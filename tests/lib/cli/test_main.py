@@ -124,7 +124,7 @@ def test_a_lake_that_is_none_is_one_line_and_nothing_is_made(
 ) -> None:
     code, printed = cartwheel(*command, "--lake", tmp_path / "lak")
     assert code == 2
-    assert one_line(printed).startswith(f"error  --lake {tmp_path}/lak: no table lies there; `cartwheel run")
+    assert one_line(printed).startswith(f"error  --lake {tmp_path}/lak: there is no table; `cartwheel run")
     assert not (tmp_path / "lak").exists()
 
 
@@ -155,10 +155,10 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["submit", "cleen"], "no job is named 'cleen'; the .* is simulate, ingest, clean,"),
+        (["submit", "cleen"], "no job is named 'cleen'; the jobs are simulate, ingest, clean,"),
         (["submit", "clean", "--on", "mars"], "--on mars: should be local, standalone or kubernetes"),
         (["submit", "als", "--on", "standalone"], "--on standalone needs --cluster.spark-master spark://"),
-        (["run", "--from", "cleen"], "no job is named 'cleen'; the .* is simulate, ingest, clean,"),
+        (["run", "--from", "cleen"], "no job is named 'cleen'; the jobs are simulate, ingest, clean,"),
         (["run", "--logs", "nowhere"], "--logs nowhere: no such file or folder"),
         (
             ["run", "--to", "ingest", "--clean.x", "1", "--cleen.x", "1"],
@@ -188,7 +188,7 @@ def test_a_job_that_fails_is_one_line_with_the_path_of_the_log_and_exit_code_1(
     assert code == 1
     begun, failed, log = printed.splitlines()
     assert begun.startswith("[1/2] ingest: ")
-    assert failed == f"failed  ingest: none of the 0 files of {tmp_path / 'log'} fits a pattern of otto: *.jsonl"
+    assert failed == f"failed  ingest: none of the 0 files of {tmp_path / 'log'} matches a pattern of otto: *.jsonl"
     assert "Traceback" in Path(log.removeprefix("all output: ")).read_text()
 
 

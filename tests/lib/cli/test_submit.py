@@ -48,7 +48,7 @@ def test_on_kubernetes_the_driver_runs_in_the_cluster_too() -> None:
             "clean",
             "standalone",
             {},
-            r"--on standalone needs --cluster.spark-master spark://..., the settings say local",
+            r"--on standalone needs --cluster.spark-master spark://..., but the settings say local",
         ),
         ("clean", "local", {"spark_master": "spark://head:7077"}, r"--on local needs --cluster.spark-master local..."),
         ("clean", "kubernetes", {}, r"needs --cluster.spark-master k8s://"),

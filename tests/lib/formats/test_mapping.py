@@ -73,7 +73,11 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
         ("item_id: sku", "brand: sku", "sources.clicks: events need a column for 'item_id' under names"),
         ("type: rating", "type: stars", "sources.clicks.events.1.type: Input should be 'impression', 'view',"),
         ("buy: purchase", "buy: bought", "sources.clicks.events.0.type.values.buy: Input should be"),
-        ("{matches: .}", "{matches: '('}", "sources.clicks.events.1.when.stars.matches: '(' is no regular expression"),
+        (
+            "{matches: .}",
+            "{matches: '('}",
+            "sources.clicks.events.1.when.stars.matches: '(' is not a regular expression",
+        ),
         ("{country}/**", "{country", "sources.clicks: '{country/*.csv' has a wrong brace"),
         (
             '"{country}"',
@@ -82,9 +86,9 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
         ),
         ("optional: [rating]", "optional: [item_id]", "sources.clicks: 'item_id' under optional should be"),
         ("name: shop", "name: shop\ncurrency: euro", "currency: String should match pattern '^[A-Z]{3}$', not 'euro'"),
-        ("name: shop", "name: shop\ntimezone: Mars", "timezone: 'Mars' is no time zone"),
+        ("name: shop", "name: shop\ntimezone: Mars", "timezone: 'Mars' is not a time zone"),
         ("clicks:", "rejects:", "source 'rejects' needs another name: bronze/rejects is a table of its own"),
-        ("name: shop", "name: [", "is no YAML"),
+        ("name: shop", "name: [", "is not YAML"),
         ("item_id: sku", "item_id: [sku, size]", "sources.clicks: 'item_id' should come from one column"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_column_of_lists_becomes_a_matrix_and_uneven_lists_are_refused() -> No
     assert vectors(column.slice(1)).tolist() == [[3.0, 4.0], [5.0, 6.0]]
     assert vectors(column.slice(0, 0)).shape == (0, 0)
     for uneven in ([[1.0], [2.0, 3.0], [4.0, 5.0, 6.0]], [[1.0, None]], [[1.0], None]):
-        with pytest.raises(ValueError, match="equally long"):
+        with pytest.raises(ValueError, match="equal lengths"):
             vectors(pa.array(uneven, pa.list_(pa.float32())))
 
 

@@ -210,7 +210,9 @@ def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(la
     events.alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
     before = DeltaTable(lake.uri("silver/events")).version()
     with (
-        pytest.raises(ValueError, match=r"^silver/events is of contract version 7, this release knows version 1; use"),
+        pytest.raises(
+            ValueError, match=r"^silver/events has contract version 7, but this release needs version 1; use"
+        ),
         start_run("experiment", settings_for(lake)),
     ):
         pytest.fail("the job goes no further")
