@@ -27,7 +27,7 @@ from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
 from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
-from lib.runs.errors import SOME_FILES_SET_ASIDE
+from lib.runs.errors import SOME_FILES_SET_ASIDE, PrivateValueError
 from lib.runs.run import InputFile
 from lib.settings import JobSettings
 from lib.tables import Table, contract
@@ -102,14 +102,17 @@ def require_good_files(good: list[FoundFile], bad: list[FoundFile], *, most_bad_
     """Check that enough new files can be read.
 
     Raises:
-        ValueError: none can be read, or too few; gives the number, the limit, and what is wrong with the first.
+        PrivateValueError: none can be read, or too few; gives the number, the limit, and what is wrong with the first,
+            which may quote its header, and without a header line that is a record.
     """
     num_new = len(good) + len(bad)
     if not good or len(bad) > most_bad_frac * num_new:
         limit = f" (limit {most_bad_frac:.0%})" if good else ""
-        raise ValueError(
-            f"{len(bad)} of {num_new} new files cannot be read{limit}: {bad[0]['path']} {bad[0]['problem']}"
+        message, problem = (
+            f"{len(bad)} of {num_new} new files cannot be read{limit}: {bad[0]['path']} ",
+            bad[0]["problem"],
         )
+        raise PrivateValueError(message + problem, recorded=message + problem.partition("; it has ")[0])
 
 
 def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> None:

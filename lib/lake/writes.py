@@ -50,10 +50,13 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
     for column in table.columns:
         if not column.nullable and data[column.name].null_count:
             raise ValueError(f"{table.name}: {data[column.name].null_count} rows have no {column.name}")
-    try:
-        rows = data.select(table.schema.names).cast(table.schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise ValueError(f"{table.name}: {error}") from None
+    for field in table.schema:
+        try:
+            data[field.name].cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # Arrow's own words may quote a value
+            given = data[field.name].type
+            raise ValueError(f"{table.name}.{field.name}: a value of type {given} does not fit {field.type}") from None
+    rows = data.select(table.schema.names).cast(table.schema)
     with duckdb.connect() as connection:
         connection.register("rows", rows)
         for name, condition in table.checks.items():

@@ -225,3 +225,15 @@ def test_a_run_that_broke_between_two_sources_is_taken_up_and_appends_nothing_tw
     assert shop.ingest() == 0
     assert len(shop.read("bronze/lines")) == 3
     assert [run["run_id"] for run in history.runs(shop.lake, "ingest")] == ["ingest-000001", "ingest-000002"]
+
+
+def test_a_header_that_is_a_record_is_shown_and_not_recorded(shop: Shop) -> None:
+    shop.put("1.csv", b"ann@shop,lamp,2026-01-01\nann@shop,mug,2026-01-01\n")
+    shop.put("2.csv", b"ann@shop,lamp,2026-01-01\nbob@shop,mug,2026-01-02\n")
+    with pytest.raises(ValueError, match=r"has no column 'user'; it has ann@shop, lamp, 2026-01-01"):
+        shop.ingest()
+    (row,) = history.runs(shop.lake, "ingest")
+    assert row["message"] == "ValueError: 2 of 2 new files cannot be read: 1.csv has no column 'user'"
+    logs = [file.read_text() for file in (shop.lake.folder / "logs").iterdir()]
+    assert logs
+    assert not any("ann@shop" in text for text in (*logs, str(row)))

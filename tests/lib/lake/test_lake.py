@@ -119,6 +119,16 @@ def test_rows_that_break_the_contract_are_refused(rows: pa.Table, told: str) -> 
         conform(VECTORS, rows)
 
 
+def test_a_value_that_does_not_fit_is_not_quoted() -> None:
+    rows = vectors({}).set_column(5, "as_of", pa.array(["ann@shop"]))
+    assert rows.schema.names == VECTORS.schema.names
+    with pytest.raises(
+        ValueError, match=r"gold/vectors\.as_of: a value of type string does not fit timestamp"
+    ) as error:
+        conform(VECTORS, rows)
+    assert "ann@shop" not in str(error.value)
+
+
 def test_money_and_dates_survive_the_files(lake: Lake) -> None:
     table = contract("silver/events")
     row: dict[str, Any] = {
