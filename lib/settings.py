@@ -79,7 +79,8 @@ class PrivacySettings(Section):
     key_file: str | None = Field(
         None,
         description="file with the pseudonym key; unset on one machine: `<lake>.key`, created once with mode 0600, "
-        "or for a lake in a checkout `~/.config/cartwheel/keys/<lake>-<hash of its path>.key`, since a checkout is committed and shipped",
+        "or for a lake in a checkout `~/.config/cartwheel/keys/<lake>-<hash of its path>.key`, since a checkout is "
+        "committed and shipped",
     )
     key_variable: str | None = Field(None, description="name of the environment variable that holds the key instead")
     create_key: bool = Field(
