@@ -54,7 +54,8 @@ def check() -> list[Claim]:
 
 def undisturbed_seconds(reference: Path) -> float:
     """How long the jobs of a lake took, each in its last run that did something."""
-    return sum({row["job"]: row["seconds"] for row in history.runs(Lake(str(reference))) if row["rows"]}.values())
+    seconds = {row["job"]: float(row["seconds"]) for row in history.runs(Lake(str(reference))) if row["rows"]}
+    return sum(seconds.values())
 
 
 def random_moments(reference: Path) -> Iterator[tuple[str, float]]:

@@ -107,9 +107,14 @@ def measured(judged: DataFrame, settings: EvaluateSettings) -> DataFrame:
 
     Only sums reach the driver, one per shard, question, segment, strategy and metric.
     """
+    k, num_resamples, seed = (
+        settings.k,
+        settings.num_resamples,
+        settings.seed,
+    )  # executors do not know the settings' class
 
     def sums(shard: pa.Table) -> pa.Table:
-        return shard_sums(shard, k=settings.k, num_resamples=settings.num_resamples, seed=settings.seed)
+        return shard_sums(shard, k=k, num_resamples=num_resamples, seed=seed)
 
     user_hash = F.xxhash64("user_key")
     shard = F.pmod(user_hash, F.lit(settings.num_shards)).cast("int")

@@ -78,9 +78,12 @@ def similarities(
     """Each item's nearest neighbours by cosine: Gram matrices of shards of users, combined by block of items."""
     latest = users.select(F.slice("items", 1, settings.max_items_per_user).alias("items"))
     shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=settings.items_per_block)
+    num_neighbours = (
+        settings.num_neighbours
+    )  # a task takes numbers, not the settings: executors do not know their class
 
     def nearest(block: pa.Table) -> pa.Table:
-        return cosine_neighbours(block, num_users=num_users, num_neighbours=settings.num_neighbours)
+        return cosine_neighbours(block, num_users=num_users, num_neighbours=num_neighbours)
 
     blocks = latest.mapInArrow(shard, schema=spark_schema(BLOCK_SCHEMA))
     found = blocks.groupBy("block").applyInArrow(nearest, schema=spark_schema(NEIGHBOUR_SCHEMA)).toArrow()
