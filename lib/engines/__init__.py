@@ -1,1 +1,1 @@
-"""The engines, Spark and Ray: no other part of lib, rl or gan depends on them."""
+"""The engines: Spark and Ray are imported here, in the jobs and in the two train.py of rl and gan, and nowhere else."""
