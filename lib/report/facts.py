@@ -84,8 +84,9 @@ class LakeFacts:
 
     @cached_property
     def latest_runs(self) -> dict[str, Row]:
-        """The newest run of each job, by job name, in the order in which the runs began."""
-        newest = {run["job"]: run for run in sorted(history.runs(self.lake), key=lambda run: int(run["number"]))}
+        """The newest run of each job but report, which is under way, by job name, in the order in which the runs began."""
+        runs = (run for run in history.runs(self.lake) if run["job"] != "report")
+        newest = {run["job"]: run for run in sorted(runs, key=lambda run: int(run["number"]))}
         return dict(sorted(newest.items(), key=lambda item: item[1]["started_at"]))
 
     @cached_property

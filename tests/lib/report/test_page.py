@@ -377,3 +377,12 @@ def test_the_page_goes_where_it_is_asked_to_and_leaves_no_half_file(full: Lake, 
     assert write_report(full.folder, out, name="Corner shop") == out
     assert list(out.parent.iterdir()) == [out]
     assert "<h1>Corner shop</h1>" in out.read_text()
+
+
+def test_the_run_that_writes_the_page_is_not_on_it(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "reported"))
+    report = {"run_id": "report-000001", "job": "report", "status": "running", "finished_at": None}
+    put(lake, "ops/runs", RUN | {"run_id": "ingest-000001", "job": "ingest"}, RUN | report)
+    page = Page(write_report(lake.folder).read_text())
+    assert "ingest" in page.text["stages"]
+    assert "running" not in page.text["stages"]
