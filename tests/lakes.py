@@ -30,7 +30,7 @@ sources:
 # What the writers of these tables set beside their rows.
 PROPERTIES = {
     "silver/events": {SESSION_GAP: "30"},
-    "gold/decisions": {REWARD_WEIGHTS: '{"click": 1, "cart": 2, "purchase": 10}'},
+    "gold/decisions": {REWARD_WEIGHTS: '{"click": 1, "cart": 1, "purchase": 3}'},
 }
 EVENT: Row = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}
 
