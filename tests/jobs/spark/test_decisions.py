@@ -1,5 +1,6 @@
 """The decisions job on small silver tables: whole rows worked by hand, logs without users, logs without propensities."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from lib.runs import history
+from lib.tables.gold import REWARD_WEIGHTS
 from tests.lakes import SmallLake
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -52,6 +54,9 @@ def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: Smal
     small_lake.put_events(*(EVENT | event for event in events))
     job.main(job.DecisionsSettings(**small_lake.shared_settings))
     rows = small_lake.read("gold/decisions")
+    weights = small_lake.lake.table_property("gold/decisions", REWARD_WEIGHTS)
+    assert weights is not None
+    assert json.loads(weights) == {"click": 1.0, "cart": 1.0, "purchase": 3.0}  # the rewards below are sums of these
     assert [(row["episode_id"], row["step"]) for row in rows] == [("s", 0), ("s", 1)]
     # Nothing is known of the items before this first day: each rate is the shop's prior, 1 in 10, times 2.
     rates = [0.2, 0.2, 0.2, 0.0]

@@ -14,6 +14,7 @@ from lib.lake.lake import CONTRACT_VERSION, Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.pipeline import ROOT
 from lib.tables import contract
+from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
 from tests.lakes import arrow_rows, put
 
 VECTORS = contract("gold/vectors")
@@ -146,3 +147,16 @@ def test_money_and_dates_survive_the_files(lake: Lake) -> None:
     put(lake, table, row)
     (read,) = lake.dataset("silver/events").to_table().to_pylist()
     assert read == dict.fromkeys(table.schema.names) | row
+
+
+def test_a_changed_property_stands_from_the_next_version_on_and_is_no_newer_data(lake: Lake) -> None:
+    events = contract("silver/events")
+    lake.ensure(events, {SESSION_GAP: "30"})
+    before = lake.data_version("silver/events")
+    lake.ensure(events, {SESSION_GAP: "45"})
+    assert lake.table_property("silver/events", SESSION_GAP) == "45"
+    assert lake.table_property("silver/events", SESSION_GAP, before) == "30"
+    assert lake.table_property("silver/events", PSEUDONYM_KEY) is None
+    assert lake.data_version("silver/events") == before
+    with pytest.raises(AssertionError, match="silver/events declares no such property"):
+        lake.ensure(events, {"cartwheel.other": "1"})
