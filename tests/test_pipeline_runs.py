@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,12 +185,7 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
     lake = tmp_path / "lake"
     places = ["--lake.path", str(lake), "--log.path", str(tmp_path / "log"), "--log.format", str(tmp_path / "own.yaml")]
     stages = plan([name for name in ORDER if name != "simulate"], [*places, "--cluster.driver-memory=1g"])
-    for engine, some in groupby(stages, key=lambda stage: stage.job.engine):
-        if engine == "spark":
-            assert walk(list(some), lake, lambda line: None) == 0
-        else:
-            for stage in some:
-                stage.main(stage.settings)  # as the job that the pipeline would submit: it ends before it needs Ray
+    assert walk(stages, lake, lambda line: None) == 0  # and no Ray cluster starts, for no job has anything to do there
 
     said = capsys.readouterr().out.splitlines()
     status = {row["job"]: row["status"] for row in history.runs(Lake(str(lake)))}
@@ -199,7 +193,9 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
         *("als", "train_encoder", "recommend", "evaluate", "decisions", "train_policy", "experiment"),
         *("train_gan", "make_creatives"),
     ]
-    assert status == dict.fromkeys(("ingest", "clean", "featurize"), "done") | dict.fromkeys(skipped, "skipped")
+    assert status == dict.fromkeys(("ingest", "clean", "featurize", "report"), "done") | dict.fromkeys(
+        skipped, "skipped"
+    )
     for job in skipped:
         (line,) = (line[15:] for line in said if line.startswith(f"{job:<15}skipped: "))
         assert len(line) > len("skipped: ") + 10

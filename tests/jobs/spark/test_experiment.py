@@ -118,7 +118,7 @@ def test_arms_of_another_size_than_intended_make_every_verdict_invalid(job: Modu
     rows = results(job, small_lake, *events, shares={"a": 0.3, "b": 0.7})
     assert {row["verdict"] for row in rows.values()} == {"invalid"}
     assert rows["b", "ctr"]["reason"] == "the arms' sizes are not those intended: 100 in a, 100 in b (p 6.7e-10)"
-    with pytest.raises(ValueError, match=r"experiment.shares names a; the log's arms are a, b"):
+    with pytest.raises(ValueError, match=r"experiment.shares names a; it must name the log's arms: a, b"):
         results(job, small_lake, *events, shares={"a": 1.0})
 
 

@@ -67,11 +67,11 @@ def test_a_table_stands_whole_on_the_page() -> None:
         "| column | type | | meaning |",
         "|---|---|---|---|",
         "| feature | string | required | the feature's name |",
-        "| as_of | timestamp[us, tz=UTC] | required | what was known before this moment (UTC) |",
+        "| as_of | timestamp[us, tz=UTC] | required | the row uses only what was known before this time (UTC) |",
         "| position | int32 | required | index in gold/examples.features, from 0 |",
-        "| min | double | required | scaled to 0 |",
-        "| max | double | required | scaled to 1 |",
-        "| num_clipped | int64 | required | values of valid and test that lay outside and were clipped |",
+        "| min | double | required | value that is scaled to 0 |",
+        "| max | double | required | value that is scaled to 1 |",
+        "| num_clipped | int64 | required | values of valid and test outside the bounds, which were clipped |",
         "",
     ]
 
