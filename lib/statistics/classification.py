@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from lib.statistics.bootstrap import CONFIDENCE, NUM_RESAMPLES, resample_weights
+from lib.statistics.bootstrap import NUM_RESAMPLES, TAILS, resample_weights
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -170,8 +170,7 @@ def _interval(value: float | None, drawn: Floats) -> Interval:
     defined = drawn[~np.isnan(drawn)]
     if value is None or not len(defined):
         return Interval(value, None, None)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
+    low, high = np.quantile(defined, TAILS)
     return Interval(value, float(low), float(high))
 
 
