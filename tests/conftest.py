@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+FAULTS = ROOT.parent / "shared" / "faults"
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -35,3 +36,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of real data (../shared/data) is absent")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def faults() -> Path:
+    """The folder of small inputs that once failed, beside the checkout; a test that needs it is skipped without it."""
+    if not FAULTS.is_dir():
+        pytest.skip("the folder of small faulty inputs (../shared/faults) is absent")
+    return FAULTS

@@ -1,0 +1,79 @@
+"""A small shop for tests: a log folder, a mapping and a lake, on which jobs run as `cartwheel run` runs them."""
+
+import io
+import shutil
+from collections import Counter
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from lib.cli.jobs import names_between, plan
+from lib.cli.walk import JobError, walk
+from lib.lake.lake import Lake
+
+
+class Told(NamedTuple):
+    """How a walk ended: its exit code (1 if a job ended with an error), and every line that a person saw."""
+
+    code: int
+    text: str
+
+
+class Shop:
+    """A log folder, a mapping of it and a lake below one folder."""
+
+    def __init__(self, folder: Path, mapping: str = "") -> None:
+        self.folder, self.log, self.mapping = folder, folder / "log", folder / "map.yaml"
+        self.lake = Lake(str(folder / "lake"))
+        self.log.mkdir(parents=True, exist_ok=True)
+        if mapping:
+            self.mapping.write_text(mapping)
+
+    @classmethod
+    def of_case(cls, case: Path, folder: Path, mapping: str | None = None) -> "Shop":
+        """A case of ../shared/faults, copied, with its own mapping or the text of another."""
+        shutil.copytree(case, folder / "case")
+        shop = cls(folder / "case")
+        if mapping is not None:
+            shop.mapping.write_text(mapping)
+        return shop
+
+    def put(self, name: str, content: bytes | str) -> None:
+        """Write a file of the log."""
+        path = self.log / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def run(
+        self,
+        *flags: str,
+        first: str = "ingest",
+        last: str = "clean",
+        log: Path | None = None,
+        format: str | None = None,
+    ) -> Told:
+        """Run the jobs from `first` to `last`; `flags` are settings such as `--clean.max-reject-frac=1`."""
+        places = ["--lake.path", self.lake.path, "--log.path", str(log or self.log)]
+        places += ["--log.format", format or str(self.mapping), "--cluster.driver-memory=1g"]
+        said = io.StringIO()
+        with redirect_stdout(said):
+            try:
+                code = walk(plan(names_between(first, last), [*places, *flags]), Path(self.lake.path), print)
+            except (JobError, ValueError) as error:
+                print(error)
+                code = 1
+        return Told(code, said.getvalue())
+
+    def read(self, table: str, *columns: str) -> list[dict[str, Any]]:
+        """The table's rows; none where there is no table."""
+        return self.table(table, *columns).to_pylist() if self.lake.exists(table) else []
+
+    def table(self, table: str, *columns: str) -> pa.Table:
+        """The table's content as Arrow."""
+        return self.lake.dataset(table).to_table(columns=list(columns) or None)
+
+    def reasons(self) -> Counter[str]:
+        """How many records (or files) were refused, by reason."""
+        return Counter(row["reason"] for row in self.read("bronze/rejects", "reason"))
