@@ -20,6 +20,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lib.engines.arrow_tasks import apply_to_shard
+from lib.lake.lake import RUN_OF_COMMIT
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
@@ -122,6 +123,7 @@ class SparkRun(runs.Run):
         if self.lake.last_committed_run(table, transaction) < self.number:
             writer = chosen.write.format("delta").mode(mode)
             writer = writer.option("txnAppId", transaction).option("txnVersion", self.number)
+            writer = writer.option(RUN_OF_COMMIT, self.run_id)
             if where:
                 condition = " AND ".join(f"{column} = '{value}'" for column, value in where.items())
                 writer = writer.option("replaceWhere", condition)

@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from lib.tables import Table, contract
 
 CONTRACT_VERSION = "cartwheel.contractVersion"
+RUN_OF_COMMIT = "userMetadata"  # where a commit in Delta's history names its run; Spark's option has the same name
 # Commits that rearrange or describe a table without changing its data: they make nothing stale.
 DATALESS_OPERATIONS = frozenset(
     {
@@ -148,6 +149,11 @@ class Lake:
             return 0
         version = self.open(table).transaction_version(transaction)
         return 0 if version is None else int(version)
+
+    def version_of_run(self, table: str, run_id: str) -> int | None:
+        """The version that a run's newest commit to the table made, whatever share of it; None if it made none."""
+        commits = self.open(table).history() if self.exists(table) else []
+        return next((int(commit["version"]) for commit in commits if commit.get(RUN_OF_COMMIT) == run_id), None)
 
 
 def require_writable(lake: Lake) -> None:

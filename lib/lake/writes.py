@@ -21,7 +21,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
-from lib.lake.lake import Lake
+from lib.lake.lake import RUN_OF_COMMIT, Lake
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
@@ -108,8 +108,9 @@ def commit_files(
     number: int,
     where: Mapping[str, str] | None = None,
     properties: Mapping[str, str] | None = None,
+    run_id: str | None = None,
 ) -> int:
-    """Replace the table's content, or the partitions `where`, by `files` in one transaction.
+    """Replace the table's content, or the partitions `where`, by `files` in one transaction, which names the run.
 
     Returns the table's version.
 
@@ -124,7 +125,10 @@ def commit_files(
             schema=table.schema,
             partition_by=list(table.partition_by),
             partition_filters=[(column, "=", value) for column, value in (where or {}).items()] or None,
-            commit_properties=CommitProperties(app_transactions=[Transaction(transaction, number)]),
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(transaction, number)],
+                custom_metadata={RUN_OF_COMMIT: run_id} if run_id else None,
+            ),
         )
     version = lake.data_version(table.name)
     assert version is not None

@@ -123,7 +123,13 @@ class Run:
         if self.lake.last_committed_run(table, transaction) < self.number:
             files = write_files(self.lake, contract(table), [conforming] if conforming.num_rows else [])
         version = commit_files(
-            self.lake, contract(table), files, transaction=transaction, number=self.number, where=where
+            self.lake,
+            contract(table),
+            files,
+            transaction=transaction,
+            number=self.number,
+            where=where,
+            run_id=self.run_id,
         )
         self.record_output(table, version, rows.num_rows)
 
@@ -271,7 +277,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     }
     last = history.last_run(lake, job.name)
     if last is not None and last["status"] in ("running", "failed"):
-        written, inputs = _committed_outputs(job, lake, last["number"]), pinned(last["inputs"])
+        written, inputs = _committed_outputs(job, lake, last["run_id"], last["number"]), pinned(last["inputs"])
         is_same = last["settings_hash"] == settings_now and last["code_version"] == code_now
         if is_same and (written or inputs == inputs_now):
             run = kind(
@@ -310,13 +316,16 @@ def _known_times(job: Job, settings: JobSettings, lake: Lake, inputs: Mapping[st
     return log_times(lake, load_mapping(settings.log.format), version)
 
 
-def _committed_outputs(job: Job, lake: Lake, number: int) -> dict[str, int]:
-    """The tables to which the job's run of that number has committed."""
+def _committed_outputs(job: Job, lake: Lake, run_id: str, number: int) -> dict[str, int]:
+    """The tables to which the job's run has committed, also a share of one, with the version that it made."""
     written = {}
     for table in lake.tables():
-        matches = table in job.writes or ("bronze/*" in job.writes and table.startswith("bronze/"))
-        if matches and lake.last_committed_run(table, transaction_id(job.name, table)) == number:
-            written[table] = lake.data_version(table) or 0
+        if table in job.writes or ("bronze/*" in job.writes and table.startswith("bronze/")):
+            version = lake.version_of_run(table, run_id)
+            if version is None and lake.last_committed_run(table, transaction_id(job.name, table)) == number:
+                version = lake.data_version(table)  # an earlier release's commit names no run
+            if version is not None:
+                written[table] = version
     return written
 
 

@@ -1,3 +1,4 @@
+import ast
 import json
 import subprocess
 from datetime import UTC, date, datetime, timedelta
@@ -10,7 +11,7 @@ from deltalake import DeltaTable
 from pydantic import Field
 
 from lib.lake.lake import CONTRACT_VERSION, Lake, require_writable
-from lib.pipeline import JOBS
+from lib.pipeline import JOBS, ROOT
 from lib.runs import history, model_registry
 from lib.runs.errors import PrivateValueError
 from lib.runs.freshness import outcome_if_unchanged
@@ -109,6 +110,52 @@ def test_a_failed_run_that_has_committed_is_taken_up_with_its_inputs(lake: Lake)
     assert only_row(lake)["status"] == "done"
     held = lake.dataset("gold/experiments").to_table().column("metric").to_pylist()
     assert held == ["ctr"], "what the run had committed stays: it commits each output once"
+
+
+def shares() -> list[tuple[str, str, dict[str, str]]]:
+    """Every commit in a job's file that replaces a share of a table: job, table, share."""
+    found = []
+    for job in JOBS.values():
+        module = ast.parse((ROOT / job.path).read_text())
+        constants = {
+            node.targets[0].id: node.value.value
+            for node in module.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
+        }
+        for call in (node for node in ast.walk(module) if isinstance(node, ast.Call)):
+            where = next((keyword.value for keyword in call.keywords if keyword.arg == "where"), None)
+            if isinstance(where, ast.Dict) and isinstance(call.args[0], ast.Constant):
+                column, value = where.keys[0], where.values[0]
+                assert isinstance(column, ast.Constant)
+                name = value.value if isinstance(value, ast.Constant) else constants.get(getattr(value, "id", ""))
+                found.append((job.name, str(call.args[0].value), {str(column.value): str(name or "encoder")}))
+    return found
+
+
+def test_the_jobs_that_replace_a_share_of_a_table_are_found() -> None:
+    assert {job for job, *_ in shares()} >= {"ingest", "clean", "als", "train_encoder", "train_gan"}
+
+
+@pytest.mark.parametrize(("job", "table", "share"), shares())
+def test_a_failed_run_that_has_committed_a_share_of_a_table_is_taken_up(
+    lake: Lake, job: str, table: str, share: dict[str, str]
+) -> None:
+    name = "".join(word.capitalize() for word in job.split("_")) + "Settings"
+    kind = type(name, (JobSettings,), {"__doc__": "Stands for the job's."})
+    for required in JOBS[job].reads:
+        if "*" not in required and required != "silver/events":
+            lake.ensure(contract(required))
+    settings = kind(lake={"path": lake.path}, log={"format": "rees46"})
+    with pytest.raises(RuntimeError, match="power"), start_run(job, settings) as run:
+        run.commit_arrow(table, contract(table).schema.empty_table(), where=share)
+        raise RuntimeError("power cut")
+    for table in ("silver/events", "bronze/images"):  # newer data, at which a run without a commit would start anew
+        put(lake, table)
+
+    with start_run(job, settings) as again:
+        assert (again.run_id, again.inputs) == (run.run_id, run.inputs)
 
 
 def test_a_failed_run_without_a_commit_is_abandoned_when_there_is_newer_data(lake: Lake) -> None:
