@@ -21,7 +21,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from lib.formats.mapping import load_mapping, text_of
 from lib.pipeline import JOBS
+from lib.runs.errors import EXIT_CODES, ExitCode, ending_of, one_line
 
 ENVIRONMENT_PREFIX = "CARTWHEEL_"
 
@@ -32,21 +34,55 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def lake_folder(path: str) -> str:
+    """The lake's path as given, if it is a folder that every engine reads.
+
+    Raises:
+        ValueError: it is an address, or holds characters that an engine reads otherwise.
+    """
+    address = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", path)
+    if address:
+        hint = (
+            "give the folder's path itself" if address[1].lower() == "file" else "mount the store and give its folder"
+        )
+        raise ValueError(f"should be a folder of a file system that every node mounts, not an address; {hint}")
+    unread = re.search(r"%[0-9A-Fa-f]{2}|\\|[\x00-\x1f\x7f\ud800-\udfff]", path)
+    if unread:
+        raise ValueError(f"should not hold {unread[0]!r}, which Delta's readers take for another character; rename it")
+    return path
+
+
 class LakeSettings(Section):
     """Where tables and files are stored."""
 
     path: str = Field(
-        "lake", min_length=1, description="folder or object-store URI of the lake; one lake holds one shop"
+        "lake",
+        min_length=1,
+        description="folder of the lake, on a file system that every node mounts; one lake holds one shop. An "
+        "object-store address is refused, until it works",
     )
+
+    @field_validator("path")
+    @classmethod
+    def is_a_folder(cls, value: str) -> str:
+        return lake_folder(value)
 
 
 class LogSettings(Section):
     """Where the raw log is and how to read it."""
 
     path: str | None = Field(
-        None, description="file or folder of raw logs; unset: the simulator's, `<lake>/raw/market`"
+        None,
+        min_length=1,
+        description="file or folder of raw logs, or the address of one such as s3://bucket/logs; unset: the simulator's, "
+        "`<lake>/raw/market`",
     )
     format: str = Field("market", description="name of a shipped mapping, or path of your own mapping file")
+
+    @field_validator("path")
+    @classmethod
+    def of_its_owner(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser()) if value is not None and value.startswith("~") else value
 
 
 class TimeSettings(Section):
@@ -140,19 +176,19 @@ class JobSettings(BaseModel):
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
         """Read `--config FILE`, the environment and flags; on a wrong setting print one line and exit with code 2.
 
-        A job's command calls this first: from then on a user's error is one line, not a traceback.
+        A job's command calls this first: from then on it ends on an error with one line and the error's exit code.
         """
-        sys.excepthook = _one_line_for_users
+        sys.excepthook = _end_in_one_line
         arguments = sys.argv[1:] if arguments is None else arguments
         try:
             return cls.load(arguments)
         except ValueError as error:
-            print(f"{cls.job}: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
+            print(f"error: {cls.job}: {error}", file=sys.stderr)
+            raise SystemExit(ExitCode.WRONG_SETTING) from None
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:
-        """Read the settings from `arguments`, the environment and the file that `arguments` names.
+        """Read the settings from `arguments`, the environment and the file that `arguments` names; checks the mapping.
 
         Raises:
             ValueError: an unknown key or an invalid value; one line names the key, the value and what is allowed.
@@ -161,13 +197,16 @@ class JobSettings(BaseModel):
         _refuse_unknown_variables(cls)
         try:
             given = _document_class(cls)(_file_values=_sections_of(cls.job, config_file), _flags=flags)
-            return cls(**{s: getattr(given, s) for s in SHARED_SECTIONS}, **dict(getattr(given, cls.job)))
+            settings = cls(**{s: getattr(given, s) for s in SHARED_SECTIONS}, **dict(getattr(given, cls.job)))
         except ValidationError as error:
             raise ValueError(_in_one_line(error, cls)) from None
         except SettingsError as error:
             raise ValueError(
                 f"{str(error).removeprefix('error parsing CLI: ')}; `--help` lists what is known"
             ) from None
+        if not JOBS[cls.job].makes_log:
+            load_mapping(settings.log.format)
+        return settings
 
     def hash(self) -> str:
         """Hash of the settings that affect the job's result: its own and the time."""
@@ -209,7 +248,8 @@ def _document_class(settings: type[JobSettings]) -> type[_Document]:
     section = create_model(f"{settings.__name__}Section", __base__=Section, __doc__=settings.__doc__, **own)
     sections: dict[str, Any] = {name: (kind, kind()) for name, kind in SHARED_SECTIONS.items()}
     sections[settings.job] = (section, section())
-    document: type[_Document] = create_model("Document", __base__=_Document, **sections)
+    does = f"{settings.__doc__} Settings also come from a file, --config FILE, and the environment. {EXIT_CODES}"
+    document: type[_Document] = create_model("Document", __base__=_Document, __doc__=does, **sections)
     document.model_config["cli_prog_name"] = settings.job
     return document
 
@@ -226,9 +266,10 @@ def _split_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
         name, equals, value = argument.partition("=")
         if name == "--config":
             value = value if equals else next(rest, "")
-            if not Path(value).is_file():
-                raise ValueError(f"--config {value or '(nothing)'}: no such file")
             config_file = Path(value)
+            if not value or not config_file.is_file():
+                what = "a folder, not a file" if value and config_file.is_dir() else "no such file"
+                raise ValueError(f"--config {value or '(nothing)'}: {what}")
         elif name == "--as-of":
             flags.append(f"--time.as-of{equals}{value}")
         else:
@@ -240,7 +281,10 @@ def _sections_of(job: str, config_file: Path | None) -> dict[str, Any]:
     """The sections of the file that apply to one job; a section of an unknown name is an error."""
     if config_file is None:
         return {}
-    content = yaml.safe_load(config_file.read_text()) or {}
+    try:
+        content = yaml.safe_load(text_of(config_file)) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config_file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{config_file}: expected sections such as `lake:` or `{job}:`, found {content!r}")
     known = (*SHARED_SECTIONS, *JOBS)
@@ -272,9 +316,7 @@ def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
     return f"{location} = {first['input']!r}: {expected}{more}"
 
 
-def _one_line_for_users(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End with one line for an error that a user can fix (the run keeps its traceback), else with the traceback."""
-    if isinstance(error, ValueError):
-        print(f"error: {error}", file=sys.stderr, flush=True)
-    else:
-        sys.__excepthook__(kind, error, trace)
+def _end_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End a job's process with one line for its user and the exit code of the error."""
+    print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    raise SystemExit(ending_of(error).code)

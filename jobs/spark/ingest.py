@@ -2,7 +2,7 @@
 
 Stores every record as received, as text; a line that does not fit is kept whole. A file is identified by the SHA-256 of
 its content and read once, whatever its name. A file that cannot be read is set aside whole with the reason; the others
-are still read, and the exit code is 2. Appends once per run: a rerun, a retry or a kill changes nothing.
+are still read, and the exit code is 3. Appends once per run: a rerun, a retry or a kill changes nothing.
 """
 
 import heapq
@@ -27,7 +27,7 @@ from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
 from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
-from lib.runs.errors import SOME_FILES_SET_ASIDE, PrivateValueError
+from lib.runs.errors import ExitCode, PrivateValueError
 from lib.runs.run import InputFile
 from lib.settings import JobSettings
 from lib.tables import Table, contract
@@ -204,14 +204,14 @@ def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFr
 
 
 def main(settings: IngestSettings) -> None:
-    """Read the log's new files; exit with code 2 if one was set aside."""
+    """Read the log's new files; exit with a code of its own if one was set aside."""
     bad: list[FoundFile] = []
     with start_run("ingest", settings) as run:
         refused = refused_files(run.lake)
         pinned = {file.sha256 for file in run.input_files}
         read_before = (run.known_files() | judged_before(refused, run.mapping)) - pinned
         task_bytes = settings.task_megabytes << 20
-        log = settings.log.path or f"{settings.lake.path}/raw/market"
+        log = settings.log.path or str(run.lake.folder / "raw" / "market")
         found = find(run, log, read_before, task_bytes=task_bytes)
         good, bad = told_apart(found, read_before=read_before, pinned=pinned)
         if not good and not bad:
@@ -229,7 +229,7 @@ def main(settings: IngestSettings) -> None:
             rows = [*still_refused, *(refusal(run, file) for file in bad)]
             run.commit_arrow("bronze/rejects", refusals_table(rows), where={"stage": "ingest"})
     if bad:
-        raise SystemExit(SOME_FILES_SET_ASIDE)
+        raise SystemExit(ExitCode.FILES_SET_ASIDE)
 
 
 if __name__ == "__main__":

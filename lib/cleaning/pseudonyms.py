@@ -18,6 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from lib.pipeline import ROOT
+from lib.runs.errors import SettingError
 from lib.settings import PrivacySettings
 
 LENGTH = 32  # hex digits that are kept: 128 bits
@@ -45,7 +46,9 @@ def load_key(privacy: PrivacySettings, lake: str) -> bytes:
     if privacy.key_variable is not None:
         place, text = f"the variable {privacy.key_variable}", os.environ.get(privacy.key_variable)
         if text is None:
-            raise ValueError(f"privacy.key_variable names {privacy.key_variable}, which is not set; set it to the key")
+            raise SettingError(
+                f"privacy.key_variable names {privacy.key_variable}, which is not set; set it to the key"
+            )
     else:
         if privacy.key_file is None and "://" in lake:
             raise ValueError(
@@ -55,7 +58,7 @@ def load_key(privacy: PrivacySettings, lake: str) -> bytes:
         place, text = f"the file {path}", _read_or_create(path, may_create=privacy.create_key)
     key = text.strip().encode()
     if len(key) < LEAST_KEY_BYTES:
-        raise ValueError(f"the pseudonym key in {place} has {len(key)} bytes; it needs at least {LEAST_KEY_BYTES}")
+        raise SettingError(f"the pseudonym key in {place} has {len(key)} bytes; it needs at least {LEAST_KEY_BYTES}")
     return key
 
 
@@ -91,4 +94,4 @@ def _read_or_create(path: Path, *, may_create: bool) -> str:
     try:
         return path.read_text()
     except OSError as error:
-        raise ValueError(f"no pseudonym key: {path}: {error.strerror}") from None
+        raise SettingError(f"no pseudonym key: {path}: {error.strerror}") from None

@@ -14,21 +14,27 @@ from lib.cli import package
 from lib.cli import submit as submitting
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
-from lib.settings import ClusterSettings
+from lib.runs.errors import EXIT_CODES, ExitCode, ending_of, one_line
+from lib.settings import ClusterSettings, lake_folder
 from lib.tables import contract
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, epilog=EXIT_CODES, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 console = Console(highlight=False, markup=False, emoji=False)  # texts from a lake or a user may contain brackets
+SIGNALLED = 128  # a shell's exit code of a command that a signal ended: this and the signal's number
 FLAGS_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
-LakePath = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
+LakePath = Annotated[str, typer.Option("--lake", help="Folder of the lake.")]  # a Path would shorten s3:// to s3:/
 
 
-@app.command(context_settings=FLAGS_PASS_THROUGH)
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
 def run(
     context: typer.Context,
-    logs: Annotated[Path | None, typer.Option(help="File or folder of real logs; unset: the simulator's.")] = None,
+    logs: Annotated[
+        str | None, typer.Option(help="File, folder or address of real logs; unset: the simulator's.")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="Name of a shipped mapping, or path of your own.")] = None,
-    lake: LakePath = Path("lake"),
+    lake: LakePath = "lake",
     images: Annotated[Path | None, typer.Option(help="Folder of photographed products for the simulator.")] = None,
     first: Annotated[str | None, typer.Option("--from", help="Begin at this job.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="End at this job.")] = None,
@@ -41,12 +47,11 @@ def run(
     from lib.cli.jobs import names_between, plan  # noqa: PLC0415
     from lib.cli.walk import JobError, walk  # noqa: PLC0415 - the jobs' modules take seconds to load
 
-    arguments = ["--lake.path", str(lake.absolute())]
+    folder = _folder(lake)
+    arguments = ["--lake.path", str(folder)]
     names = names_between(first, last)
     if logs is not None:
-        if not logs.exists():
-            raise ValueError(f"--logs {logs}: no such file or folder")
-        arguments += ["--log.path", str(logs.absolute())]
+        arguments += ["--log.path", _place_of(logs)]
         names = [name for name in names if not JOBS[name].makes_log]
     if format is not None:
         arguments += ["--log.format", str(Path(format).absolute()) if Path(format).is_file() else format]
@@ -55,15 +60,15 @@ def run(
     if config is not None:
         arguments += ["--config", str(config.absolute())]
     try:
-        code = walk(plan(names, [*arguments, *context.args]), lake.absolute(), _show)
+        code = walk(plan(names, [*arguments, *context.args]), folder, _show)
     except JobError as failure:
         console.print(Text.assemble(("failed", "red"), f"  {failure}"), soft_wrap=True)
-        raise typer.Exit(1) from None
-    _print_summary(lake)
+        raise typer.Exit(failure.code) from None
+    _print_summary(folder)
     raise typer.Exit(code)
 
 
-@app.command(context_settings=FLAGS_PASS_THROUGH)
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
 def submit(
     context: typer.Context,
     job: Annotated[str, typer.Argument(help="The job's name.")],
@@ -88,13 +93,18 @@ def submit(
         return
     if JOBS[job].engine == "spark":
         package.build(ROOT / submitting.PACKAGE)
-    raise typer.Exit(subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode)
+    code = subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode
+    if JOBS[job].engine == "ray" and code == ExitCode.FAILED:
+        from lib.engines.ray_cluster import exit_code_of_job  # noqa: PLC0415 - Ray takes seconds to load
+
+        code = exit_code_of_job(cluster.ray_address, shlex.join(command[command.index("--") + 1 :]))
+    raise typer.Exit(code if code >= 0 else SIGNALLED - code)
 
 
 @app.command()
 def tables(
     name: Annotated[str | None, typer.Argument(help="Describe this table, such as gold/recommendations.")] = None,
-    lake: LakePath = Path("lake"),
+    lake: LakePath = "lake",
 ) -> None:
     """List the lake's tables, or describe one: columns, types, meanings."""
     if name is None:
@@ -116,7 +126,7 @@ def tables(
 @app.command()
 def query(
     sql: Annotated[str, typer.Argument(help="SQL of DuckDB; a table is layer.name, such as gold.recommendations.")],
-    lake: LakePath = Path("lake"),
+    lake: LakePath = "lake",
     limit: Annotated[int, typer.Option(help="Rows to print.", min=1)] = 50,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, all rows.")] = False,
 ) -> None:
@@ -137,31 +147,59 @@ def query(
 
 @app.command()
 def report(
-    lake: LakePath = Path("lake"), out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None
+    lake: LakePath = "lake", out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None
 ) -> None:
     """Write the HTML report of a lake, one self-contained page, and print its path."""
     from lib.report import write_report  # noqa: PLC0415
 
     _held(lake)
-    print(write_report(lake, out))
+    print(write_report(_folder(lake), out))
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and exit code 2."""
+    """Run the command line; an error is one line."""
     try:
         app()
+    except Exception as error:
+        console.print(Text.assemble(("error", "red"), f"  {one_line(error)}"), soft_wrap=True)
+        end = ending_of(error)
+        is_usage = end.code == ExitCode.REFUSED  # no job has begun: what a user gave here is wrong
+        raise SystemExit(ExitCode.WRONG_SETTING if is_usage else end.code) from None
+
+
+def _folder(lake: str) -> Path:
+    """The lake's folder.
+
+    Raises:
+        ValueError: it is none that every engine reads.
+    """
+    try:
+        return Lake(lake_folder(lake)).folder
     except ValueError as error:
-        console.print(Text.assemble(("error", "red"), f"  {error}"), soft_wrap=True)
-        raise SystemExit(2) from None
+        raise ValueError(f"--lake {lake}: {error}") from None
 
 
-def _held(lake: Path) -> Lake:
+def _place_of(logs: str) -> str:
+    """The logs' absolute path, or their address as it is.
+
+    Raises:
+        ValueError: there is no such file or folder.
+    """
+    if "://" in logs:
+        return logs
+    path = Path(logs).expanduser().absolute()
+    if not path.exists():
+        raise ValueError(f"--logs {logs}: no such file or folder")
+    return str(path)
+
+
+def _held(lake: str) -> Lake:
     """The lake in a folder.
 
     Raises:
         ValueError: it holds no table.
     """
-    held = Lake(str(lake))
+    held = Lake(str(_folder(lake)))
     if not held.tables():
         raise ValueError(f"--lake {lake}: there is no table; `cartwheel run --lake {lake}` makes a lake")
     return held

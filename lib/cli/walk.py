@@ -12,18 +12,22 @@ from pathlib import Path
 from lib.cli.jobs import Stage
 from lib.engines.ray_cluster import LocalCluster, run_job, start_local_cluster
 from lib.lake.lake import Lake, require_writable
-from lib.runs.errors import SOME_FILES_SET_ASIDE, recordable_traceback
+from lib.runs.errors import ExitCode, JobEndedError, RetryableError, ending_of, recordable_traceback
 from lib.runs.freshness import outcome_if_unchanged
 from lib.runs.logs import job_logger, say_again
 from lib.runs.run import skipped_without_input
 
 
 class JobError(Exception):
-    """A job ended with an error; the pipeline stops there."""
+    """A job ended with an error and its exit code; the pipeline stops there."""
+
+    def __init__(self, told: str, code: int) -> None:
+        super().__init__(told)
+        self.code = code
 
 
 def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> int:
-    """Run the stages whose inputs, settings or code have changed; returns 2 if a bad file was set aside, else 0.
+    """Run the stages whose inputs, settings or code have changed; returns 3 if a bad file was set aside, else 0.
 
     Raises:
         JobError: a job ended with an error, in one line.
@@ -32,7 +36,7 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
     require_writable(Lake(str(lake)))
     log = lake / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    exit_code = 0
+    exit_code: int = ExitCode.DONE
     with _only_walk(lake), _noise_to(log), _ray_when_needed(stages, log) as ray_address:
         for number, stage in enumerate(stages, 1):
             show(f"[{number}/{len(stages)}] {stage.job.name}: {stage.job.does}")
@@ -45,26 +49,26 @@ def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> in
             except Exception as error:
                 with log.open("a") as output:
                     output.write(recordable_traceback(error))
-                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-                first_line = (str(error).strip().splitlines() or [""])[0]
-                raise JobError(f"{stage.job.name}: {kind}{first_line}\nall output: {log}") from error
+                end = ending_of(error)
+                raise JobError(f"{stage.job.name}: {end.told}\nall output: {log}", end.code) from error
     return exit_code
 
 
 def _run(stage: Stage, ray_address: Callable[[], str], log: Path) -> int:
-    """Run one job; returns its exit code, 0 or SOME_FILES_SET_ASIDE."""
+    """Run one job; returns its exit code, 0 or that of files that were set aside."""
     if stage.job.engine == "ray":
-        if not skipped_without_input(stage.job, stage.settings):  # so that no cluster starts for nothing
-            entrypoint = shlex.join(["python", str(stage.job.path), *stage.arguments])
-            run_job(ray_address(), entrypoint, say_again, log)
-        return 0
+        if skipped_without_input(stage.job, stage.settings):  # so that no cluster starts for nothing
+            return ExitCode.DONE
+        entrypoint = shlex.join(["python", str(stage.job.path), *stage.arguments])
+        return run_job(ray_address(), entrypoint, say_again, log)
     try:
         stage.main(stage.settings)
     except SystemExit as end:
-        if end.code != SOME_FILES_SET_ASIDE:
-            raise ValueError(f"ended with exit code {end.code}") from None
-        return SOME_FILES_SET_ASIDE
-    return 0
+        if end.code not in (ExitCode.DONE, ExitCode.FILES_SET_ASIDE):
+            code = end.code if isinstance(end.code, int) else ExitCode.FAILED
+            raise JobEndedError(f"ended with exit code {end.code}", code) from None
+        return int(end.code)
+    return ExitCode.DONE
 
 
 @contextmanager
@@ -109,5 +113,5 @@ def _only_walk(lake: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another `cartwheel run` is running on {lake}; wait for it to end") from None
+            raise RetryableError(f"another `cartwheel run` is running on {lake}; wait for it to end") from None
         yield

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from lib.engines.ray_train import LOCAL_LOGICAL_CPUS, LOCAL_OBJECT_STORE_BYTES
 from lib.pipeline import ROOT
+from lib.runs.errors import ExitCode, JobEndedError, RetryableError
 from lib.runs.logs import FORMAT_VARIABLE
 
 START_SECONDS = 180
@@ -46,7 +47,7 @@ def start_local_cluster(log: Path) -> LocalCluster:
     """Start a head with token authentication; it ends with this process, even if that is killed.
 
     Raises:
-        ValueError: it did not start; its output is in `log`.
+        RetryableError: it did not start; its output is in `log`.
     """
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     port, dashboard_port, agent_port = _free_ports(3)
@@ -79,19 +80,22 @@ def start_local_cluster(log: Path) -> LocalCluster:
             return cluster
         time.sleep(POLL_SECONDS)
     cluster.stop()
-    raise ValueError(f"the local Ray cluster did not start within {START_SECONDS} s; its output is in {log}")
+    raise RetryableError(f"the local Ray cluster did not start within {START_SECONDS} s; its output is in {log}")
 
 
-def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: Path) -> None:
+def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: Path) -> int:
     """Submit a job through the job API, show its lines as they arrive, append its output to `log` and wait for it.
 
+    Returns its exit code, 0 or that of files that were set aside.
+
     Raises:
-        ValueError: no job server answers at the address, or the job failed.
+        RetryableError: no job server answers at the address.
+        JobEndedError: the job failed.
     """
     try:
         client = _client(address)
     except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"no Ray job server answers at {address} ({type(error).__name__})") from None
+        raise RetryableError(f"no Ray job server answers at {address} ({type(error).__name__})") from None
     job_id = _submit(client, entrypoint)
     try:
         with log.open("a") as output:
@@ -99,9 +103,27 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: P
     except BaseException:
         client.stop_job(job_id)
         raise
-    status = client.get_job_status(job_id)
-    if status.value != "SUCCEEDED":
-        raise ValueError(last_error or f"the Ray job ended as {status.value}")
+    ended = client.get_job_info(job_id)
+    code = _exit_code(ended)
+    if code not in (ExitCode.DONE, ExitCode.FILES_SET_ASIDE):
+        raise JobEndedError(last_error or f"the Ray job ended as {ended.status.value}", code)
+    return code
+
+
+def exit_code_of_job(address: str | None, entrypoint: str) -> int:
+    """The exit code of the newest job with that entrypoint; `ray job submit` itself ends with 1 whatever it was."""
+    try:
+        jobs = [job for job in _client(address).list_jobs() if job.entrypoint == entrypoint]
+    except (OSError, RuntimeError):
+        jobs = []
+    return _exit_code(max(jobs, key=lambda job: job.start_time or 0)) if jobs else ExitCode.FAILED
+
+
+def _exit_code(job: Any) -> int:
+    """A job's own exit code; that of a failure where it was killed or stopped."""
+    if job.status.value == "SUCCEEDED":
+        return ExitCode.DONE
+    return job.driver_exit_code if (job.driver_exit_code or 0) > 0 else ExitCode.FAILED
 
 
 async def _follow(client: Any, job_id: str, show: Callable[[str], object], output: TextIO) -> str | None:
@@ -136,7 +158,7 @@ def _submit(client: Any, entrypoint: str) -> str:
         time.sleep(POLL_SECONDS)
 
 
-def _client(address: str) -> Any:
+def _client(address: str | None) -> Any:
     """A client of the job server.
 
     It is given the token here, because Ray reads its auth mode only when it is imported.
@@ -172,7 +194,7 @@ def _free_ports(number: int) -> list[int]:
                 free.append(port)
         if len(free) == number:
             return free
-    raise ValueError(f"no {number} free ports between {first} and 9999 for the local Ray cluster")
+    raise RetryableError(f"no {number} free ports between {first} and 9999 for the local Ray cluster")
 
 
 def _die_with_parent() -> None:

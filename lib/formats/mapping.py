@@ -232,12 +232,26 @@ def load_mapping(name_or_path: str) -> LogMapping:
         path = Path(name_or_path)
         if not path.is_file():
             raise ValueError(f"there is no mapping file {name_or_path}; shipped are {', '.join(shipped_names())}")
-        return parse_mapping(path.read_text(), str(path))
+        return parse_mapping(text_of(path), str(path))
     if name_or_path not in shipped_names():
         raise ValueError(
             f"unknown format {name_or_path!r}; shipped are {', '.join(shipped_names())}, or give a mapping file"
         )
     return parse_mapping(_shipped(f"{name_or_path}.yaml").read_text(), f"conf/formats/{name_or_path}.yaml")
+
+
+def text_of(file: Path) -> str:
+    """The text of a mapping or settings file.
+
+    Raises:
+        ValueError: it cannot be read, or is no UTF-8 text.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
 
 
 def parse_mapping(text: str, file: str) -> LogMapping:

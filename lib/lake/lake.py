@@ -1,5 +1,6 @@
 """The lake: where tables and files are, and which version of a table holds its newest data."""
 
+import errno
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
+from lib.runs.errors import RetryableError, SettingError
 from lib.tables import Table, contract
 
 CONTRACT_VERSION = "cartwheel.contractVersion"
@@ -37,7 +40,7 @@ class Lake:
 
     def uri(self, table: str) -> str:
         """Path or URI of the table `<layer>/<name>`."""
-        return f"{self.path.rstrip('/')}/{table}"
+        return f"{self.path.rstrip('/')}/{table}" if "://" in self.path else str(self.folder / table)
 
     @cached_property
     def folder(self) -> Path:
@@ -93,8 +96,15 @@ class Lake:
         delta = self.open(table, version)
         if "://" in self.path:
             return delta.to_pyarrow_dataset()
-        folder = str(Path(self.uri(table)).expanduser().absolute())
-        return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem()))
+        return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(self.uri(table), pafs.LocalFileSystem()))
+
+    def is_whole(self, table: str, version: int) -> bool:
+        """Whether the table can be read at a version: neither its log nor its files were removed since."""
+        try:
+            dataset = self.dataset(table, version)
+        except (DeltaError, ValueError):
+            return False
+        return all(info.is_file for info in dataset.filesystem.get_file_info(dataset.files))
 
     def num_rows(self, table: str, version: int | None = None) -> int:
         return int(self.dataset(table, version).count_rows()) if self.exists(table) else 0
@@ -162,7 +172,7 @@ def require_writable(lake: Lake) -> None:
     An object store is only tested by the first commit.
 
     Raises:
-        ValueError: it cannot be written; the message says why.
+        SettingError, RetryableError: it cannot be written; the message says why.
     """
     if "://" in lake.path:
         return
@@ -174,4 +184,6 @@ def require_writable(lake: Lake) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"the lake {lake.path} cannot be written: {error.strerror}") from None
+        may_pass = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EBUSY, errno.ETIMEDOUT)
+        kind = RetryableError if may_pass else SettingError
+        raise kind(f"the lake {lake.path} cannot be written: {error.strerror}") from None

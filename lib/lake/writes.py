@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -84,7 +83,7 @@ def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[A
         if "://" in lake.path
         else (
             pafs.LocalFileSystem(),
-            str(Path(lake.uri(table.name)).absolute()),
+            lake.uri(table.name),
         )
     )
     added = []

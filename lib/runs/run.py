@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,7 +20,7 @@ from lib.lake.lake import Lake, require_writable
 from lib.lake.writes import commit_files, conform, transaction_id, write_files
 from lib.pipeline import JOBS, Job
 from lib.runs import history, model_registry
-from lib.runs.errors import recordable, recordable_traceback
+from lib.runs.errors import keep_traceback, recordable
 from lib.runs.freshness import code_version, pin_inputs, pinned, settings_hash
 from lib.runs.log_times import LogTimes, log_times, resolve_as_of
 from lib.runs.logs import job_logger
@@ -241,10 +241,10 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
         run.save("skipped", str(reason))
         run.log(f"skipped: {reason}")
     except BaseException as error:
-        folder = run.lake.folder / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{run.run_id}.txt").write_text(recordable_traceback(error))
-        run.save("failed", recordable(error)[:2000])
+        with suppress(Exception):  # on a full disk neither succeeds, and the first error is the one to tell
+            keep_traceback(error, run.lake.folder / "logs" / f"{run.run_id}.txt")
+        with suppress(Exception):
+            run.save("failed", recordable(error)[:2000])
         raise
     else:
         run.save("done")

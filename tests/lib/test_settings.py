@@ -1,8 +1,12 @@
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import Field
 
+from lib.pipeline import ROOT
 from lib.settings import JobSettings
 
 
@@ -85,3 +89,84 @@ def test_a_wrong_setting_ends_a_job_with_code_2_and_one_line(capsys: pytest.Capt
         FeaturizeSettings.from_command_line(["--featurize.prior-views", "many"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a", "gs", "abfss", "hdfs", "S3", "dbfs", "file"])
+@pytest.mark.parametrize("form", ["{}://bucket/lake", "{}:///bucket/lake", "{}:/bucket/lake"])
+def test_a_lake_at_an_address_is_refused_in_one_line(scheme: str, form: str) -> None:
+    with pytest.raises(ValueError, match=r"^lake\.path = .*: should be a folder of a file system that every") as error:
+        FeaturizeSettings.load(["--lake.path", form.format(scheme)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a%2fb", "a\\b", "a\tb", "a\x7fb"])
+def test_a_lake_whose_path_delta_reads_otherwise_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match="should not hold") as error:
+        FeaturizeSettings.load([f"--lake.path=/tmp/{name}"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_may_be_at_an_address_or_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert FeaturizeSettings.load(["--log.path", "s3://bucket/logs"]).log.path == "s3://bucket/logs"
+    assert FeaturizeSettings.load(["--log.path", "~/logs #1"]).log.path == "/home/ann/logs #1"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"clean: {", r"settings.yaml is no YAML: while parsing .* line 1"),
+        (b"lake: [\n- a\n: b", r"settings.yaml is no YAML: "),
+        (b"\tlake: x", r"settings.yaml is no YAML: "),
+        (b"lake: !!python/name:os.system {}", r"settings.yaml is no YAML: "),
+        (b"lake: {path: caf\xe9}", r"settings.yaml is no UTF-8 text \(byte 17\)"),
+        (b"\xff\xfel\0", r"settings.yaml is no UTF-8 text"),
+        (b"just words", r"settings.yaml: expected sections such as"),
+        (b"lake: 3", r"lake = 3: "),
+        (b"lake: {path: [a]}", r"lake.path = \['a'\]: "),
+        (b"1: {}", r"no job or section is named 1"),
+    ],
+)
+def test_a_settings_file_that_is_broken_is_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, told: str
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        FeaturizeSettings.from_command_line(["--config", str(file)])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(told, line)
+
+
+def test_a_settings_file_that_is_a_folder_and_a_mapping_that_is_no_text_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder, not a file"):
+        FeaturizeSettings.load(["--config", str(tmp_path)])
+    (tmp_path / "map.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(ValueError, match=r"map.yaml is no UTF-8 text \(byte 10\)"):
+        FeaturizeSettings.load(["--log.format", str(tmp_path / "map.yaml")])
+    with pytest.raises(ValueError, match="unknown format 'oto'"):
+        FeaturizeSettings.load(["--log.format", "oto"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "told", "code"),
+    [
+        ("ValueError('3 of 9 records have no time')", "error: 3 of 9 records have no time", 4),
+        ("SettingError('no key')", "error: no key", 2),
+        ("RetryableError('another run')", "error: another run", 1),
+        ("KeyError('x')", r"error: KeyError: 'x' \(traceback: .*cartwheel-.*\.txt\)", 1),
+        ("SystemExit(3)", "", 3),
+    ],
+)
+def test_a_job_ends_with_one_line_and_the_code_of_its_error(raised: str, told: str, code: int) -> None:
+    script = (
+        "from lib.settings import JobSettings\n"
+        "from lib.runs.errors import RetryableError, SettingError\n"
+        "class FeaturizeSettings(JobSettings):\n    'x'\n"
+        f"FeaturizeSettings.from_command_line([])\nraise {raised}"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert len(ended.stderr.splitlines()) == bool(told)
+    assert re.fullmatch(told, ended.stderr.strip())

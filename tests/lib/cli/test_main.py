@@ -167,6 +167,11 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> 
         (["run", "--to", "ingest", "--ingest.x", "1"], "unrecognized arguments: --ingest.x 1"),
         (["run", "--to", "ingest", "--ingest.task-megabytes", "0"], "ingest.task_megabytes = '0': should be greater"),
         (["run", "--to", "ingest", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["run", "--to", "ingest", "--lake", "s3://bucket/lake"], "--lake s3://bucket/lake: should be a folder"),
+        (["run", "--to", "ingest", "--lake", "/tmp/a%20b"], "--lake /tmp/a%20b: should not hold '%20'"),
+        (["tables", "--lake", "gs://bucket/lake"], "--lake gs://bucket/lake: should be a folder"),
+        (["query", "SELECT 1", "--lake", "abfss://c@a/lake"], "--lake abfss://c@a/lake: should be a folder"),
+        (["report", "--lake", "file:///lake"], "--lake file:///lake: should be a folder .*give the folder's path"),
     ],
 )
 def test_what_a_user_got_wrong_is_one_line_and_exit_code_2_before_anything_starts(
@@ -179,13 +184,13 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2_before_anything_start
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_that_fails_is_one_line_with_the_path_of_the_log_and_exit_code_1(
+def test_a_job_that_refuses_the_log_is_one_line_with_the_path_of_the_log_and_exit_code_4(
     cartwheel: Cartwheel, tmp_path: Path
 ) -> None:
     (tmp_path / "log").mkdir()
     lake = tmp_path / "lake"
     code, printed = cartwheel("run", "--logs", tmp_path / "log", "--format", "otto", "--lake", lake, "--to", "clean")
-    assert code == 1
+    assert code == 4
     begun, failed, log = printed.splitlines()
     assert begun.startswith("[1/2] ingest: ")
     assert failed == f"failed  ingest: none of the 0 files of {tmp_path / 'log'} matches a pattern of otto: *.jsonl"
@@ -198,8 +203,10 @@ def test_a_wrong_format_name_lists_the_shipped_ones_and_changes_no_table(
 ) -> None:
     before = Lake(str(lake)).tables()
     code, printed = cartwheel("run", "--logs", tmp_path, "--format", "oto", "--lake", lake, "--to", "clean")
-    assert code == 1
-    assert "ingest: unknown format 'oto'; shipped are market, obd, online_retail, otto, rees46" in printed
+    assert code == 2
+    assert one_line(printed).startswith(
+        "error  unknown format 'oto'; shipped are market, obd, online_retail, otto, rees46"
+    )
     assert Lake(str(lake)).tables() == before
 
 

@@ -1,5 +1,6 @@
 """Walking the pipeline: stages here are small functions in the jobs' places, and the real ingest where a job must fail by itself."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from lib.cli.walk import JobError, walk
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import history
+from lib.runs.errors import RetryableError, SettingError
 from lib.runs.run import start_run
 from lib.settings import JobSettings
 
@@ -89,14 +91,14 @@ def test_a_job_that_is_done_is_passed_over_until_something_changes(
     assert capsys.readouterr().out == "clean          unchanged (done)\n"
 
 
-def test_a_job_that_set_a_file_aside_makes_the_exit_code_2_and_the_pipeline_goes_on(lake: Path) -> None:
+def test_a_job_that_set_a_file_aside_makes_the_exit_code_3_and_the_pipeline_goes_on(lake: Path) -> None:
     ran = []
 
     def set_aside(settings: JobSettings) -> None:
-        raise SystemExit(2)
+        raise SystemExit(3)
 
     stages = [stage(lake, set_aside), stage(lake, lambda settings: ran.append(settings.job), DecisionsSettings)]
-    assert walk(stages, lake, lambda line: None) == 2
+    assert walk(stages, lake, lambda line: None) == 3
     assert ran == ["decisions"]
 
 
@@ -113,16 +115,19 @@ def test_what_a_job_writes_to_standard_error_is_in_the_log_alone(lake: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "told", "code"),
     [
-        (ValueError("412 of 1,000 rows have no event_time"), "clean: 412 of 1,000 rows have no event_time"),
-        (RuntimeError("the disk is full\nat line 3"), "clean: RuntimeError: the disk is full"),
-        (KeyError(), "clean: KeyError: "),
-        (SystemExit(3), "clean: ended with exit code 3"),
+        (ValueError("412 of 1,000 rows have no event_time"), "clean: 412 of 1,000 rows have no event_time", 4),
+        (SettingError("no pseudonym key"), "clean: no pseudonym key", 2),
+        (RetryableError("no Ray job server answers"), "clean: no Ray job server answers", 1),
+        (RuntimeError("the fan is loud\nat line 3"), "clean: RuntimeError: the fan is loud", 1),
+        (OSError(errno.ENOSPC, "No space left on device", "part-0"), "clean: the disk is full", 1),
+        (KeyError(), "clean: KeyError", 1),
+        (SystemExit(7), "clean: ended with exit code 7", 7),
     ],
 )
-def test_a_job_that_fails_ends_the_walk_with_one_line_and_the_path_of_the_log(
-    lake: Path, error: BaseException, told: str
+def test_a_job_that_fails_ends_the_walk_with_one_line_its_code_and_the_path_of_the_log(
+    lake: Path, error: BaseException, told: str, code: int
 ) -> None:
     def fails(settings: JobSettings) -> None:
         raise error
@@ -130,7 +135,7 @@ def test_a_job_that_fails_ends_the_walk_with_one_line_and_the_path_of_the_log(
     with pytest.raises(JobError) as failure:
         walk([stage(lake, fails), stage(lake, unexpected, DecisionsSettings)], lake, lambda line: None)
     first, second = str(failure.value).splitlines()
-    assert first == told
+    assert (first, failure.value.code) == (told, code)
     assert second == f"all output: {next((lake / 'logs').glob('run-*.log'))}"
     assert "Traceback" in log_of(lake)
 

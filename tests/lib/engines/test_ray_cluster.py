@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.engines.ray_cluster import LocalCluster, run_job, start_local_cluster
+from lib.engines.ray_cluster import LocalCluster, exit_code_of_job, run_job, start_local_cluster
 from lib.engines.ray_train import scaling_config
+from lib.runs.errors import ExitCode, JobEndedError
 from lib.settings import ClusterSettings
 from tests.processes import await_end, descendants, running
 
@@ -81,9 +82,15 @@ def test_a_job_shows_its_lines_keeps_them_and_an_error_is_its_last_line(cluster:
     assert shown[-2:] == ["mine 1", "done"]
     assert "mine 1\ndone\n" in log.read_text()
 
-    fails = 'import sys; print("error: the log holds no label"); sys.exit(1)'
-    with pytest.raises(ValueError, match=r"^the log holds no label$"):
+    fails = 'import sys; print("error: the log holds no label"); sys.exit(4)'
+    with pytest.raises(JobEndedError, match=r"^the log holds no label$") as refused:
         run_job(cluster.address, f"python -c '{fails}'", shown.append, log)
+    assert refused.value.code == ExitCode.REFUSED
+    assert exit_code_of_job(cluster.address, f"python -c '{fails}'") == ExitCode.REFUSED
+    assert run_job(cluster.address, "python -c 'raise SystemExit(3)'", shown.append, log) == ExitCode.FILES_SET_ASIDE
+    with pytest.raises(JobEndedError, match=r"^the Ray job ended as FAILED$") as killed:
+        run_job(cluster.address, "python -c 'import os; os.kill(os.getpid(), 9)'", shown.append, log)
+    assert killed.value.code == ExitCode.FAILED
 
 
 @pytest.mark.slow

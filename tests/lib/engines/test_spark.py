@@ -8,11 +8,24 @@ from lib.cli.jobs import load_job
 from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.pipeline import JOBS
 from lib.tables import contract
-from tests.lakes import START, SmallLake, arrow_rows
 from tests.jobs.spark.interactions import pair
+from tests.lakes import START, STRANGE_NAMES, SmallLake, arrow_rows
 
 VECTORS = contract("gold/vectors")
 ROW = {"model": "als", "version": "als-000001", "kind": "user", "id": "u", "values": [1.0], "as_of": START}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRANGE_NAMES)
+def test_spark_writes_and_reads_a_lake_of_any_name(tmp_path: Path, name: str) -> None:
+    small_lake = SmallLake(tmp_path / name)
+    small_lake.put("gold/interactions", pair("u", "i"))
+    with start_run("als", load_job(JOBS["als"]).AlsSettings(**small_lake.shared_settings)) as run:
+        assert run.read("gold/interactions").count() == 1
+        frame = run.spark.createDataFrame(arrow_rows(VECTORS, ROW), spark_schema(VECTORS.schema))
+        run.commit("gold/vectors", frame, where={"model": "als"})
+    assert [row["id"] for row in small_lake.read("gold/vectors")] == ["u"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_failed_run_that_has_committed_a_share_of_a_table_is_taken_up(tmp_path: Path) -> None:

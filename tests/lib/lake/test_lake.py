@@ -11,11 +11,13 @@ import pytest
 from deltalake import DeltaTable
 
 from lib.lake.lake import CONTRACT_VERSION, Lake
+from lib.lake.query import query
 from lib.lake.writes import commit_files, conform, write_files
 from lib.pipeline import ROOT
+from lib.settings import lake_folder
 from lib.tables import contract
 from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
-from tests.lakes import arrow_rows, put
+from tests.lakes import STRANGE_NAMES, arrow_rows, put
 
 VECTORS = contract("gold/vectors")
 BASE = {
@@ -160,3 +162,43 @@ def test_a_changed_property_stands_from_the_next_version_on_and_is_no_newer_data
     assert lake.data_version("silver/events") == before
     with pytest.raises(AssertionError, match="silver/events declares no such property"):
         lake.ensure(events, {"cartwheel.other": "1"})
+
+
+@pytest.mark.parametrize("name", STRANGE_NAMES)
+def test_a_lake_of_any_name_is_written_and_read(tmp_path: Path, name: str) -> None:
+    lake = Lake(str(tmp_path / lake_folder(name)))
+    commit(lake, vectors({}), number=1)
+    put(lake, "ops/models")
+    assert lake.tables() == ["gold/vectors", "ops/models"]
+    assert query(lake, "SELECT count(*) FROM gold.vectors", limit=1)[1] == [(1,)]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_lake_is_found_by_a_relative_path_a_slash_at_the_end_and_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    commit(Lake("lake/"), vectors({}), number=1)
+    (tmp_path / "folder").mkdir()
+    places = (
+        "lake",
+        "./lake",
+        "lake/",
+        "lake//",
+        "~/lake",
+        f"{tmp_path}/lake/",
+        "folder/../lake",
+        "./folder/.././lake",
+    )
+    assert [Lake(place).num_rows("gold/vectors") for place in places] == [1] * len(places)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "lake"]
+
+
+def test_a_version_whose_files_were_vacuumed_away_is_not_whole(lake: Lake) -> None:
+    first = commit(lake, vectors({}), number=1)
+    second = commit(lake, vectors({"id": "u2"}), number=2)
+    assert [lake.is_whole("gold/vectors", version) for version in (first, second, 99)] == [True, True, False]
+    DeltaTable(lake.uri("gold/vectors")).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    assert [lake.is_whole("gold/vectors", version) for version in (first, second)] == [False, True]
+    assert not lake.is_whole("gold/absent", 0)

@@ -151,8 +151,8 @@ def test_a_failed_run_that_has_committed_a_share_of_a_table_is_taken_up(
     with pytest.raises(RuntimeError, match="power"), start_run(job, settings) as run:
         run.commit_arrow(table, contract(table).schema.empty_table(), where=share)
         raise RuntimeError("power cut")
-    for table in ("silver/events", "bronze/images"):  # newer data, at which a run without a commit would start anew
-        put(lake, table)
+    for newer in ("silver/events", "bronze/images"):  # at which a run without a commit would start anew
+        put(lake, newer)
 
     with start_run(job, settings) as again:
         assert (again.run_id, again.inputs) == (run.run_id, run.inputs)
