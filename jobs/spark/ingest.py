@@ -33,6 +33,7 @@ from lib.settings import JobSettings
 from lib.tables import Table, contract
 
 MOST_LINES = 20  # log lines about files that are set aside
+GONE = "is gone or changed since a run that did not finish began to read it"
 FoundFile = dict[str, Any]  # a row of lib.formats.file_batches.FOUND
 
 
@@ -52,10 +53,10 @@ def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> 
     than one task is inspected in this process, so that Spark does not start only to find that nothing is new.
 
     Raises:
-        ValueError: there is no log, or none of its files belongs to a source.
+        ValueError: there is no log, or none of its files belongs to a source (but where a run is taken up).
     """
     files, num_strangers = find_files(log, run.mapping)
-    if not files:
+    if not files and not run.input_files:
         patterns = ", ".join(pattern for source in run.mapping.sources.values() for pattern in source.files)
         raise ValueError(
             f"none of the {num_strangers} files of {log} matches a pattern of {run.mapping.name}: {patterns}"
@@ -75,27 +76,31 @@ def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> 
     return found
 
 
-def told_apart(
-    found: Sequence[FoundFile], *, read_before: set[str], pinned: set[str]
-) -> tuple[list[FoundFile], list[FoundFile]]:
-    """The new files that can be read, and those that cannot; of files with equal content only the first.
-
-    A resumed run has `pinned` the files that it reads: only those count as readable.
-
-    Raises:
-        ValueError: a pinned file is gone.
-    """
+def told_apart(found: Sequence[FoundFile], *, read_before: set[str]) -> tuple[list[FoundFile], list[FoundFile]]:
+    """The new files that can be read, and those that cannot; of files with equal content only the first."""
     different: dict[str, FoundFile] = {}
     for file in found:
         different.setdefault(file["sha256"] or file["path"], file)
     new = [file for sha256, file in different.items() if sha256 not in read_before]
-    good = [file for file in new if file["problem"] is None and (not pinned or file["sha256"] in pinned)]
-    gone = pinned - {file["sha256"] for file in good}
+    return [file for file in new if file["problem"] is None], [file for file in new if file["problem"] is not None]
+
+
+def lost_files(run: SparkRun, good: Sequence[FoundFile]) -> list[InputFile]:
+    """The files that a run which is taken up began to read and can read no more.
+
+    Of a source that it had committed none is lost, whatever became of it since.
+    """
+    here = {file["sha256"] for file in good}
+    return [file for file in run.input_files if file.sha256 not in here and f"bronze/{file.source}" not in run.outputs]
+
+
+def tell_of_unread_files(run: SparkRun, found: Sequence[FoundFile]) -> None:
+    """Say which files are gone that the run before this one had begun to read, but not committed."""
+    here = {file["path"] for file in found} | {file["sha256"] for file in found}
+    gone = [file.path for file in run.abandoned_files() if not {file.path, file.sha256} & here]
     if gone:
-        raise ValueError(
-            f"{len(gone)} files that this run began to read before it was stopped are gone or changed; put them back"
-        )
-    return good, [file for file in new if file["problem"] is not None]
+        more = f" and {len(gone) - MOST_LINES} more" if len(gone) > MOST_LINES else ""
+        run.log(f"gone before they were read, as the last run failed: {', '.join(gone[:MOST_LINES])}{more}")
 
 
 def require_good_files(good: list[FoundFile], bad: list[FoundFile], *, most_bad_frac: float) -> None:
@@ -160,14 +165,18 @@ def refused_files(lake: Lake) -> list[dict[str, Any]]:
 
 
 def refusal(run: SparkRun, file: FoundFile) -> dict[str, Any]:
-    """The row of bronze/rejects for a file that is set aside; it is inspected again if it or the mapping changes."""
+    """The row of bronze/rejects for a file that is set aside; it is inspected again if it or the mapping changes.
+
+    A file that is gone is inspected again when it comes back.
+    """
+    judged_under = None if file["problem"] == GONE else run.mapping.sha256
     return {
         "stage": "ingest",
         "source": file["source"],
         "source_file": file["path"],
         "source_record": None,
         "reason": f"file:{file['problem']}",
-        "raw": json.dumps({"sha256": file["sha256"], "mapping_sha256": run.mapping.sha256}),
+        "raw": json.dumps({"sha256": file["sha256"], "mapping_sha256": judged_under}),
         "batch_id": run.run_id,
         "arrived_at": run.started_at,
     }
@@ -181,13 +190,13 @@ def refusals_table(rows: list[dict[str, Any]]) -> pa.Table:
 def judged_before(refused: list[dict[str, Any]], mapping: LogMapping) -> set[str]:
     """SHA-256 of the files that were set aside under this mapping: they would be set aside again."""
     files = (json.loads(row["raw"]) for row in refused)
-    return {file["sha256"] for file in files if file["mapping_sha256"] == mapping.sha256}
+    return {file["sha256"] for file in files if file["sha256"] and file["mapping_sha256"] == mapping.sha256}
 
 
 def not_looked_at(refused: list[dict[str, Any]], files: Sequence[FoundFile]) -> list[dict[str, Any]]:
     """The rows of bronze/rejects for files that are not among `files`."""
-    looked_at = {file["sha256"] for file in files}
-    return [row for row in refused if json.loads(row["raw"])["sha256"] not in looked_at]
+    looked_at = {file["sha256"] or file["path"] for file in files}
+    return [row for row in refused if (json.loads(row["raw"])["sha256"] or row["source_file"]) not in looked_at]
 
 
 def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
@@ -203,32 +212,55 @@ def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFr
     return spark.createDataFrame(spread).repartitionById(num_tasks, "task").drop("task")
 
 
-def main(settings: IngestSettings) -> None:
-    """Read the log's new files; exit with a code of its own if one was set aside."""
-    bad: list[FoundFile] = []
-    with start_run("ingest", settings) as run:
-        refused = refused_files(run.lake)
-        pinned = {file.sha256 for file in run.input_files}
-        read_before = (run.known_files() | judged_before(refused, run.mapping)) - pinned
-        task_bytes = settings.task_megabytes << 20
-        log = settings.log.path or str(run.lake.folder / "raw" / "market")
-        found = find(run, log, read_before, task_bytes=task_bytes)
-        good, bad = told_apart(found, read_before=read_before, pinned=pinned)
+def read_files_of_run(run: SparkRun, settings: IngestSettings) -> tuple[list[FoundFile], bool]:
+    """Append the records of the log's new files to bronze; returns the files set aside, and whether some had to wait.
+
+    A run that is taken up reads what it had begun to read, and nothing newer.
+    """
+    refused = refused_files(run.lake)
+    pinned = {file.sha256 for file in run.input_files}
+    read_before = (run.known_files() | judged_before(refused, run.mapping)) - pinned
+    task_bytes = settings.task_megabytes << 20
+    log = settings.log.path or str(run.lake.folder / "raw" / "market")
+    found = find(run, log, read_before, task_bytes=task_bytes)
+    new, bad = told_apart(found, read_before=read_before)
+    if pinned:
+        good, lost = [file for file in new if file["sha256"] in pinned], lost_files(run, new)
+        told = {file["path"] for file in bad}
+        bad += [{**asdict(file), "problem": GONE} for file in lost if file.path not in told]
+        run.take_files([file for file in run.input_files if file not in lost])
+    else:
+        good = new
+        tell_of_unread_files(run, found)
         if not good and not bad:
             run.skip(f"no new files among {len(found)}")
-        for file in bad[:MOST_LINES]:
-            run.log(f"set aside {file['path']}: it {file['problem']}")
         require_good_files(good, bad, most_bad_frac=settings.max_bad_files_frac)
-        run.take_files(InputFile(file["path"], file["sha256"], file["source"]) for file in good)
-        for source in run.mapping.sources:
-            files = [file for file in good if file["source"] == source]
-            if files:
-                append(run, source, files, task_bytes=task_bytes)
-        still_refused = not_looked_at(refused, [*good, *bad])
-        if bad or len(still_refused) < len(refused):
-            rows = [*still_refused, *(refusal(run, file) for file in bad)]
-            run.commit_arrow("bronze/rejects", refusals_table(rows), where={"stage": "ingest"})
-    if bad:
+        run.take_files([InputFile(file["path"], file["sha256"], file["source"]) for file in good])
+    for file in bad[:MOST_LINES]:
+        run.log(f"set aside {file['path']}: it {file['problem']}")
+    for source in run.mapping.sources:
+        files = [file for file in good if file["source"] == source]
+        if files:
+            append(run, source, files, task_bytes=task_bytes)
+    still_refused = not_looked_at(refused, [*good, *bad])
+    if bad or len(still_refused) < len(refused):
+        rows = [*still_refused, *(refusal(run, file) for file in bad)]
+        run.commit_arrow("bronze/rejects", refusals_table(rows), where={"stage": "ingest"})
+    return bad, len(good) < len(new)
+
+
+def main(settings: IngestSettings) -> None:
+    """Read the log's new files; exit with a code of its own if one was set aside.
+
+    A run that did not finish after it had committed a source is taken up; then another reads what came since.
+    """
+    num_bad, some_wait = 0, True
+    while some_wait:
+        some_wait = False
+        with start_run("ingest", settings) as run:
+            bad, some_wait = read_files_of_run(run, settings)
+            num_bad += len(bad)
+    if num_bad:
         raise SystemExit(ExitCode.FILES_SET_ASIDE)
 
 

@@ -174,12 +174,19 @@ class Run:
         """The promoted version of a model, a row of ops/models; None if there is none."""
         return model_registry.current_model(self.lake, model)
 
-    def take_files(self, files: Iterable[InputFile]) -> list[InputFile]:
-        """Pin the files of this run before its first write; a resumed run keeps the files it had."""
-        if not self.input_files:
-            self.input_files = list(files)
-            self.save("running")
-        return self.input_files
+    def take_files(self, files: Iterable[InputFile]) -> None:
+        """Pin the files that this run reads, before its next write."""
+        self.input_files = list(files)
+        self.save("running")
+
+    def abandoned_files(self) -> list[InputFile]:
+        """Files that the run before this one began to read and did not commit, if it was abandoned."""
+        rows = history.runs(self.lake, self.job.name)
+        before = next((row for row in rows if row["number"] == self.number - 1), None)
+        if before is None or before["status"] != "abandoned":
+            return []
+        known = self.known_files()
+        return [InputFile(**file) for file in before["input_files"] if file["sha256"] not in known]
 
     def known_files(self) -> set[str]:
         """SHA-256 of every file that an earlier run of this job has read and committed."""
@@ -264,7 +271,7 @@ def skipped_without_input(job: Job, settings: JobSettings) -> bool:
 
 
 def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
-    """The run to make now: the job's last one if it did not finish and nothing has changed, else a new one."""
+    """The run to make now: the job's last one if it did not finish and can be taken up, else a new one."""
     lake = Lake(settings.lake.path)
     require_writable(lake)
     settings_now, code_now, inputs_now = settings_hash(job, settings), code_version(job), pin_inputs(job, lake)
@@ -279,7 +286,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     if last is not None and last["status"] in ("running", "failed"):
         written, inputs = _committed_outputs(job, lake, last["run_id"], last["number"]), pinned(last["inputs"])
         is_same = last["settings_hash"] == settings_now and last["code_version"] == code_now
-        if is_same and (written or inputs == inputs_now):
+        if is_same and (_are_readable(lake, inputs) if written else inputs == inputs_now and not job.finds_new_files):
             run = kind(
                 **identity,
                 run_id=last["run_id"],
@@ -288,6 +295,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
                 started_at=last["started_at"],
                 known_times=_known_times(job, settings, lake, inputs),
                 input_files=[InputFile(**file) for file in last["input_files"]],
+                outputs=written,
             )
             run.log(f"resumes {run.run_id}, which did not finish")
             run.save("running")
@@ -314,6 +322,11 @@ def _known_times(job: Job, settings: JobSettings, lake: Lake, inputs: Mapping[st
     if job.before_events or version is None or not lake.num_rows("silver/events", version):
         return None
     return log_times(lake, load_mapping(settings.log.format), version)
+
+
+def _are_readable(lake: Lake, inputs: Mapping[str, int]) -> bool:
+    """Whether the tables can be read at these versions; a vacuum may have removed an old one's files."""
+    return all(lake.is_whole(table, version) for table, version in inputs.items() if "#" not in table)
 
 
 def _committed_outputs(job: Job, lake: Lake, run_id: str, number: int) -> dict[str, int]:

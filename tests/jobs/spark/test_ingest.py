@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib.cli.jobs import load_job
+from lib.formats.mapping import parse_mapping
 from lib.lake.lake import Lake
-from lib.pipeline import JOBS
+from lib.pipeline import JOBS, ROOT
 from lib.runs import history
+from lib.runs.errors import ExitCode
+from tests.processes import started, wait_for
 
 MAPPING = """
 name: own
@@ -59,7 +65,7 @@ class Shop:
     """A log folder, a mapping of it and a lake; `ingest` runs the job on them."""
 
     def __init__(self, folder: Path, job: ModuleType) -> None:
-        self.log, self.mapping, self.job = folder / "log", folder / "own.yaml", job
+        self.log, self.mapping, self.job = folder / "log of 50 %25, #1?", folder / "own.yaml", job
         self.lake = Lake(str(folder / "lake"))
         self.log.mkdir()
         self.mapping.write_text(MAPPING)
@@ -94,7 +100,7 @@ def shop(tmp_path: Path) -> Shop:
 
 def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> None:
     shop.put("1.csv", b"user,item,time,unit price\nu,007,now,\nbroken\n")
-    shop.put("clicks/a.gz", gzip.compress(b'{"item": 7, "at": 1.50, "ctx": {"b": [1]}}\n'))
+    shop.put("clicks/a #1 50%20[?] ü.gz", gzip.compress(b'{"item": 7, "at": 1.50, "ctx": {"b": [1]}}\n'))
     (shop.log / "images").mkdir()
     pq.write_table(pa.table({"id": [7], "price": [2.5]}), shop.log / "products.parquet")
     pq.write_table(pa.table({"id": [7], "jpg": [b"\xff\xd8"]}), shop.log / "images/1.parquet")
@@ -114,7 +120,8 @@ def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> Non
         nothing | {"unit_price": None, "record_number": 2, "malformed": "broken"} | origin("1.csv"),
     ]
     assert shop.read("bronze/clicks") == [
-        {"item": "7", "at": "1.50", "ctx": '{"b":[1]}', "record_number": 1, "malformed": None} | origin("clicks/a.gz")
+        {"item": "7", "at": "1.50", "ctx": '{"b":[1]}', "record_number": 1, "malformed": None}
+        | origin("clicks/a #1 50%20[?] ü.gz")
     ]
     assert shop.read("bronze/products") == [
         {"id": "7", "price": "2.5", "record_number": 1, "malformed": None} | origin("products.parquet")
@@ -152,7 +159,7 @@ def test_bad_files_are_set_aside_and_the_others_go_on(shop: Shop) -> None:
         shop.put(name, content)
     for number in range(len(BAD_FILES)):
         shop.put(f"good{number}.csv", ONE + b"u,i,%d\n" % number)
-    assert shop.ingest() == 3
+    assert shop.ingest() == ExitCode.FILES_SET_ASIDE
     assert len(shop.read("bronze/lines")) == 2 * len(BAD_FILES)
     rejects = shop.read("bronze/rejects", "stage", "source", "source_file", "source_record", "reason")
     whole = {"stage": "ingest", "source": "lines", "source_record": None}
@@ -167,7 +174,7 @@ def test_bad_files_are_set_aside_and_the_others_go_on(shop: Shop) -> None:
 def test_a_file_that_was_set_aside_is_read_when_the_mapping_is_mended(shop: Shop) -> None:
     shop.put("1.csv", ONE)
     shop.put("2.csv", b"user,item\nu,i\n")
-    assert shop.ingest() == 3
+    assert shop.ingest() == ExitCode.FILES_SET_ASIDE
     shop.mapping.write_text(MAPPING.replace("event_time: time}", "event_time: item}", 1))
     assert shop.ingest() == 0
     assert [row["source_file"] for row in shop.read("bronze/lines")] == ["1.csv", "2.csv"]
@@ -208,23 +215,128 @@ def test_a_log_of_another_kind_and_no_log_at_all_are_one_line(shop: Shop) -> Non
         shop.ingest()
 
 
-@pytest.mark.slow
-def test_a_run_that_broke_between_two_sources_is_taken_up_and_appends_nothing_twice(shop: Shop) -> None:
+def in_the_way_of(table: str, shop: Shop) -> Path:
+    """A file where a table's folder would be: whoever writes to the table fails, until it is removed."""
+    obstacle = shop.lake.folder / table
+    obstacle.parent.mkdir(parents=True, exist_ok=True)
+    obstacle.write_text("in the way")
+    return obstacle
+
+
+def statuses(shop: Shop) -> dict[str, str]:
+    return {row["run_id"]: row["status"] for row in history.runs(shop.lake, "ingest")}
+
+
+def test_a_run_that_failed_before_its_first_commit_starts_anew_with_what_is_there_now(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.put("mended.csv", ONE)
+    shop.put("removed.csv", ONE + b"r,i,t\n")
+    shop.put("stays.csv", ONE + b"s,i,t\n")
+    obstacle = in_the_way_of("bronze/lines", shop)
+    with pytest.raises(Exception, match="lines"):
+        shop.ingest()
+    obstacle.unlink()
+    shop.put("mended.csv", ONE + b"m,i,t\n")
+    (shop.log / "removed.csv").unlink()
+    shop.put("stays again.csv", ONE + b"s,i,t\n")
+    capsys.readouterr()
+
+    assert shop.ingest() == 0
+    assert [row["user"] for row in shop.read("bronze/lines")] == ["u", "m", "u", "s"]
+    assert statuses(shop) == {"ingest-000001": "abandoned", "ingest-000002": "done"}
+    assert "gone before they were read, as the last run failed: removed.csv" in capsys.readouterr().out
+    shop.put("removed.csv", ONE + b"r,i,t\n")
+    assert shop.ingest() == 0
+    assert len(shop.read("bronze/lines")) == 6, "what came back is read"
+
+
+def test_a_run_that_broke_between_two_sources_is_finished_with_the_files_still_there(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clicks = [json.dumps({"item": f"i{number}", "at": "t"}).encode() for number in range(4)]
     shop.put("1.csv", ONE)
-    shop.put("clicks/a", json.dumps({"item": "i", "at": "t"}).encode())
-    obstacle = shop.lake.folder / "bronze/clicks"
-    obstacle.parent.mkdir(parents=True)
-    obstacle.write_text("in the way of a table's folder")
+    for name, content in zip(("here", "gone", "changed", "unreadable"), clicks, strict=True):
+        shop.put(f"clicks/{name}", content)
+    obstacle = in_the_way_of("bronze/clicks", shop)
     with pytest.raises(Exception, match="clicks"):
         shop.ingest()
     assert len(shop.read("bronze/lines")) == 1
     obstacle.unlink()
-    shop.put("2.csv", ONE + b"v,j,t\n")  # came later: it waits for the next run
+    (shop.log / "1.csv").unlink()  # it is in bronze: rotating it away does no harm
+    (shop.log / "clicks/gone").unlink()
+    shop.put("clicks/changed", b'{"item": "new", "at": "t"}')
+    shop.put("clicks/unreadable", b"")
+    shop.put("2.csv", ONE + b"v,j,t\n")
+    capsys.readouterr()
+
+    assert shop.ingest() == ExitCode.FILES_SET_ASIDE
+    told = capsys.readouterr().out
+    assert "resumes ingest-000001, which did not finish" in told
+    assert "set aside clicks/gone: it is gone or changed since a run that did not finish began to read it" in told
+    read = {row["item"]: row["batch_id"] for row in shop.read("bronze/clicks")}
+    assert read == {"i0": "ingest-000001", "new": "ingest-000002"}, "what came since is read by a run of its own"
+    lines = [(row["source_file"], row["batch_id"]) for row in shop.read("bronze/lines")]
+    assert lines == [("1.csv", "ingest-000001")] + [("2.csv", "ingest-000002")] * 2
+    assert statuses(shop) == {"ingest-000001": "done", "ingest-000002": "done"}
+    rejects = {row["source_file"]: row["reason"] for row in shop.read("bronze/rejects")}
+    lost = "file:is gone or changed since a run that did not finish began to read it"
+    assert rejects == {"clicks/gone": lost, "clicks/changed": lost, "clicks/unreadable": "file:is empty"}
+
+    shop.put("clicks/gone", clicks[1])
+    shop.ingest()
+    assert sorted(row["item"] for row in shop.read("bronze/clicks")) == ["i0", "i1", "new"], "what came back is read"
+    assert "clicks/gone" not in {row["source_file"] for row in shop.read("bronze/rejects")}
+
+
+@pytest.mark.slow
+def test_a_kill_followed_by_a_rotation_of_the_log_is_over_with_the_next_run(shop: Shop, tmp_path: Path) -> None:
+    shop.put("1.csv", ONE)
+    places = {
+        "lake.path": shop.lake.path,
+        "log.path": shop.log,
+        "log.format": shop.mapping,
+        "cluster.driver-memory": "1g",
+    }
+    flags = [f"--{name}={value}" for name, value in places.items()]
+    with started([sys.executable, str(JOBS["ingest"].path), *flags], log=tmp_path / "out.txt", env=paths()) as ingest:
+        wait_for(lambda: pinned_by_last_run(shop) or None, seconds=60, what="the pinned file", started=ingest)
+        os.killpg(ingest.pid, signal.SIGKILL)
+        ingest.wait()
+    assert statuses(shop) == {"ingest-000001": "running"}
+    (shop.log / "1.csv").unlink()
+    shop.put("2.csv", ONE + b"v,j,t\n")
     assert shop.ingest() == 0
-    assert (len(shop.read("bronze/lines")), len(shop.read("bronze/clicks"))) == (1, 1)
-    assert shop.ingest() == 0
-    assert len(shop.read("bronze/lines")) == 3
-    assert [run["run_id"] for run in history.runs(shop.lake, "ingest")] == ["ingest-000001", "ingest-000002"]
+    assert [row["source_file"] for row in shop.read("bronze/lines")] == ["2.csv", "2.csv"]
+    assert statuses(shop) == {"ingest-000001": "abandoned", "ingest-000002": "done"}
+
+
+def pinned_by_last_run(shop: Shop) -> list[str]:
+    last = history.last_run(shop.lake, "ingest")
+    return [file["path"] for file in last["input_files"]] if last else []
+
+
+def paths() -> dict[str, str]:
+    """An environment in which a job's file finds the project."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_a_file_that_could_not_be_opened_is_looked_at_again_and_hides_no_other() -> None:
+    """Its content is not known, so it is known by its path."""
+    job = load_job(JOBS["ingest"])
+    mapping = parse_mapping(MAPPING, "own.yaml")
+
+    def closed(path: str) -> dict[str, Any]:
+        return {"path": path, "sha256": "", "problem": "cannot be opened: Permission denied"}
+
+    raw = json.dumps({"sha256": "", "mapping_sha256": mapping.sha256})
+    refused = [{"source_file": path, "raw": raw} for path in ("a.csv", "b.csv")]
+    assert job.judged_before(refused, mapping) == set()
+    assert job.told_apart([closed("a.csv"), closed("c.csv")], read_before=set()) == (
+        [],
+        [closed("a.csv"), closed("c.csv")],
+    )
+    assert job.not_looked_at(refused, [closed("a.csv")]) == refused[1:]
 
 
 def test_a_header_that_is_a_record_is_shown_and_not_recorded(shop: Shop) -> None:

@@ -236,9 +236,40 @@ def test_files_are_pinned_before_the_first_write_and_known_after_the_run(tmp_pat
         run.take_files([first])
         raise RuntimeError("power cut")
     with start_run("ingest", settings) as run:
-        assert run.take_files([first, second]) == [first]
+        assert (run.number, run.input_files, run.abandoned_files()) == (2, [], [first]), "nothing was committed"
+        run.take_files([second])
     with start_run("ingest", settings) as run:
-        assert run.known_files() == {first.sha256}
+        assert run.known_files() == {second.sha256}
+        assert run.abandoned_files() == []
+
+
+def test_a_run_that_has_committed_keeps_its_files_until_it_ends(tmp_path: Path) -> None:
+    path = str(tmp_path / "lake")
+    settings = IngestSettings(lake={"path": path}, log={"format": "rees46"})
+    file = InputFile("a.csv", "1" * 64, "behaviour")
+    refused = contract("bronze/rejects").schema.empty_table()
+
+    with pytest.raises(RuntimeError), start_run("ingest", settings) as run:
+        run.take_files([file])
+        run.commit_arrow("bronze/rejects", refused, where={"stage": "ingest"})
+        raise RuntimeError("power cut")
+    with start_run("ingest", settings) as run:
+        assert (run.number, run.input_files, list(run.outputs)) == (1, [file], ["bronze/rejects"])
+
+
+def test_a_run_whose_inputs_were_vacuumed_away_starts_anew(lake: Lake) -> None:
+    with pytest.raises(RuntimeError, match="power"), start_run("experiment", settings_for(lake)) as run:
+        run.commit_arrow("gold/experiments", result())
+        raise RuntimeError("power cut")
+    put_events(lake, days=90)
+    DeltaTable(lake.uri("silver/events")).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+
+    with start_run("experiment", settings_for(lake)) as again:
+        assert (again.number, again.inputs["silver/events"]) == (2, lake.data_version("silver/events"))
+        assert again.read_arrow("silver/events").num_rows == 90
+        again.commit_arrow("gold/experiments", result("conversion"))
+    assert [row["status"] for row in history.runs(lake)] == ["abandoned", "done"]
+    assert lake.dataset("gold/experiments").to_table().column("metric").to_pylist() == ["conversion"]
 
 
 @pytest.mark.bad_input("an unwritable lake")
