@@ -85,7 +85,7 @@ class SparkRun(runs.Run):
 
     def read(self, table: str) -> DataFrame:
         """An input table at its pinned version."""
-        version = self.version_of(table)
+        version = self.lake.kept_version(table, self.version_of(table))
         self.lake.open(table, version)
         reader = self.spark.read.format("delta").option("versionAsOf", version)
         return reader.load(self.lake.uri(table))

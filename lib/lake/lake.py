@@ -87,13 +87,22 @@ class Lake:
                 return int(commit["version"])
         return int(delta.version())
 
+    def kept_version(self, table: str, version: int) -> int:
+        """The newest version with the data of `version`: a compaction and a vacuum remove the files of the older ones."""
+        later = [commit for commit in self.open(table).history() if commit["version"] > version]
+        for commit in reversed(later):
+            if commit["operation"] not in DATALESS_OPERATIONS:
+                break
+            version = int(commit["version"])
+        return version
+
     def dataset(self, table: str, version: int | None = None) -> ds.Dataset:
-        """The table as an Arrow dataset, with projection and filters pushed down to its files.
+        """The table as an Arrow dataset, at a version or the latest, with projection and filters pushed down to its files.
 
         Arrow reads local files itself. Otherwise its threads would call back into Python, which aborts the process if
         they do so while it exits.
         """
-        delta = self.open(table, version)
+        delta = self.open(table, None if version is None else self.kept_version(table, version))
         if "://" in self.path:
             return delta.to_pyarrow_dataset()
         return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(self.uri(table), pafs.LocalFileSystem()))

@@ -195,6 +195,17 @@ def test_a_lake_is_found_by_a_relative_path_a_slash_at_the_end_and_the_home_fold
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "lake"]
 
 
+def test_a_version_is_read_after_a_compaction_and_a_vacuum_removed_its_files(lake: Lake) -> None:
+    files = write_files(lake, VECTORS, [vectors({}), vectors({"id": "u2"})])
+    version = commit_files(lake, VECTORS, files, transaction="test", number=1)
+    delta = DeltaTable(lake.uri("gold/vectors"))
+    assert delta.optimize.compact()["numFilesRemoved"] == 2
+    delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    assert lake.data_version("gold/vectors") == version
+    assert lake.is_whole("gold/vectors", version)
+    assert sorted(lake.dataset("gold/vectors", version).to_table()["id"].to_pylist()) == ["u1", "u2"]
+
+
 def test_a_version_whose_files_were_vacuumed_away_is_not_whole(lake: Lake) -> None:
     first = commit(lake, vectors({}), number=1)
     second = commit(lake, vectors({"id": "u2"}), number=2)
