@@ -92,6 +92,7 @@ def submit(
         print(shlex.join(command))
         return
     if JOBS[job].engine == "spark":
+        submitting.require_java()
         package.build(ROOT / submitting.PACKAGE)
     code = subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode
     if JOBS[job].engine == "ray" and code == ExitCode.FAILED:

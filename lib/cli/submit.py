@@ -1,6 +1,7 @@
 """The commands that submit a job to a cluster, as a user would type them."""
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,19 @@ def environment() -> dict[str, str]:
     """The environment for these commands: the tools of this Python come first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+
+
+def require_java() -> None:
+    """Check that `spark-submit` will find Java, since its own words on that are a shell's.
+
+    Raises:
+        ValueError: there is none.
+    """
+    home = os.environ.get("JAVA_HOME")
+    if home and not (Path(home) / "bin" / "java").is_file():
+        raise ValueError(f"JAVA_HOME is {home}, but there is no bin/java in it; set it to the folder of Java 17")
+    if not home and shutil.which("java") is None:
+        raise ValueError("Spark needs Java 17, and there is no java on the path; install it or set JAVA_HOME")
 
 
 def _spark_master(target: Target, cluster: ClusterSettings) -> str:

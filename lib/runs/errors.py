@@ -75,7 +75,9 @@ ENGINE_WORDS = (
      "another job changed the same table meanwhile"),
     (r"ConnectionRefusedError|Py4JNetworkError|Answer from Java side is empty", "Spark's Java process has ended: it was killed, or ran out of memory"),
 )  # fmt: skip
-ERROR_LINE = re.compile(r"^(?:Caused by: )?([A-Za-z_][\w.$]*(?:Error|Exception|Failure)\w*)(?:: (.*))?$", re.MULTILINE)
+ERROR_LINE = re.compile(
+    r"^(?:Caused by: )?([A-Za-z_][\w.$]*(?:Error|Exception|Failure)\w*)(?:\(\w+\))?(?:: (.*))?$", re.MULTILINE
+)
 PYTHON_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(.*?)(?:\n\s+at |\n\n|\Z)", re.DOTALL)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lib.cli.submit import Target, command, environment
+from lib.cli.submit import Target, command, environment, require_java
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
 
@@ -67,3 +67,16 @@ def test_the_commands_are_those_of_the_python_that_runs_cartwheel() -> None:
     )
     tools = Path(sys.executable).parent
     assert found.stdout.split() == [str(tools / "spark-submit"), str(tools / "ray")]
+
+
+def test_no_java_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=f"JAVA_HOME is {tmp_path}, but there is no bin/java in it"):
+        require_java()
+    monkeypatch.delenv("JAVA_HOME")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="there is no java on the path"):
+        require_java()
+    java = tmp_path / "java"
+    java.touch(mode=0o755)
+    require_java()
