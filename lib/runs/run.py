@@ -27,6 +27,8 @@ from lib.runs.logs import job_logger
 from lib.settings import JobSettings
 from lib.tables import contract
 
+FAILED_AGAIN = " (again, when it was taken up)"
+
 
 class Skipped(Exception):  # noqa: N818 - it is not an error
     """The log does not hold what the job needs; the pipeline goes on."""
@@ -57,6 +59,7 @@ class Run:
     known_times: LogTimes | None  # None before silver/events exists, and in the jobs that lead to it
     input_files: list[InputFile] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
+    is_taken_up: bool = False  # it had not finished, and goes on
     rows: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -251,7 +254,7 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
         with suppress(Exception):  # on a full disk neither succeeds, and the first error is the one to tell
             keep_traceback(error, run.lake.folder / "logs" / f"{run.run_id}.txt")
         with suppress(Exception):
-            run.save("failed", recordable(error)[:2000])
+            run.save("failed", recordable(error)[:2000] + (FAILED_AGAIN if run.is_taken_up else ""))
         raise
     else:
         run.save("done")
@@ -286,7 +289,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     if last is not None and last["status"] in ("running", "failed"):
         written, inputs = _committed_outputs(job, lake, last["run_id"], last["number"]), pinned(last["inputs"])
         is_same = last["settings_hash"] == settings_now and last["code_version"] == code_now
-        if is_same and (_are_readable(lake, inputs) if written else inputs == inputs_now and not job.finds_new_files):
+        if is_same and _can_go_on(job, lake, last, inputs_now, has_committed=bool(written)):
             run = kind(
                 **identity,
                 run_id=last["run_id"],
@@ -296,6 +299,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
                 known_times=_known_times(job, settings, lake, inputs),
                 input_files=[InputFile(**file) for file in last["input_files"]],
                 outputs=written,
+                is_taken_up=True,
             )
             run.log(f"resumes {run.run_id}, which did not finish")
             run.save("running")
@@ -324,8 +328,17 @@ def _known_times(job: Job, settings: JobSettings, lake: Lake, inputs: Mapping[st
     return log_times(lake, load_mapping(settings.log.format), version)
 
 
-def _are_readable(lake: Lake, inputs: Mapping[str, int]) -> bool:
-    """Whether the tables can be read at these versions; a vacuum may have removed an old one's files."""
+def _can_go_on(
+    job: Job, lake: Lake, last: Mapping[str, Any], inputs_now: Mapping[str, int], *, has_committed: bool
+) -> bool:
+    """Whether an unfinished run is taken up with its inputs, rather than another begun with those of now."""
+    inputs = pinned(last["inputs"])
+    has_newer = inputs != inputs_now
+    if not has_committed:
+        return not has_newer and not job.finds_new_files
+    if has_newer and (last["message"] or "").endswith(FAILED_AGAIN):
+        return False  # on the same inputs it would fail for ever
+    # A vacuum may have removed the files of an old version.
     return all(lake.is_whole(table, version) for table, version in inputs.items() if "#" not in table)
 
 

@@ -257,6 +257,21 @@ def test_a_run_that_has_committed_keeps_its_files_until_it_ends(tmp_path: Path) 
         assert (run.number, run.input_files, list(run.outputs)) == (1, [file], ["bronze/rejects"])
 
 
+def test_a_run_that_fails_again_when_it_is_taken_up_starts_anew_on_newer_data(lake: Lake) -> None:
+    started = []
+    for _ in range(3):
+        with pytest.raises(ValueError, match="one class"), start_run("experiment", settings_for(lake)) as run:
+            started.append((run.number, run.inputs["silver/events"]))
+            run.commit_arrow("gold/experiments", result())
+            raise ValueError("one class of labels")
+    older = lake.data_version("silver/events")
+    assert started == [(1, older)] * 3, "there is nothing newer"
+    put_events(lake)
+    with start_run("experiment", settings_for(lake)) as run:
+        assert (run.number, run.inputs["silver/events"]) == (2, lake.data_version("silver/events"))
+    assert [row["status"] for row in history.runs(lake)] == ["abandoned", "done"]
+
+
 def test_a_run_whose_inputs_were_vacuumed_away_starts_anew(lake: Lake) -> None:
     with pytest.raises(RuntimeError, match="power"), start_run("experiment", settings_for(lake)) as run:
         run.commit_arrow("gold/experiments", result())
