@@ -91,6 +91,7 @@ def test_a_wrong_setting_ends_a_job_with_code_2_and_one_line(capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.bad_input("a lake at an object-store address")
 @pytest.mark.parametrize("scheme", ["s3", "s3a", "gs", "abfss", "hdfs", "S3", "dbfs", "file"])
 @pytest.mark.parametrize("form", ["{}://bucket/lake", "{}:///bucket/lake", "{}:/bucket/lake"])
 def test_a_lake_at_an_address_is_refused_in_one_line(scheme: str, form: str) -> None:
@@ -99,6 +100,7 @@ def test_a_lake_at_an_address_is_refused_in_one_line(scheme: str, form: str) -> 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.bad_input("a lake whose path Delta reads otherwise")
 @pytest.mark.parametrize("name", ["a%20b", "a%2fb", "a\\b", "a\tb", "a\x7fb"])
 def test_a_lake_whose_path_delta_reads_otherwise_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ValueError, match="should not hold") as error:
@@ -112,6 +114,7 @@ def test_a_log_may_be_at_an_address_or_in_the_home_folder(monkeypatch: pytest.Mo
     assert FeaturizeSettings.load(["--log.path", "~/logs #1"]).log.path == "/home/ann/logs #1"
 
 
+@pytest.mark.bad_input("a broken settings file")
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -13,7 +13,7 @@ from pydantic import Field
 from lib.lake.lake import CONTRACT_VERSION, Lake, require_writable
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history, model_registry
-from lib.runs.errors import PrivateValueError
+from lib.runs.errors import ExitCode, PrivateValueError, ending_of
 from lib.runs.freshness import outcome_if_unchanged
 from lib.runs.run import InputFile, Run, start_run
 from lib.settings import JobSettings
@@ -285,6 +285,22 @@ def test_a_run_whose_inputs_were_vacuumed_away_starts_anew(lake: Lake) -> None:
         again.commit_arrow("gold/experiments", result("conversion"))
     assert [row["status"] for row in history.runs(lake)] == ["abandoned", "done"]
     assert lake.dataset("gold/experiments").to_table().column("metric").to_pylist() == ["conversion"]
+
+
+@pytest.mark.bad_input("a full disk")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line_and_the_run_is_taken_up_when_there_is_room(
+    lake: Lake,
+) -> None:
+    logs = lake.folder / "logs"
+    logs.mkdir()
+    with pytest.raises(OSError, match="No space left") as failure, start_run("experiment", settings_for(lake)) as run:
+        (logs / f"{run.run_id}.txt").symlink_to("/dev/full")  # the traceback cannot be kept either
+        with Path("/dev/full").open("w") as file:
+            file.write("a row")
+    assert ending_of(failure.value) == ("the disk is full", ExitCode.FAILED)
+    with start_run("experiment", settings_for(lake)) as again:
+        assert again.run_id == run.run_id
 
 
 @pytest.mark.bad_input("an unwritable lake")
