@@ -46,9 +46,13 @@ def lake_folder(path: str) -> str:
             "give the folder's path itself" if address[1].lower() == "file" else "mount the store and give its folder"
         )
         raise ValueError(f"should be a folder of a file system that every node mounts, not an address; {hint}")
-    unread = re.search(r"%[0-9A-Fa-f]{2}|\\|[\x00-\x1f\x7f\ud800-\udfff]", path)
+    whole = str(Path(path).expanduser().absolute())
+    unread = re.search(r"%[0-9A-Fa-f]{2}|[\\#?\x00-\x1f\x7f\ud800-\udfff]", whole)
     if unread:
-        raise ValueError(f"should not hold {unread[0]!r}, which Delta's readers take for another character; rename it")
+        where = "" if unread[0] in path else f" (it is in {whole})"
+        raise ValueError(
+            f"should not hold {unread[0]!r}, which Delta's readers take for another character{where}; rename it"
+        )
     return path
 
 
@@ -197,7 +201,9 @@ class JobSettings(BaseModel):
         _refuse_unknown_variables(cls)
         try:
             given = _document_class(cls)(_file_values=_sections_of(cls.job, config_file), _flags=flags)
-            settings = cls(**{s: getattr(given, s) for s in SHARED_SECTIONS}, **dict(getattr(given, cls.job)))
+            shared = {section: getattr(given, section) for section in SHARED_SECTIONS}
+            shared["lake"] = dict(shared["lake"])  # a default is checked too: its folder depends on where the job runs
+            settings = cls(**shared, **dict(getattr(given, cls.job)))
         except ValidationError as error:
             raise ValueError(_in_one_line(error, cls)) from None
         except SettingsError as error:

@@ -13,9 +13,18 @@ from lib.tables import Table, contract
 from lib.tables.gold import REWARD_WEIGHTS
 from lib.tables.silver import SESSION_GAP
 
-# Folders in which a lake or a log may lie.
+# Folders in which a lake may lie.
 STRANGE_NAMES = (
-    *("a lake", "50 % off", "#1", "what?", "größe", "[1]{2}*", 'it\'s "x"', "a;b&c=d,e+f", "a:b", "日本", "a~b"),
+    "a lake ",
+    "50 % off",
+    "größe",
+    "[1]{2}*",
+    'it\'s "x"',
+    "a;b&c=d,e+f",
+    "a:b",
+    "日本",
+    "a~b",
+    "$x@!()|<>^`",
 )
 
 Row = Mapping[str, Any]

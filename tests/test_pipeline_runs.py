@@ -92,7 +92,7 @@ def run_pipeline(folder: Path, *arguments: str) -> PipelineRun:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake whose path every engine must read right."""
-    return tmp_path_factory.mktemp("pipeline") / "50 % größer, #1?" / "lake"
+    return tmp_path_factory.mktemp("pipeline") / "50 % größer [1]" / "lake"
 
 
 @pytest.fixture(scope="module")

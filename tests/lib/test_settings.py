@@ -101,11 +101,19 @@ def test_a_lake_at_an_address_is_refused_in_one_line(scheme: str, form: str) -> 
 
 
 @pytest.mark.bad_input("a lake whose path Delta reads otherwise")
-@pytest.mark.parametrize("name", ["a%20b", "a%2fb", "a\\b", "a\tb", "a\x7fb"])
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%20b", "a%2fb", "a\\b", "a\tb", "a\x7fb"])
 def test_a_lake_whose_path_delta_reads_otherwise_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ValueError, match="should not hold") as error:
         FeaturizeSettings.load([f"--lake.path=/tmp/{name}"])
     assert "\n" not in str(error.value)
+
+
+def test_a_lake_in_such_a_folder_is_refused_by_its_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "#1").mkdir()
+    monkeypatch.chdir(tmp_path / "#1")
+    for arguments in ([], ["--lake.path", "lake"]):
+        with pytest.raises(ValueError, match=f"should not hold '#', .* \\(it is in {tmp_path}/#1/lake\\)"):
+            FeaturizeSettings.load(arguments)
 
 
 def test_a_log_may_be_at_an_address_or_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
