@@ -85,7 +85,7 @@ def ending_of(error: BaseException) -> Ending:
     """What the user is told of an error, in one line, and the exit code of the job that ends on it."""
     if isinstance(error, JobEndedError):
         return Ending(_in_one_line(str(error)), error.code)
-    if type(error) in OWN_ERRORS:
+    if isinstance(error, ValueError) and _is_ours(f"{type(error).__module__}.{type(error).__name__}"):
         return Ending(_in_one_line(str(error)), _code_of(type(error).__name__))
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", ExitCode.FAILED)
@@ -164,8 +164,8 @@ def _ending_of_engine(error: BaseException) -> Ending:
         return ending_of(cause)
     text = _text_of(error)
     for kind, message in _errors_of_tasks(text):
-        if kind in [own.__name__ for own in OWN_ERRORS] or kind == "UnreadableError":
-            return Ending(_in_one_line(message), _code_of(kind))
+        if _is_ours(kind):
+            return Ending(_in_one_line(message), _code_of(kind.rpartition(".")[2]))
     for words, told in ENGINE_WORDS:
         if re.search(words, text) or re.search(words, type(error).__name__):
             return Ending(told, ExitCode.FAILED)
@@ -179,7 +179,12 @@ def _errors_of_tasks(text: str) -> Iterator[tuple[str, str]]:
     for block in PYTHON_TRACEBACK.findall(text):
         lines = ERROR_LINE.findall(block)
         if lines:
-            yield lines[-1][0].rpartition(".")[2], lines[-1][1]
+            yield lines[-1]
+
+
+def _is_ours(kind: str) -> bool:
+    """Whether an error of that qualified name speaks to users: a plain ValueError, or one that a room declares."""
+    return kind in ("builtins.ValueError", "ValueError") or kind.partition(".")[0] in ("lib", "rl", "gan")
 
 
 def _code_of(kind: str) -> ExitCode:

@@ -22,7 +22,7 @@ TASK_FAILED = """An error occurred while calling o63.save.
     process()
   File "/work/lib/formats/files.py", line 20, in read
     raise {error}("{message}")
-lib.formats.files.{error}: {message}
+{error}: {message}
 
 \tat org.apache.spark.api.python.BasePythonRunner$ReaderIterator.handlePythonException(PythonRunner.scala:581)
 \tat java.base/java.lang.Thread.run(Thread.java:840)
@@ -31,7 +31,7 @@ Driver stacktrace:
 \tat org.apache.spark.scheduler.DAGScheduler.abortStage(DAGScheduler.scala:2856)
 Caused by: org.apache.spark.api.python.PythonException: Traceback (most recent call last):
   File "/venv/pyspark/worker.py", line 3000, in main
-lib.formats.files.{error}: {message}
+{error}: {message}
 
 \tat org.apache.spark.api.python.BasePythonRunner$ReaderIterator.handlePythonException(PythonRunner.scala:581)
 """
@@ -83,9 +83,10 @@ def of_java(cause: str) -> Py4JJavaError:
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full", ExitCode.FAILED),
         (of_task("ValueError", "1.csv is cut off"), "1.csv is cut off", ExitCode.REFUSED),
-        (of_task("UnreadableError", "1.csv is gone"), "1.csv is gone", ExitCode.REFUSED),
-        (of_task("RetryableError", "try again"), "try again", ExitCode.FAILED),
+        (of_task("lib.formats.files.UnreadableError", "1.csv is gone"), "1.csv is gone", ExitCode.REFUSED),
+        (of_task("lib.runs.errors.RetryableError", "try again"), "try again", ExitCode.FAILED),
         (of_task("FileNotFoundError", "[Errno 2] no 1.csv"), "FileNotFoundError: [Errno 2] no 1.csv", ExitCode.FAILED),
+        (of_task("polars.exceptions.ComputeError", "no"), "ComputeError: no", ExitCode.FAILED),
         (of_task("OSError", "[Errno 28] No space left on device"), "the disk is full", ExitCode.FAILED),
         (of_java("java.io.IOException: No space left on device"), "the disk is full", ExitCode.FAILED),
         (of_java("java.lang.OutOfMemoryError: Java heap space"), "Spark ran out of memory", ExitCode.FAILED),
