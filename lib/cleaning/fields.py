@@ -16,6 +16,7 @@ from lib.formats.columns import find_columns, locate
 from lib.formats.json_lines import text_array
 from lib.formats.mapping import FIELDS, LIST_FIELDS, MAP_FIELDS, LogMapping, Source
 from lib.formats.rules import Condition, Rule, TypeColumn, placeholders
+from lib.formats.times import TIME, parse_time
 from lib.tables.bronze import SOURCE
 from lib.tables.silver import EVENT_TYPES
 
@@ -29,7 +30,7 @@ TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys((*FIELDS["events"], *FIELDS["items"]), pl.String),
     **dict.fromkeys(LIST_FIELDS, types.TEXTS),
     **dict.fromkeys(MAP_FIELDS, types.PAIRS),
-    "event_time": types.TIME,
+    "event_time": TIME,
     "quantity": pl.Int64,
     "position": pl.Int64,
     "price": types.MONEY,
@@ -255,7 +256,7 @@ def _parsed(field: str, source: Source, mapping: LogMapping, received: pl.DataTy
     if received == TYPES[field]:
         return value
     if field == "event_time":
-        return types.parse_time(value, source.time_format, mapping.timezone)
+        return parse_time(value, source.time_format, mapping.timezone)
     parsed = PARSERS[field](value)
     negating = [number for number, rule in enumerate(source.events) if field in rule.negate]
     return pl.when(pl.col("rule").is_in(negating)).then(-parsed).otherwise(parsed) if negating else parsed

@@ -1,4 +1,4 @@
-"""Parses received texts into times in UTC, money, counts, lists and maps, as Polars expressions.
+"""Parses received texts into money, counts, lists and maps, as Polars expressions (times: lib/formats/times.py).
 
 A text that cannot be parsed becomes null; lib/cleaning/fields.py tells it apart from an absent one.
 """
@@ -13,13 +13,9 @@ import pyarrow as pa
 
 from lib.formats.json_lines import text_array
 
-TIME = pl.Datetime("us", "UTC")
 MONEY = pl.Decimal(18, 4)
 TEXTS = pl.List(pl.String)
 PAIRS = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))  # how Polars represents a map
-ISO_PATTERNS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-ISO_ZONE = r"(:\d{2}(?:\.\d+)?)\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
-FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
 
 
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
@@ -38,45 +34,6 @@ def _map_array(lists: pa.Array) -> pa.MapArray:
     entries = pa.StructArray.from_arrays(plain.values.flatten(), fields=fields)
     kind, buffers = pa.map_(pa.string(), pa.string()), plain.buffers()[:2]
     return pa.Array.from_buffers(kind, len(plain), buffers, offset=plain.offset, children=[entries])
-
-
-def parse_time(text: pl.Expr, time_format: str, timezone: str) -> pl.Expr:
-    """Times in UTC to the microsecond; a time without a zone is in `timezone`.
-
-    `time_format` is iso, epoch_seconds, epoch_milliseconds, or a strftime pattern. A local time that a clock change
-    skips becomes null; one that it repeats is taken as the earlier of the two.
-    """
-    text = text.str.strip_chars()
-    if time_format.startswith("epoch"):
-        return _from_epoch(text, microseconds=1_000_000 if time_format == "epoch_seconds" else 1_000)
-    if "%z" in time_format:
-        return text.str.to_datetime(time_format, strict=False, time_unit="us", time_zone="UTC")
-    if time_format != "iso":
-        return _in_utc(text.str.to_datetime(time_format, strict=False, time_unit="us"), timezone)
-    clock = text.str.replace(ISO_ZONE, "$1").str.replace("T", " ", literal=True)
-    naive = pl.coalesce(clock.str.to_datetime(pattern, strict=False, time_unit="us") for pattern in ISO_PATTERNS)
-    zone = text.str.extract(ISO_ZONE, 2).str.replace(":", "", literal=True)
-    is_signed = zone.str.contains("^[+-]")
-    minutes = zone.str.slice(1, 2).cast(pl.Int64, strict=False) * 60 + zone.str.slice(3, 2).cast(
-        pl.Int64, strict=False
-    ).fill_null(0)
-    offset = pl.when(zone.str.starts_with("-")).then(-minutes).when(is_signed).then(minutes).otherwise(0)
-    zoned = (naive - pl.duration(minutes=offset)).dt.replace_time_zone("UTC")
-    return pl.when(zone.is_null()).then(_in_utc(naive, timezone)).otherwise(zoned)
-
-
-def _in_utc(naive: pl.Expr, timezone: str) -> pl.Expr:
-    local = naive.dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
-    return local.dt.convert_time_zone("UTC")
-
-
-def _from_epoch(text: pl.Expr, *, microseconds: int) -> pl.Expr:
-    """Times given as whole or fractional numbers since 1970, in a unit of `microseconds`."""
-    number = text.cast(pl.Float64, strict=False)
-    whole = text.cast(pl.Int64, strict=False)
-    first, last = (second * (1_000_000 // microseconds) for second in (FIRST_SECOND, LAST_SECOND))
-    moment = pl.coalesce(whole * microseconds, (number * microseconds).round().cast(pl.Int64, strict=False))
-    return pl.when(number.is_between(first, last)).then(moment).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
 def parse_whole(text: pl.Expr) -> pl.Expr:

@@ -30,6 +30,7 @@ from lib.formats.rules import (
     placeholders,
     regular_expression,
 )
+from lib.formats.times import WORDS, require_time_format
 
 ITEM_FIELDS = ("title", "category", "brand", "attributes", "image_uri")
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -58,7 +59,8 @@ class Source(Part):
     optional: Texts = Field((), description="our columns whose source columns a file may lack")
     null_values: Texts = Field((), description="texts that stand for an unknown value, besides empty text")
     time_format: str = Field(
-        "iso", description="iso, epoch_seconds, epoch_milliseconds or a pattern such as %d.%m.%Y %H:%M"
+        "iso",
+        description=f"{', '.join(WORDS)} (its unit by the number's size) or a pattern such as %d.%m.%Y %H:%M",
     )
     explode: str | None = Field(
         None, description="column with an array; each element is a record, its fields <column>.<key>"
@@ -83,10 +85,7 @@ class Source(Part):
     @field_validator("time_format")
     @classmethod
     def is_a_time_format(cls, value: str) -> str:
-        if value not in ("iso", "epoch_seconds", "epoch_milliseconds") and "%" not in value:
-            raise ValueError(
-                f"{value!r} should be iso, epoch_seconds, epoch_milliseconds or a pattern such as %d.%m.%Y %H:%M"
-            )
+        require_time_format(value)
         return value
 
     @model_validator(mode="after")

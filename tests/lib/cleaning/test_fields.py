@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from lib.cleaning.fields import NUMBER, raw_json, type_events, type_items
-from lib.cleaning.parsing import TIME
 from lib.formats.mapping import LogMapping, load_mapping
+from lib.formats.times import TIME
 
 RECORD = {
     **{"source_file": "a.csv", "source_file_sha256": "0", "malformed": None, "batch_id": "ingest-000001"},

@@ -1,11 +1,9 @@
 from collections.abc import Callable
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pytest
 
 from lib.cleaning import parsing as types
 
@@ -17,58 +15,6 @@ def apply(expression: Callable[[pl.Expr], pl.Expr], *texts: str | None) -> list[
         .to_series()
         .to_list()
     )
-
-
-def times(*texts: str | None, time_format: str = "iso", timezone: str = "UTC") -> list[Any]:
-    return apply(lambda text: types.parse_time(text, time_format, timezone), *texts)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2019-11-24 00:03:13.442536+00:00", datetime(2019, 11, 24, 0, 3, 13, 442536, tzinfo=UTC)),
-        ("2019-10-01 00:00:00 UTC", datetime(2019, 10, 1, tzinfo=UTC)),
-        ("2019-10-01T10:00:00.5Z", datetime(2019, 10, 1, 10, 0, 0, 500_000, tzinfo=UTC)),
-        ("2019-10-01T10:00:00-0530", datetime(2019, 10, 1, 15, 30, tzinfo=UTC)),
-        ("2019-10-01 10:00+02", datetime(2019, 10, 1, 8, tzinfo=UTC)),
-        (" 2019-10-01 10:00 ", datetime(2019, 10, 1, 10, tzinfo=UTC)),
-        ("2019-10-01", datetime(2019, 10, 1, tzinfo=UTC)),
-        ("2011-10-32 00:00:00", None),
-        ("01.10.2019", None),
-        ("1569888000", None),
-        (None, None),
-    ],
-)
-def test_iso_times_are_read_with_and_without_a_zone(text: str | None, expected: datetime | None) -> None:
-    assert times(text) == [expected]
-
-
-def test_a_time_without_a_zone_is_in_the_mappings() -> None:
-    berlin = times("2019-07-01 12:00:00", "2019-10-27 02:30:00", "2019-03-31 02:30:00", timezone="Europe/Berlin")
-    assert berlin == [
-        datetime(2019, 7, 1, 10, tzinfo=UTC),
-        datetime(2019, 10, 27, 0, 30, tzinfo=UTC),  # it came twice: the earlier
-        None,  # the clocks left it out
-    ]
-
-
-def test_times_as_numbers_and_by_a_pattern() -> None:
-    assert times("1659304800025", "1e3", "soon", time_format="epoch_milliseconds") == [
-        datetime(2022, 7, 31, 22, 0, 0, 25_000, tzinfo=UTC),
-        datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC),
-        None,
-    ]
-    assert times("1659304800.5", "99999999999999", time_format="epoch_seconds") == [
-        datetime(2022, 7, 31, 22, 0, 0, 500_000, tzinfo=UTC),
-        None,
-    ]
-    assert times("31.12.2020 23:59", "2020-12-31", time_format="%d.%m.%Y %H:%M") == [
-        datetime(2020, 12, 31, 23, 59, tzinfo=UTC),
-        None,
-    ]
-    assert times("2020-12-31 23:59 +0100", time_format="%Y-%m-%d %H:%M %z") == [
-        datetime(2020, 12, 31, 22, 59, tzinfo=UTC)
-    ]
 
 
 def test_numbers_are_whole_finite_or_money() -> None:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.cleaning.parsing import TIME
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.shard import CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
 from lib.formats.mapping import LogMapping
+from lib.formats.times import TIME
 from lib.tables.silver import EVENTS
 
 RULES = Thresholds(

@@ -89,6 +89,8 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
         ("name: shop", "name: shop\ntimezone: Mars", "timezone: 'Mars' is not a time zone"),
         ("clicks:", "rejects:", "source 'rejects' needs another name: bronze/rejects is a table of its own"),
         ("name: shop", "name: [", "is not YAML"),
+        ("names:", 'time_format: "%H:%M"\n    names:', "sources.clicks.time_format: '%H:%M' cannot be read as times"),
+        ("names:", "time_format: seconds\n    names:", "sources.clicks.time_format: 'seconds' should be iso, epoch_s"),
         ("item_id: sku", "item_id: [sku, size]", "sources.clicks: 'item_id' should come from one column"),
     ],
 )
