@@ -13,6 +13,7 @@ import polars as pl
 
 from lib.cleaning import parsing as types
 from lib.formats.columns import find_columns, locate
+from lib.formats.ids import ID_FIELDS, WHOLE, one_form, whole_number
 from lib.formats.json_lines import text_array
 from lib.formats.mapping import FIELDS, LIST_FIELDS, MAP_FIELDS, LogMapping, Source
 from lib.formats.rules import Condition, Rule, TypeColumn, placeholders
@@ -38,8 +39,6 @@ TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "propensity": pl.Float64,
 }
 PARSERS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
-    **dict.fromkeys(LIST_FIELDS, types.parse_list),
-    **dict.fromkeys(MAP_FIELDS, types.parse_map),
     "quantity": types.parse_whole,
     "position": types.parse_whole,
     "price": types.parse_money,
@@ -59,7 +58,7 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
-    holds = [_holds(rule, own) for rule in source.events]
+    holds = [_holds(rule, source, own) for rule in source.events]
     by_rule = [frame.filter(condition).with_columns(pl.lit(rule).alias(RULE)) for rule, condition in enumerate(holds)]
     unruled = frame.filter(~pl.any_horizontal(holds)).with_columns(pl.lit(-1).alias(RULE))
     texts = pl.concat([*by_rule, unruled]).select(*_origin(), *_texts(source, own), _event_type(source, own))
@@ -196,14 +195,28 @@ def _column(name: str, own: Sequence[str]) -> pl.Expr:
     return pl.col(column).str.json_path_match(path) if path else pl.col(column)
 
 
-def _template(text: str, own: Sequence[str]) -> pl.Expr:
-    """A template filled with {parts} of the path and {columns} of the source; null where any of them is null."""
+def _value(text: pl.Expr, field: str, source: Source) -> pl.Expr:
+    """A received text as the value of one of our columns.
+
+    It is trimmed, ids that are whole numbers have one form, and what stands for nothing or nobody is null.
+    """
+    trimmed, unknown = text.str.strip_chars(), ("", *source.unknown_texts(field))
+    value = one_form(trimmed) if source.are_whole_numbers(field) else trimmed
+    is_unknown = trimmed.is_in(unknown) | value.is_in(unknown)
+    if field == "user_id" and source.guests:
+        is_unknown |= trimmed.is_in(source.guests) | whole_number(trimmed).is_in(source.guests).fill_null(False)
+    return pl.when(~is_unknown).then(value)
+
+
+def _template(text: str, own: Sequence[str], field: str, source: Source) -> pl.Expr:
+    """A template filled with {parts} of the path and {columns} of the source; null where any of them is unknown."""
     pieces = []
     for literal, name, _, _ in string.Formatter().parse(text):
         pieces.append(pl.lit(literal))
         if name is not None:
-            pieces.append(pl.col(f"{{{name}}}") if f"{{{name}}}" in own else _column(name, own))
-    return pl.concat_str(pieces)
+            part = pl.col(f"{{{name}}}") if f"{{{name}}}" in own else _column(name, own)
+            pieces.append(_value(part, field, source))
+    return _value(pl.concat_str(pieces), field, source)
 
 
 def _texts(source: Source, own: Sequence[str]) -> list[pl.Expr]:
@@ -213,17 +226,19 @@ def _texts(source: Source, own: Sequence[str]) -> list[pl.Expr]:
 
 def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
     if field in source.constants:
-        return _template(source.constants[field], own)
+        return _template(source.constants[field], own, field, source)
     if field not in source.names:
         return pl.lit(None, pl.String)
     name = source.names[field]
     if name.columns is not None:
-        columns = [column for pattern in name.columns for column in find_columns(own, pattern)]
-        return types.map_of(columns) if field in MAP_FIELDS else types.list_of(columns)
+        columns = dict.fromkeys(column for pattern in name.columns for column in find_columns(own, pattern))
+        values = [_value(pl.col(column), field, source).alias(column) for column in columns]
+        if not values:  # the field is optional, and no file has its columns
+            return pl.lit(None, TYPES[field])
+        return types.map_of(values) if field in MAP_FIELDS else types.list_of(values)
     if name.template is not None:
-        return _template(name.template, own)
-    text = _column(name.source_columns[0], own)
-    text = pl.when(~text.is_in(source.null_values)).then(text) if source.null_values else text
+        return _template(name.template, own, field, source)
+    text = _value(_column(name.source_columns[0], own), field, source)
     return text.str.split(name.separator) if name.separator else text
 
 
@@ -240,7 +255,7 @@ def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: 
             value = pl.col(f"{field}:typed")
             is_bad |= pl.col(field).is_not_null() & (value.is_null() | ~_is_possible(field, value, source, mapping))
         reasons.append(pl.when(is_bad).then(pl.lit(f"bad_value:{field}")))
-    values = [pl.col(f"{field}:typed").alias(field) for field in fields]
+    values = [_filled(field).alias(field) for field in fields]
     return typed.with_columns(*values, refusal=pl.coalesce(reasons)).with_columns(
         currency=pl.when(pl.col("price").is_not_null()).then(
             pl.coalesce("currency", pl.lit(mapping.currency, pl.String))
@@ -248,18 +263,36 @@ def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: 
     )
 
 
+def _filled(field: str) -> pl.Expr:
+    """A parsed field; an empty map or category is unknown."""
+    value = pl.col(f"{field}:typed")
+    return pl.when(value.list.len() > 0).then(value) if field in (*MAP_FIELDS, "category") else value
+
+
 def _parsed(field: str, source: Source, mapping: LogMapping, received: pl.DataType) -> pl.Expr:
     """One field parsed to its type; `received` is its type before parsing."""
-    value = pl.col(field)
-    if field not in source.names and field not in source.constants:
+    value, name = pl.col(field), source.names.get(field)
+    if name is None and field not in source.constants:
         return pl.lit(None, TYPES[field])
-    if received == TYPES[field]:
-        return value
     if field == "event_time":
         return parse_time(value, source.time_format, mapping.timezone)
+    if field in LIST_FIELDS:
+        lists = value if received == TYPES[field] else types.parse_list(value)
+        return lists if name and name.columns is not None else _elements(lists, field, source)
+    if field in MAP_FIELDS:
+        return value if received == TYPES[field] else types.parse_map(value, source.unknown_texts(field))
+    if field not in PARSERS:
+        is_whole = field in source.whole_number_ids and name is not None and name.column is not None
+        return pl.when(value.str.contains(WHOLE)).then(value) if is_whole else value
     parsed = PARSERS[field](value)
     negating = [number for number, rule in enumerate(source.events) if field in rule.negate]
     return pl.when(pl.col("rule").is_in(negating)).then(-parsed).otherwise(parsed) if negating else parsed
+
+
+def _elements(lists: pl.Expr, field: str, source: Source) -> pl.Expr:
+    """The values of a list's texts; an unknown candidate keeps its place, an unknown part of a category does not."""
+    values = lists.list.eval(_value(pl.element(), field, source))
+    return values if field == "candidates" else values.list.drop_nulls()
 
 
 def _is_possible(field: str, value: pl.Expr, source: Source, mapping: LogMapping) -> pl.Expr:
@@ -277,16 +310,22 @@ def _is_possible(field: str, value: pl.Expr, source: Source, mapping: LogMapping
     return pl.lit(True)
 
 
-def _holds(rule: Rule, own: Sequence[str]) -> pl.Expr:
+def _holds(rule: Rule, source: Source, own: Sequence[str]) -> pl.Expr:
     """Whether a record meets the conditions of this rule."""
-    given = [_is_met(condition, _column(name, own)) for name, condition in rule.when.items()]
-    given += [~_is_met(condition, _column(name, own)) for name, condition in rule.unless.items()]
+    given = [_is_met(condition, name, source, own) for name, condition in rule.when.items()]
+    given += [~_is_met(condition, name, source, own) for name, condition in rule.unless.items()]
     return pl.all_horizontal(pl.lit(True), *given)
 
 
-def _is_met(condition: Condition, text: pl.Expr) -> pl.Expr:
-    met = text.str.contains(condition.matches) if condition.matches is not None else text.is_in(condition.values or ())
-    return met.fill_null(False)
+def _is_met(condition: Condition, name: str, source: Source, own: Sequence[str]) -> pl.Expr:
+    """Whether a source column meets a condition; ids are seen in the form that their own column gets."""
+    field = next((field for field in ID_FIELDS if field in source.names and source.names[field].column == name), "")
+    text = _column(name, own)
+    value = _value(text, field, source)
+    if condition.matches is not None:
+        return value.str.contains(condition.matches).fill_null(False)
+    asked = list(condition.values or ())
+    return (value.is_in(asked) | text.str.strip_chars().is_in(asked)).fill_null(False)
 
 
 def _event_type(source: Source, own: Sequence[str]) -> pl.Expr:
@@ -295,7 +334,9 @@ def _event_type(source: Source, own: Sequence[str]) -> pl.Expr:
     for number, rule in enumerate(source.events):
         if isinstance(rule.type, TypeColumn):
             values: dict[str, str] = dict(rule.type.values or zip(EVENT_TYPES, EVENT_TYPES, strict=True))
-            given = _column(rule.type.column, own).replace_strict(values, default=None, return_dtype=pl.String)
+            given = _value(_column(rule.type.column, own), "event_type", source).replace_strict(
+                values, default=None, return_dtype=pl.String
+            )
         else:
             given = pl.lit(rule.type)
         types = pl.when(pl.col(RULE) == number).then(given).otherwise(types)

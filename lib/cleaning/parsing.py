@@ -4,7 +4,8 @@ A text that cannot be parsed becomes null; lib/cleaning/fields.py tells it apart
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,17 +63,17 @@ def parse_list(text: pl.Expr) -> pl.Expr:
     return pl.when(is_array).then(arrays).when(text.is_not_null()).then(pl.concat_list(text))
 
 
-def parse_map(text: pl.Expr) -> pl.Expr:
-    """Maps from JSON objects, without their empty values."""
-    return text.map_batches(_decode_objects, return_dtype=PAIRS)
+def parse_map(text: pl.Expr, unknown: Collection[str] = ()) -> pl.Expr:
+    """Maps from JSON objects, without their blank values and those that stand for an unknown one."""
+    return text.map_batches(partial(_decode_objects, unknown={"", *unknown}), return_dtype=PAIRS)
 
 
-def map_of(columns: Sequence[str]) -> pl.Expr:
+def map_of(columns: Sequence[pl.Expr]) -> pl.Expr:
     """Maps from column name to value, without empty values."""
     return pl.struct(columns).map_batches(_filled_pairs, return_dtype=PAIRS)
 
 
-def list_of(columns: Sequence[str]) -> pl.Expr:
+def list_of(columns: Sequence[pl.Expr]) -> pl.Expr:
     """Lists of the columns' values, without empty ones."""
     filled = pl.concat_list(columns).list.drop_nulls()
     return pl.when(filled.list.len() > 0).then(filled)
@@ -98,14 +99,14 @@ def _decode_arrays(texts: pl.Series) -> pl.Series:
         return pl.Series(texts.name, [None if v is None else text_array(v).to_pylist() for v in lists], TEXTS)
 
 
-def _decode_objects(texts: pl.Series) -> pl.Series:
+def _decode_objects(texts: pl.Series, *, unknown: Collection[str]) -> pl.Series:
     maps = []
     for text in texts:
         value = _loaded(text, dict)
-        pairs = zip(value, text_array(list(value.values())).to_pylist(), strict=True) if value else ()
-        maps.append(
-            None if value is None else [{"key": key, "value": field} for key, field in pairs if field is not None]
-        )
+        fields = text_array(list(value.values())).to_pylist() if value else ()
+        known = [(key, field.strip()) for key, field in zip(value or (), fields, strict=True) if field is not None]
+        pairs = [{"key": key, "value": field} for key, field in known if field not in unknown]
+        maps.append(None if value is None else pairs)
     return pl.Series(texts.name, maps, PAIRS)
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from lib.formats.columns import find_columns, stored_names
 from lib.formats.csv_lines import csv_header, csv_records
+from lib.formats.ids import item_ids
 from lib.formats.json_lines import json_keys, json_records, text_array
 from lib.formats.mapping import LogMapping, Source
 
@@ -142,7 +143,8 @@ def read_pictures(file: LogFile, source: Source) -> Iterator[pa.RecordBatch]:
             arrays = {field: batch.column(column) for field, column in columns.items()}
             for field, type_ in PICTURE_COLUMNS.items():
                 arrays[field] = arrays[field].cast(type_) if field in arrays else pa.nulls(len(batch), type_)
-            yield pa.RecordBatch.from_pydict({**arrays, "item_id": _texts(arrays["item_id"])}).select(PICTURES)
+            ids = item_ids(_texts(arrays["item_id"]), are_whole_numbers=source.are_whole_numbers("item_id"))
+            yield pa.RecordBatch.from_pydict({**arrays, "item_id": ids}).select(PICTURES)
 
 
 def _batches(file: LogFile, source: Source, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from lib.formats.ids import ID_FIELDS
 from lib.formats.rules import (
     EventType,
     Name,
@@ -44,6 +45,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 NEEDED = {"events": ("item_id", "event_time"), "items": ("item_id",), "images": ("item_id",)}
 MAP_FIELDS = ("attributes", "context")  # a map from column to value
+ALL_COLUMNS = "*"  # under null_values
 LIST_FIELDS = ("category", "candidates")  # a list of texts
 RESERVED_SOURCES = ("rejects", "source", "images")  # names that a source may not have: bronze uses them
 
@@ -57,7 +59,13 @@ class Source(Part):
     names: dict[str, Name] = Field(description="our column -> the source's")
     constants: dict[str, Text] = Field({}, description="our column -> text, with {name} for a part of the file's path")
     optional: Texts = Field((), description="our columns whose source columns a file may lack")
-    null_values: Texts = Field((), description="texts that stand for an unknown value, besides empty text")
+    null_values: dict[str, Texts] = Field(
+        {}, description="texts that stand for an unknown value, besides blanks; or our column (* for all) -> such texts"
+    )
+    whole_number_ids: Texts = Field(
+        (), description="our id columns that are whole numbers: 17850, 17850.0, 017850 and 1.785E4 are one id"
+    )
+    guests: Texts = Field((), description="user ids that stand for nobody, such as 0, -1 or guest")
     time_format: str = Field(
         "iso",
         description=f"{', '.join(WORDS)} (its unit by the number's size) or a pattern such as %d.%m.%Y %H:%M",
@@ -87,6 +95,23 @@ class Source(Part):
     def is_a_time_format(cls, value: str) -> str:
         require_time_format(value)
         return value
+
+    @field_validator("null_values", mode="before")
+    @classmethod
+    def may_be_short(cls, given: Any) -> Any:
+        return given if isinstance(given, dict) else {ALL_COLUMNS: given}
+
+    @model_validator(mode="after")
+    def names_columns_that_it_has(self) -> Self:
+        for field in self.null_values:
+            if field != ALL_COLUMNS and field not in (*self.names, *self.constants):
+                raise ValueError(f"{field!r} under null_values should be * or a column of names or constants")
+        for field in self.whole_number_ids:
+            if field not in ID_FIELDS or field not in (*self.names, *self.constants):
+                raise ValueError(f"{field!r} under whole_number_ids should be a mapped one of {', '.join(ID_FIELDS)}")
+        if self.guests and "user_id" not in (*self.names, *self.constants):
+            raise ValueError("guests need a column for 'user_id' under names")
+        return self
 
     @model_validator(mode="after")
     def fits_its_kind(self) -> Self:
@@ -123,6 +148,15 @@ class Source(Part):
             if match:
                 return match.groupdict()
         return None
+
+    def unknown_texts(self, field: str) -> tuple[str, ...]:
+        """The texts that stand for an unknown value of one of our columns."""
+        fields = (ALL_COLUMNS, field, "item_id") if field == "candidates" else (ALL_COLUMNS, field)
+        return tuple(text for name in fields for text in self.null_values.get(name, ()))
+
+    def are_whole_numbers(self, field: str) -> bool:
+        """Whether the ids in one of our columns are whole numbers; candidates are item ids."""
+        return ("item_id" if field == "candidates" else field) in self.whole_number_ids
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str], ...]:

@@ -29,7 +29,7 @@ IMAGES = Table(
     comment="One product picture as received.",
     version=1,
     columns=(
-        required("item_id", TEXT, "the source's item id, unchanged"),
+        required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),
         Column("bytes", BYTES, "the encoded picture (JPEG or PNG)"),
         Column("uri", TEXT, "where the picture is, if its bytes are not stored here"),
         Column("width", INT, "pixels"),

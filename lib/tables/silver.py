@@ -30,7 +30,7 @@ EVENTS = Table(
             "event_id", TEXT, "SHA-256 over the format's name, the source's fields as received and the event type"
         ),
         Column("user_key", TEXT, "keyed pseudonym, 32 hex digits; null where the log names no user"),
-        required("item_id", TEXT, "the source's item id, unchanged"),
+        required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),
         required("event_type", TEXT, "one of " + ", ".join(EVENT_TYPES)),
         required("event_time", TIME, "when it happened, UTC"),
         required("event_date", DATE, "the UTC date of event_time"),
@@ -71,7 +71,7 @@ ITEMS = Table(
     comment="One product, as last known.",
     version=1,
     columns=(
-        required("item_id", TEXT, "the source's item id, unchanged"),
+        required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),
         Column("title", TEXT, "as shown to shoppers"),
         Column("category", TEXTS, "coarse to fine"),
         Column("brand", TEXT, "the maker"),

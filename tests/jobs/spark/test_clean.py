@@ -255,6 +255,7 @@ NESTED = [
         ({"names": {"user_id": "user"}}, 8),
         ({"names": {"user_id": "user"}, "null_values": ["-", "null"]}, 6),
         ({"names": {"user_id": "who.id"}, "null_values": ["0"]}, 5),
+        ({"names": {"user_id": "user"}, "null_values": {"user_id": "-"}, "guests": [0, "ann"]}, 5),
         ({"constants": {"user_id": "{shop}"}}, 1),
         ({}, 0),
     ],

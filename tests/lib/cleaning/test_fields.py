@@ -248,3 +248,94 @@ def test_items_of_a_catalogue_are_typed() -> None:
     assert [item["refusal"] for item in items] == [None, "bad_value:price", "bad_value:item_id", "malformed"]
     assert (items[0]["category"], items[0]["price"], items[0]["currency"]) == (["Home", "Lamps"], Decimal(49), "EUR")
     assert items[0]["attributes"] == [{"key": "colour", "value": "Red"}]
+
+
+def test_whole_number_ids_have_one_form_wherever_they_stand() -> None:
+    names = {"user_id": "user", "item_id": "item", "event_time": "time", "candidates": "offer"}
+    mapping = a_mapping(
+        names=names | {"order_id": {"template": "{shop}-{order}"}},
+        whole_number_ids=["user_id", "item_id", "order_id"],
+        events=[
+            {"type": "impression", "when": {"item": [7]}},
+            {"type": "view", "unless": {"item": {"matches": "^7$"}}},
+        ],
+    )
+    forms = ["17850", "17850.0", " 17850  ", "1.785E4", "1.785E+4", "017850"]
+    events = typed(mapping, *({"user": form, "item": form} for form in forms), shop="web", order="3.0")
+    assert {(e["user_id"], e["item_id"], e["order_id"]) for e in events} == {("17850", "17850", "web-3")}
+    shown = typed(mapping, {"item": "7.0", "user": "1", "offer": '["7.0", "8", " 9", "x"]'})[0]
+    assert (shown["event_type"], shown["item_id"], shown["candidates"]) == ("impression", "7", ["7", "8", "9", "x"])
+
+
+def test_a_whole_number_that_is_not_known_is_nobody_and_what_is_none_is_a_bad_value() -> None:
+    mapping = a_mapping(whole_number_ids=["user_id"])
+    users = ["NaN", "nan", "None", "NULL", "<NA>", "  ", None, "ann", "1.5", "1.2345678901234568e+18"]
+    events = typed(mapping, *({"user": user} for user in users))
+    assert [event["user_id"] for event in events] == [None] * 10
+    assert [event["refusal"] for event in events] == [None] * 7 + ["bad_value:user_id"] * 3
+    assert typed(mapping, {"user": "1234567890123456789"})[0]["user_id"] == "1234567890123456789"
+
+
+def test_ids_are_trimmed_and_keep_their_form_where_the_mapping_does_not_call_them_numbers() -> None:
+    events = typed(a_mapping(), {"user": "17850.0 ", "item": "SKU1    "}, {"user": "        ", "item": "007"})
+    assert [(event["user_id"], event["item_id"]) for event in events] == [("17850.0", "SKU1"), (None, "007")]
+    assert refusals(a_mapping(), {"item": "    "}) == ["bad_value:item_id"]
+    assert type_items(
+        records({"item_id": "i1   ", "title": "Lamp   ", "brand": "   ", "price": "  "}, category=None), "items",
+        load_mapping("market"),
+    ).select("item_id", "title", "brand", "price", "refusal").row(0) == ("i1", "Lamp", None, None, None)  # fmt: skip
+
+
+def test_the_values_of_guests_name_nobody() -> None:
+    mapping = a_mapping(guests=[0, -1, "guest"])
+    users = ["0", "0.0", "-1", "guest ", "10", "Guest"]
+    assert [event["user_id"] for event in typed(mapping, *({"user": user} for user in users))] == [
+        *(None, None, None, None),
+        *("10", "Guest"),
+    ]
+
+
+def test_an_event_id_hashes_fields_as_received_whatever_ids_become() -> None:
+    row = {"user": "1.0 ", "item": " 7"}
+    plain = typed(a_mapping(), row)[0]
+    whole = typed(a_mapping(whole_number_ids=["user_id", "item_id"]), row)[0]
+    assert plain["event_id"] == whole["event_id"] != typed(a_mapping(), {"user": "1", "item": "7"})[0]["event_id"]
+
+
+def test_null_markers_hold_in_lists_maps_templates_constants_and_nested_values() -> None:
+    names = {
+        **{"user_id": "who.id", "item_id": "item", "event_time": "time", "order_id": {"template": "{shop}-{order}"}},
+        **{"category": ["cat1", "cat2"], "candidates": "offer", "attributes": "props", "title": "words"},
+    }
+    mapping = a_mapping(
+        names=names, null_values=["\\N"], files="{arm}/*.csv", constants={"arm": "{arm}", "brand": "\\N"},
+        events=[{"type": "impression", "when": {"order": {"matches": "."}}}, {"type": "view", "unless": {"order": "1"}}],
+    )  # fmt: skip
+    row = {
+        **{"who": '{"id": "\\\\N"}', "shop": "web", "order": "\\N ", "cat1": "Shoes", "cat2": "\\N", "words": "\\N"},
+        **{"offer": '["i", "\\\\N", "", null]', "props": '{"colour": "\\\\N", "size": " 42 ", "fit": ""}'},
+    }
+    event = typed(mapping, row, source_file="\\N/a.csv")[0]
+    assert (event["event_type"], event["refusal"]) == ("view", None)  # an unknown order fills no condition
+    for field in ("user_id", "order_id", "arm", "brand", "title"):
+        assert event[field] is None, field
+    assert (event["category"], event["attributes"]) == (["Shoes"], [{"key": "size", "value": "42"}])
+    shown = typed(mapping, row | {"order": "1", "cat1": "\\N", "props": "{}"}, source_file="b/a.csv")[0]
+    assert (shown["event_type"], shown["candidates"]) == ("impression", ["i", None, None, None])
+    assert (shown["order_id"], shown["arm"]) == ("web-1", "b")
+    assert (shown["category"], shown["attributes"], shown["refusal"]) == (None, None, None)
+
+
+def test_lists_with_a_separator_and_json_arrays_of_categories_lose_their_null_markers() -> None:
+    names = {"item_id": "item", "event_time": "time", "category": {"column": "path", "separator": ">"}}
+    split = typed(a_mapping(names=names, null_values="-"), {"path": "Home > Lamps > -"}, {"path": "-"})
+    assert [event["category"] for event in split] == [["Home", "Lamps"], None]
+    arrays = typed(a_mapping(names=names | {"category": "path"}, null_values="-"), {"path": '["Home", "-"]'})
+    assert arrays[0]["category"] == ["Home"]
+
+
+def test_a_null_marker_of_one_column_is_a_value_in_the_others() -> None:
+    names = {"user_id": "user", "item_id": "item", "event_time": "time", "price": "price", "brand": "brand"}
+    mapping = a_mapping(names=names, null_values={"user_id": 0, "*": ["NULL", "-"]})
+    event = typed(mapping, {"user": "0", "price": "0", "brand": "NULL"})[0]
+    assert (event["user_id"], event["price"], event["brand"], event["refusal"]) == (None, Decimal(0), None, None)

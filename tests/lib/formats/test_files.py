@@ -215,6 +215,15 @@ def test_pictures_keep_their_bytes(tmp_path: Path) -> None:
     ]
 
 
+def test_pictures_bear_the_ids_that_events_have(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["7.0", "8   ", "  "], "jpg": [b"a", b"b", b"c"]}), tmp_path / "p.parquet")
+    source = a_source(
+        kind="images", names={"item_id": "id", "bytes": "jpg"}, reader={"type": "parquet"}, whole_number_ids="item_id"
+    )
+    file = LogFile(str(tmp_path / "p.parquet"), "p.parquet", 1, "images")
+    assert [row["item_id"] for batch in read_pictures(file, source) for row in batch.to_pylist()] == ["7", "8", None]
+
+
 def test_json_text_round_trips(tmp_path: Path) -> None:
     value = {"a": [1, {"b": None}], "c": "x"}
     rows = read(

@@ -91,6 +91,12 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
         ("name: shop", "name: [", "is not YAML"),
         ("names:", 'time_format: "%H:%M"\n    names:', "sources.clicks.time_format: '%H:%M' cannot be read as times"),
         ("names:", "time_format: seconds\n    names:", "sources.clicks.time_format: 'seconds' should be iso, epoch_s"),
+        (
+            "names:",
+            "null_values: {sku: 0}\n    names:",
+            "sources.clicks: 'sku' under null_values should be * or a column",
+        ),
+        ("names:", "whole_number_ids: rating\n    names:", "sources.clicks: 'rating' under whole_number_ids should be"),
         ("item_id: sku", "item_id: [sku, size]", "sources.clicks: 'item_id' should come from one column"),
     ],
 )
