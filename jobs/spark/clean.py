@@ -1,7 +1,7 @@
 """clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, bronze/rejects.
 
 Parses types and UTC times, gives each record one outcome, finds duplicates, double clicks, sessions and bots, and
-replaces user ids by keyed pseudonyms. One shuffle brings a user's records together; Polars cleans each shard
+replaces user and order ids by keyed pseudonyms. One shuffle brings a user's records together; Polars cleans each shard
 (lib/cleaning/shard.py). Rebuilds its tables in one transaction each; accepted and rejected records add up to bronze.
 Too many refused records, or another pseudonym key, stop the job before it writes. A rerun, a retry or a kill changes
 nothing.
@@ -22,6 +22,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 
 from lib.cleaning import batches as rows
 from lib.cleaning.fields import columns_of, field_texts
+from lib.cleaning.forms import remarks
 from lib.cleaning.pseudonyms import fingerprint, load_key
 from lib.cleaning.shard import DESCRIPTION
 from lib.cleaning.thresholds import Thresholds
@@ -33,7 +34,7 @@ from lib.lake.lake import Lake
 from lib.runs.errors import PrivateValueError
 from lib.settings import JobSettings
 from lib.tables import contract
-from lib.tables.bronze import SOURCE
+from lib.tables.bronze import IGNORED, SOURCE
 from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
 
 LEAST_SHARD_RECORDS = 20_000  # smaller shards cost more than they save
@@ -129,10 +130,10 @@ def require_fit_records(
     """
     for source in sorted({row["source"] for row in counts}):
         num_records = {row["outcome"]: row["num_records"] for row in counts if row["source"] == source}
-        total = sum(num_records.values())
+        total = sum(n for outcome, n in num_records.items() if outcome != IGNORED)
         unfit = {reason: n for reason, n in num_records.items() if n and reason.startswith(("malformed", "bad_value:"))}
         no_time = unfit.get("bad_value:event_time", 0)
-        is_timeless = no_time and sum(num_records.values()) == sum(
+        is_timeless = no_time and total == sum(
             unfit.get(reason, 0) for reason in ("malformed", "bad_value:event_type", "bad_value:event_time")
         )
         if is_timeless or sum(unfit.values()) > max_reject_frac * total:
@@ -213,6 +214,16 @@ def counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
     return by_outcome
 
 
+def forms_counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
+    """How many records have values of which form, and the first and last of their files."""
+    forms = cleaned_rows.where(F.col("kind") == rows.FORM).groupBy("source", "outcome", "form")
+    return forms.agg(
+        F.sum("num_records").alias("num_records"),
+        F.min("first_file").alias("first_file"),
+        F.max("last_file").alias("last_file"),
+    ).toArrow().to_pylist()  # fmt: skip
+
+
 def main(settings: CleanSettings) -> None:
     """Rebuild silver, and the rows of this job in bronze/rejects, from all of bronze."""
     with start_run("clean", settings) as run:
@@ -225,6 +236,8 @@ def main(settings: CleanSettings) -> None:
             run.log(
                 f"cleaned {source}", **{row["outcome"]: row["num_records"] for row in counts if row["source"] == source}
             )
+        for line in remarks(counts, forms_counted(result), run.mapping):
+            run.log(line)
         rejects = result.where(F.col("kind") == rows.REJECT).withColumn("stage", F.lit("clean"))
         require_fit_records(counts, rejects, run.mapping, max_reject_frac=settings.max_reject_frac)
 

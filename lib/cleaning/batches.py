@@ -1,7 +1,7 @@
 """The functions that clean's tasks run over Arrow batches.
 
-Records go in; events, rejects, item descriptions and counts come out. All four are returned as rows of one schema, distinguished by `kind`, so that one pass over bronze produces them. Does
-not import Spark.
+Records go in; events, rejects, item descriptions, counts and forms of values come out. All are returned as rows of one
+schema, distinguished by `kind`, so that one pass over bronze produces them. Does not import Spark.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from lib.engines.arrow_tasks import Broadcast
 
 SOURCE_NAME = "source_name"
-EVENT, REJECT, COUNT, EVENT_ITEM, CATALOGUE_ITEM = "event", "reject", "count", "event_item", "catalogue_item"
+EVENT, REJECT, COUNT, FORM = "event", "reject", "count", "form"
+EVENT_ITEM, CATALOGUE_ITEM = "event_item", "catalogue_item"
 ROWS_PER_BATCH = 20_000
 DOT, DOT_SUBSTITUTE = ".", "\t"  # Spark reads a dot as a nested column; no column name in bronze contains a tab
 # A row of any kind: the columns of its kind are filled, the others are null.
@@ -33,7 +34,7 @@ CLEANED = pa.schema(
             *EVENTS.schema,
             *(field for field in REJECTS.schema if field.name != "stage"),
             *ITEMS.schema,
-            *(pa.field(name, pa.string()) for name in ("described_by", "outcome")),
+            *(pa.field(name, pa.string()) for name in ("described_by", "outcome", "form", "first_file", "last_file")),
             *(pa.field(name, pa.int64()) for name in ("num_records", "num_events")),
         )
     }.items()
@@ -81,7 +82,13 @@ def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
 
 
 def _rows(shard: CleanShard, *, item_kind: str) -> Iterator[pa.RecordBatch]:
-    frames = {EVENT: shard.events, REJECT: shard.rejects, COUNT: shard.counts, item_kind: shard.items}
+    frames = {
+        EVENT: shard.events,
+        REJECT: shard.rejects,
+        COUNT: shard.counts,
+        FORM: shard.forms,
+        item_kind: shard.items,
+    }
     for kind, frame in frames.items():
         if frame is None or frame.is_empty():
             continue

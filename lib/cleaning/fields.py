@@ -7,24 +7,26 @@ are separate events: then they are numbered within their file. Frames hold the c
 import hashlib
 import json
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
 from lib.cleaning import parsing as types
+from lib.cleaning.forms import AFTER_ARRIVAL, BEFORE_SHOPS, form_of
 from lib.formats.columns import find_columns, locate
 from lib.formats.ids import ID_FIELDS, WHOLE, one_form, whole_number
 from lib.formats.json_lines import text_array
 from lib.formats.mapping import FIELDS, LIST_FIELDS, MAP_FIELDS, LogMapping, Source
 from lib.formats.rules import Condition, Rule, TypeColumn, placeholders
 from lib.formats.times import TIME, parse_time
-from lib.tables.bronze import SOURCE
+from lib.tables.bronze import IGNORED, SOURCE
 from lib.tables.silver import EVENT_TYPES
 
 DECLARED = frozenset(column.name for column in SOURCE.columns)
 ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "record")
 # Columns added to the source's own, with names that no column of bronze can have (lib/formats/columns.py).
-NUMBER, SOURCE_NAME, IDENTITY, RULE = "(record)", "(source)", "(identity)", "(rule)"
+NUMBER, SOURCE_NAME, IDENTITY, RULE, UNWANTED = "(record)", "(source)", "(identity)", "(rule)", "(unwanted)"
 INTERNAL = ("(", "{")
 ASSIGNED, ENDED = "\x1f", "\x1e"  # after a name, and after its value, in a record's identity
 TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -46,6 +48,11 @@ PARSERS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "propensity": types.parse_number,
 }
 IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # kept on an impression, not on its click
+UNSPLIT = r"^[^\[].*[|;,]"  # several candidates in one text, without a separator in the mapping
+EARLIEST = datetime(
+    1990, 1, 1, tzinfo=UTC
+)  # no shop's log is older; 1970 is a clock that was never set, or another unit
+LATEST_AFTER_ARRIVAL = timedelta(days=1)  # nothing happens after its log has come, but clocks and zones differ
 MOST_POSITIONS = 2**31 - 1
 
 
@@ -53,33 +60,36 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     """Every event that the records of a source give, typed; a record that gives none has one refused row.
 
     Each record carries a NUMBER. Columns returned: ORIGIN (`record` is that number), refusal (malformed,
-    bad_value:<column> or null), event_id (null where refused), event_type, is_product, and the fields of
+    ignored, bad_value:<column> or null), form (of the bad value), event_id (null where refused), event_type, is_product, and the fields of
     FIELDS["events"].
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
-    holds = [_holds(rule, source, own) for rule in source.events]
+    is_wanted = ~pl.col(UNWANTED)
+    holds = [is_wanted & _holds(rule, source, own) for rule in source.events]
     by_rule = [frame.filter(condition).with_columns(pl.lit(rule).alias(RULE)) for rule, condition in enumerate(holds)]
     unruled = frame.filter(~pl.any_horizontal(holds)).with_columns(pl.lit(-1).alias(RULE))
     texts = pl.concat([*by_rule, unruled]).select(*_origin(), *_texts(source, own), _event_type(source, own))
     typed = _typed(texts, source, mapping, needed=("event_type", "event_time", "item_id"))
     events = typed.with_columns(event_id=_hashed(typed, "event_type"), is_product=_is_product(source))
     of_impressions = [pl.when(pl.col("event_type") == "impression").then(field) for field in IMPRESSION_FIELDS]
-    kept = (*ORIGIN, "refusal", "event_id", "event_type", "is_product", *FIELDS["events"])
+    kept = (*ORIGIN, "refusal", "form", "event_id", "event_type", "is_product", *FIELDS["events"])
     return events.with_columns(of_impressions).select(kept)
 
 
 def type_items(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
     """The items that the records of a source describe, typed, one row per record.
 
-    Each record carries a NUMBER. Columns returned: ORIGIN, refusal (malformed, bad_value:<column> or null), record_id
-    (null where refused), and the fields of FIELDS["items"].
+    Each record carries a NUMBER. Columns returned: ORIGIN, refusal and form as of events, record_id (null where refused),
+    and the fields of FIELDS["items"].
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
     texts = frame.with_columns(pl.lit(-1).alias(RULE)).select(*_origin(), *_texts(source, own))
     typed = _typed(texts, source, mapping, needed=("item_id",))
-    return typed.with_columns(record_id=_hashed(typed)).select(*ORIGIN, "refusal", "record_id", *FIELDS["items"])
+    return typed.with_columns(record_id=_hashed(typed)).select(
+        *ORIGIN, "refusal", "form", "record_id", *FIELDS["items"]
+    )
 
 
 def columns_of(field: str, source: Source, own: Sequence[str]) -> list[str]:
@@ -121,7 +131,8 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     if source.explode:
         frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
     own = [column for column in frame.columns if column not in DECLARED and column not in (NUMBER, SOURCE_NAME)]
-    frame = frame.with_columns(_identity(own, mapping.name).alias(IDENTITY))
+    unwanted = pl.any_horizontal(pl.lit(False), *(_meets(conditions, source, own) for conditions in source.ignore))
+    frame = frame.with_columns(_identity(own, mapping.name).alias(IDENTITY), unwanted.alias(UNWANTED))
     if source.equal_records_are_separate:
         place = pl.col("record_number").rank("ordinal").over("source_file", IDENTITY)
         frame = frame.with_columns(pl.format("{}{}", IDENTITY, place).alias(IDENTITY))
@@ -141,8 +152,8 @@ def _with_path_parts(records: pl.DataFrame, source: Source) -> pl.DataFrame:
 
 def _origin() -> list[pl.Expr]:
     """The columns that say where an event comes from, renamed from their internal names."""
-    internal = {"record": NUMBER, "source": SOURCE_NAME, "identity": IDENTITY, "rule": RULE}
-    kept = [pl.col(column) for column in (*ORIGIN, "malformed") if column not in internal]
+    internal = {"record": NUMBER, "source": SOURCE_NAME, "identity": IDENTITY, "rule": RULE, "is_unwanted": UNWANTED}
+    kept = [pl.col(column) for column in (*ORIGIN, "malformed", "arrived_at") if column not in internal]
     return kept + [pl.col(column).alias(name) for name, column in internal.items()]
 
 
@@ -232,8 +243,11 @@ def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
     name = source.names[field]
     if name.columns is not None:
         columns = dict.fromkeys(column for pattern in name.columns for column in find_columns(own, pattern))
+        if field == "context":
+            free = {column for pattern in source.pii_free_context for column in find_columns(own, pattern)}
+            columns = dict.fromkeys(column for column in columns if column in free)
         values = [_value(pl.col(column), field, source).alias(column) for column in columns]
-        if not values:  # the field is optional, and no file has its columns
+        if not values:  # no file has its columns, or none of them may leave bronze
             return pl.lit(None, TYPES[field])
         return types.map_of(values) if field in MAP_FIELDS else types.list_of(values)
     if name.template is not None:
@@ -243,24 +257,55 @@ def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
 
 
 def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: Sequence[str]) -> pl.DataFrame:
-    """Parse the fields and add `refusal`: malformed, or bad_value:<first absent, unreadable or invalid column>."""
+    """Parse the fields; add `refusal` (malformed, ignored, bad_value:<first absent, unreadable or invalid column>).
+
+    And `form`, that of the value for which a record is refused.
+    """
     fields = FIELDS[source.kind]
     typed = texts.with_columns(
         _parsed(field, source, mapping, texts.schema[field]).alias(f"{field}:typed") for field in fields
     )
     reasons = [pl.when(pl.col("malformed").is_not_null()).then(pl.lit("malformed"))]
+    reasons.append(pl.when("is_unwanted").then(pl.lit(IGNORED)))
     for field in dict.fromkeys((*needed, *fields)):
         is_bad = pl.col(field).is_null() if field in needed else pl.lit(False)
         if field in fields:
             value = pl.col(f"{field}:typed")
             is_bad |= pl.col(field).is_not_null() & (value.is_null() | ~_is_possible(field, value, source, mapping))
         reasons.append(pl.when(is_bad).then(pl.lit(f"bad_value:{field}")))
+    typed = typed.with_columns(refusal=pl.coalesce(reasons), sign=_currency_of_price(source))
+    typed = typed.with_columns(form=_refused_forms(typed, fields))
     values = [_filled(field).alias(field) for field in fields]
-    return typed.with_columns(*values, refusal=pl.coalesce(reasons)).with_columns(
+    return typed.with_columns(values).with_columns(
         currency=pl.when(pl.col("price").is_not_null()).then(
-            pl.coalesce("currency", pl.lit(mapping.currency, pl.String))
+            pl.coalesce("currency", "sign", pl.lit(mapping.currency, pl.String))
         )
     )
+
+
+def _currency_of_price(source: Source) -> pl.Expr:
+    """The currency whose sign a price bears."""
+    signs = source.reader.currency_signs
+    return types.split_currency(pl.col("price"), signs)[1] if signs else pl.lit(None, pl.String)
+
+
+def _refused_forms(typed: pl.DataFrame, fields: Sequence[str]) -> pl.Series:
+    """The form of the value for which a record is refused; null where it is absent, or no value is refused."""
+    is_refused = typed["refusal"].str.starts_with("bad_value:").fill_null(False)
+    time = pl.col("event_time:typed")
+    out_of_range = (
+        pl.when(time < EARLIEST).then(pl.lit(BEFORE_SHOPS)).when(time >= EARLIEST).then(pl.lit(AFTER_ARRIVAL))
+    )
+    forms = [
+        pl.when(pl.col("refusal") == f"bad_value:{field}").then(
+            form_of(pl.col(field)) + (out_of_range.fill_null("") if field == "event_time" else "")
+        )
+        for field in fields
+        if typed.schema[field] == pl.String  # a list or map that was received as several columns is never refused
+    ]
+    of_refused = typed.filter(is_refused).select(pl.coalesce(forms)).to_series()
+    none = pl.repeat(None, typed.height, dtype=pl.String, eager=True)
+    return none.scatter(is_refused.arg_true(), of_refused)
 
 
 def _filled(field: str) -> pl.Expr:
@@ -277,14 +322,25 @@ def _parsed(field: str, source: Source, mapping: LogMapping, received: pl.DataTy
     if field == "event_time":
         return parse_time(value, source.time_format, mapping.timezone)
     if field in LIST_FIELDS:
-        lists = value if received == TYPES[field] else types.parse_list(value)
+        is_unsplit = (
+            value.str.contains(UNSPLIT) if field == "candidates" and received != TYPES[field] else pl.lit(False)
+        )
+        lists = value if received == TYPES[field] else pl.when(~is_unsplit).then(types.parse_list(value))
         return lists if name and name.columns is not None else _elements(lists, field, source)
     if field in MAP_FIELDS:
-        return value if received == TYPES[field] else types.parse_map(value, source.unknown_texts(field))
+        return (
+            value
+            if received == TYPES[field]
+            else types.parse_map(
+                value, source.unknown_texts(field), keys=source.pii_free_context if field == "context" else ("*",)
+            )
+        )
     if field not in PARSERS:
         is_whole = field in source.whole_number_ids and name is not None and name.column is not None
         return pl.when(value.str.contains(WHOLE)).then(value) if is_whole else value
-    parsed = PARSERS[field](value)
+    if field == "price" and source.reader.currency_signs:
+        value, _ = types.split_currency(value, source.reader.currency_signs)
+    parsed = PARSERS[field](types.plain_number(value, source.reader))
     negating = [number for number, rule in enumerate(source.events) if field in rule.negate]
     return pl.when(pl.col("rule").is_in(negating)).then(-parsed).otherwise(parsed) if negating else parsed
 
@@ -297,8 +353,10 @@ def _elements(lists: pl.Expr, field: str, source: Source) -> pl.Expr:
 
 def _is_possible(field: str, value: pl.Expr, source: Source, mapping: LogMapping) -> pl.Expr:
     """Whether a parsed value lies within its possible range."""
-    if field == "event_time" and mapping.times.end is not None:
-        return value < mapping.times.end
+    if field == "event_time" and source.kind == "events":
+        end = mapping.times.end
+        is_past = value < end if end else (value <= pl.col("arrived_at") + LATEST_AFTER_ARRIVAL).fill_null(True)
+        return (value >= EARLIEST) & is_past
     if field == "quantity" or field in source.above_zero:
         return value > 0
     if field == "price":
@@ -312,9 +370,14 @@ def _is_possible(field: str, value: pl.Expr, source: Source, mapping: LogMapping
 
 def _holds(rule: Rule, source: Source, own: Sequence[str]) -> pl.Expr:
     """Whether a record meets the conditions of this rule."""
-    given = [_is_met(condition, name, source, own) for name, condition in rule.when.items()]
-    given += [~_is_met(condition, name, source, own) for name, condition in rule.unless.items()]
-    return pl.all_horizontal(pl.lit(True), *given)
+    is_excluded = [_is_met(condition, name, source, own) for name, condition in rule.unless.items()]
+    return _meets(rule.when, source, own) & ~pl.any_horizontal(pl.lit(False), *is_excluded)
+
+
+def _meets(conditions: Mapping[str, Condition], source: Source, own: Sequence[str]) -> pl.Expr:
+    """Whether a record meets all of these conditions on source columns."""
+    met = [_is_met(condition, name, source, own) for name, condition in conditions.items()]
+    return pl.all_horizontal(pl.lit(True), *met)
 
 
 def _is_met(condition: Condition, name: str, source: Source, own: Sequence[str]) -> pl.Expr:

@@ -1,23 +1,25 @@
-"""Decides the outcome of each record: refused, duplicate, not a product, double click or accepted."""
+"""Decides the outcome of each record: refused, ignored, duplicate, not a product, double click or accepted."""
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
+from lib.tables.bronze import IGNORED
 
 # Outcomes of an event. A record with several events has the first of these that any of its events has. In the data,
 # bad_value is followed by its column.
-OUTCOMES = ("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "double_click")
-REASON = "(reason)"
+OUTCOMES = ("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "double_click", IGNORED)
+REASON, RAW = "(reason)", "(raw)"
 
 
 def decide_outcomes(events: pl.DataFrame, *, double_click_seconds: float) -> pl.DataFrame:
     """Add `outcome`: the first of these that applies.
 
-    malformed, bad_value:<column>, duplicate, not_a_product, double_click, accepted.
+    malformed, ignored, bad_value:<column>, duplicate, not_a_product, double_click, accepted.
     """
     is_bad, is_repeat = pl.col("refusal").is_not_null(), repeats(events, "event_id")
     decided = events.with_columns(
@@ -55,22 +57,36 @@ def double_clicks(events: pl.DataFrame, *, seconds: float) -> pl.Series:
     return _are_in(events, ordered.filter(same & is_soon)["row"])
 
 
-def rejects_and_counts(records: Mapping[str, pl.DataFrame], decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The records without an accepted event, each with its outcome as the reason; and the counts of each outcome."""
+class Decisions(NamedTuple):
+    """What became of the records of a shard."""
+
+    rejects: pl.DataFrame  # the records without an accepted event, each with its outcome as the reason
+    counts: pl.DataFrame  # source, outcome, num_records, num_events
+    forms: pl.DataFrame  # of bad values: source, outcome, form, num_records, first_file, last_file
+
+
+def rejects_and_counts(records: Mapping[str, pl.DataFrame], decided: pl.DataFrame) -> Decisions:
+    """The refused records, and how many had which outcome and for values of which form."""
     order = (
         pl.col("outcome")
         .str.extract("^([a-z_]+)")
         .replace_strict(OUTCOMES, range(len(OUTCOMES)), return_dtype=pl.UInt8)
     )
-    by_record = decided.select("record", "source", "outcome", order=order)
+    by_record = decided.select("record", "source", "source_file", "outcome", "form", order=order)
     if not by_record["record"].is_unique().all():
-        by_record = by_record.sort("order", "outcome").unique("record", keep="first")
+        by_record = by_record.sort("order", "outcome", "form").unique("record", keep="first")
     rejected = by_record.filter(pl.col("order") > 0)
     rejects = pl.concat([_rejects(frame, source, rejected) for source, frame in records.items()])
     num_events = decided.group_by("source", "outcome").agg(num_events=pl.len().cast(pl.Int64))
     num_records = by_record.group_by("source", "outcome").agg(num_records=pl.len().cast(pl.Int64))
     counts = num_events.join(num_records, on=["source", "outcome"], how="left").fill_null(0)
-    return rejects, counts.select("source", "outcome", "num_records", "num_events")
+    bad = rejected.filter(pl.col("outcome").str.starts_with("bad_value:"))
+    forms = bad.group_by("source", "outcome", "form").agg(
+        num_records=pl.len().cast(pl.Int64),
+        first_file=pl.col("source_file").min(),
+        last_file=pl.col("source_file").max(),
+    )
+    return Decisions(rejects, counts.select("source", "outcome", "num_records", "num_events"), forms)
 
 
 def _rejects(frame: pl.DataFrame, source: str, rejected: pl.DataFrame) -> pl.DataFrame:
@@ -78,12 +94,14 @@ def _rejects(frame: pl.DataFrame, source: str, rejected: pl.DataFrame) -> pl.Dat
         pl.col("record").alias(NUMBER), pl.col("outcome").alias(REASON)
     )
     records = frame.join(reasons, on=NUMBER, how="inner")
-    return records.select(
+    unwanted, refused = records.filter(pl.col(REASON) == IGNORED), records.filter(pl.col(REASON) != IGNORED)
+    kept = pl.concat([refused.with_columns(raw_json(refused).alias(RAW)), unwanted], how="diagonal")
+    return kept.select(
         pl.lit(source).alias("source"),
         "source_file",
         pl.format("{}:{}", "source_file", "record_number").alias("source_record"),
         pl.col(REASON).alias("reason"),
-        raw_json(records),
+        pl.col(RAW).alias("raw"),
         "batch_id",
         "arrived_at",
     )

@@ -4,7 +4,9 @@ A text that cannot be parsed becomes null; lib/cleaning/fields.py tells it apart
 """
 
 import json
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -13,9 +15,14 @@ import polars as pl
 import pyarrow as pa
 
 from lib.formats.json_lines import text_array
+from lib.formats.rules import Reader
 
 MONEY = pl.Decimal(18, 4)
 TEXTS = pl.List(pl.String)
+# How Python prints a list and NumPy an array: texts in quotes, numbers or None, with commas or only blanks between.
+_ELEMENT = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([+-]?[\d.]+(?:e[+-]?\d+)?|None|nan|null|True|False)"""
+PRINTED_ELEMENT = re.compile(_ELEMENT)
+PRINTED_ARRAY = re.compile(rf"""\[\s*(?:(?:{_ELEMENT})(?:\s*,\s*|\s+|(?=\])))*\]""")
 PAIRS = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))  # how Polars represents a map
 
 
@@ -35,6 +42,35 @@ def _map_array(lists: pa.Array) -> pa.MapArray:
     entries = pa.StructArray.from_arrays(plain.values.flatten(), fields=fields)
     kind, buffers = pa.map_(pa.string(), pa.string()), plain.buffers()[:2]
     return pa.Array.from_buffers(kind, len(plain), buffers, offset=plain.offset, children=[entries])
+
+
+def plain_number(text: pl.Expr, reader: Reader) -> pl.Expr:
+    """Numbers in the reader's notation as parsers take them: a decimal point, and no sign between thousands.
+
+    A sign in a wrong place stays where it is, so that the number is refused: 12,50 is not 1250.
+    """
+    text = text.str.strip_chars()
+    if reader.thousands is not None:
+        sign = {" ": r"\s", "'": "['’]"}.get(reader.thousands, re.escape(reader.thousands))
+        grouped = rf"^[+-]?\d{{1,3}}(?:{sign}\d{{2,3}})*{sign}\d{{3}}(?:{re.escape(reader.decimal)}\d*)?$"
+        text = pl.when(text.str.contains(grouped)).then(text.str.replace_all(sign, "")).otherwise(text)
+    if reader.decimal == ",":
+        has_point = text.str.contains(".", literal=True)
+        text = pl.when(has_point).then(pl.lit("?")).otherwise(text.str.replace(",", ".", literal=True))
+    return text
+
+
+def split_currency(text: pl.Expr, signs: Mapping[str, str]) -> tuple[pl.Expr, pl.Expr]:
+    """Prices without the sign of a currency before or after them, and that currency; null without a sign."""
+    longest_first = sorted(signs, key=len, reverse=True)
+    either = "|".join(re.escape(sign.strip()) for sign in longest_first)
+    before, after = rf"^([+-]?)\s*({either})\s*([+-]?)", rf"\s*({either})$"
+    text = text.str.strip_chars()
+    is_before = text.str.contains(before)
+    amount = pl.when(is_before).then(text.str.replace(before, "$1$3")).otherwise(text.str.replace(after, ""))
+    sign = pl.when(is_before).then(text.str.extract(before, 2)).otherwise(text.str.extract(after, 1))
+    codes = {sign.strip(): code for sign, code in signs.items()}
+    return amount, sign.replace_strict(codes, default=None, return_dtype=pl.String)
 
 
 def parse_whole(text: pl.Expr) -> pl.Expr:
@@ -57,15 +93,16 @@ def parse_money(text: pl.Expr) -> pl.Expr:
 
 
 def parse_list(text: pl.Expr) -> pl.Expr:
-    """Lists of texts from JSON arrays; any other text becomes a list of one."""
+    """Lists of texts from arrays in JSON or as Python and NumPy print them; any other text becomes a list of one."""
     is_array = text.str.starts_with("[")
     arrays = pl.when(is_array).then(text).map_batches(_decode_arrays, return_dtype=TEXTS)
     return pl.when(is_array).then(arrays).when(text.is_not_null()).then(pl.concat_list(text))
 
 
-def parse_map(text: pl.Expr, unknown: Collection[str] = ()) -> pl.Expr:
-    """Maps from JSON objects, without their blank values and those that stand for an unknown one."""
-    return text.map_batches(partial(_decode_objects, unknown={"", *unknown}), return_dtype=PAIRS)
+def parse_map(text: pl.Expr, unknown: Collection[str] = (), keys: Sequence[str] = ("*",)) -> pl.Expr:
+    """Maps from JSON objects: the keys that match a pattern of `keys`, without blank values and those of `unknown`."""
+    decode = partial(_decode_objects, unknown={"", *unknown}, keys=keys)
+    return text.map_batches(decode, return_dtype=PAIRS)
 
 
 def map_of(columns: Sequence[pl.Expr]) -> pl.Expr:
@@ -95,14 +132,29 @@ def _decode_arrays(texts: pl.Series) -> pl.Series:
     try:
         return texts.str.json_decode(TEXTS)
     except pl.exceptions.ComputeError:  # some text in the column is not an array of plain values
-        lists = (_loaded(text, list) for text in texts)
-        return pl.Series(texts.name, [None if v is None else text_array(v).to_pylist() for v in lists], TEXTS)
+        return pl.Series(texts.name, [_array(text) for text in texts], TEXTS)
 
 
-def _decode_objects(texts: pl.Series, *, unknown: Collection[str]) -> pl.Series:
+def _array(text: str | None) -> list[str | None] | None:
+    """The elements of one array; null if the text is none."""
+    value = _loaded(text, list)
+    if value is not None:
+        return list(text_array(value).to_pylist())
+    if text is None or not PRINTED_ARRAY.fullmatch(text.strip()):
+        return None
+    elements: list[str | None] = []
+    for quoted, double_quoted, plain in PRINTED_ELEMENT.findall(text.strip()[1:-1]):
+        is_known = plain not in ("None", "nan", "null")
+        elements.append(re.sub(r"\\(.)", r"\1", quoted or double_quoted) or plain or "" if is_known else None)
+    return elements
+
+
+def _decode_objects(texts: pl.Series, *, unknown: Collection[str], keys: Sequence[str]) -> pl.Series:
     maps = []
     for text in texts:
         value = _loaded(text, dict)
+        if value and keys != ("*",):
+            value = {key: field for key, field in value.items() if any(fnmatchcase(key, name) for name in keys)}
         fields = text_array(list(value.values())).to_pylist() if value else ()
         known = [(key, field.strip()) for key, field in zip(value or (), fields, strict=True) if field is not None]
         pairs = [{"key": key, "value": field} for key, field in known if field not in unknown]

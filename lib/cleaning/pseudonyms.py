@@ -1,4 +1,4 @@
-"""Keyed pseudonyms: HMAC-SHA-256 of the source's user id (RFC 2104), so that only the key identifies a user.
+"""Keyed pseudonyms: HMAC-SHA-256 of the source's user and order ids (RFC 2104), so that only the key identifies them.
 
 The key is the shop's secret. It is read on the driver and reaches the executors outside the query plan.
 
@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -25,11 +26,15 @@ LENGTH = 32  # hex digits that are kept: 128 bits
 LEAST_KEY_BYTES = 16
 
 
-def pseudonyms(user_ids: pl.Series, key: bytes) -> pl.Series:
-    """The first 32 hex digits of each id's HMAC; null for a null or empty id."""
-    known = user_ids.unique()
-    keys = [hmac.digest(key, text.encode(), "sha256").hex()[:LENGTH] if text else None for text in known]
-    return user_ids.replace_strict(known, pl.Series(keys, dtype=pl.String), return_dtype=pl.String)
+def pseudonyms(ids: pl.Series, key: bytes, *, of: Literal["user", "order"] = "user") -> pl.Series:
+    """The first 32 hex digits of each id's HMAC; null for a null or empty id.
+
+    Orders have a key of their own, derived from the shop's, so that the same text as a user and as an order differs.
+    """
+    secret = key if of == "user" else hmac.digest(key, f"cartwheel: ids of {of}s".encode(), "sha256")
+    known = ids.unique()
+    keys = [hmac.digest(secret, text.encode(), "sha256").hex()[:LENGTH] if text else None for text in known]
+    return ids.replace_strict(known, pl.Series(keys, dtype=pl.String), return_dtype=pl.String)
 
 
 def fingerprint(key: bytes) -> str:

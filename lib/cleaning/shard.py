@@ -12,6 +12,7 @@ import polars as pl
 
 from lib.cleaning.bots import flag_bots
 from lib.cleaning.fields import NUMBER, type_events, type_items
+from lib.cleaning.forms import forms_of_ids
 from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.sessions import number_sessions
@@ -28,6 +29,7 @@ class CleanShard(NamedTuple):
     events: pl.DataFrame | None  # the columns of silver/events; None for a shard of items
     rejects: pl.DataFrame  # the columns of bronze/rejects but stage
     counts: pl.DataFrame  # source, outcome, num_records, num_events
+    forms: pl.DataFrame  # source, outcome, form, num_records, first_file, last_file: how values are written
     items: pl.DataFrame  # item_id, DESCRIPTION, and what orders descriptions: event_time, then described_by
 
 
@@ -38,15 +40,21 @@ def clean_events(
     numbered = _numbered(records)
     typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
     events = decide_outcomes(
-        typed.with_columns(user_key=pseudonyms(typed["user_id"], key)),
+        typed.with_columns(
+            user_key=pseudonyms(typed["user_id"], key), order_id=pseudonyms(typed["order_id"], key, of="order")
+        ),
         double_click_seconds=thresholds.double_click_seconds,
     )
     accepted = events.filter(pl.col("outcome") == "accepted")
     known = number_sessions(accepted, gap_minutes=thresholds.session_gap_minutes)
     silver = pl.concat([flag_bots(known, thresholds), accepted.filter(pl.col("user_key").is_null())], how="diagonal")
+    decisions = rejects_and_counts(numbered, events)
+    written = forms_of_ids(typed, ("user_id", "item_id", "order_id"))
     return CleanShard(
         _as_silver(silver),
-        *rejects_and_counts(numbered, events),
+        decisions.rejects,
+        decisions.counts,
+        pl.concat([decisions.forms, written], how="diagonal"),
         _latest(accepted.rename({"event_id": "described_by"})),
     )
 
@@ -64,8 +72,13 @@ def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> Cle
         .otherwise("refusal"),
         described_by=pl.format("{}:{}", "source_file", pl.col("record_number").cast(pl.String).str.zfill(20)),
     )
+    decisions = rejects_and_counts(numbered, items)
     return CleanShard(
-        None, *rejects_and_counts(numbered, items), _latest(items.filter(pl.col("outcome") == "accepted"))
+        None,
+        decisions.rejects,
+        decisions.counts,
+        pl.concat([decisions.forms, forms_of_ids(typed, ("item_id",))], how="diagonal"),
+        _latest(items.filter(pl.col("outcome") == "accepted")),
     )
 
 

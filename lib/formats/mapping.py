@@ -12,14 +12,15 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from lib.formats.ids import ID_FIELDS
 from lib.formats.rules import (
+    Condition,
     EventType,
     Name,
     Part,
@@ -27,6 +28,7 @@ from lib.formats.rules import (
     Rule,
     Text,
     Texts,
+    as_tuple,
     file_pattern,
     placeholders,
     regular_expression,
@@ -74,6 +76,12 @@ class Source(Part):
         None, description="column with an array; each element is a record, its fields <column>.<key>"
     )
     events: tuple[Rule, ...] = Field((), description="each rule whose conditions hold gives one event")
+    ignore: Annotated[tuple[dict[str, Condition], ...], BeforeValidator(as_tuple)] = Field(
+        (), description="conditions, or a list of such; a record that meets all of one is not wanted: counted, no event"
+    )
+    pii_free_context: Texts = Field(
+        (), description="keys of context that say nothing of a person, * for any text; the others stay in bronze"
+    )
     above_zero: tuple[Literal["price"], ...] = Field((), description="columns in which zero is also a bad value")
     product: str | None = Field(
         None, description="regular expression found in the item_id of every product; other items are not products"
@@ -111,6 +119,10 @@ class Source(Part):
                 raise ValueError(f"{field!r} under whole_number_ids should be a mapped one of {', '.join(ID_FIELDS)}")
         if self.guests and "user_id" not in (*self.names, *self.constants):
             raise ValueError("guests need a column for 'user_id' under names")
+        if self.pii_free_context and "context" not in (*self.names, *self.constants):
+            raise ValueError("pii_free_context needs a column for 'context' under names")
+        if self.ignore and (self.kind == "images" or not all(self.ignore)):
+            raise ValueError("ignore needs a column and what it holds, in a source of events or items")
         return self
 
     @model_validator(mode="after")
@@ -168,6 +180,7 @@ class Source(Part):
         path_parts = {part for pattern in self.files for part in placeholders(pattern)}
         mapped = [c for field, name in self.names.items() if field not in self.optional for c in name.source_columns]
         mapped += [column for rule in self.events for column in rule.source_columns]
+        mapped += [column for conditions in self.ignore for column in conditions]
         if self.explode:
             mapped = [self.explode if column.startswith(f"{self.explode}.") else column for column in mapped]
         return tuple(dict.fromkeys(column for column in mapped if column not in path_parts))

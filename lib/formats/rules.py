@@ -39,12 +39,13 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple; any other value as a tuple of one."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
 
 
 class Reader(Part):
@@ -56,6 +57,27 @@ class Reader(Part):
     columns: Texts | None = Field(None, description="names of the columns of CSV files without a header")
     encoding: str = Field("utf-8", description="encoding of text files")
     newlines_in_values: bool = Field(False, description="a quoted CSV field may hold newlines; slower")
+    decimal: Literal[".", ","] = Field(".", description="sign before the decimals of a number")
+    thousands: Literal[",", ".", " ", "'", "_"] | None = Field(
+        None, description="sign between the thousands of a number; ' ' is any blank, ' any apostrophe"
+    )
+    currency_signs: dict[Text, str] = Field(
+        {}, description="texts around prices -> ISO 4217 code, such as {€: EUR}; the code is the price's currency"
+    )
+
+    @field_validator("currency_signs")
+    @classmethod
+    def are_currencies(cls, value: dict[str, str]) -> dict[str, str]:
+        for sign, code in value.items():
+            if not re.fullmatch("[A-Z]{3}", code) or not sign.strip():
+                raise ValueError(f"{sign!r}: {code!r} should be a sign and an ISO 4217 code, such as €: EUR")
+        return value
+
+    @model_validator(mode="after")
+    def tells_its_signs_apart(self) -> Self:
+        if self.thousands == self.decimal:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}")
+        return self
 
     @field_validator("encoding")
     @classmethod

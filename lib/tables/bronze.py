@@ -9,6 +9,9 @@ ARRIVAL = (
     volatile("arrived_at", TIME, "when that run began"),
 )
 
+IGNORED = "ignored"  # reason of the records that the mapping does not want; they count for no limit
+MANY_REJECTED_FRAC = 0.1  # a rule that refuses more of a source's records than this is said loudly
+
 SOURCE = Table(
     name="bronze/source",
     comment="One record of one source of the mapping, as received; the table is named after the source.",
@@ -54,9 +57,9 @@ REJECTS = Table(
         required(
             "reason",
             TEXT,
-            "malformed, bad_value:<column>, duplicate, not_a_product, double_click or file:<what is wrong>",
+            "malformed, bad_value:<column>, duplicate, not_a_product, double_click, ignored or file:<what is wrong>",
         ),
-        Column("raw", TEXT, "the record as received, as JSON"),
+        Column("raw", TEXT, "the record as received, as JSON; null if ignored, for bronze/<source> holds it"),
         *ARRIVAL,
     ),
     partition_by=("stage",),

@@ -339,3 +339,104 @@ def test_a_null_marker_of_one_column_is_a_value_in_the_others() -> None:
     mapping = a_mapping(names=names, null_values={"user_id": 0, "*": ["NULL", "-"]})
     event = typed(mapping, {"user": "0", "price": "0", "brand": "NULL"})[0]
     assert (event["user_id"], event["price"], event["brand"], event["refusal"]) == (None, Decimal(0), None, None)
+
+
+def test_a_time_that_no_shops_clock_can_mean_is_a_bad_value() -> None:
+    times = [
+        "1989-12-31 23:59:59",
+        "1970-01-20 17:27:21",
+        "1990-01-01",
+        "2026-01-02",
+        "2026-01-02 00:00:01",
+        "2099-07-01",
+    ]
+    rows = [{"time": time} for time in times]  # they arrive on 2026-01-01
+    bad = "bad_value:event_time"
+    assert refusals(a_mapping(), *rows) == [bad, bad, None, None, bad, bad]
+    assert [event["form"] for event in typed(a_mapping(), *rows[:1], *rows[-1:])] == [
+        "dddd-dd-dd dd:dd:dd (before 1990)",
+        "dddd-dd-dd (later than its arrival)",
+    ]
+    end = {"end": datetime(2100, 1, 1, tzinfo=UTC)}
+    planned = a_mapping().model_copy(update={"times": a_mapping().times.model_copy(update=end)})
+    assert refusals(planned, *rows) == [bad, bad, None, None, None, None]  # the mapping says when the log ends
+
+
+def test_numbers_are_read_in_the_readers_notation_and_refused_in_another() -> None:
+    names = {"item_id": "item", "event_time": "time", "price": "price", "quantity": "n"}
+    rows = [{"price": price} for price in ("1.249,50", "12,50", "12.50", "€ 5", "7 €", "-3")]
+    german = {"type": "csv", "decimal": ",", "thousands": ".", "currency_signs": {"€": "EUR", "$": "USD"}}
+    events = typed(a_mapping(names=names, reader=german), *rows, {"price": "$1.000,00", "n": "1.200"}, n="1,0")
+    assert [event["price"] for event in events if event["refusal"] is None] == [
+        *(Decimal("1249.50"), Decimal("12.50"), Decimal(5), Decimal(7)),
+        Decimal(1000),
+    ]
+    assert [event["form"] for event in events if event["refusal"]] == ["dd.dd", "-d"]
+    assert [event["currency"] for event in events[3:]] == ["EUR", "EUR", "EUR", "USD"]
+    assert events[-1]["quantity"] == 1200
+    plain = typed(a_mapping(names=names), *rows, n="1")
+    assert [event["form"] for event in plain] == ["d.ddd,dd", "dd,dd", None, "€ d", "d €", "-d"]
+
+
+def test_lists_are_read_as_python_and_numpy_print_them_and_unsplit_candidates_are_refused() -> None:
+    names = {"item_id": "item", "event_time": "time", "candidates": "offer", "category": "path"}
+    mapping = a_mapping(names=names, events=[{"type": "impression"}])
+    offers = ["['a', \"it's\", None]", "['a' 'b']", "[1 2]", "a", "a|b", "a, b", "[a, b]"]
+    events = typed(mapping, *({"offer": offer} for offer in offers), path="Home|Lamps")
+    assert [event["candidates"] for event in events[:4]] == [["a", "it's", None], ["a", "b"], ["1", "2"], ["a"]]
+    assert [event["refusal"] for event in events] == [None] * 4 + ["bad_value:candidates"] * 3
+    assert [event["form"] for event in events[4:]] == ["a|a", "a, a", "[a, a]"]
+
+
+def test_only_the_keys_of_context_that_are_free_of_people_leave_bronze() -> None:
+    names = {"item_id": "item", "event_time": "time", "context": ["device", "phone", "slot_*"]}
+    row = {"device": "tv", "phone": "555 1234", "slot_1": "x", "slot_2": None}
+    some = typed(a_mapping(names=names, pii_free_context=["device", "slot_*"]), row)[0]
+    assert some["context"] == [{"key": "device", "value": "tv"}, {"key": "slot_1", "value": "x"}]
+    assert typed(a_mapping(names=names), row)[0]["context"] is None
+    names = names | {"context": "ctx"}
+    row = {"ctx": '{"device": "tv", "phone": "555 1234"}'}
+    some = typed(a_mapping(names=names, pii_free_context="dev*"), row)[0]
+    assert some["context"] == [{"key": "device", "value": "tv"}]
+    none = typed(a_mapping(names=names), row)[0]
+    assert (none["context"], none["refusal"]) == (None, None)
+
+
+def test_an_element_that_is_not_wanted_is_ignored_and_the_others_are_events() -> None:
+    mapping = load_mapping("otto")
+    source = mapping.sources["sessions"].model_copy(
+        update={"ignore": a_mapping(ignore={"events.type": "scrolls"}).sources["log"].ignore}
+    )
+    mapping = mapping.model_copy(update={"sources": {"sessions": source}})
+    events = [{"aid": 1, "ts": 1659304800025, "type": "clicks"}, {"aid": 2, "ts": 1659304800026, "type": "scrolls"}]
+    rows = records({"session": "5", "events": json.dumps(events)})
+    assert sorted(type_events(rows, "sessions", mapping).select("event_type", "refusal").rows(), key=str) == [
+        ("view", None),
+        (None, "ignored"),
+    ]
+
+
+def test_all_conditions_of_ignore_must_hold_or_all_of_another() -> None:
+    mapping = a_mapping(ignore=[{"what": "view", "kind": ["test", "robot"]}, {"kind": {"matches": "^x"}}])
+    rows = [{"kind": "test"}, {"kind": "test", "what": "cart"}, {"kind": "xx"}, {"kind": None}]
+    assert refusals(mapping, *rows) == ["ignored", None, "ignored", None]
+    described = load_mapping("market").sources["items"].model_copy(update={"ignore": mapping.sources["log"].ignore})
+    shop = load_mapping("market").model_copy(update={"sources": {"items": described}})
+    row = {"item_id": "i1", "title": None, "category": None, "subcategory": None, "brand": None, "price": None}
+    items = type_items(records(row | {"kind": "xx"}, row, kind=None, colour=None, what=None), "items", shop)
+    assert items["refusal"].to_list() == ["ignored", None]
+
+
+def test_rees46_knows_its_four_types() -> None:
+    row = {
+        "event_time": "2019-10-01 00:00:00 UTC",
+        "product_id": "1",
+        "category_code": None,
+        "brand": None,
+        "price": "1",
+    }
+    rows = [
+        row | {"event_type": kind, "user_id": "7"} for kind in ("view", "cart", "remove_from_cart", "purchase", "x")
+    ]
+    events = type_events(records(*rows), "events", load_mapping("rees46")).sort("record")
+    assert events["refusal"].to_list() == [None, None, "ignored", None, "bad_value:event_type"]

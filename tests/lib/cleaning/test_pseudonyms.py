@@ -20,6 +20,13 @@ def test_a_user_keeps_the_pseudonym_whatever_else_is_hashed_with_it() -> None:
     assert one[0] != pseudonyms(pl.Series(["a"]), b"l" * 16)[0]
 
 
+def test_an_order_has_another_pseudonym_than_a_user_of_the_same_text() -> None:
+    ids = pl.Series(["a", "a", None])
+    orders = pseudonyms(ids, b"k" * 16, of="order")
+    assert orders[0] == orders[1] != pseudonyms(ids, b"k" * 16)[0]
+    assert orders[2] is None
+
+
 def test_no_user_at_all_gives_no_pseudonym() -> None:
     assert pseudonyms(pl.Series([None], dtype=pl.String), b"k" * 16).to_list() == [None]
     assert pseudonyms(pl.Series([], dtype=pl.String), b"k" * 16).to_list() == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.shard import CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
-from lib.formats.mapping import LogMapping
+from lib.formats.mapping import LogMapping, Source
 from lib.formats.times import TIME
 from lib.tables.silver import EVENTS
 
@@ -237,6 +237,10 @@ def test_events_have_the_columns_of_silver() -> None:
     assert events.select("event_id", "is_bot", "source_record", "event_date").null_count().row(0) == (0, 0, 0, 0)
 
 
+IGNORING = {
+    **{"files": "*.csv", "names": {"item_id": "item", "event_time": "time"}, "events": [{"type": "view"}]},
+    "ignore": [{"what": "scroll"}, {"what": {"matches": "^session_"}}],
+}
 some_records = st.lists(
     st.fixed_dictionaries(
         {
@@ -265,7 +269,9 @@ def test_accepted_and_rejected_add_up_and_the_order_of_records_changes_nothing(
     random.shuffle(places)
     shuffled = clean_events({"clicks": whole[places]}, MAPPING, RULES, KEY)
     for one, other in zip(shard, shuffled, strict=True):
-        key = [c for c in ("event_id", "source_record", "outcome", "item_id", "described_by") if c in one.columns]
+        key = [
+            c for c in ("event_id", "source_record", "outcome", "form", "item_id", "described_by") if c in one.columns
+        ]
         assert one.sort(key).equals(other.sort(key))
 
 
@@ -287,3 +293,48 @@ def test_a_shard_without_an_event_is_empty_and_typed(what: str) -> None:
     assert shard.events.is_empty()
     assert shard.events.schema == clean({}).events.schema
     assert shard.rejects.height == 1
+
+
+def test_ignored_records_are_counted_and_cost_no_second_copy() -> None:
+    source = MAPPING.sources["clicks"].model_copy(update={"ignore": Source.model_validate(IGNORING).ignore})
+    mapping = MAPPING.model_copy(update={"sources": {"clicks": source}})
+    rows = [{}, {"what": "scroll"}, {"what": "scroll", "time": "soon"}, {"what": "session_end"}, {"what": "hover"}]
+    shard = clean_events({"clicks": records(*rows, {"malformed": "x", "what": None})}, mapping, RULES, KEY)
+    assert reasons(shard) == {
+        **dict.fromkeys(("a.csv:2", "a.csv:3", "a.csv:4"), "ignored"),
+        **{"a.csv:5": "bad_value:event_type", "a.csv:6": "malformed"},
+    }
+    assert shard.counts.filter(pl.col("outcome") == "ignored").rows() == [("clicks", "ignored", 3, 3)]
+    raws = shard.rejects.filter(pl.col("raw").is_null())
+    assert raws["reason"].to_list() == ["ignored"] * 3  # bronze/clicks holds them
+
+
+def test_order_ids_are_pseudonyms_that_still_join_and_are_none_of_a_user() -> None:
+    names = {"user_id": "user", "item_id": "item", "event_time": "time", "order_id": "title"}
+    source = MAPPING.sources["clicks"].model_copy(
+        update={"names": Source.model_validate(IGNORING | {"names": names}).names}
+    )
+    mapping = MAPPING.model_copy(update={"sources": {"clicks": source}})
+    lines = [{"title": "A1", "item": "i"}, {"title": "A1", "item": "j"}, {"title": "A2", "item": "k"}, {"item": "l"}]
+    events = clean_events({"clicks": records(*lines, user="A1")}, mapping, RULES, KEY).events.sort("item_id")
+    first, second, other, none = events["order_id"]
+    assert first == second != other
+    assert none is None
+    assert len(first) == 32
+    assert first != events["user_key"][0]  # the same text as a user
+
+
+def test_forms_say_how_bad_values_are_written_and_in_which_files() -> None:
+    rows = [{"price": "1,249.00"}, {"price": "3,100.00", "source_file": "b.csv"}, {"price": "ask Ann"}, {"price": "9"}]
+    forms = clean(*rows).forms.filter(pl.col("outcome") == "bad_value:price")
+    assert forms.sort("form").select("source", "form", "num_records", "first_file", "last_file").rows() == [
+        ("clicks", "a a", 1, "a.csv", "a.csv"),
+        ("clicks", "d,ddd.dd", 2, "a.csv", "b.csv"),
+    ]
+
+
+def test_forms_say_how_ids_are_written() -> None:
+    users = ["1001", "1002", "1001.0", "1.001E3", "nan", "u7", None]
+    forms = clean(*({"user": user, "item": f"i{n}"} for n, user in enumerate(users))).forms
+    written = forms.filter(pl.col("outcome") == "written:user_id").sort("form").select("form", "num_records").rows()
+    assert written == [("1.001E3", 1), ("1001", 2), ("1001.0", 1), ("NaN", 1)]

@@ -52,7 +52,8 @@ def test_a_mapping_of_twenty_lines_is_read_whole() -> None:
 
 def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
     assert refuse("delimiter", "delimeter") == (
-        "sources.clicks.reader: unknown key 'delimeter'; allowed are type, delimiter, quote, columns, encoding, newlines_in_values"
+        "sources.clicks.reader: unknown key 'delimeter'; allowed are type, delimiter, quote, columns, encoding, newlines_in_values, "
+        "decimal, thousands, currency_signs"
     )
     assert refuse("separator", "seperator").startswith(
         "sources.clicks.names.category: unknown key 'seperator'; allowed"
@@ -97,6 +98,18 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
             "sources.clicks: 'sku' under null_values should be * or a column",
         ),
         ("names:", "whole_number_ids: rating\n    names:", "sources.clicks: 'rating' under whole_number_ids should be"),
+        (
+            "{delimiter",
+            "{decimal: '.', thousands: '.', delimiter",
+            "sources.clicks.reader: decimal and thousands are both",
+        ),
+        (
+            "{delimiter",
+            "{currency_signs: {€: euro}, delimiter",
+            "sources.clicks.reader.currency_signs: '€': 'euro' should",
+        ),
+        ("names:", "ignore: {}\n    names:", "sources.clicks: ignore needs a column and what it holds"),
+        ("names:", "pii_free_context: a\n    names:", "sources.clicks: pii_free_context needs a column for 'context'"),
         ("item_id: sku", "item_id: [sku, size]", "sources.clicks: 'item_id' should come from one column"),
     ],
 )
