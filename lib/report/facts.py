@@ -12,6 +12,7 @@ import duckdb
 from lib.lake.lake import Lake
 from lib.lake.query import connect
 from lib.runs import history
+from lib.tables.bronze import IGNORED, MANY_REJECTED_FRAC
 
 Row = dict[str, Any]
 HEADLINE_METRIC = "ndcg"
@@ -31,10 +32,11 @@ class SourceCount(NamedTuple):
     source: str
     num_read: int
     num_rejected: int
+    num_ignored: int = 0
 
     @property
     def num_kept(self) -> int:
-        return self.num_read - self.num_rejected
+        return self.num_read - self.num_rejected - self.num_ignored
 
 
 class Ranking(NamedTuple):
@@ -111,13 +113,29 @@ class LakeFacts:
 
     @cached_property
     def source_counts(self) -> list[SourceCount]:
-        """Records read and refused for each source of the log: bronze = accepted + rejected."""
+        """Records read, refused and not wanted of each source of the log; bronze holds these and the accepted."""
         rejected: dict[str, int] = {}
+        ignored: dict[str, int] = {}
         for row in self.rejects:
             if row["stage"] == "clean":
-                rejected[row["source"]] = rejected.get(row["source"], 0) + row["n"]
+                numbers = ignored if row["reason"] == IGNORED else rejected
+                numbers[row["source"]] = numbers.get(row["source"], 0) + row["n"]
         sources = [table.removeprefix("bronze/") for table in self.lake.sources()]
-        return [SourceCount(name, self.counts[f"bronze/{name}"], rejected.get(name, 0)) for name in sources]
+        return [
+            SourceCount(name, self.counts[f"bronze/{name}"], rejected.get(name, 0), ignored.get(name, 0))
+            for name in sources
+        ]
+
+    @cached_property
+    def loud_rules(self) -> list[Row]:
+        """Each rule that refused more than MANY_REJECTED_FRAC of a source: source, reason, n, num_read."""
+        num_read = {source.source: source.num_read for source in self.source_counts}
+        rules = [
+            {**row, "num_read": num_read[row["source"]]}
+            for row in self.rejects
+            if row["stage"] == "clean" and row["reason"] != IGNORED and row["source"] in num_read
+        ]
+        return [rule for rule in rules if rule["n"] > MANY_REJECTED_FRAC * rule["num_read"]]
 
     @cached_property
     def rejects(self) -> list[Row]:
@@ -223,9 +241,9 @@ def _place(estimator: str) -> int:
 
 
 def by_reason(rejects: list[Row], stage: str) -> Mapping[str, int]:
-    """Refused records by reason over all sources, most frequent first."""
+    """Refused records by reason over all sources, most frequent first; ignored ones are not refused."""
     totals: dict[str, int] = {}
     for row in rejects:
-        if row["stage"] == stage:
+        if row["stage"] == stage and row["reason"] != IGNORED:
             totals[row["reason"]] = totals.get(row["reason"], 0) + row["n"]
     return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))

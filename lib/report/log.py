@@ -4,13 +4,19 @@ from datetime import timedelta
 from itertools import pairwise
 
 from lib.report.charts import bar_chart, line_chart
-from lib.report.facts import LakeFacts, by_reason
+from lib.report.facts import LakeFacts, Row, by_reason
 from lib.report.parts import Grid, Section, count, decimal, enumerate_words, percent, plural, words
 from lib.tables import contract
 
 FUNNEL = ("impression", "view", "cart", "favourite", "purchase", "return", "rating")
 STEPS = ("impression", "view", "cart", "purchase")
 SHORT_LOG_DAYS = 2
+
+
+def loud_rule(rule: Row) -> str:
+    """A rule that refused much of a source, in words."""
+    share = f"{count(rule['n'])} of {count(rule['num_read'])} records of {rule['source']}"
+    return f"{share} ({percent(rule['n'], rule['num_read'])}) are refused as {words(rule['reason'])}"
 
 
 def data(facts: LakeFacts) -> Section:
@@ -20,19 +26,28 @@ def data(facts: LakeFacts) -> Section:
         return Section("data", title, missing=facts.why_missing("ingest"))
     num_read = sum(source.num_read for source in facts.source_counts)
     num_kept = sum(source.num_kept for source in facts.source_counts)
+    num_ignored = sum(source.num_ignored for source in facts.source_counts)
+    num_rejected = num_read - num_kept - num_ignored
     reasons, files = by_reason(facts.rejects, "clean"), by_reason(facts.rejects, "ingest")
     num_events = sum(row["num_events"] for row in facts.events_by_type)
     text = (
-        f"{count(num_read)} records were read and {count(num_read - num_kept)} refused ({percent(num_read - num_kept, num_read, 2)}), "
+        f"{count(num_read)} records were read and {count(num_rejected)} refused ({percent(num_rejected, num_read, 2)}), "
         f"each with its reason. The {count(num_kept)} that were kept give {count(num_events)} events and {count(facts.counts.get('silver/items', 0))} products."
     )
+    if num_ignored:
+        text += f" {plural(num_ignored, 'record')} of kinds that the mapping ignores."
+    for rule in facts.loud_rules:
+        text += f" {loud_rule(rule)}."
     if files:
         text += f" {plural(sum(files.values()), 'file')} set aside whole."
     tables = [
         Grid(
             "By source",
-            ("source", "read", "refused", "kept"),
-            [(s.source, count(s.num_read), count(s.num_rejected), count(s.num_kept)) for s in facts.source_counts],
+            ("source", "read", "refused", "ignored", "kept"),
+            [
+                (s.source, count(s.num_read), count(s.num_rejected), count(s.num_ignored), count(s.num_kept))
+                for s in facts.source_counts
+            ],
         ),
         Grid(
             "Refused, by reason",

@@ -113,6 +113,8 @@ def _record_rows(facts: LakeFacts) -> list[tuple[str, str]]:
         return [("read", facts.why_missing("ingest"))]
     num_read = sum(source.num_read for source in facts.source_counts)
     num_kept = sum(source.num_kept for source in facts.source_counts)
+    num_ignored = sum(source.num_ignored for source in facts.source_counts)
+    num_rejected = num_read - num_kept - num_ignored
     num_events = sum(row["num_events"] for row in facts.events_by_type)
     reasons, files = by_reason(facts.rejects, "clean"), by_reason(facts.rejects, "ingest")
     why = ", ".join(f"{words(reason)} {count(n)}" for reason, n in reasons.items())
@@ -121,10 +123,10 @@ def _record_rows(facts: LakeFacts) -> list[tuple[str, str]]:
         ("read", f"{count(num_read)} records"),
         (
             "rejected",
-            f"{count(num_read - num_kept)} ({percent(num_read - num_kept, num_read, 2)})"
-            + (f": {why}" if why else "")
-            + aside,
+            f"{count(num_rejected)} ({percent(num_rejected, num_read, 2)})" + (f": {why}" if why else "") + aside,
         ),
+        *[("WARNING", log.loud_rule(rule)) for rule in facts.loud_rules],
+        *([("ignored", f"{plural(num_ignored, 'record')}, as the mapping says")] if num_ignored else []),
         ("kept", f"{count(num_kept)} records, {count(num_events)} events"),
     ]
 

@@ -386,3 +386,19 @@ def test_the_run_that_writes_the_page_is_not_on_it(tmp_path: Path) -> None:
     page = Page(write_report(lake.folder).read_text())
     assert "ingest" in page.text["stages"]
     assert "running" not in page.text["stages"]
+
+
+def test_a_rule_that_refuses_more_than_a_tenth_is_a_warning_and_ignored_records_are_not_refused(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    source = contract("bronze/events").with_source_columns(("line",))
+    row = {"line": "x", "source_file": "a.csv", "source_file_sha256": "f", "batch_id": "b", "arrived_at": START}
+    put(lake, source, *(row | {"record_number": n} for n in range(100)))
+    reasons = ["double_click"] * 52 + ["duplicate"] * 10 + ["ignored"] * 30
+    put(lake, "bronze/rejects", *(REJECT | {"reason": reason} for reason in reasons))
+    rows = dict(summary_rows(lake.folder))
+    assert rows["rejected"] == "62 (62.00 %): double click 52, duplicate 10"
+    assert rows["WARNING"] == "52 of 100 records of events (52.0 %) are refused as double click"
+    assert rows["ignored"] == "30 records, as the mapping says"
+    assert rows["kept"] == "8 records, 0 events"
+    page = write_report(lake.folder).read_text()
+    assert "52 of 100 records of events (52.0 %) are refused as double click." in page
