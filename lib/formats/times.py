@@ -36,7 +36,13 @@ def parse_time(text: pl.Expr, time_format: str, timezone: str) -> pl.Expr:
         moment = _from_iso(text, timezone)
     else:
         moment = _by_pattern(text, time_format, timezone)
-    return pl.when(moment.dt.year().is_between(1, 9999)).then(moment)
+    return moment.map_batches(_in_four_digits, return_dtype=TIME)
+
+
+def _in_four_digits(moments: pl.Series) -> pl.Series:
+    """The moments of the years 1 to 9999, others null; a function, so that Polars parses each text once."""
+    moment = pl.col(moments.name)
+    return moments.to_frame().select(pl.when(moment.dt.year().is_between(1, 9999)).then(moment)).to_series()
 
 
 def require_time_format(time_format: str) -> None:
