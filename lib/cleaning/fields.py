@@ -211,9 +211,13 @@ def _value(text: pl.Expr, field: str, source: Source) -> pl.Expr:
 
     It is trimmed, ids that are whole numbers have one form, and what stands for nothing or nobody is null.
     """
-    trimmed, unknown = text.str.strip_chars(), ("", *source.unknown_texts(field))
-    value = one_form(trimmed) if source.are_whole_numbers(field) else trimmed
-    is_unknown = trimmed.is_in(unknown) | value.is_in(unknown)
+    trimmed, unknown = text.str.strip_chars(), source.unknown_texts(field)
+    is_whole = source.are_whole_numbers(field)
+    value, is_unknown = one_form(trimmed) if is_whole else trimmed, trimmed == ""
+    if unknown:
+        is_unknown |= trimmed.is_in(unknown)
+    if unknown and is_whole:
+        is_unknown |= value.is_in(unknown).fill_null(False)
     if field == "user_id" and source.guests:
         is_unknown |= trimmed.is_in(source.guests) | whole_number(trimmed).is_in(source.guests).fill_null(False)
     return pl.when(~is_unknown).then(value)

@@ -20,6 +20,7 @@ LONGEST_FORM = 30
 BEFORE_SHOPS, AFTER_ARRIVAL = " (before 1990)", " (later than its arrival)"  # added to the forms of times out of range
 WRITTEN = "written:"  # before a field, in the place of an outcome: the form of its ids, refused or not
 PLAIN, DECIMAL, EXPONENT, NO_NUMBER = "1001", "1001.0", "1.001E3", "NaN"
+THREE_DECIMALS = "d.ddd"
 ID_FORMS = {PLAIN: r"^\d+$", DECIMAL: r"^\d+\.0*$", EXPONENT: r"^\d+(?:\.\d+)?[eE]\+?\d+$"}
 NUMBERS = ("price", "quantity", "rating", "propensity", "position")
 Count = Mapping[str, Any]
@@ -46,6 +47,17 @@ def forms_of_ids(typed: pl.DataFrame, fields: Sequence[str]) -> pl.DataFrame:
         )
         frames.append(named.group_by("source", "outcome", "form").agg(pl.col("num_records").sum()))
     return pl.concat(frames)
+
+
+def forms_of_prices(typed: pl.DataFrame) -> pl.DataFrame:
+    """How many records have a price of exactly three decimals: source, outcome (WRITTEN price), form, num_records.
+
+    Among prices of two decimals or none, 1.249 may mean 1249.
+    """
+    thousandths = (pl.col("price") * 1000).cast(pl.Int64) % 10
+    form = pl.when(thousandths != 0).then(pl.lit(THREE_DECIMALS)).otherwise(pl.lit(PLAIN))
+    prices = typed.filter(pl.col("price").is_not_null()).group_by("source", form.alias("form"))
+    return prices.agg(num_records=pl.len().cast(pl.Int64), outcome=pl.lit(WRITTEN + "price"))
 
 
 def remarks(counts: Sequence[Count], forms: Sequence[Count], mapping: LogMapping) -> list[str]:
@@ -123,11 +135,23 @@ def _of_ids(forms: Sequence[Count]) -> Iterable[str]:
             field = written.setdefault(row["outcome"].removeprefix(WRITTEN), {})
             field[row["form"]] = field.get(row["form"], 0) + row["num_records"]
     for field, numbers in written.items():
+        if field == "price":
+            yield from _of_prices(numbers)
+            continue
         if nobody := numbers.pop(NO_NUMBER, 0):
             yield f"{field} of {nobody:,} records is NaN, None or the like; name it under guests if that is nobody"
         if len(numbers) > 1:
             ways = ", ".join(f"as {form} in {numbers[form]:,} records" for form in ID_FORMS if form in numbers)
             yield f"{field} is written {ways}; if these are the same ids, set whole_number_ids: [{field}] in the mapping"
+
+
+def _of_prices(numbers: Mapping[str, int]) -> Iterable[str]:
+    number, total = numbers.get(THREE_DECIMALS, 0), sum(numbers.values())
+    if 0 < number < total / 2:
+        yield (
+            f"price of {number:,} of {total:,} records has three decimals, unlike the others; if the point stands between "
+            "thousands, set reader.thousands: '.' (and reader.decimal: ',')"
+        )
 
 
 def _of_rules(counts: Sequence[Count]) -> Iterable[str]:

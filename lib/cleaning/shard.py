@@ -12,7 +12,7 @@ import polars as pl
 
 from lib.cleaning.bots import flag_bots
 from lib.cleaning.fields import NUMBER, type_events, type_items
-from lib.cleaning.forms import forms_of_ids
+from lib.cleaning.forms import forms_of_ids, forms_of_prices
 from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.sessions import number_sessions
@@ -49,12 +49,12 @@ def clean_events(
     known = number_sessions(accepted, gap_minutes=thresholds.session_gap_minutes)
     silver = pl.concat([flag_bots(known, thresholds), accepted.filter(pl.col("user_key").is_null())], how="diagonal")
     decisions = rejects_and_counts(numbered, events)
-    written = forms_of_ids(typed, ("user_id", "item_id", "order_id"))
+    written = (forms_of_ids(typed, ("user_id", "item_id", "order_id")), forms_of_prices(typed))
     return CleanShard(
         _as_silver(silver),
         decisions.rejects,
         decisions.counts,
-        pl.concat([decisions.forms, written], how="diagonal"),
+        pl.concat([decisions.forms, *written], how="diagonal"),
         _latest(accepted.rename({"event_id": "described_by"})),
     )
 
@@ -77,7 +77,7 @@ def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> Cle
         None,
         decisions.rejects,
         decisions.counts,
-        pl.concat([decisions.forms, forms_of_ids(typed, ("item_id",))], how="diagonal"),
+        pl.concat([decisions.forms, forms_of_ids(typed, ("item_id",)), forms_of_prices(typed)], how="diagonal"),
         _latest(items.filter(pl.col("outcome") == "accepted")),
     )
 

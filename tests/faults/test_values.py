@@ -63,7 +63,8 @@ def test_times_by_their_patterns_and_seconds_among_milliseconds(faults: Path, tm
         shop = Shop.of_case(faults / "07-times" / letter, tmp_path / letter)
         assert shop.run().code == 0
         dates = [row["event_date"].isoformat() for row in shop.read("silver/events", "event_date")]
-        assert dates == ["2024-01-05"] * 60
+        assert set(dates) == {"2024-01-05"}
+        assert len(dates) + shop.reasons()["double_click"] == shop.reasons().total() + len(dates) == 60
     zone = Shop.of_case(faults / "07-times" / "b", tmp_path / "b").run()
     assert zone.code == 1
     assert "sources.events.time_format: '%Y-%m-%d %H:%M:%S %Z' cannot be read" in zone.text

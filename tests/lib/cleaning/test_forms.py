@@ -104,3 +104,13 @@ def test_a_context_of_which_nothing_may_leave_bronze_is_told_of() -> None:
     (line,) = said(counts={"accepted": 1}, names=NAMES | {"context": ["device"]})
     assert line == "log: the context stays in bronze; name its keys that are free of people under pii_free_context"
     assert said(counts={"accepted": 1}, names=NAMES | {"context": ["device"]}, pii_free_context="device") == []
+
+
+def test_a_few_prices_of_three_decimals_are_told_of() -> None:
+    of_prices = {"outcome": "written:price", "source": "log"}
+    few = [of_prices | {"form": "d.ddd", "num_records": 4}, of_prices | {"form": "1001", "num_records": 56}]
+    assert said(*few) == [
+        "price of 4 of 60 records has three decimals, unlike the others; if the point stands between thousands, set "
+        "reader.thousands: '.' (and reader.decimal: ',')"
+    ]
+    assert said(few[0], few[1] | {"num_records": 4}) == []

@@ -338,3 +338,10 @@ def test_forms_say_how_ids_are_written() -> None:
     forms = clean(*({"user": user, "item": f"i{n}"} for n, user in enumerate(users))).forms
     written = forms.filter(pl.col("outcome") == "written:user_id").sort("form").select("form", "num_records").rows()
     assert written == [("1.001E3", 1), ("1001", 2), ("1001.0", 1), ("NaN", 1)]
+
+
+def test_forms_say_how_many_prices_have_three_decimals() -> None:
+    prices = ["1.249", "1.200", "9.99", "0.5", "5", None, "1,249"]
+    forms = clean(*({"price": price, "item": f"i{n}"} for n, price in enumerate(prices))).forms
+    written = forms.filter(pl.col("outcome") == "written:price").sort("form").select("form", "num_records").rows()
+    assert written == [("1001", 4), ("d.ddd", 1)]
