@@ -34,12 +34,12 @@ class AlsSettings(JobSettings):
 def strengths(pairs: DataFrame) -> DataFrame:
     """One row per known pair of user and item, with its strength: log(1 + weight).
 
-    The weight is measured in units of the lightest pair of the log (one view, or one purchase where there are only
-    purchases), so the strength does not depend on the scale of the settings' weights.
+    The weight is measured in units of the median pair of the log (one view, or one purchase where there are only
+    purchases), so the strength does not depend on the scale of the settings' weights, nor on a few unusual pairs.
     """
-    lightest = pairs.agg(F.min("weight").alias("lightest"))
-    strength = F.log1p(F.col("weight") / F.col("lightest")).cast("float")
-    return pairs.crossJoin(F.broadcast(lightest)).select("user_key", "item_id", strength.alias("strength"))
+    median = pairs.agg(F.percentile_approx("weight", 0.5).alias("median"))
+    strength = F.log1p(F.col("weight") / F.col("median")).cast("float")
+    return pairs.crossJoin(F.broadcast(median)).select("user_key", "item_id", strength.alias("strength"))
 
 
 def numbered(ids: DataFrame, column: str) -> DataFrame:

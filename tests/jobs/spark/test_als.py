@@ -31,20 +31,28 @@ def interactions(spark: SparkSession, *rows: Row) -> DataFrame:
     return spark.createDataFrame(arrow_rows(contract("gold/interactions"), *rows))
 
 
-def test_a_strength_is_the_log_of_the_weight_in_units_of_the_lightest_pair(
-    job: ModuleType, spark: SparkSession
-) -> None:
-    pairs = spark.createDataFrame(
-        [("ann", "a", 5.0), ("ann", "b", 15.0)], "user_key string, item_id string, weight double"
-    )
-    found = job.strengths(pairs)
+def weighed(spark: SparkSession, *rows: tuple[str, str, float]) -> DataFrame:
+    return spark.createDataFrame(list(rows), "user_key string, item_id string, weight double")
+
+
+def test_a_strength_is_the_log_of_the_weight_in_units_of_the_median_pair(job: ModuleType, spark: SparkSession) -> None:
+    found = job.strengths(weighed(spark, ("ann", "a", 5.0), ("ann", "b", 15.0), ("bob", "a", 5.0)))
     assert [(f.name, f.dataType.simpleString()) for f in found.schema] == [
         ("user_key", "string"),
         ("item_id", "string"),
         ("strength", "float"),
     ]
     strengths = {(row.user_key, row.item_id): row.strength for row in found.collect()}
-    assert strengths == pytest.approx({("ann", "a"): np.log(2), ("ann", "b"): np.log(4)})
+    assert strengths == pytest.approx({("ann", "a"): np.log(2), ("ann", "b"): np.log(4), ("bob", "a"): np.log(2)})
+
+
+@pytest.mark.parametrize("outlier", [0.001, 1000.0])
+def test_one_unusual_pair_does_not_rescale_the_others(job: ModuleType, spark: SparkSession, outlier: float) -> None:
+    usual = [("ann", "a", 1.0), ("ann", "b", 1.0), ("bob", "a", 1.0), ("bob", "b", 3.0)]
+    without, beside = (job.strengths(weighed(spark, *rows)) for rows in (usual, [*usual, ("eve", "c", outlier)]))
+    found = {(row.user_key, row.item_id): row.strength for row in beside.where("user_key != 'eve'").collect()}
+    assert found == {(row.user_key, row.item_id): row.strength for row in without.collect()}
+    assert found["bob", "b"] == pytest.approx(np.log(4))
 
 
 @pytest.mark.slow
