@@ -38,6 +38,9 @@ class RecommendSettings(JobSettings):
 
     list_length: int = Field(10, ge=1, le=1000, description="items in a list")
     num_neighbours: int = Field(100, ge=2, description="neighbours kept per item, including the item itself")
+    min_support: int = Field(
+        3, ge=1, description="distinct users who must have both items of a pair of neighbours (`often together with`)"
+    )
     max_items_per_user: int = Field(
         2000, ge=2, description="latest own items of a user used to count neighbours; bounds the pairs per user"
     )
@@ -78,12 +81,11 @@ def similarities(
     """Each item's nearest neighbours by cosine: Gram matrices of shards of users, combined by block of items."""
     latest = users.select(F.slice("items", 1, settings.max_items_per_user).alias("items"))
     shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=settings.items_per_block)
-    num_neighbours = (
-        settings.num_neighbours
-    )  # a task takes numbers, not the settings: executors do not know their class
+    # A task takes numbers, not the settings: executors do not know their class.
+    num_neighbours, min_support = settings.num_neighbours, settings.min_support
 
     def nearest(block: pa.Table) -> pa.Table:
-        return cosine_neighbours(block, num_users=num_users, num_neighbours=num_neighbours)
+        return cosine_neighbours(block, num_users=num_users, num_neighbours=num_neighbours, min_support=min_support)
 
     blocks = latest.mapInArrow(shard, schema=spark_schema(BLOCK_SCHEMA))
     found = blocks.groupBy("block").applyInArrow(nearest, schema=spark_schema(NEIGHBOUR_SCHEMA)).toArrow()

@@ -1,7 +1,8 @@
 """Item-to-item neighbours by cosine over users: Gram matrices of shards of users, summed by block of items.
 
 The cosine of two items is the number of users who have both, divided by the geometric mean of the numbers of users who
-have each. One sparse product per shard of whole users gives these numbers, and the shards are summed. To be
+have each. Items that too few users have together are no neighbours: "often together with" should tell of many people,
+not of one person's basket. One sparse product per shard of whole users gives these numbers, and the shards are summed. To be
 distributed, the Gram matrix is sent in blocks of consecutive items, each as three flat arrays.
 """
 
@@ -56,13 +57,16 @@ def gram_blocks(counts: sp.csr_array, *, items_per_block: int) -> Iterator[pa.Re
             yield pa.RecordBatch.from_arrays(columns, names=BLOCK_SCHEMA.names).cast(BLOCK_SCHEMA)
 
 
-def cosine_neighbours(block: pa.Table, *, num_users: NDArray[np.float64], num_neighbours: int) -> pa.Table:
+def cosine_neighbours(
+    block: pa.Table, *, num_users: NDArray[np.float64], num_neighbours: int, min_support: int
+) -> pa.Table:
     """The nearest neighbours of each item of one block, including the item itself, from all shards' rows of that block.
 
     Args:
         block: rows of `BLOCK_SCHEMA` of one block.
         num_users: (items,), users who have each item.
         num_neighbours: how many to keep per item, by highest cosine; ties by position.
+        min_support: distinct users who must have both items; an item is its own neighbour whatever its users.
 
     Returns:
         Rows of `NEIGHBOUR_SCHEMA`, sorted by item, nearest first.
@@ -75,8 +79,10 @@ def cosine_neighbours(block: pa.Table, *, num_users: NDArray[np.float64], num_ne
     counts = sp.csr_array((both, (item - first, neighbour)), shape=(stop - first, len(num_users)))
     counts.sum_duplicates()
     entries = counts.tocoo()
-    row, column = entries.row + first, entries.col
-    similarity = entries.data / np.sqrt(num_users[row] * num_users[column])
+    row, column, support = entries.row + first, entries.col, entries.data
+    is_supported = (support >= min_support) | (row == column)
+    row, column, support = row[is_supported], column[is_supported], support[is_supported]
+    similarity = support / np.sqrt(num_users[row] * num_users[column])
     order = np.lexsort((column, -similarity, row))
     row, column, similarity = row[order], column[order], similarity[order]
     kept = np.arange(len(row)) - np.searchsorted(row, row) < num_neighbours

@@ -51,7 +51,7 @@ def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop(small_lake)
-    job.main(job.RecommendSettings(**small_lake.shared_settings, list_length=2, items_per_block=2))
+    job.main(job.RecommendSettings(**small_lake.shared_settings, list_length=2, items_per_block=2, min_support=1))
 
     by_all = [(1, "b", 3.0, "bought by 3 customers"), (2, "a", 1.0, "bought by 1 customer")]
     assert lists(small_lake, "popularity", "all") == [(u, *row) for u in ("ann", "bob", "dan", "eve") for row in by_all]
@@ -92,6 +92,17 @@ def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other
         "item_to_item",
     }
     assert "als left out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_fewer_than_three_users_have_together_is_told_to_nobody(job: ModuleType, small_lake: SmallLake) -> None:
+    together = [pair(user, item) for user in ("ann", "bob", "cid") for item in "ab"]
+    small_lake.put("gold/interactions", *together, pair("ann", "c"), pair("bob", "c"), pair("dan", "a"))
+    job.main(job.RecommendSettings(**small_lake.shared_settings))
+    near = 3 / sqrt(4 * 3)
+    assert lists(small_lake, "item_to_item", "new") == [("dan", 1, "b", near, "often together with a")]
+    reasons = {row["reason"] for row in small_lake.read("gold/recommendations") if row["strategy"] == "item_to_item"}
+    assert reasons == {"often together with a", "often together with b", "one of your own items"}
 
 
 @pytest.mark.slow

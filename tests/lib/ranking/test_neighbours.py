@@ -14,7 +14,7 @@ from lib.ranking.neighbours import (
 
 
 def neighbours_of(
-    shards: list[sp.csr_array], *, num_items: int, items_per_block: int, num_neighbours: int
+    shards: list[sp.csr_array], *, num_items: int, items_per_block: int, num_neighbours: int, min_support: int = 1
 ) -> sp.csr_array:
     """The whole way: a Gram matrix a shard, blocks of all shards brought together, neighbours block by block."""
     blocks = [b for shard in shards for b in gram_blocks(gram([shard], num_items), items_per_block=items_per_block)]
@@ -22,7 +22,10 @@ def neighbours_of(
     num_users = np.asarray(sum(shard.sum(axis=0) for shard in shards), dtype=float)
     parts = [
         cosine_neighbours(
-            rows.filter(pa.compute.equal(rows["block"], block)), num_users=num_users, num_neighbours=num_neighbours
+            rows.filter(pa.compute.equal(rows["block"], block)),
+            num_users=num_users,
+            num_neighbours=num_neighbours,
+            min_support=min_support,
         )
         for block in rows["block"].unique()
     ]
@@ -35,6 +38,19 @@ def test_cosines_equal_the_values_worked_by_hand() -> None:
     similarity = neighbours_of([histories], num_items=3, items_per_block=3, num_neighbours=3)
     expected = [[1, 2 / np.sqrt(6), 0], [2 / np.sqrt(6), 1, 0], [0, 0, 1]]
     np.testing.assert_allclose(similarity.toarray(), expected)
+
+
+def test_a_pair_that_rests_on_too_few_users_is_no_neighbour_whatever_the_shards() -> None:
+    # Items 0 and 1 are together at users 0, 1 and 2, items 0 and 2 at users 0 and 1; item 3 has one user only.
+    histories = sp.csr_array(np.array([[1.0, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1]]))
+    expected = np.eye(4)
+    expected[0, 1] = expected[1, 0] = 1.0
+    for shards in ([histories], [histories[:1], histories[1:]]):
+        for items_per_block in (4, 1):
+            similarity = neighbours_of(
+                shards, num_items=4, items_per_block=items_per_block, num_neighbours=4, min_support=3
+            )
+            np.testing.assert_allclose(similarity.toarray(), expected)
 
 
 @pytest.mark.parametrize(("num_shards", "items_per_block"), [(1, 100), (4, 7)])
