@@ -87,7 +87,7 @@ class Task:
 
     def weighted_pairs(self) -> WeightedPairs:
         """The weighted pairs of users and items known before `as_of`."""
-        columns = ["user_key", "item_id", "weight", "num_relevant", "last_time"]
+        columns = ["user_key", "item_id", "event_time", "weight", "num_relevant"]
         return rows.weighted_pairs(
             self._rows("gold/interactions", columns),
             as_of=self.as_of,

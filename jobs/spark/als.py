@@ -4,15 +4,13 @@ Implicit-feedback ALS (Hu, Koren and Volinsky 2008) with MLlib, fitted on all in
 a user and an item is the dot product of their factors. A rerun, a retry or a kill changes nothing.
 """
 
-from functools import partial
-
 from pydantic import Field
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import over_shards, start_run
-from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs
+from lib.engines.spark import start_run
+from lib.ranking.pairs_of_log import pairs_of_log
 from lib.settings import JobSettings
 
 
@@ -93,8 +91,7 @@ def factors(preferred: DataFrame, settings: AlsSettings) -> DataFrame:
 
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
-        known = partial(known_pairs, as_of=run.as_of)
-        pairs = over_shards(run.read("gold/interactions").repartition("user_key"), known, KNOWN_PAIRS).persist()
+        pairs = pairs_of_log(run.read("gold/interactions"), as_of=run.as_of).persist()
         preferred = strengths(pairs).persist()
         num_pairs = preferred.count()
         if not num_pairs:

@@ -7,16 +7,15 @@ kill changes nothing.
 """
 
 from datetime import datetime
-from functools import partial
 
 import pyarrow as pa
 from pydantic import Field
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lib.engines.spark import over_shards, spark_schema, start_run
+from lib.engines.spark import spark_schema, start_run
 from lib.ranking.evaluation import SUMS_SCHEMA, shard_sums, summarised
-from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs
+from lib.ranking.pairs_of_log import pairs_of_log
 from lib.settings import JobSettings
 
 COMPOSED = "rebuy_then_popularity"
@@ -39,7 +38,7 @@ def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> Da
     The question `new` leaves out items that the user knew.
     """
     is_wanted = (F.col("split") == split) & (F.col("num_relevant") > 0)
-    wanted = interactions.where(is_wanted).select("user_key", "item_id")
+    wanted = interactions.where(is_wanted).select("user_key", "item_id").distinct()
     new = wanted.join(known, on=["user_key", "item_id"], how="left_anti")
     return wanted.withColumn("question", F.lit("all")).unionByName(new.withColumn("question", F.lit("new")))
 
@@ -165,8 +164,7 @@ def main(settings: EvaluateSettings) -> None:
         stored = run.read("gold/recommendations")
         lists = judgeable(stored, as_of=run.as_of, k=settings.k).persist()
         interactions = run.read("gold/interactions")
-        by_user = interactions.repartition("user_key")
-        known = over_shards(by_user, partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS).persist()
+        known = pairs_of_log(interactions, as_of=run.as_of).persist()
         wanted = wanted_items(interactions, known, split=split).persist()
         population = population_of(wanted, known).persist()
         num_users, num_items = population.count(), known.select("item_id").distinct().count()

@@ -183,7 +183,10 @@ def days_between(start: Column, end: datetime) -> Column:
 def interactions(
     events: DataFrame, *, valid_from: datetime, test_from: datetime, event_weights: Mapping[str, float], relevant: str
 ) -> DataFrame:
-    """One row per pair of a known user and an item in a split: gold/interactions. Impressions are left out."""
+    """One row per pair of a known user and an item and moment: gold/interactions. Impressions are left out.
+
+    Moments are kept apart, so that what was known before any `as_of` can be told exactly, also within a day.
+    """
     split = (
         F.when(F.col("event_time") < valid_from, "train")
         .when(F.col("event_time") < test_from, "valid")
@@ -191,14 +194,11 @@ def interactions(
     )
     counts = (
         events.where(F.col("user_key").isNotNull() & ~is_type("impression"))
-        .withColumn("split", split)
-        .groupBy("user_key", "item_id", "split")
+        .groupBy("user_key", "item_id", "event_time")
         .agg(
             *(F.count_if(is_type(event_type)).alias(f"num_{event_type}") for event_type in event_weights),
             F.count("*").alias("count"),
             F.count_if(is_type(relevant)).alias("num_relevant"),
-            F.min("event_time").alias("first_time"),
-            F.max("event_time").alias("last_time"),
         )
     )
     # Computed from counts, not summed over events, so that the order of events does not affect the last digit.
@@ -206,7 +206,7 @@ def interactions(
     for event_type, unit in event_weights.items():
         weight += unit * F.col(f"num_{event_type}")
     return counts.select(
-        "user_key", "item_id", "split", weight.alias("weight"), "count", "num_relevant", "first_time", "last_time"
+        "user_key", "item_id", "event_time", split.alias("split"), weight.alias("weight"), "count", "num_relevant"
     )
 
 

@@ -22,10 +22,10 @@ from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import over_shards, spark_schema, start_run
+from lib.engines.spark import spark_schema, start_run
 from lib.ranking import strategies
-from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs
 from lib.ranking.neighbours import BLOCK_SCHEMA, NEIGHBOUR_SCHEMA, cosine_neighbours, shard_blocks, similarity_matrix
+from lib.ranking.pairs_of_log import pairs_of_log
 from lib.ranking.strategies import LIST_SCHEMA, Catalogue
 from lib.ranking.topk import vectors
 from lib.settings import JobSettings
@@ -146,8 +146,7 @@ def named(lists: DataFrame, *, as_of: datetime, strategy: str, version: str | No
 def main(settings: RecommendSettings) -> None:
     with start_run("recommend", settings) as run:
         interactions = run.read("gold/interactions")
-        by_user = interactions.repartition("user_key")
-        pairs = over_shards(by_user, partial(known_pairs, as_of=run.as_of), KNOWN_PAIRS).persist()
+        pairs = pairs_of_log(interactions, as_of=run.as_of).persist()
         catalogue, num_users = catalogue_of(pairs, run.read("silver/items") if run.has("silver/items") else None)
         if not len(catalogue.item_ids):
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")

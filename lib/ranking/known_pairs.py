@@ -23,10 +23,10 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
     Args:
         interactions: rows of gold/interactions, all those of each pair.
-        as_of: rows with a `last_time` at or after it are left out.
+        as_of: rows with an `event_time` at or after it are left out.
     """
-    known = interactions.filter(pl.col("last_time") < as_of).sort("user_key", "item_id", "last_time")
+    known = interactions.filter(pl.col("event_time") < as_of).sort("user_key", "item_id", "event_time")
     pairs = known.group_by("user_key", "item_id", maintain_order=True).agg(
-        pl.col("weight").sum(), pl.col("num_relevant").sum(), pl.col("last_time").max()
+        pl.col("weight").sum(), pl.col("num_relevant").sum(), last_time=pl.col("event_time").max()
     )
     return pairs.filter(pl.col("weight") > 0).select(KNOWN_PAIRS.names)

@@ -88,19 +88,18 @@ ITEM_PROFILES = Table(
 
 INTERACTIONS = Table(
     name="gold/interactions",
-    comment="One user-item pair in one split: train before valid_from, valid before test_from, test from then on.",
-    version=1,
+    comment="One user-item pair at one moment: what was known before any as_of is the sum of its rows before then.",
+    version=2,
     columns=(
         required("user_key", TEXT, "keyed pseudonym"),
         required("item_id", TEXT, "the source's item id"),
-        required("split", TEXT, "train, valid or test, by event_time"),
+        required("event_time", TIME, "when it happened, UTC"),
+        required("split", TEXT, "train before valid_from, valid before test_from, test from then on"),
         required("weight", REAL, "sum over events of the weight that the settings give their type"),
         required("count", COUNT, "events other than impressions"),
         required("num_relevant", COUNT, "events of the relevant type (purchases, or what the mapping names)"),
-        required("first_time", TIME, "first event of the pair in the split"),
-        required("last_time", TIME, "last event of the pair in the split"),
     ),
-    key=("user_key", "item_id", "split"),
+    key=("user_key", "item_id", "event_time"),
     checks={"known_split": "split IN ('train', 'valid', 'test')"},
     partition_by=("split",),
 )

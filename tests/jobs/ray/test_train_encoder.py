@@ -58,7 +58,7 @@ class EncoderLake(SmallLake):
         self.put(
             "gold/interactions",
             *(
-                {"user_key": user, "item_id": item, "split": split, **counts, "first_time": t, "last_time": t}
+                {"user_key": user, "item_id": item, "split": split, **counts, "event_time": t}
                 for user, item, split, t in rows
             ),
         )

@@ -4,8 +4,8 @@ from typing import Any
 
 from tests.lakes import START, TEST_FROM
 
-PAIR = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1, "first_time": START, "last_time": START}
-LATER: dict[str, Any] = {"split": "test", "first_time": TEST_FROM, "last_time": TEST_FROM}
+PAIR = {"event_time": START, "split": "train", "weight": 1.0, "count": 1, "num_relevant": 1}
+LATER: dict[str, Any] = {"event_time": TEST_FROM, "split": "test"}
 
 
 def pair(user: str, item: str, **overrides: Any) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_lists_as_of_valid_from_are_judged_by_the_validation_window(job: ModuleT
     small_lake.put(
         "gold/interactions",
         pair("ann", "a"),
-        pair("ann", "b", split="valid", first_time=VALID_FROM, last_time=VALID_FROM),
+        pair("ann", "b", split="valid", event_time=VALID_FROM),
         pair("ann", "c", **LATER),
     )
     small_lake.put(

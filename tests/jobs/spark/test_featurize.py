@@ -1,6 +1,8 @@
 """The featurize job on a hand-made log of 100 days: whole rows worked by hand, and a future that must not show."""
 
 import math
+import random
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +17,7 @@ from lib.engines.spark import session, spark_schema
 from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
+from lib.ranking.pairs_of_log import pairs_of_log
 from lib.tables import contract
 from tests import lakes
 
@@ -102,19 +105,51 @@ def frame(spark: SparkSession, name: str, rows: list[dict[str, Any]]) -> DataFra
     return spark.createDataFrame([tuple(row.values()) for row in lakes.whole_rows(table, rows)], schema)
 
 
-def test_interactions_are_pairs_by_split_without_impressions_bots_and_unknown_users(lake: Path) -> None:
-    rows = {(row["user_key"], row["item_id"], row["split"]): row for row in read(lake, "gold/interactions")}
-    found = {key: (round(row["weight"], 9), row["count"], row["num_relevant"]) for key, row in rows.items()}
-    assert found == {
-        ("ann", "shoe", "train"): (1.8, 3, 1),  # a view, a cart, a purchase
-        ("bob", "hat", "train"): (0.2, 2, 0),  # a view, a return
-        ("bob", "hat", "valid"): (1.0, 1, 1),
-        ("cid", "cap", "valid"): (0.6, 1, 0),
-        ("cid", "cap", "test"): (1.0, 1, 1),
-        ("dot", "shoe", "test"): (0.2, 1, 0),
+def test_interactions_are_pairs_by_moment_without_impressions_bots_and_unknown_users(lake: Path) -> None:
+    found = {
+        (row["user_key"], row["item_id"], (row["event_time"] - START) / timedelta(days=1)): (
+            row["split"],
+            row["weight"],
+            row["count"],
+            row["num_relevant"],
+        )
+        for row in read(lake, "gold/interactions")
     }
-    shoe = rows["ann", "shoe", "train"]
-    assert (shoe["first_time"], shoe["last_time"]) == (START + timedelta(days=0.5), START + timedelta(days=72))
+    assert found == {
+        ("ann", "shoe", 0.5): ("train", 0.2, 1, 0),
+        ("ann", "shoe", 60): ("train", 0.6, 1, 0),
+        ("ann", "shoe", 72): ("train", 1.0, 1, 1),
+        ("bob", "hat", 60): ("train", 0.2, 1, 0),
+        ("bob", "hat", 75): ("train", 0.0, 1, 0),  # a return
+        ("bob", "hat", 82): ("valid", 1.0, 1, 1),
+        ("cid", "cap", 85): ("valid", 0.6, 1, 0),
+        ("cid", "cap", 91): ("test", 1.0, 1, 1),
+        ("dot", "shoe", 95): ("test", 0.2, 1, 0),
+    }
+
+
+# A date within train, one between the splits that cuts a day, the very moment of an event, and the end.
+@pytest.mark.parametrize("day", [40.0, 84.37, 90.0, 100.0])
+def test_what_was_known_at_any_moment_is_what_silver_counts(job: ModuleType, spark: SparkSession, day: float) -> None:
+    rng = random.Random(0)
+    purchases = numbered(
+        *(
+            event(rng.choice((day, rng.uniform(0, 100))), user_key=user, item_id=item, event_type="purchase")
+            for user, item in ((rng.choice("abcd"), rng.choice("xyz")) for _ in range(300))
+        )
+    )
+    as_of = START + timedelta(days=day)
+    counted = Counter((row["user_key"], row["item_id"]) for row in purchases if row["event_time"] < as_of)
+    stored = job.interactions(
+        frame(spark, "silver/events", purchases),
+        valid_from=VALID_FROM,
+        test_from=TEST_FROM,
+        event_weights={"purchase": 1.0},
+        relevant="purchase",
+    )
+    known = pairs_of_log(stored, as_of=as_of).collect()
+    assert {(row["user_key"], row["item_id"]): row["num_relevant"] for row in known} == counted
+    assert {(row["user_key"], row["item_id"]): row["weight"] for row in known} == counted
 
 
 def test_user_profiles_are_of_everyone_known_before_as_of(lake: Path) -> None:
@@ -279,6 +314,5 @@ def test_the_relevant_event_may_be_another_than_the_purchase(job: ModuleType, sp
         event_weights={"view": 0.5, "purchase": 2.0},
         relevant="view",
     )
-    row = pairs.first()
-    assert row is not None
-    assert (row["num_relevant"], row["count"], row["weight"]) == (2, 3, 3.0)
+    rows = sorted((row["event_time"], row["num_relevant"], row["count"], row["weight"]) for row in pairs.collect())
+    assert [row[1:] for row in rows] == [(1, 1, 0.5), (1, 1, 0.5), (0, 1, 2.0)]

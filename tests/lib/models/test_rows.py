@@ -22,12 +22,11 @@ AS_OF = datetime(2026, 1, 31, tzinfo=UTC)
 INTERACTION = {
     "user_key": "u",
     "item_id": "a",
+    "event_time": AS_OF - timedelta(days=30),
     "split": "train",
     "weight": 1.0,
     "count": 1,
     "num_relevant": 1,
-    "first_time": AS_OF - timedelta(days=30),
-    "last_time": AS_OF - timedelta(days=30),
 }
 
 
@@ -75,7 +74,7 @@ def test_shares_are_equal_and_cover_every_row(num_rows: int, num_workers: int) -
 def test_a_pair_counts_by_weight_relevance_and_age() -> None:
     found = known(
         {"user_key": "v", "item_id": "b", "weight": 3.0, "num_relevant": 0},
-        {"user_key": "u", "item_id": "b", "weight": 1.0, "num_relevant": 1, "last_time": AS_OF - timedelta(days=60)},
+        {"user_key": "u", "item_id": "b", "weight": 1.0, "num_relevant": 1, "event_time": AS_OF - timedelta(days=60)},
         {"user_key": "u", "item_id": "b", "split": "valid", "weight": 1.0, "num_relevant": 1},
         {"user_key": "v", "item_id": "a", "weight": 1.0, "num_relevant": 3},
     )
@@ -83,7 +82,7 @@ def test_a_pair_counts_by_weight_relevance_and_age() -> None:
     assert found.item_ids.to_pylist() == ["a", "b"]
     assert found.pairs.user.tolist() == [0, 1, 1]
     assert found.pairs.item.tolist() == [1, 0, 1]
-    # 30 days old is half; both splits of (u, b) are one pair, as old as the later one.
+    # 30 days old is half; both moments of (u, b) are one pair, as old as the later one.
     log = math.log1p
     assert found.pairs.history_weight.tolist() == pytest.approx([log(2) / 2, log(1) / 2, log(3) / 2])
     targets = [(log(2) + log(2) / 2) / 2, (log(3) + log(1) / 2) / 2, (0 + log(3) / 2) / 2]
@@ -91,12 +90,12 @@ def test_a_pair_counts_by_weight_relevance_and_age() -> None:
 
 
 def test_nothing_from_as_of_on_is_known() -> None:
-    found = known({}, {"item_id": "b", "last_time": AS_OF}, {"user_key": "v", "last_time": AS_OF + timedelta(days=1)})
+    found = known({}, {"item_id": "b", "event_time": AS_OF}, {"user_key": "v", "event_time": AS_OF + timedelta(days=1)})
     assert (found.user_keys.to_pylist(), found.item_ids.to_pylist()) == (["u"], ["a"])
 
 
 def test_a_pair_of_returns_alone_is_none_and_very_old_ones_keep_a_trace() -> None:
-    found = known({"item_id": "b", "weight": 0.0, "num_relevant": 0}, {"last_time": AS_OF - timedelta(days=90_000)})
+    found = known({"item_id": "b", "weight": 0.0, "num_relevant": 0}, {"event_time": AS_OF - timedelta(days=90_000)})
     assert found.item_ids.to_pylist() == ["a"]
     assert found.pairs.history_weight.item() > 0
 
