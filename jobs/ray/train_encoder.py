@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from ray import train
 from ray.train.torch import prepare_model
-from torch import distributed, nn
+from torch import nn
 
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch
 from lib.lake.lake import Lake
@@ -31,6 +31,7 @@ from lib.models.judging import REFERENCE, judge
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import WeightedPairs
 from lib.models.two_tower import PairSampler, TwoTower
+from lib.models.workers import rows_of_all_workers, total_over_workers
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -52,7 +53,7 @@ class TrainEncoderSettings(JobSettings):
     two_tower_batch_size: int = Field(
         1024,
         ge=2,
-        description="batch size of the two towers, over all workers; a worker's pairs are each other's negatives",
+        description="batch size of the two towers, over all workers; its pairs are each other's negatives",
     )
     two_tower_learning_rate: float = Field(1e-2, gt=0, description="learning rate of the two towers (Adam)")
     two_tower_dimensions: int = Field(64, ge=1, le=4096, description="length of the two towers' vectors")
@@ -128,6 +129,7 @@ def train_worker(config: dict[str, Task]) -> None:
         task.two_tower,
         num_batches=max(MIN_BATCHES, math.ceil(len(known.pairs.item) / task.two_tower.batch_size / num_workers)),
         rank=rank,
+        gather=rows_of_all_workers,
         state=states.get("two_tower"),
         keep=lambda state: keep("two_tower", state),
     )
@@ -155,13 +157,6 @@ def fit_purchase_model(
         state=state,
         keep=keep,
     )
-
-
-def total_over_workers(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over the workers."""
-    if distributed.is_initialized():
-        distributed.all_reduce(tensor)
-    return tensor
 
 
 def task_of(run: Run, settings: TrainEncoderSettings, *, with_encoder: bool = True) -> Task:

@@ -4,7 +4,8 @@ After every epoch the loop saves all that the next one needs, and randomness dep
 worker's rank. So a fit that is interrupted at any point and resumed ends with the same weights.
 
 A `state` is a dict that torch.save can write. The loops do not know how workers communicate: a trainer wraps the model,
-so that gradients are averaged, and passes `total`, which sums a tensor over the workers.
+so that gradients are averaged, and passes `total`, which sums a tensor over the workers, and `gather`, which
+concatenates their rows.
 """
 
 import copy
@@ -23,6 +24,7 @@ from lib.models.two_tower import PairSampler, TwoTower
 State = dict[str, Any]
 Keep = Callable[[State], None]
 Total = Callable[[Tensor], Tensor]
+Gather = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 1 << 16
 
 
@@ -56,7 +58,7 @@ class TwoTowerPlan:
 
 
 def alone(tensor: Tensor) -> Tensor:
-    """The total over the workers when there is only one: the tensor itself."""
+    """The total over the workers, or the rows of all, when there is only one: the tensor itself."""
     return tensor
 
 
@@ -142,12 +144,14 @@ def fit_two_towers(
     *,
     num_batches: int,
     rank: int = 0,
+    gather: Gather = alone,
     state: State | None = None,
     keep: Keep = lambda _: None,
 ) -> State:
     """Fit a TwoTower (or what wraps one) on this worker's pairs; arguments as for `fit_encoder`.
 
-    An epoch has `num_batches`, the same number for every worker.
+    An epoch has `num_batches`, the same number for every worker. `gather` as for two_tower.train_epoch: the items of all
+    workers are each other's negatives, so that their number does not depend on the number of workers.
 
     Returns:
         The last state; `model` holds the weights.
@@ -168,6 +172,8 @@ def fit_two_towers(
             batch_size=plan.batch_size,
             num_batches=num_batches,
             generator=epoch_generator(plan.seed, epoch, rank),
+            rank=rank,
+            gather=gather,
         )
         state = {"epoch": epoch, "loss": loss, **_weights(own, optimizer)}
         keep(state)

@@ -7,6 +7,7 @@ none. Trained by in-batch sampled softmax, corrected for how often an item is in
 "Sampling-bias-corrected neural modeling for large corpus item recommendations").
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -73,8 +74,10 @@ class TwoTower(nn.Module):
         return sums / total[:, None]
 
 
-def sampled_softmax_loss(users: Tensor, items: Tensor, log_q: Tensor) -> Tensor:
+def sampled_softmax_loss(users: Tensor, items: Tensor, log_q: Tensor, *, first: int = 0) -> Tensor:
     """Cross-entropy of each user's own item among the batch's items, which serve as each other's negatives.
+
+    A worker has B users of the batch, and the N items of all workers: its users have as many negatives as with one worker.
 
     The logit of user b and item j is users_b . items_j - log q_j, with q_j the probability that item j is drawn: this
     corrects for popular items being negatives more often (Yi et al. 2019, eq. 5). An item in several rows counts in
@@ -82,11 +85,12 @@ def sampled_softmax_loss(users: Tensor, items: Tensor, log_q: Tensor) -> Tensor:
 
     Args:
         users: (B, D).
-        items: (B, D), row b the target item of user b.
-        log_q: (B,), log q of these target items.
+        items: (N, D), row first + b the target item of user b.
+        log_q: (N,), log q of these target items.
+        first: where this worker's own items begin.
     """
     logits = users @ items.T - log_q
-    return F.cross_entropy(logits, torch.arange(len(users), device=users.device))
+    return F.cross_entropy(logits, first + torch.arange(len(users), device=users.device))
 
 
 class PairSampler:
@@ -102,7 +106,7 @@ class PairSampler:
         self.history_share = weight / total[pairs.user]  # sums to 1 for each user
         self.history_sum, self.target_sum = self.history_share.cumsum(0), pairs.target_weight.cumsum(0)
         drawn = weight.new_zeros(num_items).index_add_(0, pairs.item, pairs.target_weight)
-        self.log_q = (drawn / drawn.sum()).log().to(torch.float32)  # -inf for an item that is never drawn
+        self.q = drawn / drawn.sum()  # (I,), how likely each item is drawn
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw the items of B pairs, (B,), and for each pair L items of its user's history with replacement, (B, L)."""
@@ -124,21 +128,25 @@ def train_epoch(
     batch_size: int,
     num_batches: int,
     generator: torch.Generator,
+    rank: int = 0,
+    gather: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> float:
     """Train on `num_batches` batches; returns the mean loss.
 
-    `model` is a TwoTower or a trainer's wrapper around one.
+    `model` is a TwoTower or a trainer's wrapper around one. `gather` concatenates the rows of all workers in the order
+    of their ranks and lets gradients through; batches have the same size on every worker.
     """
     model.train()
     device = next(model.parameters()).device
+    q = gather(sampler.q[None].to(torch.float32).to(device)).mean(dim=0)  # of a batch of all workers
     losses = []
     for _ in range(num_batches):
         targets, history = sampler.draw(batch_size, generator)
-        log_q = sampler.log_q[targets].to(device)
         targets, history = targets.to(device), history.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             users, items = model(targets, history)
-            loss = sampled_softmax_loss(users, items, log_q)
+            log_q = gather(q[targets]).log()
+            loss = sampled_softmax_loss(users, gather(items), log_q, first=rank * batch_size)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

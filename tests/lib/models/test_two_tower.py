@@ -87,7 +87,7 @@ def test_pairs_are_drawn_by_target_weight_and_histories_by_history_weight() -> N
     targets, history = sampler.draw(40_000, torch.Generator().manual_seed(0))
     shares = torch.bincount(targets, minlength=4) / len(targets)
     assert shares.tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8, 0], abs=0.01)
-    assert sampler.log_q.exp().tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8, 0])
+    assert sampler.q.tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8, 0])
     assert history.shape == (40_000, 2)
     assert (history[targets == 2] == 2).all()  # nobody else's history
     of_user_0 = torch.bincount(history[targets < 2].ravel(), minlength=4) / history[targets < 2].numel()
