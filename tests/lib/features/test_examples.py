@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 from lib.features.examples import ExampleDate, example_dates, examples
-from tests.lib.features.test_user_features import AS_OF, HISTORY, day, events_of
+from tests.lib.features.events import AS_OF, events_of
+from tests.lib.features.test_user_features import HISTORY, day
 
 
 def test_a_label_is_one_for_a_relevant_event_in_the_window_and_the_window_is_half_open() -> None:

@@ -10,37 +10,9 @@ import pytest
 
 from lib.features.profiles import active_hours, interest_tags, user_counts, user_profiles
 from lib.tables import contract
+from tests.lib.features.events import AS_OF, events_of
 
-AS_OF = datetime(2026, 3, 10, tzinfo=UTC)
 WEIGHTS = {"view": 0.2, "cart": 0.6, "purchase": 1.0}
-SCHEMA = {
-    "user_key": pl.String,
-    "item_id": pl.String,
-    "event_type": pl.String,
-    "event_time": pl.Datetime("us", "UTC"),
-    "session_id": pl.String,
-    "quantity": pl.Int64,
-    "price": pl.Decimal(18, 4),
-    "request_id": pl.String,
-    "category_tags": pl.List(pl.String),
-    "brand_tag": pl.String,
-}
-EVENT: dict[str, Any] = {
-    "user_key": "ann",
-    "item_id": "shoe",
-    "event_type": "view",
-    "event_time": AS_OF - timedelta(days=2),
-    "session_id": "s1",
-    "quantity": None,
-    "price": None,
-    "request_id": None,
-    "category_tags": None,
-    "brand_tag": None,
-}
-
-
-def events_of(*overrides: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame([EVENT | override for override in overrides], schema=SCHEMA)
 
 
 def profile_of(events: pl.DataFrame, **settings: Any) -> dict[str, Any]:

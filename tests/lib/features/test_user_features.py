@@ -9,38 +9,7 @@ import polars as pl
 import pytest
 
 from lib.features.user_features import FEATURES, user_features
-
-AS_OF = datetime(2026, 3, 10, tzinfo=UTC)  # a Tuesday
-
-SCHEMA = {
-    "user_key": pl.String,
-    "item_id": pl.String,
-    "event_type": pl.String,
-    "event_time": pl.Datetime("us", "UTC"),
-    "session_id": pl.String,
-    "quantity": pl.Int64,
-    "price": pl.Decimal(18, 4),
-    "request_id": pl.String,
-    "category_tags": pl.List(pl.String),
-    "brand_tag": pl.String,
-}
-
-EVENT: dict[str, Any] = {
-    "user_key": "ann",
-    "item_id": "shoe",
-    "event_type": "view",
-    "event_time": AS_OF - timedelta(days=2),
-    "session_id": "s1",
-    "quantity": None,
-    "price": None,
-    "request_id": None,
-    "category_tags": None,
-    "brand_tag": None,
-}
-
-
-def events_of(*overrides: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame([EVENT | override for override in overrides], schema=SCHEMA)
+from tests.lib.features.events import AS_OF, events_of
 
 
 def features_of(events: pl.DataFrame, as_of: datetime = AS_OF) -> dict[str, Any]:
