@@ -39,7 +39,10 @@ class RecommendSettings(JobSettings):
     list_length: int = Field(10, ge=1, le=1000, description="items in a list")
     num_neighbours: int = Field(100, ge=2, description="neighbours kept per item, including the item itself")
     min_support: int = Field(
-        3, ge=1, description="distinct users who must have both items of a pair of neighbours (`often together with`)"
+        3,
+        ge=1,
+        description="distinct users who must have both items of a pair of neighbours (`often together with`); a reason tells "
+        "of no fewer buyers",
     )
     max_items_per_user: int = Field(
         2000, ge=2, description="latest own items of a user used to count neighbours; bounds the pairs per user"
@@ -93,11 +96,11 @@ def similarities(
 
 
 def counting_lists(
-    users: DataFrame, catalogue: Catalogue, similarity: sp.csr_array, *, k: int, verb: str
+    users: DataFrame, catalogue: Catalogue, similarity: sp.csr_array, *, k: int, verb: str, min_support: int
 ) -> dict[str, DataFrame]:
     """The lists of the counting strategies: popularity, rebuy and item-to-item."""
     ranking = {
-        "popularity": partial(strategies.popularity, catalogue=catalogue, k=k, verb=verb),
+        "popularity": partial(strategies.popularity, catalogue=catalogue, k=k, verb=verb, min_support=min_support),
         "rebuy": partial(strategies.rebuy, catalogue=catalogue, k=k, verb=verb),
         "item_to_item": partial(strategies.item_to_item, catalogue=catalogue, k=k, similarity=similarity),
     }
@@ -158,7 +161,9 @@ def main(settings: RecommendSettings) -> None:
         similarity = similarities(users, catalogue, settings, num_users=num_users)
         run.log("neighbours", pairs=similarity.nnz)
         verb = strategies.VERBS.get(run.mapping.relevance, "chosen")
-        counted = counting_lists(users, catalogue, similarity, k=settings.list_length, verb=verb)
+        counted = counting_lists(
+            users, catalogue, similarity, k=settings.list_length, verb=verb, min_support=settings.min_support
+        )
         lists = [named(ranked, as_of=run.as_of, strategy=strategy) for strategy, ranked in counted.items()]
         stored = run.read_or_empty("gold/vectors")
         for model, reason in MODELS.items():

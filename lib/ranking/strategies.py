@@ -57,13 +57,14 @@ class Catalogue(NamedTuple):
         )
 
 
-def popularity(batches: Batches, *, catalogue: Catalogue, k: int, verb: str) -> Lists:
-    """Items by number of distinct buyers: the same list for everyone, except for what `new` leaves out."""
+def popularity(batches: Batches, *, catalogue: Catalogue, k: int, verb: str, min_support: int) -> Lists:
+    """Items by number of distinct buyers: the same list for everyone, except for what `new` leaves out.
+
+    A reason tells of no fewer than `min_support` buyers, as it would tell what a single person bought.
+    """
     bought = np.flatnonzero(catalogue.num_buyers > 0)
     best_first = catalogue.take(bought[np.argsort(-catalogue.num_buyers[bought], kind="stable")])
-    reasons = pa.array(
-        [f"{verb} by {_number(n)} {'customer' if n == 1 else 'customers'}" for n in best_first.num_buyers], pa.string()
-    )
+    reasons = pa.array([f"{verb} by {_customers(n, min_support)}" for n in best_first.num_buyers], pa.string())
     for batch in batches:
         own = incidence(batch["items"], best_first.item_ids)
         # k items plus the most items that any user has are enough, even after a user's own items are left out.
@@ -154,6 +155,12 @@ def _rows(
         reasons,
     ]
     return pa.RecordBatch.from_arrays(columns, names=LIST_SCHEMA.names).cast(LIST_SCHEMA)
+
+
+def _customers(number: float, min_support: int) -> str:
+    if number < min_support:
+        return f"fewer than {min_support:,} customers"
+    return f"{_number(number)} {'customer' if number == 1 else 'customers'}"
 
 
 def _number(value: float) -> str:

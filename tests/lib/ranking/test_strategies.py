@@ -31,19 +31,31 @@ def rows_of(lists: list[pa.RecordBatch], question: str) -> list[tuple[Any, ...]]
 
 
 def test_popularity_gives_everyone_the_most_bought_items_with_how_many_bought_them() -> None:
-    lists = list(popularity([users(ann={}, bob={"b": 1})], catalogue=CATALOGUE, k=2, verb="bought"))
+    lists = list(popularity([users(ann={}, bob={"b": 1})], catalogue=CATALOGUE, k=2, verb="bought", min_support=1))
     best = [(1, "b", 3.0, "bought by 3 customers"), (2, "c", 3.0, "bought by 3 customers")]
     assert rows_of(lists, "all") == [(user, *row) for user in ("ann", "bob") for row in best]
 
 
 def test_popularity_leaves_out_own_items_from_the_new_ones_and_items_that_nobody_bought() -> None:
-    lists = list(popularity([users(ann={}, bob={"b": 1, "c": 1})], catalogue=CATALOGUE, k=3, verb="viewed"))
+    lists = list(
+        popularity([users(ann={}, bob={"b": 1, "c": 1})], catalogue=CATALOGUE, k=3, verb="viewed", min_support=1)
+    )
     assert rows_of(lists, "new") == [
         ("ann", 1, "b", 3.0, "viewed by 3 customers"),
         ("ann", 2, "c", 3.0, "viewed by 3 customers"),
         ("ann", 3, "a", 2.0, "viewed by 2 customers"),
         ("bob", 1, "a", 2.0, "viewed by 2 customers"),
         ("bob", 2, "d", 1.0, "viewed by 1 customer"),
+    ]
+
+
+def test_a_reason_tells_of_no_fewer_buyers_than_the_least_support() -> None:
+    lists = list(popularity([users(bob={})], catalogue=CATALOGUE, k=4, verb="bought", min_support=3))
+    assert [reason for *_, reason in rows_of(lists, "all")] == [
+        "bought by 3 customers",
+        "bought by 3 customers",
+        "bought by fewer than 3 customers",
+        "bought by fewer than 3 customers",
     ]
 
 
@@ -105,7 +117,7 @@ def test_no_strategy_lists_an_item_twice_or_an_own_one_as_new_whatever_the_batch
     similarity = sp.csr_array(np.eye(5) + 0.1)
     people = {f"user{number}": own for number, own in enumerate(histories)}
     for strategy in (
-        lambda batches: popularity(batches, catalogue=CATALOGUE, k=k, verb="bought"),
+        lambda batches: popularity(batches, catalogue=CATALOGUE, k=k, verb="bought", min_support=1),
         lambda batches: rebuy(batches, catalogue=CATALOGUE, k=k, verb="bought"),
         lambda batches: item_to_item(batches, catalogue=CATALOGUE, similarity=similarity, k=k),
     ):
