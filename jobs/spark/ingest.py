@@ -215,7 +215,8 @@ def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFr
 def read_files_of_run(run: SparkRun, settings: IngestSettings) -> tuple[list[FoundFile], bool]:
     """Append the records of the log's new files to bronze; returns the files set aside, and whether some had to wait.
 
-    A run that is taken up reads what it had begun to read, and nothing newer.
+    A run that is taken up reads what it had begun to read, and nothing newer. Where some of that is gone it sets it
+    aside, or starts anew if it has committed nothing.
     """
     refused = refused_files(run.lake)
     pinned = {file.sha256 for file in run.input_files}
@@ -224,8 +225,11 @@ def read_files_of_run(run: SparkRun, settings: IngestSettings) -> tuple[list[Fou
     log = settings.log.path or str(run.lake.folder / "raw" / "market")
     found = find(run, log, read_before, task_bytes=task_bytes)
     new, bad = told_apart(found, read_before=read_before)
-    if pinned:
-        good, lost = [file for file in new if file["sha256"] in pinned], lost_files(run, new)
+    good = [file for file in new if file["sha256"] in pinned]
+    lost = lost_files(run, new)
+    if lost and not run.outputs:
+        run.start_anew()
+    if run.input_files:
         told = {file["path"] for file in bad}
         bad += [{**asdict(file), "problem": GONE} for file in lost if file.path not in told]
         run.take_files([file for file in run.input_files if file not in lost])
@@ -252,7 +256,7 @@ def read_files_of_run(run: SparkRun, settings: IngestSettings) -> tuple[list[Fou
 def main(settings: IngestSettings) -> None:
     """Read the log's new files; exit with a code of its own if one was set aside.
 
-    A run that did not finish after it had committed a source is taken up; then another reads what came since.
+    A run that did not finish is taken up; then another reads what came since.
     """
     num_bad, some_wait = 0, True
     while some_wait:

@@ -182,6 +182,15 @@ class Run:
         self.input_files = list(files)
         self.save("running")
 
+    def start_anew(self) -> None:
+        """Leave this run as abandoned, before it has committed anything, and go on as the next one."""
+        assert not self.outputs, f"{self.run_id} has committed to {', '.join(self.outputs)}"
+        self.save("abandoned")
+        self.number += 1
+        self.run_id = _run_id(self.job, self.number)
+        self.started_at, self.input_files, self.is_taken_up = datetime.now(UTC), [], False
+        self.save("running")
+
     def abandoned_files(self) -> list[InputFile]:
         """Files that the run before this one began to read and did not commit, if it was abandoned."""
         rows = history.runs(self.lake, self.job.name)
@@ -289,7 +298,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     if last is not None and last["status"] in ("running", "failed"):
         written, inputs = _committed_outputs(job, lake, last["run_id"], last["number"]), pinned(last["inputs"])
         is_same = last["settings_hash"] == settings_now and last["code_version"] == code_now
-        if is_same and _can_go_on(job, lake, last, inputs_now, has_committed=bool(written)):
+        if is_same and _can_go_on(lake, last, inputs_now, has_committed=bool(written)):
             run = kind(
                 **identity,
                 run_id=last["run_id"],
@@ -310,7 +319,7 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     number = 1 if last is None else last["number"] + 1
     run = kind(
         **identity,
-        run_id=f"{job.name}-{number:06d}",
+        run_id=_run_id(job, number),
         number=number,
         inputs=inputs_now,
         started_at=datetime.now(UTC),
@@ -328,14 +337,16 @@ def _known_times(job: Job, settings: JobSettings, lake: Lake, inputs: Mapping[st
     return log_times(lake, load_mapping(settings.log.format), version)
 
 
-def _can_go_on(
-    job: Job, lake: Lake, last: Mapping[str, Any], inputs_now: Mapping[str, int], *, has_committed: bool
-) -> bool:
+def _run_id(job: Job, number: int) -> str:
+    return f"{job.name}-{number:06d}"
+
+
+def _can_go_on(lake: Lake, last: Mapping[str, Any], inputs_now: Mapping[str, int], *, has_committed: bool) -> bool:
     """Whether an unfinished run is taken up with its inputs, rather than another begun with those of now."""
     inputs = pinned(last["inputs"])
     has_newer = inputs != inputs_now
     if not has_committed:
-        return not has_newer and not job.finds_new_files
+        return not has_newer
     if has_newer and (last["message"] or "").endswith(FAILED_AGAIN):
         return False  # on the same inputs it would fail for ever
     # A vacuum may have removed the files of an old version.
