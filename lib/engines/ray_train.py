@@ -36,7 +36,8 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
     )
     started = not ray.is_initialized()
     if started:
-        ray.init(address=None if inside else "local", log_to_driver=True, logging_level=30, **sizes)
+        # What workers print is Ray's to keep: a traceback there is no word to the user, who is told by the driver's error.
+        ray.init(address=None if inside else "local", log_to_driver=False, logging_level=30, **sizes)
     try:
         yield
     finally:

@@ -60,6 +60,17 @@ class RayTaskError(Exception):
         self.cause = cause
 
 
+class WorkerGroupError(Exception):
+    """Stands for Ray Train's."""
+
+    __module__ = "ray.train.v2.api.exceptions"
+
+
+def of_workers(last_line: str) -> WorkerGroupError:
+    traceback = f'Traceback (most recent call last):\n  File "train.py", line 3, in worker\n    read()\n{last_line}\n'
+    return WorkerGroupError(f"Training failed due to worker errors:\n[Rank 0,1 Error Snippet]:\n{traceback}")
+
+
 def of_task(error: str, message: str) -> Py4JJavaError:
     return Py4JJavaError(TASK_FAILED.format(error=error, message=message))
 
@@ -103,6 +114,9 @@ def of_java(cause: str) -> Py4JJavaError:
         (of_java("java.lang.IllegalStateException: so it is"), "IllegalStateException: so it is", ExitCode.FAILED),
         (RayTaskError("ray::f()\n  File x", ValueError("one class")), "one class", ExitCode.REFUSED),
         (RayTaskError("ray::f()\n  File x", KeyError("x")), "KeyError: 'x'", ExitCode.FAILED),
+        (of_workers("ValueError: 2 pictures, fewer than a batch"), "2 pictures, fewer than a batch", ExitCode.REFUSED),
+        (of_workers("RuntimeError: shape [2] is invalid"), "RuntimeError: shape [2] is invalid", ExitCode.FAILED),
+        (of_workers("ray.exceptions.ActorDiedError: The actor died"), "a worker was killed", ExitCode.FAILED),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(error: Exception, told: str, code: ExitCode) -> None:
