@@ -40,6 +40,8 @@ def lake_folder(path: str) -> str:
     Raises:
         ValueError: it is an address, or holds characters that an engine reads otherwise.
     """
+    if not path.strip():
+        raise ValueError("should be a folder; nothing was given")
     address = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", path)
     if address:
         hint = (

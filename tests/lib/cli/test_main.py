@@ -168,6 +168,7 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> 
         (["run", "--to", "ingest", "--ingest.task-megabytes", "0"], "ingest.task_megabytes = '0': should be greater"),
         (["run", "--to", "ingest", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["run", "--to", "ingest", "--lake", "s3://bucket/lake"], "--lake s3://bucket/lake: should be a folder"),
+        (["run", "--to", "ingest", "--lake", ""], "--lake : should be a folder; nothing was given"),
         (["run", "--to", "ingest", "--lake", "/tmp/a%20b"], "--lake /tmp/a%20b: should not hold '%20'"),
         (["tables", "--lake", "gs://bucket/lake"], "--lake gs://bucket/lake: should be a folder"),
         (["query", "SELECT 1", "--lake", "abfss://c@a/lake"], "--lake abfss://c@a/lake: should be a folder"),
