@@ -92,10 +92,7 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: P
         RetryableError: no job server answers at the address.
         JobEndedError: the job failed.
     """
-    try:
-        client = _client(address)
-    except (ConnectionError, RuntimeError) as error:
-        raise RetryableError(f"no Ray job server answers at {address} ({type(error).__name__})") from None
+    client = client_of(address)
     job_id = _submit(client, entrypoint)
     try:
         with log.open("a") as output:
@@ -108,6 +105,19 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: P
     if code not in (ExitCode.DONE, ExitCode.FILES_SET_ASIDE):
         raise JobEndedError(last_error or f"the Ray job ended as {ended.status.value}", code)
     return code
+
+
+def client_of(address: str | None) -> Any:
+    """A client of the job server at an address, by default Ray's own.
+
+    Raises:
+        RetryableError: none answers there.
+    """
+    try:
+        return _client(address)
+    except (ConnectionError, RuntimeError) as error:
+        place = address or os.environ.get("RAY_ADDRESS") or "Ray's default address"
+        raise RetryableError(f"no Ray job server answers at {place} ({type(error).__name__})") from None
 
 
 def exit_code_of_job(address: str | None, entrypoint: str) -> int:

@@ -138,6 +138,13 @@ def test_a_job_submitted_on_this_machine_runs_as_the_code_that_lies_here(cartwhe
     assert (ROOT / PACKAGE).is_file()
 
 
+@pytest.mark.bad_input("no Ray cluster at the given address")
+def test_a_ray_job_submitted_to_no_cluster_is_one_line_and_exit_code_1(cartwheel: Cartwheel) -> None:
+    code, printed = cartwheel("submit", "train_encoder", "--cluster.ray-address", "http://127.0.0.1:9")
+    assert code == 1
+    assert one_line(printed) == "error  no Ray job server answers at http://127.0.0.1:9 (ConnectionError)"
+
+
 def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> None:
     assert cartwheel("submit", "clean", "--dry-run", "--lake.path", "/mnt/my lake") == (
         0,
