@@ -143,7 +143,11 @@ def read_pictures(file: LogFile, source: Source) -> Iterator[pa.RecordBatch]:
             arrays = {field: batch.column(column) for field, column in columns.items()}
             for field, type_ in PICTURE_COLUMNS.items():
                 arrays[field] = arrays[field].cast(type_) if field in arrays else pa.nulls(len(batch), type_)
-            ids = item_ids(_texts(arrays["item_id"]), are_whole_numbers=source.are_whole_numbers("item_id"))
+            ids = item_ids(
+                _texts(arrays["item_id"]),
+                are_whole_numbers=source.are_whole_numbers("item_id"),
+                unknown=source.unknown_texts("item_id"),
+            )
             yield pa.RecordBatch.from_pydict({**arrays, "item_id": ids}).select(PICTURES)
 
 

@@ -1,5 +1,7 @@
 """Ids as the shop means them: one form for whole numbers, however a program wrote them."""
 
+from collections.abc import Sequence
+
 import polars as pl
 import pyarrow as pa
 
@@ -26,10 +28,10 @@ def one_form(text: pl.Expr) -> pl.Expr:
     return pl.when(~text.str.contains(UNKNOWN_NUMBER)).then(pl.coalesce(whole_number(text), text))
 
 
-def item_ids(texts: pa.Array, *, are_whole_numbers: bool) -> pa.Array:
-    """The item ids of pictures as silver has them: trimmed, a blank one null, whole numbers in one form."""
+def item_ids(texts: pa.Array, *, are_whole_numbers: bool, unknown: Sequence[str]) -> pa.Array:
+    """The item ids of pictures as silver has them: trimmed, blank and `unknown` ones null, whole numbers in one form."""
     text = pl.col("text").str.strip_chars()
     ids = pl.DataFrame({"text": pl.Series(texts, dtype=pl.String)}).select(
-        pl.when(text != "").then(one_form(text) if are_whole_numbers else text)
+        pl.when(~text.is_in(["", *unknown])).then(one_form(text) if are_whole_numbers else text)
     )
     return ids.to_series().to_arrow().cast(pa.string())

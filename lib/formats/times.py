@@ -103,6 +103,7 @@ def _by_pattern(text: pl.Expr, given: str, timezone: str) -> pl.Expr:
     text = _with_point(text) if ",%f" in given else text
     text = text + " 00" if pattern.minute else text
     if re.search(r"%#z|%s|%\+", pattern.text):
+        text = text.str.replace(r"(?:UTC|GMT|z)$", "Z")
         return text.str.to_datetime(pattern.text, strict=False, time_unit="us", time_zone="UTC")
     return _in_utc(text.str.to_datetime(pattern.text, strict=False, time_unit="us"), timezone)
 

@@ -216,12 +216,20 @@ def test_pictures_keep_their_bytes(tmp_path: Path) -> None:
 
 
 def test_pictures_bear_the_ids_that_events_have(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"id": ["7.0", "8   ", "  "], "jpg": [b"a", b"b", b"c"]}), tmp_path / "p.parquet")
-    source = a_source(
-        kind="images", names={"item_id": "id", "bytes": "jpg"}, reader={"type": "parquet"}, whole_number_ids="item_id"
+    pq.write_table(
+        pa.table({"id": ["7.0", "8   ", "  ", "-"], "jpg": [b"a", b"b", b"c", b"d"]}), tmp_path / "p.parquet"
     )
+    source = a_source(
+        kind="images", names={"item_id": "id", "bytes": "jpg"}, reader={"type": "parquet"}, whole_number_ids="item_id",
+        null_values="-",
+    )  # fmt: skip
     file = LogFile(str(tmp_path / "p.parquet"), "p.parquet", 1, "images")
-    assert [row["item_id"] for batch in read_pictures(file, source) for row in batch.to_pylist()] == ["7", "8", None]
+    assert [row["item_id"] for batch in read_pictures(file, source) for row in batch.to_pylist()] == [
+        "7",
+        "8",
+        None,
+        None,
+    ]
 
 
 def test_json_text_round_trips(tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_an_offset_may_be_z_and_may_have_a_colon() -> None:
     given = ("2024-01-05T12:00:00Z", "2024-01-05T13:00:00+0100", "2024-01-05T13:00:00+01:00", "2024-01-05T12:00:00")
     for pattern in ("%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S%:z"):
         assert times(*given, time_format=pattern) == [NOON, NOON, NOON, None]
+    assert times("2024-01-05 12:00:00 UTC", "2024-01-05 13:00:00 +01", time_format="%Y-%m-%d %H:%M:%S %z") == [
+        NOON,
+        NOON,
+    ]
 
 
 def test_fractions_of_a_second_are_read_as_they_are_written() -> None:
