@@ -157,7 +157,7 @@ def described(reason: str, source: Source) -> str:
     if not field:
         return "could not be parsed; check the mapping's reader"
     name = source.names.get(field)
-    columns = ", ".join(name.source_columns) if name else "its rules" if field == "event_type" else "its constant"
+    columns = ", ".join(name.source_columns) if name else "events and ignore" if field == "event_type" else "constants"
     return f"have no valid {field}; check the mapping's {columns}"
 
 
@@ -217,11 +217,13 @@ def counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
 def forms_counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
     """How many records have values of which form, and the first and last of their files."""
     forms = cleaned_rows.where(F.col("kind") == rows.FORM).groupBy("source", "outcome", "form")
-    return forms.agg(
+    totals = forms.agg(
         F.sum("num_records").alias("num_records"),
         F.min("first_file").alias("first_file"),
         F.max("last_file").alias("last_file"),
-    ).toArrow().to_pylist()  # fmt: skip
+    )
+    by_form: list[dict[str, Any]] = totals.toArrow().to_pylist()
+    return by_form
 
 
 def main(settings: CleanSettings) -> None:

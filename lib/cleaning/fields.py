@@ -49,9 +49,8 @@ PARSERS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
 }
 IMPRESSION_FIELDS = ("candidates", "position", "propensity")  # kept on an impression, not on its click
 UNSPLIT = r"^[^\[].*[|;,]"  # several candidates in one text, without a separator in the mapping
-EARLIEST = datetime(
-    1990, 1, 1, tzinfo=UTC
-)  # no shop's log is older; 1970 is a clock that was never set, or another unit
+# No shop's log is older: 1970 is a clock that was never set, or a number in another unit.
+EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 LATEST_AFTER_ARRIVAL = timedelta(days=1)  # nothing happens after its log has come, but clocks and zones differ
 MOST_POSITIONS = 2**31 - 1
 
