@@ -132,8 +132,8 @@ def _of_ids(forms: Sequence[Count]) -> Iterable[str]:
     written: dict[str, dict[str, int]] = {}
     for row in forms:
         if row["outcome"].startswith(WRITTEN):
-            field = written.setdefault(row["outcome"].removeprefix(WRITTEN), {})
-            field[row["form"]] = field.get(row["form"], 0) + row["num_records"]
+            counted = written.setdefault(row["outcome"].removeprefix(WRITTEN), {})
+            counted[row["form"]] = counted.get(row["form"], 0) + row["num_records"]
     for field, numbers in written.items():
         if field == "price":
             yield from _of_prices(numbers)
