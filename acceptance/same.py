@@ -78,10 +78,10 @@ def _comparable(column: str, kind: pa.DataType) -> str:
 
 def _vectors_differ(first: Lake, second: Lake) -> str | None:
     tables = [lake.dataset("gold/vectors").to_table().to_pandas() for lake in (first, second)]
-    keys = [set(zip(table.model, table.kind, table.id, strict=True)) for table in tables]
+    keys = [set(zip(table.model, table.as_of, table.kind, table.id, strict=True)) for table in tables]
     if keys[0] != keys[1]:
         return f"{len(keys[0] ^ keys[1])} vectors in one lake only"
-    factors = [table[table.model == "als"].sort_values(["kind", "id"])["values"] for table in tables]
+    factors = [table[table.model == "als"].sort_values(["as_of", "kind", "id"])["values"] for table in tables]
     if not len(factors[0]):
         return None
     largest = float(np.abs(np.vstack(factors[0].to_list()) - np.vstack(factors[1].to_list())).max())

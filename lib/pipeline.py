@@ -96,7 +96,7 @@ PIPELINE: tuple[Job, ...] = (
         "implicit-feedback ALS factors",
         reads=("gold/interactions",),
         writes=("gold/vectors",),
-        code=("lib/ranking",),
+        code=("lib/ranking", "lib/statistics"),
     ),
     Job(
         "train_encoder",

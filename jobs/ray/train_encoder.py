@@ -1,17 +1,20 @@
 """train_encoder: gold/examples, gold/interactions, silver/items -> gold/vectors, gold/model_metrics, models `encoder`, `two_tower`.
 
-One run of Ray Train fits the purchase encoder, then the two towers (lib/models). The encoder is fitted on train,
-stopped early by valid, and tested on test next to logistic regression on the same features; its vectors describe the
-users as of `run.as_of`. The two towers are fitted on all interactions before `run.as_of`; evaluate judges their lists.
-Each worker reads its share once, by rank, and keeps it in memory. Every epoch saves a checkpoint, from which a killed
-worker or job continues. Users without a history get no two-tower vector, nor do items without interactions. A rerun, a
-retry or a kill changes nothing.
+One run of Ray Train fits the purchase encoder, then the two towers (lib/models), each twice. The encoder is fitted on
+train and stopped early by valid; then it is fitted again on both for as many epochs, and tested on test next to logistic
+regression on the same examples; its vectors describe the users as of `run.as_of`. The two towers are fitted on all
+interactions before the validation window, then on all before `run.as_of`; evaluate judges their lists. The first fits
+are what a version is judged by: it becomes the current one only where it is not worse on valid than the one before
+(lib/runs/promotion.py), whose rows stay otherwise. Each worker reads its share once, by rank, and keeps it in memory.
+Every epoch saves a checkpoint, from which a killed worker or job continues. Users without a history get no two-tower
+vector, nor do items without interactions. A rerun, a retry or a kill changes nothing.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -26,20 +29,24 @@ from torch import nn
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch
 from lib.lake.lake import Lake
 from lib.models import rows
-from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers
-from lib.models.judging import REFERENCE, judge
+from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers, joined
+from lib.models.judging import REFERENCE, encoder_of, judge, log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import WeightedPairs
 from lib.models.two_tower import PairSampler, TwoTower
 from lib.models.workers import rows_of_all_workers, total_over_workers
+from lib.ranking.validation import scores_of_vectors, wanted_items
+from lib.runs.model_registry import judged
+from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle, validation_from
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
+from lib.tables.gold import SPLITS
 
 MIN_BATCHES = 50  # per epoch of the two towers, so that a small log is trained on enough
 
 
-class TrainEncoderSettings(JobSettings):
+class TrainEncoderSettings(PromotionSettings, JobSettings):
     """The two towers' defaults were chosen on validation windows of the market and of a real shop, Online Retail."""
 
     num_epochs: int = Field(40, ge=1, description="maximum number of passes of the purchase encoder over its examples")
@@ -74,27 +81,35 @@ class Task:
     lake: str
     versions: dict[str, int]
     as_of: datetime
+    valid_from: datetime  # where the validation window begins, which ends at as_of
     half_life_days: float
     browsing_weight: float
     num_dimensions: int
     history_length: int
     encoder: EncoderPlan | None  # None: the labels are unfit to train a purchase model
     two_tower: TwoTowerPlan
+    is_judged: bool  # whether enough is known before the validation window to fit two towers on
 
     def examples(self, split: str) -> Examples:
         """The labelled examples of a split."""
         columns, is_of_split = ["user_key", "features", "label"], pc.field("split") == split
         return rows.labelled_examples(self._rows("gold/examples", columns, is_of_split))
 
-    def weighted_pairs(self) -> WeightedPairs:
+    def weighted_pairs(self, as_of: datetime) -> WeightedPairs:
         """The weighted pairs of users and items known before `as_of`."""
         columns = ["user_key", "item_id", "event_time", "weight", "num_relevant"]
         return rows.weighted_pairs(
-            self._rows("gold/interactions", columns),
-            as_of=self.as_of,
+            self._rows("gold/interactions", columns, pc.field("event_time") < as_of),
+            as_of=as_of,
             half_life_days=self.half_life_days,
             browsing_weight=self.browsing_weight,
         )
+
+    def wanted_items(self) -> pa.Table:
+        """What users wanted in the validation window; see lib/ranking/validation.py."""
+        in_window = (pc.field("event_time") >= self.valid_from) & (pc.field("event_time") < self.as_of)
+        is_wanted = in_window & (pc.field("num_relevant") > 0)
+        return wanted_items(self._rows("gold/interactions", ["user_key", "item_id"], is_wanted))
 
     def untrained_towers(self, item_ids: pa.Array) -> TwoTower:
         """Two towers over these items, with their category and brand if the lake has silver/items."""
@@ -119,54 +134,55 @@ def train_worker(config: dict[str, Task]) -> None:
         states[model] = state
         report_epoch(states, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
 
+    def fit_purchase_model(model: str, train: Examples, valid: Examples, plan: EncoderPlan) -> State:
+        share = rows.share_of(len(train.labels), rank, num_workers)
+        torch.manual_seed(plan.seed)
+        return fit_encoder(
+            prepare_model(PurchaseEncoder(train.features.shape[1])),
+            Examples(train.features[share], train.labels[share]),
+            Examples(valid.features[rank::num_workers], valid.labels[rank::num_workers]),
+            plan,
+            rank=rank,
+            total=total_over_workers,
+            state=states.get(model),
+            keep=lambda state: keep(model, state),
+        )
+
+    def fit_towers(model: str, as_of: datetime) -> None:
+        known = task.weighted_pairs(as_of)
+        own = rows.pairs_of_users(known.pairs, rank, num_workers)
+        fit_two_towers(
+            prepare_model(task.untrained_towers(known.item_ids)),
+            PairSampler(own, num_items=len(known.item_ids), history_length=task.history_length),
+            task.two_tower,
+            num_batches=max(MIN_BATCHES, math.ceil(len(known.pairs.item) / task.two_tower.batch_size / num_workers)),
+            rank=rank,
+            gather=rows_of_all_workers,
+            state=states.get(model),
+            keep=lambda state: keep(model, state),
+        )
+
     if task.encoder is not None:
-        fit_purchase_model(task, task.encoder, rank, num_workers, states.get("encoder"), lambda s: keep("encoder", s))
-    known = task.weighted_pairs()
-    own = rows.pairs_of_users(known.pairs, rank, num_workers)
-    fit_two_towers(
-        prepare_model(task.untrained_towers(known.item_ids)),
-        PairSampler(own, num_items=len(known.item_ids), history_length=task.history_length),
-        task.two_tower,
-        num_batches=max(MIN_BATCHES, math.ceil(len(known.pairs.item) / task.two_tower.batch_size / num_workers)),
-        rank=rank,
-        gather=rows_of_all_workers,
-        state=states.get("two_tower"),
-        keep=lambda state: keep("two_tower", state),
-    )
-
-
-def fit_purchase_model(
-    task: Task,
-    plan: EncoderPlan,
-    rank: int,
-    num_workers: int,
-    state: State | None,
-    keep: Callable[[State], None],
-) -> None:
-    """Fit the encoder on this worker's share of the labelled users, resuming from `state` if there is one."""
-    examples, valid = task.examples("train"), task.examples("valid")
-    share = rows.share_of(len(examples.labels), rank, num_workers)
-    torch.manual_seed(plan.seed)
-    fit_encoder(
-        prepare_model(PurchaseEncoder(examples.features.shape[1])),
-        Examples(examples.features[share], examples.labels[share]),
-        Examples(valid.features[rank::num_workers], valid.labels[rank::num_workers]),
-        plan,
-        rank=rank,
-        total=total_over_workers,
-        state=state,
-        keep=keep,
-    )
+        train_examples, valid = task.examples("train"), task.examples("valid")
+        chosen = fit_purchase_model(judged("encoder"), train_examples, valid, task.encoder)
+        num_epochs = max(1, chosen["best_epoch"])
+        both = joined(train_examples, valid)
+        again = replace(task.encoder, num_epochs=num_epochs, patience=num_epochs)
+        fit_purchase_model("encoder", both, both.first(0), again)
+    if task.is_judged:
+        fit_towers(judged("two_tower"), task.valid_from)
+    fit_towers("two_tower", task.as_of)
 
 
 def task_of(run: Run, settings: TrainEncoderSettings, *, with_encoder: bool = True) -> Task:
     """The workers' task; batches are split over the workers, so that the total size does not depend on their number."""
     num_workers = settings.cluster.num_workers
     tables = ["gold/examples", "gold/interactions"] + (["silver/items"] if run.has("silver/items") else [])
-    return Task(
+    task = Task(
         lake=settings.lake.path if "://" in settings.lake.path else str(run.lake.folder),
         versions={table: run.version_of(table) for table in tables},
         as_of=run.as_of,
+        valid_from=validation_from(run),
         half_life_days=settings.half_life_days,
         browsing_weight=settings.browsing_weight,
         num_dimensions=settings.two_tower_dimensions,
@@ -187,7 +203,9 @@ def task_of(run: Run, settings: TrainEncoderSettings, *, with_encoder: bool = Tr
             learning_rate=settings.two_tower_learning_rate,
             seed=settings.seed,
         ),
+        is_judged=False,
     )
+    return replace(task, is_judged=len(task.weighted_pairs(task.valid_from).user_keys) >= num_workers)
 
 
 def labels_of(run: Run) -> NDArray[np.float32]:
@@ -235,58 +253,90 @@ def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State
     return states
 
 
-def publish_encoder(run: Run, task: Task, state: State, settings: TrainEncoderSettings) -> None:
-    """Commit the encoder's metrics and its vectors of users as of `run.as_of`, and register its version."""
-    train_examples, splits = task.examples("train"), {split: task.examples(split) for split in ("valid", "test")}
-    encoder = PurchaseEncoder(train_examples.features.shape[1])
-    encoder.load_state_dict(state["best"])
-    judged = judge(
-        encoder, train_examples, splits, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples
-    )
-    for split, (_, labels) in splits.items():
-        aucs = {row["model"]: row["value"] for row in judged if (row["split"], row["metric"]) == (split, "auc")}
+def publish_encoder(run: Run, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
+    """Settle the encoder's version, and commit its metrics and its vectors of users as of `run.as_of`."""
+    train_examples, valid, test = (task.examples(split) for split in SPLITS)
+    num_features = train_examples.features.shape[1]
+    chosen = encoder_of(states[judged("encoder")]["best"], num_features)
+    encoder = encoder_of(states["encoder"]["model"], num_features)
+    judge_by = partial(judge, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples)
+    measured = judge_by(chosen, train_examples, valid, split="valid")
+    measured += judge_by(encoder, joined(train_examples, valid), test, split="test")
+    for split, (_, labels) in {"valid": valid, "test": test}.items():
+        aucs = {row["model"]: row["value"] for row in measured if (row["split"], row["metric"]) == (split, "auc")}
         if None in aucs.values():
             run.log(f"{split} has only one class of labels: its AUC and PR-AUC are null", users=len(labels))
         else:
             run.log(f"AUC on {split}" if aucs else f"{split} has no known labels, so no metrics", **aucs)
+    kept = register(
+        run, {"encoder": encoder, judged("encoder"): chosen}, partial(encoder_scores, run, chosen, valid), settings
+    )
 
     users = run.read_arrow("gold/examples", ["user_key", "features"], pc.field("split") == "test").sort_by("user_key")
     with torch.no_grad():
         vectors = encoder.represent(rows.feature_tensor(users["features"]))
     ids = users["user_key"].combine_chunks()
     stored = rows.vector_rows(vectors, ids, model="encoder", version=run.run_id, kind="user", as_of=run.as_of)
-    run.commit_arrow("gold/vectors", stored, where={"model": "encoder"})
+    commit_beside(run, "gold/vectors", "encoder", stored, kept)
     for model in ("encoder", REFERENCE):
-        own = [row for row in judged if row["model"] == model]
+        own = [row for row in measured if row["model"] == model]
         table = pa.Table.from_pylist(own, schema=contract("gold/model_metrics").schema)
-        run.commit_arrow("gold/model_metrics", table, where={"model": model})
-    register(run, "encoder", encoder)
+        commit_beside(run, "gold/model_metrics", model, table, kept)
 
 
-def publish_two_towers(run: Run, task: Task, state: State, known: WeightedPairs) -> None:
-    """Commit the vectors of users with a history and items with interactions before `run.as_of`.
-
-    Registers the version as the current one.
-    """
-    towers = task.untrained_towers(known.item_ids)
-    towers.load_state_dict(state["model"])
-    with torch.no_grad():
-        items = towers.item_vectors(torch.arange(len(known.item_ids)))
-    users = towers.user_vectors(known.pairs, len(known.user_keys))
-    stored = [
-        rows.vector_rows(vectors, ids, model="two_tower", version=run.run_id, kind=kind, as_of=run.as_of)
-        for kind, vectors, ids in (("user", users, known.user_keys), ("item", items, known.item_ids))
-    ]
-    run.commit_arrow("gold/vectors", pa.concat_tables(stored), where={"model": "two_tower"})
-    register(run, "two_tower", towers)
+def encoder_scores(run: Run, chosen: PurchaseEncoder, valid: Examples, current: Row) -> Scores:
+    """The log likelihoods of the labels of valid by the encoder that was chosen on it, and by the current version's."""
+    new = {"log likelihood": log_likelihoods(chosen, valid)}
+    file = run.lake.folder / current["uri"] / f"{judged('encoder')}.pt"
+    num_features = chosen.hidden.in_features
+    try:
+        before = encoder_of(torch.load(file, map_location="cpu", weights_only=True), num_features)
+    except UNREADABLE:
+        return Scores(why=f"{run.uri(file)} holds no encoder of {num_features} features")
+    return Scores(new, {"log likelihood": log_likelihoods(before, valid)})
 
 
-def register(run: Run, model: str, module: nn.Module) -> None:
-    """Write a model's weights to its folder of the run and make it the current version."""
-    checkpoint = run.files(model) / f"{model}.pt"
-    torch.save(module.state_dict(), checkpoint)
-    num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    run.register_model(model, run.files(model), checkpoint=checkpoint, num_parameters=num_parameters)
+def publish_two_towers(run: Run, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
+    """Settle the version of the two towers, and commit the vectors of users with a history and items with interactions."""
+    fits = {"two_tower": (run.run_id, run.as_of)}
+    if task.is_judged:
+        fits[judged("two_tower")] = (judged(run.run_id), task.valid_from)
+    towers, vectors = {}, {}
+    for fit, (version, as_of) in fits.items():
+        known = task.weighted_pairs(as_of)
+        towers[fit] = task.untrained_towers(known.item_ids)
+        towers[fit].load_state_dict(states[fit]["model"])
+        vectors[fit] = rows.tower_rows(towers[fit], known, version=version, as_of=as_of)
+    kept = register(run, towers, partial(tower_scores, run, task, vectors.get(judged("two_tower"))), settings)
+    commit_beside(run, "gold/vectors", "two_tower", pa.concat_tables(vectors.values()), kept)
+
+
+def tower_scores(run: Run, task: Task, fit: pa.Table | None, current: Row) -> Scores:
+    """How well this version's fit from before the validation window, and the current version's, find what was wanted."""
+    return (
+        Scores()
+        if fit is None
+        else scores_of_vectors(run.lake, "two_tower", fit, task.wanted_items(), current=current["version"])
+    )
+
+
+def register(
+    run: Run, fits: Mapping[str, nn.Module], score: Callable[[Row], Scores], settings: TrainEncoderSettings
+) -> str | None:
+    """Write a model's weights to its folder of the run and settle its version; the first of `fits` is the one that serves."""
+    model, module = next(iter(fits.items()))
+    folder = run.files(model)
+    for fit, fitted in fits.items():
+        torch.save(fitted.state_dict(), folder / f"{fit}.pt")
+    return settle(
+        run,
+        model,
+        score,
+        max_loss_frac=settings.max_loss_frac,
+        folder=folder,
+        checkpoint=folder / f"{model}.pt",
+        num_parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
 
 
 def main(settings: TrainEncoderSettings) -> None:
@@ -295,7 +345,7 @@ def main(settings: TrainEncoderSettings) -> None:
         torch.set_num_threads(1)  # leave the other core to other processes
         labels = labels_of(run)
         task = task_of(run, settings, with_encoder=len(labels) > 0 and has_both_classes(run, labels))
-        known = task.weighted_pairs()
+        known = task.weighted_pairs(run.as_of)
         run.log(
             "read",
             examples=len(labels),
@@ -310,8 +360,8 @@ def main(settings: TrainEncoderSettings) -> None:
         for model, state in states.items():
             run.log(f"trained {model}", epochs=state["epoch"], loss=state["loss"])
         if "encoder" in states:
-            publish_encoder(run, task, states["encoder"], settings)
-        publish_two_towers(run, task, states["two_tower"], known)
+            publish_encoder(run, task, states, settings)
+        publish_two_towers(run, task, states, settings)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 Decodes the catalogue's pictures once, gives each a class by its item's category, holds out a share of each class, and trains a
 conditional GAN on the rest with Ray Train. The run's folder holds the prepared pictures, the options, the losses, a grid of
 samples and the generator (the moving average of its weights). Every epoch leaves a checkpoint, from which a killed worker or job
-resumes. Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
+resumes. The generator becomes the current one only where it is not worse than the one before on the same pictures
+(lib/runs/promotion.py). Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
 """
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,31 +22,33 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
-from gan.arrays import Picture
+from gan.arrays import Picture, Pictures
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
 from gan.metrics.generator_metrics import Measure, measure, qualities
-from gan.metrics.quality import NUM_NEIGHBOURS
+from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality
 from gan.provenance import provenance, save
 from gan.training import dataset
 from gan.training.augment import AUGMENTATIONS
-from gan.training.dataset import Category
+from gan.training.dataset import Category, PreparedPictures
 from gan.training.loop import EpochLosses, TrainOptions, resolved
 from gan.training.networks import num_parameters
 from gan.training.train import fit
 from lib.engines.ray_train import ray_session
+from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.statistics.bootstrap import mean_interval
 from lib.tables import contract
 
 MODEL = "gan"
+JUDGED_BY = ("quality", "coverage")  # neither alone: pictures near the average are of good quality, and all alike
 ROWS_PER_READ = 256  # pictures decoded at a time
 GRID_CLASSES, GRID_PICTURES = 24, 8
 BETA1, BETA2 = 0.0, 0.99  # of Adam in the adversarial epochs
 NEEDED = NUM_NEIGHBOURS + 2  # minimum pictures of a class: one with its neighbours, and one held out
 
 
-class TrainGanSettings(JobSettings):
+class TrainGanSettings(PromotionSettings, JobSettings):
     """The defaults suit the simulator's drawn pictures and photographs of fashion; training takes minutes on 2 cores."""
 
     resolution: Literal[32, 64] = Field(32, description="side of the pictures, in pixels")
@@ -226,13 +230,37 @@ def keep_samples(run: Run, generator: KeptGenerator, labels: Sequence[int], *, s
     save(grid, run.files(MODEL) / "samples.png", facts, "trainedAlgorithmicMedia")
 
 
-def publish(run: Run, generator: KeptGenerator, rows: Sequence[dict[str, object]]) -> None:
-    """Commit the metrics and register the generator."""
+def scores(
+    run: Run, prepared: PreparedPictures, known: Mapping[int, CategoryQuality], generator: KeptGenerator, current: Row
+) -> Scores:
+    """Both generators' quality and coverage, against the same pictures, in the classes that both know."""
+    file = run.lake.folder / current["uri"] / GENERATOR_FILE
+    try:
+        before = KeptGenerator.load(file)
+    except UNREADABLE:
+        return Scores(why=f"{run.uri(file)} holds no generator that can be loaded")
+    shared = {label: quality for label, quality in known.items() if prepared.classes[label] in before.classes}
+    if not shared or before.network.resolution != generator.network.resolution:
+        return Scores(why="it makes pictures of another size, or of none of today's classes")
+
+    def sample_before(label: int, number: int) -> Pictures:
+        return before.sample(before.classes.index(prepared.classes[label]), number)
+
+    return Scores(
+        judged_values(measure(prepared, shared, generator.sample)),
+        judged_values(measure(prepared, shared, sample_before)),
+    )
+
+
+def judged_values(measures: Sequence[Measure]) -> dict[str, NDArray[np.float64]]:
+    """The values of the metrics that decide which generator is current."""
+    return {found.metric: found.values for found in measures if found.metric in JUDGED_BY}
+
+
+def publish(run: Run, rows: Sequence[dict[str, object]], kept: str | None) -> None:
+    """Commit the metrics, beside those of the generator that stays current."""
     table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
-    run.commit_arrow("gold/model_metrics", table, where={"model": MODEL})
-    folder = run.files(MODEL)
-    num_weights = num_parameters(generator.network)
-    run.register_model(MODEL, folder, checkpoint=folder / GENERATOR_FILE, num_parameters=num_weights)
+    commit_beside(run, "gold/model_metrics", MODEL, table, kept)
 
 
 def main(settings: TrainGanSettings) -> None:
@@ -256,10 +284,20 @@ def main(settings: TrainGanSettings) -> None:
         generator = KeptGenerator(state.ema, prepared.classes)
         keep(run, generator, state.history, options)
         keep_samples(run, generator, largest_classes(prepared.labels, GRID_CLASSES), seed=options.seed)
-        measures = measure(prepared, qualities(prepared), generator.sample)
+        known = qualities(prepared)
+        measures = measure(prepared, known, generator.sample)
         run.log("measured", **{found.metric: float(found.values.mean()) for found in measures})
         rows = metric_rows(measures, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples)
-        publish(run, generator, rows)
+        kept = settle(
+            run,
+            MODEL,
+            partial(scores, run, prepared, known, generator),
+            max_loss_frac=settings.max_loss_frac,
+            folder=run.files(MODEL),
+            checkpoint=run.files(MODEL) / GENERATOR_FILE,
+            num_parameters=num_parameters(generator.network),
+        )
+        publish(run, rows, kept)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,30 @@
 """als: gold/interactions -> gold/vectors (model als), ops/models.
 
 Implicit-feedback ALS (Hu, Koren and Volinsky 2008) with MLlib, fitted on all interactions before `as_of`. The score of
-a user and an item is the dot product of their factors. A rerun, a retry or a kill changes nothing.
+a user and an item is the dot product of their factors. A second fit, which ends where the validation window begins, is
+what the version is judged by: it becomes the current one only where it is not worse than the one before
+(lib/runs/promotion.py), whose factors stay otherwise. A rerun, a retry or a kill changes nothing.
 """
+
+from datetime import datetime
+from functools import partial, reduce
 
 from pydantic import Field
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import start_run
+from lib.engines.spark import SparkRun, start_run
 from lib.ranking.pairs_of_log import pairs_of_log
+from lib.ranking.validation import MAX_USERS, scores_of_vectors
+from lib.runs.model_registry import judged
+from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
 from lib.settings import JobSettings
 
+MODEL = "als"
 
-class AlsSettings(JobSettings):
+
+class AlsSettings(PromotionSettings, JobSettings):
     """Defaults chosen by NDCG@10, over all and over new items, on the validation window of Online Retail."""
 
     rank: int = Field(64, ge=1, le=1024, description="length of a factor")
@@ -89,26 +99,63 @@ def factors(preferred: DataFrame, settings: AlsSettings) -> DataFrame:
     )
 
 
+def fitted(
+    run: SparkRun, interactions: DataFrame, settings: AlsSettings, *, version: str, as_of: datetime
+) -> DataFrame | None:
+    """Rows of gold/vectors: a fit on all interactions before `as_of`; None if there are none."""
+    preferred = strengths(pairs_of_log(interactions, as_of=as_of).persist()).persist()
+    num_pairs = preferred.count()
+    if not num_pairs:
+        return None
+    vectors = factors(preferred, settings).persist()
+    run.log(f"fitted {version}", as_of=f"{as_of:%Y-%m-%d %H:%M}", pairs=num_pairs, vectors=vectors.count())
+    names = {"model": F.lit(MODEL), "version": F.lit(version), "as_of": F.lit(as_of)}
+    return vectors.select("kind", "id", "values", *(value.alias(name) for name, value in names.items()))
+
+
+def wanted_items(interactions: DataFrame, *, start: datetime, end: datetime) -> DataFrame:
+    """`user_key` and `items`: what users bought (or what the log counts as relevant) in [start, end); at most MAX_USERS."""
+    is_wanted = (F.col("event_time") >= start) & (F.col("event_time") < end) & (F.col("num_relevant") > 0)
+    by_user = interactions.where(is_wanted).groupBy("user_key").agg(F.collect_set("item_id").alias("items"))
+    return by_user.orderBy("user_key").limit(MAX_USERS)
+
+
+def scores(run: SparkRun, fit: DataFrame | None, interactions: DataFrame, current: Row) -> Scores:
+    """How well this version's fit from before the validation window, and the current version's, find what was wanted."""
+    if fit is None:
+        return Scores()
+    wanted = wanted_items(interactions, start=validation_from(run), end=run.as_of).persist()
+    users = wanted.select(F.col("user_key").alias("id"))
+    of_users = fit.where(F.col("kind") == "user").join(F.broadcast(users), on="id", how="left_semi")
+    looked_at = fit.where(F.col("kind") == "item").unionByName(of_users).select("kind", "id", "values")
+    return scores_of_vectors(run.lake, MODEL, looked_at.toArrow(), wanted.toArrow(), current=current["version"])
+
+
+def stored_fits(run: SparkRun, version: str) -> DataFrame:
+    """The rows of gold/vectors, as it is now, of a version of this model."""
+    stored = run.spark.read.format("delta").load(run.lake.uri("gold/vectors"))
+    return stored.where((F.col("model") == MODEL) & F.col("version").isin(version, judged(version)))
+
+
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
-        pairs = pairs_of_log(run.read("gold/interactions"), as_of=run.as_of).persist()
-        preferred = strengths(pairs).persist()
-        num_pairs = preferred.count()
-        if not num_pairs:
+        interactions = run.read("gold/interactions")
+        served = fitted(run, interactions, settings, version=run.run_id, as_of=run.as_of)
+        if served is None:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
-        vectors = factors(preferred, settings).persist()
-        num_vectors = vectors.count()
-        run.log("fitted", pairs=num_pairs, vectors=num_vectors)
-        rows = vectors.select(
-            F.lit("als").alias("model"),
-            F.lit(run.run_id).alias("version"),
-            "kind",
-            "id",
-            "values",
-            F.lit(run.as_of).alias("as_of"),
+        by_valid = fitted(run, interactions, settings, version=judged(run.run_id), as_of=validation_from(run))
+        kept = settle(
+            run,
+            MODEL,
+            partial(scores, run, by_valid, interactions),
+            max_loss_frac=settings.max_loss_frac,
+            folder="gold/vectors",
+            num_parameters=served.count() * settings.rank,
         )
-        run.commit("gold/vectors", rows, where={"model": "als"})
-        run.register_model("als", "gold/vectors", num_parameters=num_vectors * settings.rank)
+        beside = stored_fits(run, kept) if kept and run.lake.exists("gold/vectors") else None
+        fits = [served, by_valid, beside]
+        rows = reduce(DataFrame.unionByName, (fit for fit in fits if fit is not None))
+        run.commit("gold/vectors", rows, where={"model": MODEL})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Users are rows in Spark, with their own items; data of the size of the catalogue
 every task, which ranks its users in Arrow batches.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from functools import partial, reduce
 
@@ -28,6 +29,7 @@ from lib.ranking.neighbours import BLOCK_SCHEMA, NEIGHBOUR_SCHEMA, cosine_neighb
 from lib.ranking.pairs_of_log import pairs_of_log
 from lib.ranking.strategies import LIST_SCHEMA, Catalogue
 from lib.ranking.topk import vectors
+from lib.runs import model_registry
 from lib.settings import JobSettings
 
 MODELS = {"als": "close to your taste (ALS)", "two_tower": "close to your taste (two towers)"}
@@ -123,10 +125,14 @@ def vector_lists(rows: DataFrame, users: DataFrame, catalogue: Catalogue, *, k: 
     return users.join(user_vectors, on="user_key", how="inner").mapInArrow(rank, schema=spark_schema(LIST_SCHEMA))
 
 
-def version_of(stored: DataFrame, model: str, *, as_of: datetime) -> str | None:
-    """The latest version of a model's vectors that used nothing after `as_of`; None if there is none."""
-    is_candidate = (F.col("model") == model) & (F.col("kind") == "item") & (F.col("as_of") <= as_of)
-    latest = stored.where(is_candidate).agg(F.max_by("version", F.struct("as_of", "version")).alias("version")).first()
+def version_of(stored: DataFrame, model: str, *, as_of: datetime, candidates: Collection[str]) -> str | None:
+    """The latest fit of a model's vectors that used nothing after `as_of` and is no candidate; None if there is none.
+
+    That is the current version's, and for an earlier `as_of` the one that was made for it.
+    """
+    is_usable = (F.col("as_of") <= as_of) & ~F.col("version").isin(*candidates)
+    fits = stored.where((F.col("model") == model) & (F.col("kind") == "item") & is_usable)
+    latest = fits.agg(F.max_by("version", F.struct("as_of", "version")).alias("version")).first()
     return latest["version"] if latest else None
 
 
@@ -167,7 +173,8 @@ def main(settings: RecommendSettings) -> None:
         lists = [named(ranked, as_of=run.as_of, strategy=strategy) for strategy, ranked in counted.items()]
         stored = run.read_or_empty("gold/vectors")
         for model, reason in MODELS.items():
-            version = version_of(stored, model, as_of=run.as_of)
+            candidates = model_registry.candidates(run.lake, model)
+            version = version_of(stored, model, as_of=run.as_of, candidates=candidates)
             if version is None:
                 run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
                 continue

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
 from lib.runs.errors import RetryableError, SettingError
@@ -134,7 +135,7 @@ class Lake:
         return found
 
     def ensure(self, table: Table, properties: Mapping[str, str] | None = None) -> DeltaTable:
-        """Create the table by its contract if it is missing, and set the checks and `properties` that it lacks."""
+        """Create the table by its contract if it is missing, and add what it lacks: nullable columns, checks, `properties`."""
         assert set(properties or {}) <= set(table.properties), f"{table.name} declares no such property"
         uri = self.uri(table.name)
         if not DeltaTable.is_deltatable(uri):
@@ -149,6 +150,11 @@ class Lake:
                 raise_if_key_not_exists=False,
             )
         delta = self.open(table.name)
+        held = {field.name for field in delta.schema().fields}
+        added = [field for field in table.schema if field.name not in held and field.nullable]
+        if added:  # a nullable column that is new in this release
+            delta.alter.add_columns(list(Schema.from_arrow(pa.schema(added)).fields))
+            delta = self.open(table.name)
         present = delta.metadata().configuration
         changed = {name: value for name, value in (properties or {}).items() if present.get(name) != value}
         if changed:

@@ -34,6 +34,10 @@ class Examples(NamedTuple):
     features: Tensor
     labels: Tensor
 
+    def first(self, number: int) -> "Examples":
+        """The first ones."""
+        return Examples(self.features[:number], self.labels[:number])
+
 
 @dataclass(frozen=True)
 class EncoderPlan:
@@ -55,6 +59,13 @@ class TwoTowerPlan:
     batch_size: int
     learning_rate: float
     seed: int
+
+
+def joined(one: Examples, other: Examples) -> Examples:
+    """The examples of both."""
+    if not len(other.labels):  # of none the number of features is unknown
+        return one
+    return Examples(torch.cat([one.features, other.features]), torch.cat([one.labels, other.labels]))
 
 
 def alone(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.models.fitting import Examples
-from lib.models.two_tower import Pairs
+from lib.models.two_tower import Pairs, TwoTower
 from lib.ranking.known_pairs import known_pairs
 
 DAY_SECONDS = 86_400.0
@@ -127,6 +127,18 @@ def vector_rows(vectors: Tensor, ids: pa.Array, *, model: str, version: str, kin
             "as_of": pa.repeat(pa.scalar(as_of, pa.timestamp("us", tz="UTC")), size),
         }
     )
+
+
+def tower_rows(towers: TwoTower, known: WeightedPairs, *, version: str, as_of: datetime) -> pa.Table:
+    """Rows of gold/vectors: of the known users by their histories, and of the known items."""
+    with torch.no_grad():
+        items = towers.item_vectors(torch.arange(len(known.item_ids)))
+    users = towers.user_vectors(known.pairs, len(known.user_keys))
+    stored = [
+        vector_rows(vectors, ids, model="two_tower", version=version, kind=kind, as_of=as_of)
+        for kind, vectors, ids in (("user", users, known.user_keys), ("item", items, known.item_ids))
+    ]
+    return pa.concat_tables(stored)
 
 
 def _numbered(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:

@@ -38,4 +38,5 @@ class _GatheredRows(Function):
         (gradient,) = gradients
         summed = gradient.contiguous()
         distributed.all_reduce(summed)
-        return summed.split(ctx.num_own)[distributed.get_rank()]
+        own: Tensor = summed.split(ctx.num_own)[distributed.get_rank()]
+        return own

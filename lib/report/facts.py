@@ -11,7 +11,7 @@ import duckdb
 
 from lib.lake.lake import Lake
 from lib.lake.query import connect
-from lib.runs import history
+from lib.runs import history, model_registry
 from lib.tables.bronze import IGNORED, MANY_REJECTED_FRAC
 
 Row = dict[str, Any]
@@ -187,6 +187,16 @@ class LakeFacts:
             {"k": HEADLINE_K, "metric": HEADLINE_METRIC},
         )
         return [Ranking(**row) for row in rows]
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        """One line for each model, but the policy, whose newest version did not become the current one: which and why."""
+        newest = {row["model"]: row for row in model_registry.models(self.lake) if row["status"] != "retired"}
+        return [
+            f"{row['model']} {row['version']} stands as a candidate: {row.get('reason') or 'no reason given'}."
+            for model, row in newest.items()
+            if row["status"] == "candidate" and model != "policy"
+        ]
 
     @cached_property
     def policy_verdicts(self) -> list[Row]:

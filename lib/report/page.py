@@ -101,6 +101,7 @@ def summary_of(facts: LakeFacts) -> list[tuple[str, str]]:
     return [
         *_record_rows(facts),
         *_ranking_rows(facts),
+        *([("candidates", "\n".join(facts.candidates))] if facts.candidates else []),
         ("policy", _policy_line(facts)),
         ("experiment", _experiment_line(facts)),
         ("adverts", _adverts_line(facts)),

@@ -18,6 +18,7 @@ from lib.report.parts import (
     with_interval,
     words,
 )  # fmt: skip
+from lib.runs import model_registry
 from lib.tables.gold import QUESTIONS, SPLITS
 
 OTHER_METRICS = ["precision", "recall", "map", "hit_rate", "coverage"]  # besides the headline
@@ -92,8 +93,11 @@ def models(facts: LakeFacts) -> Section:
     rows = []
     if facts.has("gold/model_metrics"):
         rows = facts.rows("SELECT * FROM gold.model_metrics WHERE model <> 'gan' ORDER BY metric, model")
+        current = model_registry.current_model(facts.lake, "encoder")
+        if current is not None:  # a candidate's rows stand beside it
+            rows = [row for row in rows if row["version"] == current["version"]]
     if not rows:
-        return Section("models", title, missing=_why_no_purchase_model(facts))
+        return Section("models", title, missing="\n".join([_why_no_purchase_model(facts), *facts.candidates]))
     splits = [split for split in SPLITS if any(row["split"] == split for row in rows)]
     by_key = {(row["metric"], row["model"], row["split"]): row for row in rows}
     shown = [
@@ -129,7 +133,7 @@ def models(facts: LakeFacts) -> Section:
     text = (
         f"Will this user buy in the window after? Tested on {examples} examples from later times than the training’s."
     )
-    return Section("models", title, text, charts, [table])
+    return Section("models", title, "\n".join([text, *facts.candidates]), charts, [table])
 
 
 def _why_no_purchase_model(facts: LakeFacts) -> str:

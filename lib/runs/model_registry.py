@@ -1,4 +1,8 @@
-"""The rows of ops/models: the model versions, and which of them is current. The table stays small."""
+"""The rows of ops/models: the model versions, and which of them is current. The table stays small.
+
+A version of a model that is fitted again on all that was known has two fits: the one that serves, named after the run,
+and the one by which it was judged, fitted on nothing from the validation window on.
+"""
 
 from typing import Any
 
@@ -16,6 +20,22 @@ def current_model(lake: Lake, model: str) -> dict[str, Any] | None:
     """The promoted version of a model, the newest if several; None if there is none."""
     promoted = [row for row in models(lake) if row["model"] == model and row["status"] == "promoted"]
     return promoted[-1] if promoted else None
+
+
+def judged(version: str) -> str:
+    """The name of the fit by which a version was judged."""
+    return f"{version}-valid"
+
+
+def model_version(lake: Lake, model: str, version: str) -> dict[str, Any] | None:
+    """One version of a model; None if it is not registered."""
+    return next((row for row in models(lake) if (row["model"], row["version"]) == (model, version)), None)
+
+
+def candidates(lake: Lake, model: str) -> set[str]:
+    """The fits of the versions that stand as candidates: nothing is made with them."""
+    found = {row["version"] for row in models(lake) if row["model"] == model and row["status"] == "candidate"}
+    return found | {judged(version) for version in found}
 
 
 def register_model(lake: Lake, row: dict[str, Any]) -> None:

@@ -158,6 +158,7 @@ class Run:
         checkpoint: Path | None = None,
         num_parameters: int,
         status: str = "promoted",
+        reason: str | None = None,
     ) -> None:
         """Record this run's version of a model; a promoted one retires the previous one."""
         row = {
@@ -168,6 +169,8 @@ class Run:
             "run_id": self.run_id,
             "inputs": _versions(self.inputs),
             "status": status,
+            "reason": reason,
+            "as_of": self.as_of if self.known_times is not None else None,
             "num_parameters": num_parameters,
             "created_at": self.started_at,
         }

@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from lib.cli.jobs import load_job
+from lib.models.fitting import Examples
+from lib.models.judging import log_likelihoods
+from lib.models.purchase_encoder import PurchaseEncoder
 from lib.pipeline import JOBS
 from lib.runs import model_registry
 from tests.jobs.ray.killed import run_to_a_broken_end
@@ -45,14 +51,13 @@ class EncoderLake(SmallLake):
         )
 
     def put_interactions(self, *, num_users: int = NUM_USERS) -> None:
-        """Four items a user in train; one user and one item are first seen in test."""
+        """Four items a user in train and one more in valid; one user and one item are first seen in test."""
         rng = np.random.default_rng(0)
         rows = []
         for user in range(num_users):
-            for item in rng.permutation(NUM_ITEMS // 2)[:4]:
-                rows.append(
-                    (f"u{user:03d}", f"i{item + NUM_ITEMS // 2 * likes_second_half(user):02d}", "train", TRAIN_AS_OF)
-                )
+            times = [("train", TRAIN_AS_OF)] * 4 + [("valid", VALID_FROM)]
+            for item, (split, time) in zip(rng.permutation(NUM_ITEMS // 2)[:5], times, strict=True):
+                rows.append((f"u{user:03d}", f"i{item + NUM_ITEMS // 2 * likes_second_half(user):02d}", split, time))
         rows += [("late", "i00", "test", TEST_FROM), ("u000", "late", "test", TEST_FROM)]
         counts = {"weight": 1.0, "count": 1, "num_relevant": 1}
         self.put(
@@ -129,8 +134,13 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
 
 
 def check_vectors(small_lake: EncoderLake) -> None:
-    rows = small_lake.read("gold/vectors")
-    assert {(row["version"], row["as_of"]) for row in rows} == {("train_encoder-000001", TEST_FROM)}
+    stored = small_lake.read("gold/vectors")
+    assert {(row["model"], row["version"], row["as_of"]) for row in stored} == {
+        ("encoder", "train_encoder-000001", TEST_FROM),
+        ("two_tower", "train_encoder-000001", TEST_FROM),
+        ("two_tower", "train_encoder-000001-valid", VALID_FROM),
+    }
+    rows = [row for row in stored if row["version"] == "train_encoder-000001"]
     vectors = {(row["model"], row["kind"], row["id"]): np.array(row["values"]) for row in rows}
     users, items = [f"u{user:03d}" for user in range(NUM_USERS)], [f"i{item:02d}" for item in range(NUM_ITEMS)]
     # Nobody and nothing that was first seen from `as_of` on.
@@ -155,6 +165,57 @@ def check_metrics(small_lake: EncoderLake) -> None:
     assert set(rows) == {(model, split, metric) for split in ("valid", "test") for model, metric in expected}
     assert rows["encoder", "test", "auc"]["value"] > 0.95
     assert rows["encoder", "test", "auc"]["n"] == NUM_USERS
+    # What is scored on test was fitted on train and valid, what is scored on valid on train alone.
+    examples = small_lake.read("gold/examples")
+    for split, fitted_on in (("valid", ("train",)), ("test", ("train", "valid"))):
+        known = [row for row in examples if row["split"] in fitted_on]
+        asked = [row for row in examples if row["split"] == split]
+        features, labels = ([row[name] for row in known] for name in ("features", "label"))
+        regression = LogisticRegression(max_iter=1000).fit(np.float32(features), labels)
+        given = regression.predict_proba(np.float32([row["features"] for row in asked]))[:, 1]
+        expected = log_loss([row["label"] for row in asked], given)
+        assert rows["logistic_regression", split, "log_loss"]["value"] == pytest.approx(expected, abs=1e-4)
+    current = model_registry.current_model(small_lake.lake, "encoder")
+    assert current is not None
+    folder = small_lake.lake.folder / current["uri"]
+    served, chosen = (torch.load(folder / f"encoder{end}.pt", weights_only=True) for end in ("", "-valid"))
+    both = [row for row in examples if row["split"] != "test"]
+    known = Examples(
+        *(torch.tensor([row[name] for row in both], dtype=torch.float32) for name in ("features", "label"))
+    )
+    encoders = [PurchaseEncoder(2) for _ in (served, chosen)]
+    for encoder, weights in zip(encoders, (served, chosen), strict=True):
+        encoder.load_state_dict(weights)
+    better, worse = (log_likelihoods(encoder, known).mean() for encoder in encoders)
+    assert better > worse, "twice the batches in as many epochs"
+
+
+@pytest.mark.slow
+def test_a_worse_version_stands_as_a_candidate_and_the_current_one_keeps_its_rows(
+    small_lake: EncoderLake, job: ModuleType, on_workers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_lake.put_examples(lambda user: int(user >= NUM_USERS / 2))
+    small_lake.put_interactions()
+    trained = {"num_epochs": 8, "learning_rate": 1e-2, "batch_size": 32, "num_resamples": 100}
+    trained |= {"two_tower_epochs": 3, "two_tower_batch_size": 64}
+    job.main(small_lake.settings(job, **trained))
+    before = {table: small_lake.read(table) for table in ("gold/vectors", "gold/model_metrics")}
+    capsys.readouterr()
+    hardly = {"num_epochs": 1, "learning_rate": 1e-6, "two_tower_epochs": 1, "two_tower_learning_rate": 1e-6}
+    job.main(small_lake.settings(job, **(trained | hardly)))
+    told = capsys.readouterr().out
+    assert "encoder train_encoder-000002 stands as a candidate: log likelihood" in told
+    assert "two_tower train_encoder-000002 stands as a candidate: NDCG@10" in told
+    statuses = {(row["model"], row["version"]): row["status"] for row in small_lake.read("ops/models")}
+    assert statuses == {
+        (model, f"train_encoder-00000{number}"): status
+        for model in ("encoder", "two_tower")
+        for number, status in ((1, "promoted"), (2, "candidate"))
+    }
+    for table, rows in before.items():
+        stored = small_lake.read(table)
+        assert [row for row in stored if row["version"].startswith("train_encoder-000001")] == rows
+        assert len(stored) == 2 * len(rows)
 
 
 @pytest.mark.bad_input("a single class of labels")

@@ -141,6 +141,29 @@ def check_metrics(lake: PictureLake) -> None:
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows.values())
 
 
+@pytest.mark.slow
+def test_a_generator_that_makes_worse_pictures_stands_as_a_candidate(
+    small_lake: PictureLake, job: ModuleType, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_lake.put_pictures()
+    start = {"num_epochs": 12, "num_start_epochs": 12, "steps_per_epoch": 8, "learning_rate_start": 1e-2}
+    job.main(small_lake.settings(job, **start))
+    before = small_lake.read("gold/model_metrics")
+    capsys.readouterr()
+    noise = {"num_epochs": 1, "num_start_epochs": 1, "steps_per_epoch": 1, "learning_rate_start": 1e-9}
+    job.main(small_lake.settings(job, **noise))
+    assert "gan train_gan-000002 stands as a candidate: " in capsys.readouterr().out
+    assert folder_of_model(small_lake).name == "train_gan-000001"
+    stored = small_lake.read("gold/model_metrics")
+    assert [row for row in stored if row["version"] == "train_gan-000001"] == before
+    assert {row["version"] for row in stored} == {"train_gan-000001", "train_gan-000002"}
+    small_lake.put_pictures(30)
+    job.main(small_lake.settings(job, resolution=64, **noise))
+    models = {row["version"]: row for row in model_registry.models(small_lake.lake)}
+    assert models["train_gan-000003"]["status"] == "promoted"
+    assert "it makes pictures of another size" in models["train_gan-000003"]["reason"]
+
+
 @pytest.mark.bad_input("a catalogue without pictures")
 def test_a_catalogue_without_pictures_is_skipped(
     small_lake: PictureLake, job: ModuleType, capsys: pytest.CaptureFixture[str]

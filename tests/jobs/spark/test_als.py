@@ -12,7 +12,7 @@ from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from lib.tables import contract
 from tests.jobs.spark.interactions import LATER, pair
-from tests.lakes import START, TEST_FROM, Row, SmallLake, arrow_rows
+from tests.lakes import START, TEST_FROM, VALID_FROM, Row, SmallLake, arrow_rows
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,10 @@ def test_factors_recover_two_planted_tastes_and_land_with_their_version(job: Mod
     small_lake.put("gold/interactions", *two_tastes(), pair("z", "later", **LATER))
     settings = job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=5)
     job.main(settings)
-    rows = small_lake.read("gold/vectors")
-    assert {(r["model"], r["version"], r["as_of"]) for r in rows} == {("als", "als-000001", TEST_FROM)}
+    stored = small_lake.read("gold/vectors")
+    fits = {("als", "als-000001", TEST_FROM), ("als", "als-000001-valid", VALID_FROM)}
+    assert {(r["model"], r["version"], r["as_of"]) for r in stored} == fits
+    rows = [row for row in stored if row["version"] == "als-000001"]
     users = {r["id"]: np.array(r["values"]) for r in rows if r["kind"] == "user"}
     items = {r["id"]: np.array(r["values"]) for r in rows if r["kind"] == "item"}
     assert sorted(users) == sorted({p["user_key"] for p in two_tastes()})
@@ -106,7 +108,7 @@ def test_factors_recover_two_planted_tastes_and_land_with_their_version(job: Mod
 def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors(
     job: ModuleType, small_lake: SmallLake
 ) -> None:
-    small_lake.put("gold/interactions", *two_tastes())
+    small_lake.put("gold/interactions", *two_tastes(), pair("x0", "a", split="valid", event_time=VALID_FROM))
     other = {"model": "two_tower", "version": "v", "kind": "item", "id": "a", "values": [1.0], "as_of": START}
     small_lake.put("gold/vectors", other)
     factors = []
@@ -114,10 +116,45 @@ def test_a_second_fit_gives_the_same_factors_and_other_models_keep_their_vectors
         job.main(job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=3))
         rows = small_lake.read("gold/vectors")
         assert [row for row in rows if row["model"] == "two_tower"] == [other]
-        factors.append({(r["kind"], r["id"]): r["values"] for r in rows if r["model"] == "als"})
+        own = [row for row in rows if row["model"] == "als"]
+        assert len({row["version"] for row in own}) == 2, "only the version that is now current, with its judged fit"
+        factors.append({(r["kind"], r["id"], r["as_of"]): r["values"] for r in own})
     assert factors[0].keys() == factors[1].keys()
     for key, values in factors[0].items():
         np.testing.assert_allclose(factors[1][key], values, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_version_that_finds_less_on_valid_stands_as_a_candidate_beside_the_current_one(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [  # in the validation window everyone takes the item of their taste that they had not
+        pair(f"{taste}{number}", missing, split="valid", event_time=VALID_FROM)
+        for taste, letters in (("x", "abcde"), ("y", "fghij"))
+        for number, missing in enumerate(letters)
+    ]
+    small_lake.put("gold/interactions", *two_tastes(), *wanted)
+    good = job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=5)
+    job.main(good)
+    first = small_lake.read("gold/vectors")
+    capsys.readouterr()
+    job.main(good.model_copy(update={"regularization": 1e6}))  # all factors next to zero
+    told = [line for line in capsys.readouterr().out.splitlines() if "als als-000002 stands as a candidate" in line]
+    assert len(told) == 1
+    models = {row["version"]: row for row in small_lake.read("ops/models")}
+    assert {version: row["status"] for version, row in models.items()} == {
+        "als-000001": "promoted",
+        "als-000002": "candidate",
+    }
+    assert "als-000001's" in models["als-000002"]["reason"]
+    assert "on 10 validation rows" in models["als-000002"]["reason"]
+    stored = small_lake.read("gold/vectors")
+    assert [row for row in stored if row["version"].startswith("als-000001")] == first
+    assert {row["version"] for row in stored} == {f"als-00000{n}{end}" for n in (1, 2) for end in ("", "-valid")}
+    job.main(good.model_copy(update={"seed": 1}))
+    assert {row["version"] for row in small_lake.read("gold/vectors")} == {"als-000003", "als-000003-valid"}
+    statuses = {row["version"]: row["status"] for row in small_lake.read("ops/models")}
+    assert statuses == {"als-000001": "retired", "als-000002": "candidate", "als-000003": "promoted"}
 
 
 def test_without_interactions_before_as_of_the_run_is_skipped(

@@ -1,6 +1,6 @@
 """The recommend job on a small shop whose lists are worked by hand."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import sqrt
 from types import ModuleType
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from tests.jobs.spark.interactions import LATER, pair
-from tests.lakes import START, TEST_FROM, SmallLake
+from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
 
 VECTOR = {"version": "als-000001", "as_of": START}
 
@@ -129,6 +129,26 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job: ModuleTy
         ("two_tower", "new", "dan", 1, "c", 1.0, *towers),
     ]
     assert {row["reason"] for row in rows} == {"close to your taste (ALS)", "close to your taste (two towers)"}
+
+
+@pytest.mark.slow
+def test_a_version_that_stands_as_a_candidate_ranks_nothing(job: ModuleType, small_lake: SmallLake) -> None:
+    shop(small_lake)
+    fits = {f"als-00000{number}{end}": time for number in (1, 2) for end, time in (("", VALID_FROM), ("-valid", START))}
+    small_lake.put(
+        "gold/vectors",
+        *(vector("als", "item", "b", [1], version=fit, as_of=time) for fit, time in fits.items()),
+        *(vector("als", "user", "ann", [1], version=fit, as_of=time) for fit, time in fits.items()),
+    )
+    row = {"model": "als", "uri": "gold/vectors", "run_id": "r", "inputs": [], "created_at": START}
+    small_lake.put(
+        "ops/models",
+        row | {"version": "als-000001", "status": "promoted"},
+        row | {"version": "als-000002", "status": "candidate", "reason": "NDCG@10 is too low"},
+    )
+    for as_of, used in ((TEST_FROM, "als-000001"), (VALID_FROM - timedelta(hours=1), "als-000001-valid")):
+        job.main(job.RecommendSettings(**small_lake.shared_settings, time={"as_of": as_of.isoformat()}))
+        assert {row["version"] for row in small_lake.read("gold/recommendations") if row["model"]} == {used}
 
 
 @pytest.mark.slow

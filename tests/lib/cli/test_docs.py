@@ -30,7 +30,7 @@ def rows_of(lines: list[str]) -> list[list[str]]:
         ("lake", ["path"]),
         ("time", ["as_of"]),
         ("experiment", ["control", "shares", "sample_ratio_threshold"]),
-        ("als", ["rank", "alpha", "regularization", "num_iterations", "num_blocks", "seed"]),
+        ("als", ["max_loss_frac", "rank", "alpha", "regularization", "num_iterations", "num_blocks", "seed"]),
     ],
 )
 def test_a_section_of_the_settings_page_has_a_row_for_each_of_its_keys(name: str, keys: list[str]) -> None:

@@ -13,6 +13,7 @@ from lib.models.fitting import (
     epoch_generator,
     fit_encoder,
     fit_two_towers,
+    joined,
     log_loss,
 )
 from lib.models.purchase_encoder import PurchaseEncoder, purchase_loss
@@ -141,6 +142,16 @@ def test_the_log_loss_of_shares_adds_up_to_that_of_the_whole() -> None:
         expected, rel=1e-6
     )
     assert log_loss(model, Examples(torch.zeros(0, 4), torch.zeros(0))) is None
+
+
+def test_examples_are_joined_and_those_of_an_empty_split_add_nothing() -> None:
+    one, other = examples(0, 3), examples(1, 2)
+    both = joined(one, other)
+    assert both.features.tolist() == [*one.features.tolist(), *other.features.tolist()]
+    assert both.labels.tolist() == [*one.labels.tolist(), *other.labels.tolist()]
+    assert joined(one, Examples(torch.zeros(0, 0), torch.zeros(0))) == one
+    assert both.first(3).features.tolist() == one.features.tolist()
+    assert len(both.first(0).labels) == 0
 
 
 def test_a_wrapped_model_is_trained_through_its_wrapper() -> None:

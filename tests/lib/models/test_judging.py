@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from lib.models.fitting import EncoderPlan, Examples, fit_encoder
-from lib.models.judging import judge
+from lib.models.judging import judge, log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
 
 PLAN = EncoderPlan(num_epochs=15, patience=15, batch_size=50, learning_rate=1e-2, weight_decay=0.0, seed=0)
@@ -19,7 +19,11 @@ def examples(seed: int, size: int = 300) -> Examples:
 
 
 def rows_of(encoder: PurchaseEncoder, train: Examples, **splits: Examples) -> dict[tuple[str, str, str], dict]:
-    rows = judge(encoder, train, splits, version="v", seed=0, num_resamples=200)
+    rows = [
+        row
+        for split, examples in splits.items()
+        for row in judge(encoder, train, examples, split=split, version="v", seed=0, num_resamples=200)
+    ]
     return {(row["split"], row["model"], row["metric"]): row for row in rows}
 
 
@@ -44,3 +48,13 @@ def test_a_split_without_labels_has_no_rows_and_one_of_a_single_class_no_rank_me
     assert {split for split, _, _ in rows} == {"test"}
     assert rows["test", "encoder", "auc"]["value"] is None
     assert rows["test", "encoder", "log_loss"]["value"] > 0
+
+
+def test_the_log_likelihood_of_a_label_is_the_log_of_the_probability_given_to_it() -> None:
+    torch.manual_seed(0)
+    encoder, known = PurchaseEncoder(4), Examples(torch.rand(2, 4), torch.tensor([1.0, 0.0]))
+    with torch.no_grad():
+        buys = torch.sigmoid(encoder(known.features))
+    expected = [buys[0].log().item(), (1 - buys[1]).log().item()]
+    assert log_likelihoods(encoder, known).tolist() == pytest.approx(expected)
+    assert len(log_likelihoods(encoder, NONE)) == 0

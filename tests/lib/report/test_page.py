@@ -109,12 +109,13 @@ def fill(lake: Lake) -> None:
         METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.99, "split": "valid"},
         METRIC | {"strategy": "als", "metric": "precision", "value": 0.0625},
     )
-    metrics = {"version": "v", "split": "test", "metric": "auc", "low": 0.7, "high": 0.8, "n": 50}
+    metrics = {"version": "train_encoder-000001", "split": "test", "metric": "auc", "low": 0.7, "high": 0.8, "n": 50}
     put(
         lake,
         "gold/model_metrics",
         metrics | {"model": "encoder", "value": 0.765},
         metrics | {"model": "logistic_regression", "value": 0.754},
+        metrics | {"model": "encoder", "version": "train_encoder-000002", "value": 0.333},
     )
     put(
         lake,
@@ -169,6 +170,14 @@ def put_pictures(lake: Lake) -> None:
     model_registry.register_model(
         lake, model | {"sha256": None, "inputs": [], "status": "promoted", "num_parameters": 1, "created_at": AS_OF}
     )
+    encoder = {"model": "encoder", "uri": "u", "run_id": "r", "inputs": [], "created_at": AS_OF}
+    for row in (
+        encoder | {"version": "train_encoder-000001", "status": "promoted"},
+        encoder
+        | {"version": "train_encoder-000002", "status": "candidate", "reason": "0.3 is below 0.7"}
+        | {"created_at": AS_OF + timedelta(hours=1)},
+    ):
+        model_registry.register_model(lake, row)
     advert = {
         "creative_id": "c",
         "item_id": "i1",
@@ -246,6 +255,7 @@ def page(html: str) -> Page:
         ("ranking", "[+0.110, +0.190] 0.062 –"),
         ("ranking", "test window: 40 users"),
         ("models", "encoder 0.765 [0.700, 0.800]"),
+        ("models", "encoder train_encoder-000002 stands as a candidate: 0.3 is below 0.7."),
         ("policy", "dqn: promote. 0.7 is above 0.5."),
         ("experiment", "personal against random: better on CTR. 11 against 12 users"),
         ("experiment", "< 0.001"),
@@ -264,6 +274,10 @@ def test_a_section_says_what_its_tables_say(page: Page, section: str, says: str)
 
 def test_only_the_test_split_decides_between_strategies(page: Page) -> None:
     assert "0.99" not in page.text["ranking"]
+
+
+def test_a_candidate_s_metrics_do_not_stand_for_the_current_version(page: Page) -> None:
+    assert "0.333" not in page.text["models"]
 
 
 def test_every_chart_and_picture_says_in_words_what_it_shows(page: Page) -> None:
@@ -304,6 +318,7 @@ def test_the_summary_tells_counts_ranks_verdict_and_adverts(full: Lake) -> None:
     assert rows["rejected"] == "42 (4.20 %): duplicate 30, bad value: price 12; 1 file set aside whole"
     assert rows["kept"] == "958 records, 14 events"
     assert rows["NDCG@10, all items"] == "popularity 0.100\nals +0.150 [+0.110, +0.190]"
+    assert rows["candidates"] == "encoder train_encoder-000002 stands as a candidate: 0.3 is below 0.7."
     assert rows["policy"] == "dqn: promote. 0.7 is above 0.5."
     assert rows["experiment"].startswith("personal against random: better on CTR.")
     assert rows["adverts"] == "1 made and accepted, 1 refused"
