@@ -1,10 +1,13 @@
 """decisions: silver/events, silver/items -> gold/decisions.
 
 Each session with logged impressions and propensities becomes an episode, with one row per decision: what a policy could
-observe at that time (rl/observation.py) and the reward of the reactions that carry its request, whenever they came. In
-a log without users (Open Bandit) each impression is an episode of one step, and its context in the log is part of its
-state. Bots are left out. Features are point-in-time: a user's past ends before the session's first decision, an item's
-counts before the decision's date. A rerun, a retry or a kill changes nothing.
+observe at that time (rl/observation.py) and the reward of the reactions to its item under its request, whenever they
+came. In a log without users (Open Bandit) each impression is an episode of one step, and its context in the log is part
+of its state. Bots are left out. Features are point-in-time: a user's past ends before the session's first decision, an
+item's counts before the decision's date.
+
+Decisions from `as_of` on are the test split, those in the window before it are valid, and nothing that happened from
+`as_of` on reaches a row before it. As of the log's end there is no test split. A rerun, a retry or a kill changes nothing.
 
 One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches
 (rl/dataset/episodes.py). Data of the size of the catalogue (attributes, counts by day) is sent to every task.
@@ -22,13 +25,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lib.engines.spark import SparkRun, spark_schema, start_run
+from lib.runs.log_times import LogTimes
 from lib.settings import JobSettings
 from lib.tables import contract
-from lib.tables.gold import REWARD_WEIGHTS
+from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
 from lib.tables.silver import SESSION_GAP
 from rl.dataset.context import ContextCode
-from rl.dataset.episodes import EVENT_COLUMNS, Shop, episodes
+from rl.dataset.episodes import EVENT_COLUMNS, LEFT_OUT, Shop, episodes, left_out
 from rl.dataset.logged import REWARDS, ItemDays, RewardWeights
+from rl.dataset.rules import RULES
 from rl.observation import COUNTED, KINDS, Catalogue
 
 
@@ -63,6 +68,8 @@ class Found(NamedTuple):
     num_impressions: int
     num_with_propensity: int
     num_with_user: int  # of those with a propensity
+    num_without_user: int
+    num_without_request: int
 
 
 def impressions_of(events: DataFrame) -> DataFrame:
@@ -74,7 +81,11 @@ def found_impressions(events: DataFrame) -> Found:
     """Count the log's impressions."""
     has_propensity, is_of_user = F.col("propensity") > 0, F.col("user_key").isNotNull()
     counts = impressions_of(events).agg(
-        F.count("*"), F.count_if(has_propensity), F.count_if(has_propensity & is_of_user)
+        F.count("*"),
+        F.count_if(has_propensity),
+        F.count_if(has_propensity & is_of_user),
+        F.count_if(~is_of_user),
+        F.count_if(F.col("request_id").isNull()),
     )
     row = counts.first()
     assert row is not None, "an aggregate without groups is one row"
@@ -94,6 +105,7 @@ def item_days(events: DataFrame) -> DataFrame:
 def every_item(events: DataFrame, items: DataFrame) -> DataFrame:
     """One row per item in the catalogue or the log: category, brand, price; null if the catalogue does not give it."""
     offered = impressions_of(events).select(F.explode("candidates").alias("item_id"))
+    offered = offered.where(F.col("item_id").rlike(r"\S"))  # an entry of a list may be null or blank
     named = events.select("item_id").unionByName(offered).unionByName(items.select("item_id")).distinct()
     return named.join(items, on="item_id", how="left").select(
         "item_id", "category", "brand", F.col("price").cast("double").alias("price")
@@ -119,7 +131,9 @@ def owned(events: DataFrame, *, has_users: bool) -> DataFrame:
     return events.where(is_needed).select(request, *EVENT_COLUMNS)
 
 
-def read_shop(run: SparkRun, events: DataFrame, settings: DecisionsSettings, *, has_users: bool) -> Shop:
+def read_shop(
+    run: SparkRun, events: DataFrame, settings: DecisionsSettings, times: LogTimes, *, has_users: bool
+) -> Shop:
     """Collect what every task needs: catalogue, counts by item and date, the keys of the context."""
     items = run.read_or_empty("silver/items")
     table = every_item(events, items).toArrow().sort_by("item_id").combine_chunks()
@@ -143,9 +157,9 @@ def read_shop(run: SparkRun, events: DataFrame, settings: DecisionsSettings, *, 
         item_days=_item_days(days, item_ids),
         context=context,
         default_candidates=(known or item_ids.to_pylist()) if offers_all else [],
-        valid_from=run.times.valid_from,
-        test_from=run.times.test_from,
-        end=run.times.end,
+        valid_from=times.valid_from,
+        as_of=times.test_from,
+        end=times.end,
         session_gap=timedelta(minutes=int(run.property_of("silver/events", SESSION_GAP))),
         rewards=settings.reward_weights(),
     )
@@ -159,27 +173,46 @@ def _item_days(days: pa.Table, item_ids: pa.Array) -> ItemDays:
     return ItemDays(item, day, counts)
 
 
+def broken_rules(shards: DataFrame, shop: Shop) -> dict[str, int]:
+    """How many impressions are no decisions, by the rule that they break; in a second pass, over the impressions alone."""
+    shown = shards.where(F.col("event_type") == "impression")
+    counts = shown.mapInArrow(partial(left_out, shop=shop), spark_schema(LEFT_OUT))
+    found = {row["rule"]: row["n"] for row in counts.groupBy("rule").agg(F.sum("num_impressions").alias("n")).collect()}
+    return {rule: found[rule] for rule in RULES if rule in found}
+
+
 def main(settings: DecisionsSettings) -> None:
     with start_run("decisions", settings) as run:
-        every = run.read("silver/events")
-        events = every.where(F.col("event_type").isin(*KINDS) & ~F.col("is_bot"))
+        times = run.times.at(run.as_of)
+        is_known = (F.col("event_time") < times.end) & F.col("event_type").isin(*KINDS)
+        events = run.read("silver/events").where(is_known & ~F.col("is_bot"))
         found = found_impressions(events)
         if not found.num_with_propensity:
             run.skip("no impressions with propensities in this log")
         has_users = found.num_with_user > 0
-        shop = read_shop(run, events, settings, has_users=has_users)
+        shop = read_shop(run, events, settings, times, has_users=has_users)
         num_events = int(shop.item_days.counts[:, [0, 2, 3, 4]].sum())  # a click is a view
         num_shards = max(run.spark.sparkContext.defaultParallelism, -(-num_events // settings.events_per_shard))
         run.log("impressions", found=found.num_impressions, items=len(shop.item_ids), shards=num_shards)
-        rows = (
-            owned(events, has_users=has_users)
-            .repartition(num_shards, "owner")
-            .mapInArrow(partial(episodes, shop=shop), schema=spark_schema(contract("gold/decisions").schema))
+        if found.num_without_request:
+            run.log("impressions without a request earn nothing: no reaction joins them", num=found.num_without_request)
+        shards = owned(events, has_users=has_users).repartition(num_shards, "owner")
+        schema = spark_schema(contract("gold/decisions").schema)
+        run.commit(
+            "gold/decisions",
+            shards.mapInArrow(partial(episodes, shop=shop), schema),
+            properties={
+                REWARD_WEIGHTS: json.dumps(settings.reward_weights()._asdict()),
+                AS_OF_PROPERTY: run.as_of.isoformat(),
+            },
         )
-        weights = settings.reward_weights()._asdict()
-        run.commit("gold/decisions", rows, properties={REWARD_WEIGHTS: json.dumps(weights)})
-        reason = "without propensity, without user or in a session that lost a decision"
-        run.log(f"left out {found.num_impressions - run.rows} impressions ({reason})")
+        if run.rows < found.num_impressions:
+            broken = {"without a user": found.num_without_user} if has_users and found.num_without_user else {}
+            broken |= broken_rules(shards, shop)
+            why = "; ".join(f"{n:,} {rule}" for rule, n in broken.items())
+            if not run.rows:
+                run.skip(f"none of {found.num_impressions:,} impressions is a decision: {why}")
+            run.log(f"left out {found.num_impressions - run.rows:,} impressions: {why}")
 
 
 if __name__ == "__main__":

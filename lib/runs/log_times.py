@@ -1,6 +1,6 @@
 """The times of a log that everything derived depends on: its start, where validation and test begin, and its end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -26,6 +26,11 @@ class LogTimes:
     def window(self) -> timedelta:
         """Length of a label window: as long as the test window."""
         return self.end - self.test_from
+
+    def at(self, as_of: datetime) -> "LogTimes":
+        """These times as of another moment: its test window begins there, and the valid split before it moves along."""
+        valid_from = as_of - (self.test_from - self.valid_from)
+        return replace(self, valid_from=valid_from, test_from=as_of, end=min(as_of + self.window, self.end))
 
 
 def log_times(lake: Lake, mapping: LogMapping, version: int) -> LogTimes:

@@ -221,6 +221,7 @@ MODEL_METRICS = Table(
 )
 
 REWARD_WEIGHTS = "cartwheel.rewardWeights"
+AS_OF_PROPERTY = "cartwheel.asOf"
 
 DECISIONS = Table(
     name="gold/decisions",
@@ -231,7 +232,7 @@ DECISIONS = Table(
         required("step", INT, "from 0"),
         Column("user_key", TEXT, "keyed pseudonym; null where the log names no user"),
         required("event_time", TIME, "when the decision was made"),
-        required("split", TEXT, "train, valid or test, by the episode's first decision"),
+        required("split", TEXT, "train, valid or test (from as_of on), by the episode's first decision"),
         required("state", VECTOR, "features of the user and the session so far"),
         required("candidates", TEXTS, "item ids that could be shown"),
         required("candidate_features", VECTORS, "one vector a candidate, in the same order"),
@@ -239,15 +240,27 @@ DECISIONS = Table(
         required("propensity", REAL, "probability of that candidate under the logging policy, given the candidates"),
         required("propensity_source", TEXT, "logged, or estimated"),
         required("policy", TEXT, "the logging policy"),
-        required("reward", REAL, "reward of what followed, with the settings' weights of click, cart and purchase"),
+        required(
+            "reward",
+            REAL,
+            "reward of the reactions to this item under this request, with the settings' weights of click, cart and "
+            "purchase; before as_of, of those before as_of",
+        ),
         Column("next_state", VECTOR, "state of the next decision; null at the last"),
-        required("is_last", FLAG, "the episode ends here"),
+        required(
+            "is_last",
+            FLAG,
+            "the episode ends here; false on all rows where it was still open at as_of or the log's end",
+        ),
         Column("context", TEXT_MAP, "further features of the moment in the log"),
     ),
     key=("episode_id", "step"),
     checks={"propensity_in_range": "propensity > 0 AND propensity <= 1", "step_from_zero": "step >= 0"},
     partition_by=("split",),
-    properties={REWARD_WEIGHTS: "weights of a click, a cart and a purchase in `reward`, as a JSON object"},
+    properties={
+        REWARD_WEIGHTS: "weights of a click, a cart and a purchase in `reward`, as a JSON object",
+        AS_OF_PROPERTY: "where the test split begins, an ISO time in UTC",
+    },
 )
 
 POLICY_VALUES = Table(
@@ -256,17 +269,29 @@ POLICY_VALUES = Table(
     version=1,
     columns=(
         required("policy", TEXT, "logging, dqn, tabular, ..."),
-        required("dataset", TEXT, "decisions used: all, valid or test; all/<policy>: those of one logging policy"),
-        required("version", TEXT, "the policy's version: its run's id"),
-        required("estimator", TEXT, "mean_return, pdis (per-decision self-normalised), dr (doubly robust), true"),
+        required(
+            "dataset",
+            TEXT,
+            "decisions used: all, valid or test; test/<policy>: the episodes that this logging policy decided alone",
+        ),
+        required(
+            "version", TEXT, "the policy's version: its run's id; on valid as learned on train, on test as served"
+        ),
+        required(
+            "estimator",
+            TEXT,
+            "mean_return, dr (doubly robust), true (simulated), or pdis (per-decision self-normalised importance "
+            "sampling: a diagnostic, too sure of itself for a learned policy)",
+        ),
         required("value", REAL, "mean discounted return per episode"),
-        Column("low", REAL, "lower end of the 95 % interval, bootstrap over users"),
+        Column("low", REAL, "lower end of the 95 % interval, bootstrap over users; null for a diagnostic"),
         Column("high", REAL, "upper end"),
         Column("effective_sample_size", REAL, "of the importance weights, in episodes"),
         required("num_episodes", COUNT, "episodes in the set"),
         Column("num_rewarded", COUNT, "decisions with a reward above zero"),
-        required("verdict", TEXT, "promote, keep_logging, or reference"),
+        required("verdict", TEXT, "promote, keep_logging, reference, or diagnostic"),
         required("reason", TEXT, "why, with the numbers"),
+        Column("incumbent", TEXT, "the logging policy that a verdict compares with; null without a verdict"),
     ),
     key=("policy", "dataset", "version", "estimator"),
 )

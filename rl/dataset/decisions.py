@@ -64,6 +64,16 @@ class Decisions:
         return users
 
     @property
+    def episode_policies(self) -> Texts:
+        """[E] the logging policy of each episode; where several decided, their names joined by +."""
+        first = np.flatnonzero(self.steps == 0)
+        names: Texts = self.policies[first].copy()
+        is_another = self.policies != names[self.episodes]
+        for episode in np.unique(self.episodes[is_another]):
+            names[episode] = "+".join(sorted(set(self.policies[self.episodes == episode])))
+        return names
+
+    @property
     def next_rows(self) -> Ints:
         """[n] the row of the next decision of the same episode, -1 where there is none."""
         following = np.arange(1, len(self) + 1)

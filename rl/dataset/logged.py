@@ -47,7 +47,7 @@ class Events(NamedTuple):
     time_us: Ints  # microseconds since 1970, UTC
     kind: Ints  # code of KINDS
     item: Ints  # index into the catalogue
-    request: Ints  # shared by an impression and the reactions to it; -1 for none
+    request: Ints  # shared by the impressions of a page and the reactions to them; -1 for none
 
 
 class ItemDays(NamedTuple):
@@ -82,8 +82,12 @@ def read_decisions(
     catalogue: Catalogue,
     item_days: ItemDays,
     rewards: RewardWeights = REWARDS,
+    as_of_us: int | None = None,
 ) -> LoggedDecisions:
     """Every impression of a shard as a decision, with the observation at that moment.
+
+    A reaction rewards the impression of its item under its request, and no other of that page (`answered`). A decision before
+    `as_of_us` (microseconds since 1970) is rewarded by the reactions before it alone: what came later was not known then.
 
     `candidates` (N, K) and `propensities` (N,) belong to the shard's N impressions, in the order of the events. Decisions with
     fewer than K candidates are padded with -1, and the caller must ignore the features there. A session's decisions are one
@@ -105,7 +109,8 @@ def read_decisions(
     step = np.arange(len(row)) - begin
     is_last = np.r_[first[1:], True][: len(row)]
     counts = _past(events, row[begin], candidates, catalogue)
-    counts |= _session(events, row, step, candidates, catalogue)
+    answers = answered(events)
+    counts |= _session(events, row, step, candidates, catalogue, answers)
     counts |= _items(item_days, events.time_us[row] // DAY_US, candidates, len(catalogue.category))
     states, features = observe(
         Counts(
@@ -125,7 +130,7 @@ def read_decisions(
         features,
         is_shown.argmax(axis=1),
         propensities,
-        _rewards(events, row, rewards),
+        _rewards(events, answers, rewards, as_of_us)[row],
         is_last,
     )
 
@@ -147,6 +152,27 @@ def prior_sum(key: Ints, order: Ints, weight: Floats, query_key: Ints, query_ord
     high = np.searchsorted(code, query_key.astype(np.int64) * span + query_order)
     difference: Floats = total[high] - total[low]
     return difference
+
+
+def answered(events: Events) -> Ints:
+    """(E,) the row of the impression that each event is a reaction to; -1 for none, and at impressions.
+
+    It is the impression of the same item under the same request: where there are several, the last before the reaction, or
+    the first where none came before.
+    """
+    found = np.full(len(events.user), -1, dtype=np.int64)
+    pair = events.request * (int(events.item.max(initial=0)) + 1) + events.item
+    key = np.unique(pair, return_inverse=True)[1].astype(np.int64) * max(len(pair), 1)
+    code = key + np.arange(len(pair))  # ascending by request and item, then by row
+    shown = np.flatnonzero((events.kind == IMPRESSION) & (events.request >= 0))
+    shown = shown[np.argsort(code[shown])]
+    reacting = np.flatnonzero((events.kind != IMPRESSION) & (events.request >= 0))
+    if len(shown) and len(reacting):
+        after = np.searchsorted(code[shown], code[reacting])
+        for nearest in (np.minimum(after, len(shown) - 1), np.maximum(after - 1, 0)):  # the one before takes precedence
+            is_same = key[shown[nearest]] == key[reacting]
+            found[reacting[is_same]] = shown[nearest[is_same]]
+    return found
 
 
 def count_columns(kind: Ints, request: Ints) -> Floats:
@@ -189,7 +215,9 @@ def _past(events: Events, start: Ints, candidates: Ints, catalogue: Catalogue) -
     }
 
 
-def _session(events: Events, row: Ints, step: Ints, candidates: Ints, catalogue: Catalogue) -> dict[str, Floats]:
+def _session(
+    events: Events, row: Ints, step: Ints, candidates: Ints, catalogue: Catalogue, answers: Ints
+) -> dict[str, Floats]:
     """Counts of the session's earlier decisions and of the reactions to them so far."""
     order = np.arange(len(events.user))
     is_requested = np.flatnonzero(events.request >= 0)
@@ -207,13 +235,15 @@ def _session(events: Events, row: Ints, step: Ints, candidates: Ints, catalogue:
     reactions = np.column_stack([kind == VIEW, kind == CART, kind == PURCHASE]).astype(float)
     last = np.maximum(np.arange(len(row)) - 1, 0)
     has_last = step > 0
-    request = events.request[row[last]] if len(row) else row
-    last_clicked = prior_sum(events.request[is_requested], order[is_requested], clicked, np.maximum(request, 0), row)
+    click = np.flatnonzero((events.kind == VIEW) & (answers >= 0))
+    first_click = np.full(len(order), len(order))
+    np.minimum.at(first_click, answers[click], click)
+    is_clicked = first_click[row[last]] < row if len(row) else row > 0
     last_category = catalogue.category[events.item[row[last]]] if len(row) else row
     by_category = on_candidates(catalogue.category, np.column_stack([shown, clicked]))
     return {
         "reactions": prior_sum(session, order[is_requested], reactions, events.session[row], row),
-        "last_clicked": (has_last & (request >= 0) & (last_clicked > 0)).astype(float),
+        "last_clicked": (has_last & is_clicked).astype(float),
         "shown_item": on_candidates(np.arange(len(catalogue.category)), shown),
         "shown_category": by_category[..., 0],
         "shown_group": on_candidates(catalogue.group, shown),
@@ -234,12 +264,16 @@ def _items(item_days: ItemDays, day: Ints, candidates: Ints, num_items: int) -> 
     }
 
 
-def _rewards(events: Events, row: Ints, rewards: RewardWeights) -> Floats:
-    """The reward of each impression: the weights of its click-through, cart and purchase, each once, however late they come."""
-    top = int(events.request.max(initial=0)) + 1
-    total = np.zeros(len(row))
+def _rewards(events: Events, answers: Ints, rewards: RewardWeights, as_of_us: int | None) -> Floats:
+    """(E,) the reward of each impression: the weights of its click-through, cart and purchase, each once.
+
+    They count however late they come, but for an impression before `as_of_us`, which earns what came before that time.
+    """
+    known_until = np.iinfo(np.int64).max if as_of_us is None else as_of_us
+    is_late = (events.time_us >= known_until) & (events.time_us[answers] < known_until)
+    total = np.zeros(len(events.user))
     for kind, weight in zip((VIEW, CART, PURCHASE), rewards, strict=True):
-        requests = events.request[(events.kind == kind) & (events.request >= 0)]
-        happened = np.bincount(requests, minlength=top) > 0
-        total += weight * np.where(events.request[row] >= 0, happened[np.maximum(events.request[row], 0)], False)
+        happened = np.zeros(len(total), dtype=bool)
+        happened[answers[(events.kind == kind) & (answers >= 0) & ~is_late]] = True
+        total += weight * happened
     return total

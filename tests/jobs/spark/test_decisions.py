@@ -11,8 +11,8 @@ import pytest
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from lib.runs import history
-from lib.tables.gold import REWARD_WEIGHTS
-from tests.lakes import SmallLake
+from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
+from tests.lakes import END, TEST_FROM, VALID_FROM, SmallLake
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EVENT: dict[str, Any] = {"user_key": "u", "event_type": "impression", "event_time": NOON, "session_id": "s"}
@@ -34,7 +34,9 @@ def job() -> ModuleType:
     return load_job(JOBS["decisions"])
 
 
-def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: SmallLake) -> None:
+def test_a_session_becomes_rows_worked_by_hand(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
     second = NOON + timedelta(minutes=1)
     small_lake.put("silver/items", *ITEMS)
     events: list[dict[str, Any]] = [
@@ -53,9 +55,11 @@ def test_a_session_becomes_rows_worked_by_hand(job: ModuleType, small_lake: Smal
     ]
     small_lake.put_events(*(EVENT | event for event in events))
     job.main(job.DecisionsSettings(**small_lake.shared_settings))
+    assert "left out 1 impressions: 1 without a propensity" in capsys.readouterr().out
     rows = small_lake.read("gold/decisions")
     weights = small_lake.lake.table_property("gold/decisions", REWARD_WEIGHTS)
     assert weights is not None
+    assert small_lake.lake.table_property("gold/decisions", AS_OF_PROPERTY) == TEST_FROM.isoformat()
     assert json.loads(weights) == {"click": 1.0, "cart": 1.0, "purchase": 3.0}  # the rewards below are sums of these
     assert [(row["episode_id"], row["step"]) for row in rows] == [("s", 0), ("s", 1)]
     # Nothing is known of the items before this first day: each rate is the shop's prior, 1 in 10, times 2.
@@ -153,3 +157,35 @@ def test_a_log_without_propensities_is_skipped_with_one_line(
     last = history.last_run(small_lake.lake, "decisions")
     assert last is not None
     assert last["status"] == "skipped"
+
+
+@pytest.mark.slow
+def test_splits_move_with_as_of_and_what_lies_behind_its_window_is_not_there(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    visits = [(day, datetime(2026, 1, day, 12, tzinfo=UTC)) for day in (2, 12, 22)]
+    small_lake.put_events(
+        *(EVENT | SHOWN | {"session_id": f"s{day:02d}", "event_time": time} for day, time in visits),
+        EVENT | {"event_type": "view", "event_time": END - timedelta(seconds=1), "session_id": "last"},
+    )
+
+    def splits(as_of: str) -> list[str]:
+        job.main(job.DecisionsSettings(**small_lake.shared_settings, time={"as_of": as_of}))
+        return [row["split"] for row in small_lake.read("gold/decisions")]
+
+    assert splits("end") == ["train", "train", "valid"]
+    assert small_lake.lake.table_property("gold/decisions", AS_OF_PROPERTY) == END.isoformat()
+    assert splits("test_from") == ["train", "valid", "test"]
+    assert splits("valid_from") == ["valid", "test"]  # a test window of ten days from 11 January on
+    assert splits(VALID_FROM.replace(day=13).isoformat()) == ["train", "valid", "test"]
+
+
+def test_where_no_decision_can_be_made_the_line_says_which_rule_is_broken(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_lake.put_events(*(EVENT | SHOWN | {"position": 2, "event_time": NOON + timedelta(days=d)} for d in (0, 10)))
+    job.main(job.DecisionsSettings(**small_lake.shared_settings))
+    assert small_lake.read("gold/decisions") == []
+    out = capsys.readouterr().out
+    assert "skipped: none of 2 impressions is a decision: 2 whose positions do not count 1, 2, 3, ..." in out
+    assert "impressions without a request earn nothing" in out

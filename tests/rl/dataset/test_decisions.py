@@ -74,6 +74,12 @@ def test_take_keeps_whole_episodes_and_numbers_them_anew() -> None:
     assert kept.rewards.tolist() == [0.0, 2.0]
 
 
+def test_an_episode_of_several_policies_has_a_name_of_its_own() -> None:
+    rows = [("a", 0, "x"), ("a", 1, "y"), ("b", 0, "y"), ("c", 0, "x"), ("c", 1, "x")]
+    log = Decisions.from_arrow(table(*({"episode_id": e, "step": s, "policy": p} for e, s, p in rows)))
+    assert log.episode_policies.tolist() == ["x+y", "y", "x"]
+
+
 def test_an_empty_table_gives_no_decision() -> None:
     log = Decisions.from_arrow(table())
     assert (len(log), log.num_episodes, log.horizon) == (0, 0, 0)

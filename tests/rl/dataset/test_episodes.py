@@ -10,7 +10,7 @@ import pyarrow as pa
 from lib.tables import contract
 from rl.dataset.context import ContextCode
 from rl.dataset.decisions import Decisions
-from rl.dataset.episodes import EVENT_COLUMNS, Shop, episodes
+from rl.dataset.episodes import EVENT_COLUMNS, Shop, episodes, left_out
 from rl.dataset.logged import ItemDays
 from rl.market.market import Market
 from rl.observation import CANDIDATE_FEATURES, KINDS, STATE_FEATURES, Catalogue
@@ -42,7 +42,7 @@ def shop(**overrides: Any) -> Shop:
         "context": ContextCode(),
         "default_candidates": [],
         "valid_from": START + timedelta(days=10),
-        "test_from": START + timedelta(days=20),
+        "as_of": START + timedelta(days=20),
         "end": START + timedelta(days=30),
         "session_gap": timedelta(minutes=30),
     }
@@ -54,6 +54,13 @@ def rows(events: Sequence[dict[str, Any]], given: Shop) -> list[dict[str, Any]]:
     table = pa.Table.from_pylist(named, schema=EVENTS_SCHEMA)
     out = list(episodes(table.to_batches(max_chunksize=2), shop=given))
     return pa.Table.from_batches(out, schema=contract("gold/decisions").schema).to_pylist() if out else []
+
+
+def rules(events: Sequence[dict[str, Any]], given: Shop) -> dict[str, int]:
+    """How many impressions are left out, by rule."""
+    named = [BASE | {"event_id": f"e{i}"} | event for i, event in enumerate(events)]
+    found = left_out(pa.Table.from_pylist(named, schema=EVENTS_SCHEMA).to_batches(), shop=given)
+    return {row["rule"]: row["num_impressions"] for batch in found for row in batch.to_pylist()}
 
 
 def after(minutes: float) -> datetime:
@@ -122,7 +129,7 @@ def test_a_session_that_was_open_at_the_logs_end_is_truncated() -> None:
 def test_splits_go_by_the_episodes_first_decision() -> None:
     across = [{"event_time": after(-1)}, {"event_time": after(1)}, {"session_id": "t", "event_time": after(100)}]
     assert [d["split"] for d in rows(across, shop(valid_from=START))] == ["train", "train", "valid"]
-    assert [d["split"] for d in rows([{}], shop(valid_from=after(-1), test_from=START))] == ["test"]
+    assert [d["split"] for d in rows([{}], shop(valid_from=after(-1), as_of=START))] == ["test"]
 
 
 def test_impressions_without_a_user_are_one_step_episodes_with_their_context() -> None:
@@ -159,6 +166,85 @@ def test_candidates_may_differ_in_number() -> None:
 def test_a_shard_without_impressions_gives_nothing() -> None:
     assert rows([{"event_type": "view"}], shop()) == []
     assert list(episodes([], shop=shop())) == []
+
+
+def test_a_page_of_one_moment_is_ordered_by_request_and_position_and_earns_by_item() -> None:
+    page = [("r1", 2, "c"), ("r0", 2, "b"), ("r1", 1, "b"), ("r0", 1, "a")]
+    impressions = [{"request_id": r, "position": p, "item_id": i, "candidates": ITEMS} for r, p, i in page]
+    click = {"event_type": "view", "request_id": "r0", "item_id": "b", "event_time": after(1)}
+    decisions = rows([*impressions, click, click, {**click, "item_id": "c"}], shop())
+    assert [ITEMS[d["action"]] for d in decisions] == ["a", "b", "b", "c"]
+    assert [d["step"] for d in decisions] == [0, 1, 2, 3]
+    assert [d["reward"] for d in decisions] == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_positions_that_go_on_through_requests_of_one_moment_order_them() -> None:
+    impressions = [{"request_id": r, "position": p} for r, p in (("x", 3), ("z", 1), ("y", 2))]
+    assert [d["event_time"] for d in rows(impressions, shop())] == [START] * 3
+    given = [{**row, "item_id": item, "candidates": ITEMS} for row, item in zip(impressions, "cab", strict=True)]
+    assert [ITEMS[d["action"]] for d in rows(given, shop())] == ["a", "b", "c"]
+
+
+def test_a_page_without_requests_is_what_is_shown_at_one_time() -> None:
+    pages = [{"event_time": after(minute), "position": position} for minute in (0, 2) for position in (1, 2)]
+    assert len(rows(pages, shop())) == 4
+
+
+def test_requests_that_are_counted_by_user_are_not_mixed() -> None:
+    other = {"owner": "v", "user_key": "v", "session_id": "t", "request_id": "1"}
+    decisions = rows([{"request_id": "1"}, other, other | {"event_type": "view", "event_time": after(1)}], shop())
+    assert [(d["user_key"], d["reward"]) for d in decisions] == [("u", 0.0), ("v", 1.0)]
+
+
+def test_a_candidate_counts_once_and_a_null_or_blank_one_sets_the_session_aside() -> None:
+    decisions = rows([{"candidates": ["b", "a", "b", "a"]}], shop())
+    assert [(d["candidates"], d["action"], len(d["candidate_features"])) for d in decisions] == [(["b", "a"], 1, 2)]
+    others = {"session_id": "t", "event_time": after(600)}
+    for empty in (None, "", "  "):
+        given = [{"candidates": ["a", empty]}, {"event_time": after(1)}, others]
+        assert [d["episode_id"] for d in rows(given, shop())] == ["t"]
+        found = rules(given, shop())
+        assert list(found.values()) == [1, 1]
+        assert "empty candidate" in next(iter(found))
+
+
+def test_a_page_without_a_user_is_an_episode_per_impression() -> None:
+    nobody = {"owner": "r", "user_key": None, "session_id": None, "request_id": "r", "candidates": ITEMS}
+    page = [nobody | {"item_id": item, "position": place} for place, item in enumerate(ITEMS, 1)]
+    click = nobody | {"event_type": "view", "item_id": "b", "event_time": after(1)}
+    decisions = rows([*page, click], shop())
+    assert [(d["episode_id"], d["step"], d["reward"]) for d in decisions] == [("e0", 0, 0), ("e1", 0, 1), ("e2", 0, 0)]
+    assert Decisions.from_arrow(pa.Table.from_pylist(decisions, schema=contract("gold/decisions").schema)).horizon == 1
+
+
+def test_what_is_left_out_is_counted_by_rule() -> None:
+    assert rules([{"position": 2}, {"position": 3, "event_time": after(1)}], shop()) == {
+        "whose positions do not count 1, 2, 3, ... over the session or over the page, which is a request": 2
+    }
+    assert rules([{}], shop()) == {}
+
+
+def test_nothing_from_as_of_on_reaches_a_decision_before_it() -> None:
+    """A session over as_of: its later decision is left out, the earlier ones are truncated and earn what came before."""
+    known = [
+        {"request_id": "r0", "position": 1},
+        {"event_time": after(1), "request_id": "r1", "position": 2, "item_id": "b"},
+        {"event_time": after(2), "event_type": "view", "request_id": "r1", "item_id": "b"},
+    ]
+    future = [
+        {"event_time": after(10), "event_type": "purchase", "request_id": "r1", "item_id": "b"},
+        {"event_time": after(11), "request_id": "r2", "position": 3},
+        {"event_time": after(900), "session_id": "t", "request_id": "r3", "position": 1},
+        {"event_time": after(901), "session_id": "t", "event_type": "purchase", "request_id": "r3"},
+    ]
+    at = shop(valid_from=START, as_of=after(10))
+    before, both = rows(known, at), rows([*known, *future], at)
+    assert both[:2] == before
+    assert [(d["reward"], d["is_last"], d["split"]) for d in both] == [
+        (0.0, False, "valid"),
+        (1.0, False, "valid"),
+        (3.0, True, "test"),
+    ]
 
 
 def test_the_markets_log_gives_the_markets_own_decisions() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.dataset.logged import Events, ItemDays, LoggedDecisions, prior_sum, read_decisions
+from rl.dataset.logged import Events, ItemDays, LoggedDecisions, answered, prior_sum, read_decisions
 from rl.observation import CANDIDATE_FEATURES, CART, DAY_US, IMPRESSION, PURCHASE, STATE_FEATURES, VIEW, Catalogue
 
 MINUTE = 60_000_000
@@ -117,3 +117,62 @@ def test_a_shard_without_impressions_has_no_decisions() -> None:
 def test_an_impression_of_something_that_was_no_candidate_is_refused() -> None:
     with pytest.raises(ValueError, match="shows item 0, which is not among its candidates"):
         read_decisions(STORY, np.array([[1, 2], [1, 2]]), np.array([0.5, 0.25]), catalogue=CATALOGUE, item_days=NO_DAYS)
+
+
+def test_a_reaction_answers_the_showing_of_its_item_under_its_request() -> None:
+    page = events(
+        [
+            (0, 0, 0, IMPRESSION, 0, 4),
+            (0, 0, 0, IMPRESSION, 1, 4),
+            (0, 0, 1, VIEW, 1, 4),  # of the second item
+            (0, 0, 2, VIEW, 2, 4),  # of an item that the page did not show
+            (0, 0, 3, VIEW, 0, 5),  # of another request
+            (0, 0, 4, VIEW, 0, -1),  # of no request
+            (0, 0, 5, IMPRESSION, 1, 4),  # the page shows the second item again
+            (0, 0, 6, CART, 1, 4),
+            (0, 0, 7, VIEW, 2, 6),  # told before its impression
+            (0, 0, 8, IMPRESSION, 2, 6),
+        ]
+    )
+    assert answered(page).tolist() == [-1, -1, 1, -1, -1, -1, -1, 6, 9, -1]
+
+
+def test_a_page_earns_what_its_own_items_earn_and_each_kind_of_reaction_once() -> None:
+    story = events(
+        [
+            (0, 0, 0, IMPRESSION, 1, 0),
+            (0, 0, 0, IMPRESSION, 2, 0),
+            (0, 0, 1, VIEW, 2, 0),
+            (0, 0, 2, VIEW, 2, 0),
+            (0, 0, 3, PURCHASE, 2, 0),
+        ]
+    )
+    assert read(story).rewards.tolist() == [0.0, 4.0]
+
+
+def test_only_a_click_on_the_item_shown_last_is_the_last_click() -> None:
+    def last_clicked(item: int) -> list[float]:
+        story = events(
+            [
+                (0, 0, 0, IMPRESSION, 1, 0),
+                (0, 0, 1, VIEW, item, 0),
+                (0, 0, 2, IMPRESSION, 0, 0),
+                (0, 0, 3, VIEW, 1, 0),
+            ]
+        )
+        return read(story).states[:, STATE_FEATURES.index("last_clicked")].tolist()
+
+    assert last_clicked(1) == [0, 1]
+    assert last_clicked(2) == [0, 0]
+
+
+def test_before_as_of_only_what_came_before_it_is_rewarded() -> None:
+    def rewards(as_of: int) -> list[float]:
+        at = read_decisions(
+            STORY, CANDIDATES, np.ones(2), catalogue=CATALOGUE, item_days=NO_DAYS, as_of_us=as_of * MINUTE
+        )
+        return at.rewards.tolist()
+
+    assert read(STORY).rewards.tolist() == [5.0, 0.0]
+    assert rewards(196) == [2.0, 0.0]  # the purchase came then
+    assert rewards(192) == [5.0, 0.0]  # decisions from as_of on earn all that came
