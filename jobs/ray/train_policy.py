@@ -1,31 +1,37 @@
 """train_policy: gold/decisions -> gold/policy_values, a version of the model `policy`.
 
-Learns Q on the training split with tabular Q-learning, a readable baseline, and with RLlib's DQN. Chooses each policy's
-temperature on valid and estimates its value on test, by per-decision self-normalised importance sampling and by the doubly
-robust estimator. DQN's policy is promoted only when the lower bound of its value beats the logging policy's value. On a
-simulated log the true values are written as well. Checkpoints lie in the run's folder, and a killed run resumes from the last
-one. A rerun, a retry or a kill changes nothing.
+Learns Q with tabular Q-learning, a readable baseline, and with RLlib's DQN: first on the train split, to choose each
+policy's temperature on valid, then anew on everything before `as_of`, to be valued on test and to serve. As of the log's
+end there is no test split, and what was learned on train is judged on valid in its place.
+
+Values are doubly robust estimates; per-decision importance sampling stands beside them as a diagnostic. DQN's policy is
+promoted only when the lower bound of its value beats the best logging policy, the incumbent. On a simulated log the true
+values are written as well. Checkpoints lie in the run's folder, and a killed run resumes from the last one. A rerun, a
+retry or a kill changes nothing.
 """
 
 import json
 import math
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import ray
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from lib.engines.ray_train import ray_session
+from lib.runs.errors import PrivateValueError
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
-from lib.tables.gold import REWARD_WEIGHTS
+from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
 from rl.dataset.decisions import COLUMNS, Decisions
 from rl.dataset.logged import RewardWeights
 from rl.learning import qnet
 from rl.learning.tabular import TabularQ, fit_tabular
-from rl.learning.train import DqnSettings, train_dqn
+from rl.learning.train import DqnOptions, train_dqn
 from rl.market.market import TrueValue
 from rl.market.truth import LOG_FOLDER, interval, is_known, true_values
 from rl.ope.estimators import Estimate
@@ -37,7 +43,7 @@ Row = dict[str, Any]
 SPLITS = ("train", "valid", "test")
 UPDATES_PER_CALL, CHECKPOINT_EVERY = 100, 500  # minibatches
 SERVED = "dqn"  # the policy that would serve; the tabular one is the baseline
-REFERENCE = "reference"
+REFERENCE, DIAGNOSTIC = "reference", "diagnostic"
 CHECKPOINT = "qnet.pt"
 
 
@@ -60,7 +66,11 @@ class TrainPolicySettings(JobSettings):
         description="how far the target network moves towards the online weights after every minibatch",
     )
     hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the layers that score a candidate")
-    num_learners: int = Field(0, ge=0, description="remote learners of RLlib; 0 learns in the job's own process")
+    num_learners: int = Field(
+        0,
+        ge=0,
+        description="remote learners of RLlib, which share every minibatch equally; 0 learns in the job's own process",
+    )
     num_state_cells: int = Field(16, ge=1, description="cells into which the tabular baseline groups states")
     num_candidate_cells: int = Field(64, ge=1, description="cells into which the tabular baseline groups candidates")
     epsilon: float = Field(0.1, ge=0, lt=1, description="share of decisions left to the logging policy")
@@ -70,18 +80,33 @@ class TrainPolicySettings(JobSettings):
         lt=1,
         description="minimum effective sample size of a temperature, as a share of the validation episodes",
     )
+    incumbent: str | None = Field(
+        None,
+        min_length=1,
+        description="logging policy that a learned one must beat to be promoted; unset: the best one on the same split",
+    )
     min_effective_episodes: float = Field(
-        50, ge=0, description="minimum effective number of test episodes for a promotion"
+        50,
+        ge=0,
+        description="minimum number of episodes for a promotion: effective ones of the learned policy, and the incumbent's own",
     )
     num_resamples: int = Field(1000, ge=100, description="bootstrap resamples of the users")
     true_value_sessions: int = Field(3000, ge=100, description="sessions simulated for a true value (market only)")
     seed: int = Field(0, ge=0, description="of network, batches, cells, folds and bootstrap")
 
+    @field_validator("num_learners")
+    @classmethod
+    def shares_a_batch(cls, value: int, others: ValidationInfo) -> int:
+        size = others.data.get("batch_size", 0)
+        if value and size % value:
+            raise ValueError(f"should divide batch_size, which is {size}, so that each learner gets an equal share")
+        return value
 
-def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool) -> DqnSettings:
+
+def dqn_options(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool) -> DqnOptions:
     """DQN's hyperparameters for a log of `num_rows` decisions; a short log gets fewer minibatches."""
     most = max(100, math.ceil(settings.max_epochs * num_rows / settings.batch_size))
-    return DqnSettings(
+    return DqnOptions(
         discount=settings.discount,
         hidden=settings.hidden,
         learning_rate=settings.learning_rate,
@@ -97,93 +122,102 @@ def dqn_settings(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool)
 
 
 def policy_rows(
-    policy: str, dataset: str, version: str, valued: Valuation, estimates: dict[str, Estimate]
+    policy: str, dataset: str, version: str, num_rewarded: int, estimates: Mapping[str, Estimate]
 ) -> list[Row]:
-    """Rows of gold/policy_values, one for each estimator, without a verdict."""
-    return [
-        {
-            "policy": policy,
-            "dataset": dataset,
-            "version": version,
-            "estimator": name,
-            "value": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
-            "effective_sample_size": estimate.effective_sample_size,
-            "num_episodes": estimate.num_episodes,
-            "num_rewarded": valued.num_rewarded,
-            "verdict": REFERENCE,
-            "reason": f"{estimate.effective_sample_size:.0f} effective of {estimate.num_episodes} episodes",
-        }
-        for name, estimate in estimates.items()
-    ]
+    """Rows of gold/policy_values, one for each estimator, without a verdict; a diagnostic has no interval."""
+    rows = []
+    for name, estimate in estimates.items():
+        is_diagnostic = name == "pdis"
+        reason = f"{estimate.effective_sample_size:.0f} effective of {estimate.num_episodes} episodes"
+        if is_diagnostic:
+            reason = f"importance sampling is a diagnostic: a bootstrap of it says too much; {reason}"
+        rows.append(
+            {
+                "policy": policy,
+                "dataset": dataset,
+                "version": version,
+                "estimator": name,
+                "value": estimate.value,
+                "low": None if is_diagnostic else estimate.low,
+                "high": None if is_diagnostic else estimate.high,
+                "effective_sample_size": estimate.effective_sample_size,
+                "num_episodes": estimate.num_episodes,
+                "num_rewarded": num_rewarded,
+                "verdict": DIAGNOSTIC if is_diagnostic else REFERENCE,
+                "reason": reason,
+                "incumbent": None,
+            }
+        )
+    return rows
 
 
-def true_rows(values: dict[str, TrueValue], version: str) -> list[Row]:
+def true_rows(values: Mapping[str, TrueValue], dataset: str, version: str) -> list[Row]:
     """Rows of gold/policy_values for values that were simulated in the market."""
     logging = values["logging"].value
-    return [
-        {
-            "policy": policy,
-            "dataset": "test",
-            "version": version,
-            "estimator": "true",
-            "value": true.value,
-            "low": interval(true)[0],
-            "high": interval(true)[1],
-            "effective_sample_size": None,
-            "num_episodes": true.num_sessions,
-            "num_rewarded": None,
-            "verdict": REFERENCE,
-            "reason": f"{true.num_sessions} simulated sessions; {true.value / logging:.2f} times the logging mixture's",
-        }
-        for policy, true in values.items()
-    ]
+    rows = []
+    for name, true in values.items():
+        policy, _, strategy = name.partition("/")
+        rows.append(
+            {
+                "policy": policy,
+                "dataset": f"{dataset}/{strategy}" if strategy else dataset,
+                "version": version,
+                "estimator": "true",
+                "value": true.value,
+                "low": interval(true)[0],
+                "high": interval(true)[1],
+                "effective_sample_size": None,
+                "num_episodes": true.num_sessions,
+                "num_rewarded": None,
+                "verdict": REFERENCE,
+                "reason": f"{true.num_sessions} simulated sessions; {true.value / logging:.2f} times the logging mixture's",
+                "incumbent": None,
+            }
+        )
+    return rows
 
 
-def logging_rows(policy: str, own: Valuation, version: str) -> tuple[list[Row], str]:
-    """Rows of a logging policy valued on its own decisions, by mean return and by importance sampling, and a line for the log."""
-    estimates = own.logging()
-    mean, sampled = estimates["mean_return"], estimates["pdis"]
-    line = (
-        f"logging policy {policy} on its own log: {sampled.value:.6g} ({sampled.low:.6g} to {sampled.high:.6g}), "
-        f"mean return {mean.value:.6g}, rewarded {own.num_rewarded} of {len(own.decisions)}"
-    )
-    return policy_rows("logging", f"all/{policy}", version, own, estimates), line
+def logging_rows(dataset: str, valued: Valuation, version: str) -> list[Row]:
+    """Rows of the logging policies, each by the mean return of its own episodes, and of their mixture."""
+    rows = policy_rows("logging", dataset, version, valued.num_rewarded(), {"mean_return": valued.logging()})
+    for name, own in valued.logging_policies().items():
+        rows += policy_rows("logging", f"{dataset}/{name}", version, valued.num_rewarded(name), {"mean_return": own})
+    return rows
 
 
 def learned_rows(
-    parts: dict[str, Decisions], served: dict[str, ServedPolicy], settings: TrainPolicySettings, version: str
+    dataset: str,
+    valued: Valuation,
+    policies: Mapping[str, ServedPolicy],
+    settings: TrainPolicySettings,
+    version: str,
 ) -> tuple[list[Row], Verdict]:
-    """Rows of every policy on valid and test. The verdict is in the row that decides it, the served policy's DR on test."""
+    """Rows of the learned policies, and the verdict on the one that would serve, without it in its row."""
     rows, said = [], Verdict("keep_logging", "not valued")
-    for dataset in ("valid", "test"):
-        if not len(parts[dataset]):
-            continue
-        valued_on = valuation(parts[dataset], settings)
-        logging = valued_on.logging()["mean_return"]
-        rows += policy_rows("logging", dataset, version, valued_on, {"mean_return": logging})
-        for name, policy in served.items():
-            estimates = valued_on.target(on_log(policy, parts[dataset]), seed=settings.seed)
-            found = policy_rows(name, dataset, version, valued_on, estimates)
-            if (name, dataset) == (SERVED, "test"):
-                said = verdict(estimates["dr"], logging, min_effective_episodes=settings.min_effective_episodes)
-                found = [row | said._asdict() if row["estimator"] == "dr" else row for row in found]
-            rows += found
+    for name, policy in policies.items():
+        estimates = valued.target(on_log(policy, valued.decisions), seed=settings.seed)
+        rows += policy_rows(name, dataset, version, valued.num_rewarded(), estimates)
+        if name == SERVED:
+            said = verdict(
+                estimates["dr"],
+                valued.logging_policies(),
+                incumbent=settings.incumbent,
+                min_effective_episodes=settings.min_effective_episodes,
+            )
     return rows, said
+
+
+def with_verdict(rows: list[Row], dataset: str, said: Verdict) -> list[Row]:
+    """The verdict stands in the row that decides it: the doubly robust estimate of the served policy on `dataset`."""
+    decisive = (SERVED, dataset, "dr")
+    return [
+        row | (said._asdict() if (row["policy"], row["dataset"], row["estimator"]) == decisive else {}) for row in rows
+    ]
 
 
 def valuation(decisions: Decisions, settings: TrainPolicySettings) -> Valuation:
     """A valuation with the job's discount and bootstrap."""
     return Valuation.on(decisions, discount=settings.discount, num_resamples=settings.num_resamples, seed=settings.seed)
-
-
-def served_policy(values: ActionValues, decisions: Decisions, settings: TrainPolicySettings) -> ServedPolicy:
-    """The policy that would serve these action values, its temperature chosen on `decisions`."""
-    chosen = choose_temperature(
-        values, decisions, epsilon=settings.epsilon, min_effective_frac=settings.min_effective_frac
-    )
-    return ServedPolicy(values, chosen.value, settings.epsilon)
 
 
 def tabular_q(train: Decisions, settings: TrainPolicySettings) -> TabularQ:
@@ -198,35 +232,90 @@ def tabular_q(train: Decisions, settings: TrainPolicySettings) -> TabularQ:
 
 
 def read_splits(run: Run) -> tuple[Decisions, dict[str, Decisions]]:
-    """All logged decisions, and those of each split."""
+    """All logged decisions, and those of each split.
+
+    Raises:
+        ValueError: the table was written as of another time.
+    """
+    written = run.property_of("gold/decisions", AS_OF_PROPERTY)
+    if datetime.fromisoformat(written) != run.as_of:
+        raise ValueError(
+            f"gold/decisions is as of {written}, and this run as of {run.as_of.isoformat()}; run decisions first with the "
+            "same --as-of"
+        )
     rows = run.read_arrow("gold/decisions", columns=[*COLUMNS, "split"])
     rows = rows.sort_by([("episode_id", "ascending"), ("step", "ascending")])
     decisions, split = Decisions.from_arrow(rows), rows["split"].to_numpy()
-    return decisions, {name: decisions.take(split == name) for name in SPLITS}
+    return decisions, {
+        **{name: decisions.take(split == name) for name in SPLITS},
+        "known": decisions.take(split != "test"),
+    }
 
 
-def learn_dqn(run: Run, train: Decisions, settings: TrainPolicySettings) -> qnet.CandidateQNet:
-    """Q by DQN; checkpoints lie in the run's folder."""
-    dqn = dqn_settings(settings, num_rows=len(train), use_gpu=run.settings.cluster.use_gpu)
+def require_incumbent(decisions: Decisions, settings: TrainPolicySettings) -> None:
+    """Check that the log knows the incumbent that the settings name.
+
+    Raises:
+        ValueError: it decided no episode alone.
+    """
+    names = sorted(set(decisions.episode_policies))
+    if settings.incumbent is not None and settings.incumbent not in names:
+        given = f"train_policy.incumbent = {settings.incumbent}: no logging policy of this log; "
+        raise PrivateValueError(
+            f"{given}expected one of {', '.join(names[:20])}, or no incumbent for the best of them",
+            recorded=f"{given}expected one of the {len(names)} in gold/decisions",
+        )
+
+
+def learn(run: Run, decisions: Decisions, settings: TrainPolicySettings, name: str) -> dict[str, ActionValues]:
+    """Q of every method on the same decisions; DQN's checkpoints lie in the run's folder under `name`."""
+    tabular = tabular_q(decisions, settings)
+    run.log(f"learned tabular Q on {name}", decisions=len(decisions), cells=tabular.table.size)
+    dqn = dqn_options(settings, num_rows=len(decisions), use_gpu=run.settings.cluster.use_gpu)
 
     def on_progress(num_updates: int, metrics: dict[str, float]) -> None:
         if num_updates % 500 == 0 or num_updates == dqn.num_updates:
-            run.log("learning DQN", updates=f"{num_updates}/{dqn.num_updates}", loss=metrics["loss"])
+            run.log(f"learning DQN on {name}", updates=f"{num_updates}/{dqn.num_updates}", loss=metrics["loss"])
 
-    return train_dqn(train, dqn, run.files("policy"), on_progress=on_progress)
+    network = train_dqn(decisions, dqn, run.files("policy") / name, on_progress=on_progress)
+    return {"tabular": tabular, SERVED: network}
 
 
-def start_truth(run: Run, served: dict[str, ServedPolicy], settings: TrainPolicySettings) -> Any | None:
+def choose_policies(
+    run: Run, parts: Mapping[str, Decisions], settings: TrainPolicySettings
+) -> tuple[dict[str, ServedPolicy], dict[str, ServedPolicy]]:
+    """The policies learned on train with their temperatures chosen on valid, and as greedy ones learned on all that is known."""
+    chosen_on = parts["valid"] if len(parts["valid"]) else parts["train"]
+    if not len(parts["valid"]):
+        run.log("no validation episode: the temperatures are chosen on train")
+    values = learn(run, parts["train"], settings, "train")
+    refitted = learn(run, parts["known"], settings, "known") if len(parts["valid"]) else values
+    chosen, served = {}, {}
+    for name in values:
+        temperature = choose_temperature(
+            values[name], chosen_on, epsilon=settings.epsilon, min_effective_frac=settings.min_effective_frac
+        )
+        chosen[name] = ServedPolicy(values[name], temperature.value, settings.epsilon)
+        as_greedy = temperature.for_values(refitted[name], chosen_on)
+        served[name] = ServedPolicy(refitted[name], as_greedy, settings.epsilon)
+    return chosen, served
+
+
+def start_truth(
+    run: Run, policies: Mapping[str, ServedPolicy], dataset: str, settings: TrainPolicySettings
+) -> Any | None:
     """Start a Ray task that simulates the true values of the policies; None where the log is not the simulator's."""
     folder = run.lake.folder / LOG_FOLDER
     if run.mapping.name != "market" or not is_known(folder):
         return None
+    times = run.times.at(run.as_of)
     weights = RewardWeights(**json.loads(run.property_of("gold/decisions", REWARD_WEIGHTS)))
     simulate: Any = true_values  # Ray's types do not allow keyword arguments
     return ray.remote(simulate).remote(
         folder,
-        served,
-        test_from=run.times.test_from,
+        policies,
+        since=times.test_from if dataset == "test" else times.valid_from,
+        until=times.end if dataset == "test" else times.test_from,
         rewards=weights,
         discount=settings.discount,
         num_sessions=settings.true_value_sessions,
@@ -257,29 +346,28 @@ def main(settings: TrainPolicySettings) -> None:
     with start_run("train_policy", settings) as run:
         torch.set_num_threads(1)  # one thread, so that jobs on a small machine do not slow each other down
         decisions, parts = read_splits(run)
-        train, valid, test = (parts[name] for name in SPLITS)
-        run.log("decisions", train=len(train), valid=len(valid), test=len(test), episodes=decisions.num_episodes)
-        if not train.is_transition.any() or not len(test):
+        sizes = {name: len(parts[name]) for name in SPLITS}
+        run.log("decisions", **sizes, episodes=decisions.num_episodes)
+        if not parts["train"].is_transition.any() or not (sizes["test"] or sizes["valid"]):
             run.skip(
-                "no logged decision before valid_from to learn from, or none after test_from to evaluate a policy on"
+                "no logged decision before the validation window to learn from, or none later to judge a policy by"
             )
-        if not len(valid):
-            run.log("no validation episode: the temperatures are chosen on train")
+        require_incumbent(decisions, settings)
+        judged_on = "test" if sizes["test"] else "valid"
         with ray_session(settings.cluster):
-            tabular = tabular_q(train, settings)
-            run.log("learned tabular Q", decisions=len(train), cells=tabular.table.size)
-            network = learn_dqn(run, train, settings)
-            learned: dict[str, ActionValues] = {"tabular": tabular, SERVED: network}
-            served = {name: served_policy(q, valid if len(valid) else train, settings) for name, q in learned.items()}
-            truth = start_truth(run, served, settings)
-            rows, said = learned_rows(parts, served, settings, run.run_id)
-            run.log(f"verdict {said.verdict}: {said.reason}")
-            for policy in sorted(set(decisions.policies)):
-                own = valuation(decisions.take(decisions.policies == policy), settings)
-                own_rows, line = logging_rows(policy, own, run.run_id)
-                run.log(line)
-                rows += own_rows
-            rows += true_rows(ray.get(truth), run.run_id) if truth else []
+            chosen, served = choose_policies(run, parts, settings)
+            policies = {"valid": chosen, "test": served}
+            truth = start_truth(run, policies[judged_on], judged_on, settings)
+            rows = logging_rows("all", valuation(decisions, settings), run.run_id)
+            for dataset in (name for name in policies if sizes[name]):
+                valued = valuation(parts[dataset], settings)
+                found, said = learned_rows(dataset, valued, policies[dataset], settings, run.run_id)
+                rows += logging_rows(dataset, valued, run.run_id) + found
+            rows = with_verdict(rows, judged_on, said)
+            run.log(f"verdict on {judged_on}, {said.verdict}: {said.reason}")
+            rows += true_rows(ray.get(truth), judged_on, run.run_id) if truth else []
+        network = served[SERVED].values
+        assert isinstance(network, qnet.CandidateQNet)
         keep(run, network, served[SERVED].temperature, settings)
         publish(run, network, said, rows)
 

@@ -27,7 +27,7 @@ from rl.market.log_files import (
     write_manifest,
     write_pictures,
 )
-from rl.market.market import Market
+from rl.market.market import NUM_ITEMS, Market
 from rl.market.pictures import SIZE, draw_picture
 from rl.market.products import Attributes, drawn_attributes, photographed_attributes
 
@@ -37,12 +37,14 @@ PHOTOGRAPH_SIDE = 224  # pixels
 class SimulateSettings(JobSettings):
     """The market's size, and where its products come from."""
 
-    num_users: int = Field(8000, ge=1, description="shoppers")
-    num_items: int = Field(800, ge=30, description="products")
-    days: int = Field(45, ge=10, description="length of the log; it ends with 2026-06-30 (UTC)")
-    sessions_per_user: float = Field(11.0, gt=0, description="mean number of a shopper's visits in the log")
+    num_users: int = Field(Market.num_users, ge=1, description="shoppers")
+    num_items: int = Field(NUM_ITEMS, ge=30, description="products")
+    days: int = Field(Market.days, ge=10, description="length of the log; it ends with 2026-06-30 (UTC)")
+    sessions_per_user: float = Field(
+        Market.sessions_per_user, gt=0, description="mean number of a shopper's visits in the log"
+    )
     bots_per_user: float = Field(0.004, ge=0, le=1, description="bots per shopper")
-    seed: int = Field(0, ge=0, description="of all random numbers")
+    seed: int = Field(Market.seed, ge=0, description="of all random numbers")
     num_files: int = Field(8, ge=1, description="files of events; the records are the same whatever their number")
     images: str | None = Field(
         None, description="folder with products.csv and images.parquet: real products in place of drawn ones"

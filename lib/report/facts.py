@@ -200,10 +200,10 @@ class LakeFacts:
 
     @cached_property
     def policy_verdicts(self) -> list[Row]:
-        """The verdict on each learned policy on test decisions: its row for the preferred estimator that it has."""
+        """The verdict on each learned policy: its row for the preferred estimator that has one."""
         if not self.has("gold/policy_values"):
             return []
-        rows = self.rows("SELECT * FROM gold.policy_values WHERE dataset LIKE 'test%' ORDER BY policy, dataset")
+        rows = self.rows("SELECT * FROM gold.policy_values ORDER BY policy, dataset")
         chosen: dict[tuple[str, str], Row] = {}
         for row in sorted(rows, key=lambda row: _place(row["estimator"])):
             if row["verdict"] in POLICY_VERDICTS:

@@ -14,7 +14,7 @@ import plotly.offline
 from lib.lake.lake import Lake
 from lib.report import log, results, shop
 from lib.report.facts import HEADLINE_K, LakeFacts, by_reason
-from lib.report.parts import count, decimal, interval, percent, plural, sentence, signed, words
+from lib.report.parts import count, decimal, interval, percent, plural, signed, words
 from lib.tables.gold import QUESTIONS
 
 SECTIONS = (
@@ -153,8 +153,7 @@ def _ranking_rows(facts: LakeFacts) -> list[tuple[str, str]]:
 def _policy_line(facts: LakeFacts) -> str:
     if not facts.has("gold/policy_values"):
         return facts.why_missing("decisions", "train_policy")
-    said = [f"{row['policy']}: {words(row['verdict'])}. {sentence(row['reason'])}" for row in facts.policy_verdicts]
-    return "\n".join(said) or "no learned policy was judged on test decisions"
+    return "\n".join(results.policy_lines(facts)) or "no learned policy was judged"
 
 
 def _experiment_line(facts: LakeFacts) -> str:

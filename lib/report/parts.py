@@ -109,7 +109,8 @@ def metric_words(name: str) -> str:
 
 def estimator_words(name: str) -> str:
     """An off-policy estimator's name."""
-    known = {"dr": "doubly robust", "pdis": "importance sampling", "mean_return": "mean return", "true": "true value"}
+    known = {"dr": "doubly robust", "mean_return": "mean return", "true": "true value"}
+    known["pdis"] = "importance sampling (diagnostic)"
     return known.get(name, words(name))
 
 

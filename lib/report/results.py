@@ -148,24 +148,27 @@ def _why_no_purchase_model(facts: LakeFacts) -> str:
 
 
 def policy(facts: LakeFacts) -> Section:
-    """Off-policy values and the verdict."""
+    """Off-policy values, the verdict, and the incumbent that it compares with."""
     title = "Decision policy"
     if not facts.has("gold/policy_values"):
         return Section("policy", title, missing=facts.why_missing("decisions", "train_policy"))
     rows = facts.rows("SELECT * FROM gold.policy_values ORDER BY dataset, policy, estimator")
-    on_test = [row for row in rows if row["dataset"].startswith("test")]
-    datasets = {row["dataset"] for row in on_test}
+    judged_on = next((row["dataset"] for row in facts.policy_verdicts), "test")
+    shown = [
+        row for row in rows if row["dataset"].split("/")[0] == judged_on and row["verdict"] != "diagnostic"
+    ]  # a diagnostic has no interval to show
 
     def label(row: Row) -> str:
-        return row["policy"] if len(datasets) == 1 else f"{row['policy']}, {row['dataset']}"
+        _, _, alone = row["dataset"].partition("/")
+        return f"{row['policy']}: {alone}" if alone else row["policy"]
 
     digits = digits_of(*(row["value"] for row in rows))
     charts = []
-    if on_test:
+    if shown:
         charts.append(
             interval_chart(
-                "Mean discounted return of an episode, test decisions",
-                [Interval(label(r), r["value"], r["low"], r["high"], estimator_words(r["estimator"])) for r in on_test],
+                f"Mean discounted return of an episode, {judged_on} decisions",
+                [Interval(label(r), r["value"], r["low"], r["high"], estimator_words(r["estimator"])) for r in shown],
                 digits=digits,
             )
         )
@@ -188,10 +191,23 @@ def policy(facts: LakeFacts) -> Section:
         ],
         num_text_columns=4,
     )
-    verdicts = [f"{row['policy']}: {words(row['verdict'])}. {sentence(row['reason'])}" for row in facts.policy_verdicts]
-    return Section(
-        "policy", title, "\n".join(verdicts) or "No learned policy was judged on test decisions.", charts, [table]
-    )
+    said = policy_lines(facts) or ["No learned policy was judged."]
+    if any(row["verdict"] == "diagnostic" for row in rows):
+        said.append(
+            "Importance sampling is a diagnostic and has no interval: for a learned policy its bootstrap misses the true "
+            "value too often."
+        )
+    return Section("policy", title, "\n".join(said), charts, [table])
+
+
+def policy_lines(facts: LakeFacts) -> list[str]:
+    """One line per learned policy that was judged: the verdict, the incumbent and the numbers."""
+    return [
+        f"{row['policy']}: {words(row['verdict'])}"
+        + (f" (incumbent: {row['incumbent']})" if row.get("incumbent") else "")
+        + f". {sentence(row['reason'])}"
+        for row in facts.policy_verdicts
+    ]
 
 
 def experiment(facts: LakeFacts) -> Section:

@@ -34,14 +34,14 @@ PROGRESS_FOLDER = "checkpoint"
 
 
 @dataclass(frozen=True)
-class DqnSettings:
+class DqnOptions:
     """The options of a training."""
 
     discount: float
     hidden: tuple[int, ...]  # widths of the layers that score a candidate
     learning_rate: float  # of Adam
     tau: float  # the target network moves this far towards the online weights after every minibatch
-    batch_size: int  # transitions in a minibatch
+    batch_size: int  # transitions in a minibatch, over all learners
     num_updates: int  # minibatches in all
     updates_per_call: int  # minibatches handed to the learner at once
     checkpoint_every: int  # updates
@@ -105,54 +105,67 @@ class SoftTargetLearner(DQNTorchLearner):
     def _update(self, batch: Batch, **kwargs: Any) -> Any:
         result = super()._update(batch, **kwargs)
         modules: Any = self.module
-        settings: Any = self.config
+        config: Any = self.config
         for module_id in modules.keys():  # noqa: SIM118 - a MultiRLModule is not a dict
             for main_net, target_net in modules[module_id].unwrapped().get_target_network_pairs():
-                update_target_network(main_net=main_net, target_net=target_net, tau=settings.tau)
+                update_target_network(main_net=main_net, target_net=target_net, tau=config.tau)
         return result
 
 
 def train_dqn(
     decisions: Decisions,
-    settings: DqnSettings,
+    options: DqnOptions,
     folder: Path,
     *,
     on_progress: Callable[[int, dict[str, float]], None] = lambda num_updates, metrics: None,
 ) -> CandidateQNet:
     """Learn Q from logged decisions and return the network. Where Ray is not running, RLlib starts it.
 
+    Each learner gets an equal share of every minibatch, and the gradients are averaged: updates, samples and moves of the
+    target network are the same whatever the number of learners, and so is the network but for rounding.
+
     Checkpoints lie below `folder`; a second call with the same folder resumes from the last one and draws the same batches
     as an uninterrupted run. `on_progress` gets the number of updates done and the loss.
 
     Raises:
-        ValueError: there is no logged transition.
+        ValueError: there is no logged transition, or a minibatch cannot be shared equally.
     """
+    num_shares = max(options.num_learners, 1)
+    if options.batch_size % num_shares:
+        raise ValueError(
+            f"a batch_size of {options.batch_size} cannot be shared equally by num_learners = {num_shares}; "
+            "choose a multiple of it"
+        )
     rows = np.flatnonzero(decisions.is_transition)
     if len(rows) == 0:
         raise ValueError("DQN needs logged transitions, and there are none")
     checkpoint = folder / PROGRESS_FOLDER
-    algorithm = build_algorithm(decisions, settings)
+    algorithm = build_algorithm(decisions, options)
     try:
         done = _restore(algorithm, checkpoint)
-        while done < settings.num_updates:
-            num_updates = min(settings.updates_per_call, settings.num_updates - done)
-            rng = np.random.default_rng([settings.seed, done])
-            drawn = rng.choice(rows, size=num_updates * settings.batch_size)
+        while done < options.num_updates:
+            num_updates = min(options.updates_per_call, options.num_updates - done)
+            rng = np.random.default_rng([options.seed, done])
+            drawn = rng.choice(rows, size=num_updates * options.batch_size)
+            # RLlib gives each learner a contiguous part of what it is handed, and takes its minibatches from the front.
+            shares = drawn.reshape(num_updates, num_shares, -1).swapaxes(0, 1).ravel()
             results = algorithm.learner_group.update(
-                batch=transitions(decisions, drawn), minibatch_size=settings.batch_size, num_epochs=1
+                batch=transitions(decisions, shares),
+                minibatch_size=options.batch_size // num_shares,
+                num_epochs=1,
             )
             done += num_updates
             on_progress(done, {"loss": float(results[0][DEFAULT_MODULE_ID]["qf_loss"].peek())})
-            if done % settings.checkpoint_every < num_updates or done == settings.num_updates:
+            if done % options.checkpoint_every < num_updates or done == options.num_updates:
                 _save(algorithm, checkpoint, done)
-        return _learned_network(algorithm, decisions, settings)
+        return _learned_network(algorithm, decisions, options)
     finally:
         algorithm.stop()
 
 
-def build_algorithm(decisions: Decisions, settings: DqnSettings) -> Any:
+def build_algorithm(decisions: Decisions, options: DqnOptions) -> Any:
     """RLlib's DQN on `LoggedDataEnv`, without env runners, because the learners get their batches from the log."""
-    network = CandidateQNet(decisions.states.shape[1], decisions.candidates.shape[2], settings.hidden)
+    network = CandidateQNet(decisions.states.shape[1], decisions.candidates.shape[2], options.hidden)
     network.fit_scaling(decisions.states, decisions.candidates, decisions.mask)
     scaling = {name: buffer.numpy() for name, buffer in network.named_buffers()}
     first_episode = decisions.take(decisions.episodes == 0)
@@ -164,25 +177,25 @@ def build_algorithm(decisions: Decisions, settings: DqnSettings) -> Any:
         .env_runners(num_env_runners=0)
         .learners(
             learner_class=SoftTargetLearner,
-            num_learners=settings.num_learners,
-            num_gpus_per_learner=int(settings.use_gpu),
+            num_learners=options.num_learners,
+            num_gpus_per_learner=int(options.use_gpu),
         )
         .training(
-            gamma=settings.discount,
-            lr=settings.learning_rate,
-            tau=settings.tau,
+            gamma=options.discount,
+            lr=options.learning_rate,
+            tau=options.tau,
             double_q=True,
             dueling=False,
             n_step=1,
             num_atoms=1,
-            train_batch_size_per_learner=settings.batch_size,
+            train_batch_size_per_learner=options.batch_size,
         )
         .rl_module(
             rl_module_spec=RLModuleSpec(
-                module_class=CandidateQModule, model_config={"hidden": settings.hidden, "scaling": scaling}
+                module_class=CandidateQModule, model_config={"hidden": options.hidden, "scaling": scaling}
             )
         )
-        .debugging(seed=settings.seed, log_level="ERROR")
+        .debugging(seed=options.seed, log_level="ERROR")
     )
     return config.build_algo()
 
@@ -215,8 +228,8 @@ def _observations(decisions: Decisions, rows: Ints) -> dict[str, np.ndarray[Any,
     }
 
 
-def _learned_network(algorithm: Any, decisions: Decisions, settings: DqnSettings) -> CandidateQNet:
-    network = CandidateQNet(decisions.states.shape[1], decisions.candidates.shape[2], settings.hidden)
+def _learned_network(algorithm: Any, decisions: Decisions, options: DqnOptions) -> CandidateQNet:
+    network = CandidateQNet(decisions.states.shape[1], decisions.candidates.shape[2], options.hidden)
     weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
     own = {name.removeprefix("network."): value for name, value in weights.items() if name.startswith("network.")}
     network.load_state_dict({name: torch.as_tensor(value) for name, value in own.items()})

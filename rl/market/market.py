@@ -37,6 +37,7 @@ from rl.market.shoppers import BLOCK, CLOSING_MS, DAY_MS, Shoppers, draw_shopper
 from rl.observation import IMPRESSION, MAX_STEPS, Floats, Ints
 
 PAUSE_MS = 35 * 60_000  # least time between two sessions of a user; after 30 minutes cleaning starts another
+NUM_ITEMS = 800
 MANIFEST = "_SUCCESS"  # written last, beside the log
 CATALOGUE_FILE = "items/items.csv"
 STRATEGIES = ("popularity_softmax", "personal")  # the arms; the first is the control
@@ -63,11 +64,9 @@ class Market:
     experiment: str = "logging_strategy"
 
     @classmethod
-    def generate(
-        cls, seed: int = 0, *, num_users: int = 8000, num_items: int = 800, **settings: float | str
-    ) -> "Market":
+    def generate(cls, seed: int = 0, *, num_items: int = NUM_ITEMS, **settings: float | str) -> "Market":
         """A market with a drawn catalogue of `num_items` products; `settings` are further fields."""
-        return cls(drawn_attributes(seed, num_items), seed, num_users, **settings)  # type: ignore[arg-type]
+        return cls(drawn_attributes(seed, num_items), seed, **settings)  # type: ignore[arg-type]
 
     @classmethod
     def read(cls, folder: Path) -> "Market":
@@ -220,13 +219,14 @@ class Market:
         seed: int = 0,
         since_ms: int | None = None,
         until_ms: int | None = None,
+        strategy: str | None = None,
         rewards: RewardWeights = REWARDS,
         discount: float = DISCOUNT,
     ) -> TrueValue:
         """The value of `policy`: the mean discounted return of a session in which it makes all decisions.
 
-        Every session of the log that starts in [since_ms, until_ms) (ms since 1970; default all) is forked at its first
-        decision, with the user's logged past. The fork continues under `policy`, while the log itself is simulated as before.
+        Every session of the log that starts in [since_ms, until_ms) (ms since 1970; default all), of the users of one logging
+        strategy where one is named, is forked at its first decision, with the user's logged past. The fork continues under `policy`, while the log itself is simulated as before.
         Blocks of users are taken in an order drawn by `seed` until `num_sessions` are simulated; where the log has fewer,
         each session is forked several times.
 
@@ -236,7 +236,10 @@ class Market:
         log = self._whole_log
         since = 0 if since_ms is None else since_ms - self.start_ms
         until = self.days * DAY_MS if until_ms is None else until_ms - self.start_ms
-        starts = log.time_ms[(log.kind == IMPRESSION) & (log.step == 0)]
+        is_start = (log.kind == IMPRESSION) & (log.step == 0)
+        if strategy is not None:
+            is_start &= np.array([self.strategy(user) == strategy for user in range(self.num_users)])[log.user]
+        starts = log.time_ms[is_start]
         available = int(((starts >= since) & (starts < until)).sum())
         if not available:
             raise ValueError(f"no session of the market starts from {since_ms} to {until_ms} (ms since 1970)")
@@ -246,6 +249,8 @@ class Market:
         for block in rng.permutation(np.arange(0, self.num_users, BLOCK)):
             for shoppers, memory, visits in self.simulate(int(block), Journal(NUM_CANDIDATES)):
                 is_asked = (visits.clock >= since) & (visits.clock < until) & (block + visits.users < self.num_users)
+                if strategy is not None:
+                    is_asked &= shoppers.is_personal[visits.users] == (strategy == STRATEGIES[1])
                 fork = visits.take(np.tile(np.flatnonzero(is_asked), times))
                 draws = rng.random((len(fork.users), MAX_STEPS, DECISION_DRAWS))
                 returns.append(

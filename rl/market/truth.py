@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from lib.statistics.bootstrap import TAILS
 from rl.dataset.logged import RewardWeights
-from rl.market.market import MANIFEST, Market, TrueValue
+from rl.market.market import MANIFEST, STRATEGIES, Market, TrueValue
 from rl.market.sessions import Policy
 from rl.observation import Floats
 
@@ -30,23 +31,31 @@ def true_values(
     folder: Path,
     policies: Mapping[str, Policy],
     *,
-    test_from: datetime,
+    since: datetime,
+    until: datetime,
     rewards: RewardWeights,
     discount: float,
     num_sessions: int,
 ) -> dict[str, TrueValue]:
-    """Mean discounted return of the sessions of the test window if the policy made all their decisions, by simulation.
+    """Mean discounted return of the sessions in [since, until) if the policy made all their decisions, by simulation.
 
-    The market is built again from the manifest in its log's `folder`, which takes some seconds. The value of the logging
-    strategies has the name `logging`. Each value is the mean over at least `num_sessions` sessions.
+    The market is built again from the manifest in its log's `folder`, which takes some seconds. The value of the mixture of
+    the logging strategies has the name `logging`, that of each of them among its own users `logging/<strategy>`. Each value
+    is the mean over at least `num_sessions` sessions.
     """
     market = Market.read(folder)
-    since_ms = int(test_from.timestamp() * 1000)
+    simulate = partial(
+        market.true_value,
+        num_sessions=num_sessions,
+        since_ms=int(since.timestamp() * 1000),
+        until_ms=int(until.timestamp() * 1000),
+        rewards=rewards,
+        discount=discount,
+    )
     return {
-        name: market.true_value(
-            policy, num_sessions=num_sessions, since_ms=since_ms, rewards=rewards, discount=discount
-        )
-        for name, policy in {"logging": logging_itself, **policies}.items()
+        "logging": simulate(logging_itself),
+        **{f"logging/{strategy}": simulate(logging_itself, strategy=strategy) for strategy in STRATEGIES},
+        **{name: simulate(policy) for name, policy in policies.items()},
     }
 
 

@@ -24,6 +24,9 @@ from lib.statistics.bootstrap import TAILS
 
 Matrix = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer]
+Flags = npt.NDArray[np.bool_]
+
+NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Estimate:
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The paired difference of two estimates of the same `Bootstrap`, with the smaller effective sample size."""
-        assert self.num_episodes == other.num_episodes, "a paired difference needs the same episodes"
+        assert len(self.replicates) == len(other.replicates), "a paired difference needs the same draws"
         replicates = self.replicates - other.replicates
         low, high = _interval(replicates)
         size = min(self.effective_sample_size, other.effective_sample_size)
@@ -49,7 +52,9 @@ class Estimate:
 class Bootstrap:
     """Draws of users with replacement, made once and shared by every estimate on the same episodes."""
 
-    def __init__(self, users: Ints, *, num_resamples: int = 1000, max_groups: int = 10_000, seed: int = 0) -> None:
+    def __init__(
+        self, users: Ints, *, num_resamples: int = NUM_RESAMPLES, max_groups: int = 10_000, seed: int = 0
+    ) -> None:
         """Prepare `num_resamples` draws for episodes whose users are `users` [E].
 
         With more than `max_groups` users, users are put into that many groups and the groups are drawn. Users are independent,
@@ -66,11 +71,18 @@ class Bootstrap:
             drawn = np.bincount(rng.integers(self.num_groups, size=self.num_groups), minlength=self.num_groups)
             row[:] = np.minimum(drawn, 255)
 
-    def estimate(self, columns: Matrix, statistic: Callable[[Matrix], Matrix], *, weights: Matrix) -> Estimate:
+    def estimate(
+        self,
+        columns: Matrix,
+        statistic: Callable[[Matrix], Matrix],
+        *,
+        weights: Matrix,
+        num_episodes: int | None = None,
+    ) -> Estimate:
         """Estimate a statistic of column sums.
 
         `columns` [E, m] are summed over episodes; `statistic` maps sums [..., m] to values [...]. The effective sample size is
-        that of the importance weights `weights` [E].
+        that of the importance weights `weights` [E]. `num_episodes` is how many of the episodes count (default: all).
         """
         if self.num_episodes == 0:
             raise ValueError("no episode to estimate a value from; is the log's test window empty?")
@@ -80,7 +92,8 @@ class Bootstrap:
         replicates = statistic(drawn)
         low, high = _interval(replicates)
         value = float(statistic(columns.sum(axis=0)))
-        return Estimate(value, low, high, effective_sample_size(weights), self.num_episodes, replicates)
+        size = self.num_episodes if num_episodes is None else num_episodes
+        return Estimate(value, low, high, effective_sample_size(weights), size, replicates)
 
 
 def _interval(replicates: Matrix) -> tuple[float, float]:
@@ -99,18 +112,31 @@ def importance_weights(ratios: Matrix, *, max_weight: float = np.inf) -> Matrix:
     return np.asarray(np.minimum(np.cumprod(ratios, axis=1), max_weight), dtype=np.float64)
 
 
-def mean_return(rewards: Matrix, bootstrap: Bootstrap, *, discount: float) -> Estimate:
-    """Value of the policies that logged the episodes: the mean over episodes of sum_t discount^t r_t."""
+def mean_return(rewards: Matrix, bootstrap: Bootstrap, *, discount: float, among: Flags | None = None) -> Estimate:
+    """Value of the policies that logged the episodes: the mean over episodes of sum_t discount^t r_t.
+
+    `among` [E] marks the episodes that count, such as those of one policy (default: all). The users are drawn as for all
+    episodes, so that the difference to another estimate is paired.
+    """
     num_episodes, horizon = rewards.shape
+    counts = np.ones(num_episodes) if among is None else among.astype(np.float64)
     returns = rewards @ discount ** np.arange(horizon)
-    columns = np.column_stack([returns, np.ones(num_episodes)])
-    return bootstrap.estimate(columns, lambda s: s[..., 0] / s[..., 1], weights=np.ones(num_episodes))
+
+    def statistic(sums: Matrix) -> Matrix:
+        total = sums[..., 1]
+        return np.asarray(np.divide(sums[..., 0], total, out=np.full_like(total, np.nan), where=total > 0))
+
+    columns = np.column_stack([returns * counts, counts])
+    return bootstrap.estimate(columns, statistic, weights=counts, num_episodes=int(counts.sum()))
 
 
 def per_decision_wis(
     rewards: Matrix, ratios: Matrix, bootstrap: Bootstrap, *, discount: float, max_weight: float = np.inf
 ) -> Estimate:
-    """Per-decision self-normalised (weighted) importance sampling.
+    """Per-decision self-normalised (weighted) importance sampling: a diagnostic, whose interval is too narrow.
+
+    For a policy that was learned from logs, its interval held the true value on 12 of 16 simulated markets, that of the
+    doubly robust estimate on all 16.
 
     V = sum_t discount^t (sum_i w_it r_it) / (sum_i w_it): a reward is weighted only by the decisions up to it (Precup, Sutton &
     Singh 2000, "Eligibility traces for off-policy policy evaluation", sec. 3), each step normalised by its own weights (the

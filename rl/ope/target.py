@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rl.dataset.decisions import Decisions, Ints
+from rl.dataset.decisions import Decisions, Floats, Ints
 from rl.ope.estimators import Matrix, effective_sample_size, importance_weights
 from rl.policies import ActionValues, ServedPolicy, softmax
 
@@ -52,6 +52,21 @@ class Temperature:
 
     value: float
     effective_frac: float
+    of_spread: float  # value over the spread of the Q that it was chosen for
+
+    def for_values(self, values: ActionValues, decisions: Decisions) -> float:
+        """The temperature that makes other action values as greedy: in the same proportion to their spread."""
+        return self.of_spread * spread(action_values(values, decisions))
+
+
+def action_values(values: ActionValues, decisions: Decisions) -> Floats:
+    """Q [n, k] of the candidates of logged decisions; -inf where padded."""
+    return values.action_values(decisions.states, decisions.candidates, decisions.mask)
+
+
+def spread(q_values: Floats) -> float:
+    """The typical spread of Q [n, k] among the candidates of a decision: the mean of their standard deviations."""
+    return max(float(np.nanmean(np.nanstd(np.where(np.isfinite(q_values), q_values, np.nan), axis=1))), 1e-8)
 
 
 def choose_temperature(
@@ -68,12 +83,13 @@ def choose_temperature(
     """
     if len(decisions) == 0:
         raise ValueError("a temperature must be chosen on logged episodes, and there are none")
-    q_values = values.action_values(decisions.states, decisions.candidates, decisions.mask)
-    spread = float(np.nanmean(np.nanstd(np.where(decisions.mask, q_values, np.nan), axis=1)))
-    nearest, chosen = Temperature(np.inf, -1.0), None
-    for value in max(spread, 1e-8) * np.logspace(2, -2, NUM_TEMPERATURES):
-        target = TargetPolicy(softmax(q_values, float(value)), epsilon, decisions.actions, decisions.propensities)
-        tried = Temperature(float(value), effective_frac(target.ratios, decisions))
+    q_values = action_values(values, decisions)
+    unit = spread(q_values)
+    nearest, chosen = Temperature(np.inf, -1.0, np.inf), None
+    for of_spread in np.logspace(2, -2, NUM_TEMPERATURES):
+        value = float(unit * of_spread)
+        target = TargetPolicy(softmax(q_values, value), epsilon, decisions.actions, decisions.propensities)
+        tried = Temperature(value, effective_frac(target.ratios, decisions), float(of_spread))
         if tried.effective_frac >= min_effective_frac:
             chosen = tried
         elif chosen is not None:

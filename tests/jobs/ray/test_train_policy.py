@@ -14,6 +14,8 @@ from lib.cli.jobs import load_job
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import history, model_registry
+from lib.tables import contract
+from lib.tables.gold import AS_OF_PROPERTY
 from rl.dataset.decisions import Decisions
 from rl.learning import qnet
 from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
@@ -34,6 +36,14 @@ def put_times(lake: Lake, *times: datetime) -> None:
     row = {"item_id": "i", "event_type": "view", "is_bot": False, "source_record": "events:0"}
     given = ({"event_id": str(i), "event_time": t, "event_date": t.date()} for i, t in enumerate(times))
     put(lake, "silver/events", *given, base=row)
+
+
+def put_decisions(lake: Lake, log: Decisions, split: np.ndarray, *, as_of: datetime) -> dict[str, Any]:
+    """Decisions as of a time, with the log's first and last event; returns the settings of a job on them."""
+    lake.ensure(contract("gold/decisions"), {AS_OF_PROPERTY: as_of.isoformat()})
+    put(lake, "gold/decisions", *rows_of(log, split))
+    put_times(lake, as_of - timedelta(days=20), as_of + timedelta(days=4))
+    return {"lake": {"path": lake.path}, "time": {"as_of": as_of.isoformat()}, "log": {"format": "obd"}}
 
 
 def rows_of(log: Decisions, split: np.ndarray) -> list[dict[str, Any]]:
@@ -78,28 +88,32 @@ def test_on_the_market_a_better_policy_is_learned_promoted_and_told_with_its_tru
     (folder / MANIFEST).write_text(json.dumps({"market": market.settings}))
     log = market.decisions()
     share = log.users % 10
-    put(lake, "gold/decisions", *rows_of(log, np.where(share < 6, "train", np.where(share < 8, "valid", "test"))))
-    put_times(lake, datetime.fromtimestamp(market.start_ms / 1000, UTC), NOON)
-
-    settings = {"lake": {"path": str(tmp_path)}, "num_updates": 400, "true_value_sessions": 2000}
+    split = np.where(share < 4, "train", np.where(share < 6, "valid", "test"))
+    settings = put_decisions(lake, log, split, as_of=NOON)
+    settings |= {"log": {"format": "market"}, "num_updates": 400, "true_value_sessions": 2000}
     job.main(job.TrainPolicySettings(**settings))
 
     found = values(lake)
     learned = [(policy, dataset, estimator) for policy in ("dqn", "tabular") for dataset in ("valid", "test")
                for estimator in ("pdis", "dr")]  # fmt: skip
-    logging = [("logging", dataset, "mean_return") for dataset in ("valid", "test")]
-    own = [("logging", f"all/{p}", e) for p in ("personal", "popularity_softmax") for e in ("mean_return", "pdis")]
+    strategies = ("personal", "popularity_softmax")
+    alone = [f"{dataset}/{strategy}" for dataset in ("all", "valid", "test") for strategy in strategies]
+    logging = [("logging", dataset, "mean_return") for dataset in ("all", "valid", "test", *alone)]
     true = [(policy, "test", "true") for policy in ("logging", "dqn", "tabular")]
-    assert set(found) == {*learned, *logging, *own, *true}
+    true += [("logging", f"test/{strategy}", "true") for strategy in strategies]
+    assert set(found) == {*learned, *logging, *true}
 
     decisive = found["dqn", "test", "dr"]
-    assert decisive["verdict"] == "promote", decisive["reason"]
-    assert {row["verdict"] for key, row in found.items() if key != ("dqn", "test", "dr")} == {"reference"}
+    assert (decisive["verdict"], decisive["incumbent"]) == ("promote", "personal"), decisive["reason"]
+    assert "incumbent personal" in decisive["reason"]
+    best = found["logging", "test/personal", "true"]["value"]
+    assert found["logging", "test/popularity_softmax", "true"]["value"] < best < found["dqn", "test", "true"]["value"]
     assert found["dqn", "test", "true"]["value"] > 1.2 * found["logging", "test", "true"]["value"]
     assert decisive["low"] - 0.1 <= found["dqn", "test", "true"]["value"] <= decisive["high"] + 0.1
-    assert (
-        found["dqn", "valid", "pdis"]["effective_sample_size"] >= 0.05 * found["dqn", "valid", "pdis"]["num_episodes"]
-    )
+    diagnostic = found["dqn", "valid", "pdis"]
+    assert diagnostic["effective_sample_size"] >= 0.05 * diagnostic["num_episodes"]
+    assert (diagnostic["verdict"], diagnostic["low"], diagnostic["high"]) == ("diagnostic", None, None)
+    assert {row["verdict"] for key, row in found.items() if "pdis" not in key and row != decisive} == {"reference"}
 
     model = model_registry.current_model(lake, "policy")
     assert model is not None
@@ -131,39 +145,66 @@ def bandit(num_rows: int, *, click_rate: float) -> Decisions:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_uniform_log_values_its_own_policy_at_its_mean_click_rate_and_few_rows_promote_nothing(
+def test_a_logging_policy_is_worth_its_mean_click_rate_and_few_rows_promote_nothing(
     job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, log = Lake(str(tmp_path)), bandit(200, click_rate=0.2)
-    put(lake, "gold/decisions", *rows_of(log, np.where(np.arange(200) < 160, "train", "test")))  # no valid
-    put_times(lake, NOON, NOON + timedelta(days=1))
-    job.main(job.TrainPolicySettings(lake={"path": str(tmp_path)}, log={"format": "obd"}, num_updates=10))
+    settings = put_decisions(lake, log, np.where(np.arange(200) < 160, "train", "test"), as_of=NOON)  # no valid
+    job.main(job.TrainPolicySettings(**settings, num_updates=10))
 
     found = values(lake)
     clicks = int(log.rewards[::2].sum())
-    for estimator in ("mean_return", "pdis"):
-        row = found["logging", "all/random", estimator]
-        assert row["value"] == clicks / 100
-        assert (row["num_rewarded"], row["num_episodes"]) == (clicks, 100)
-        assert row["low"] < row["value"] < row["high"]
-    out = capsys.readouterr().out
-    assert f"logging policy random on its own log: {clicks / 100:.6g}" in out
-    assert f"rewarded {clicks} of 100" in out
-    assert "no validation episode" in out
+    row = found["logging", "all/random", "mean_return"]
+    assert row["value"] == clicks / 100
+    assert (row["num_rewarded"], row["num_episodes"]) == (clicks, 100)
+    assert row["low"] < row["value"] < row["high"]
+    assert "no validation episode" in capsys.readouterr().out
     decisive = found["dqn", "test", "dr"]
-    assert decisive["verdict"] == "keep_logging"
+    assert (decisive["verdict"], decisive["incumbent"]) == ("keep_logging", None)
     assert "too little evidence" in decisive["reason"]
     assert ("dqn", "valid", "dr") not in found
     assert model_registry.current_model(lake, "policy") is None
     assert [row["status"] for row in model_registry.models(lake)] == ["candidate"]
 
 
-def test_without_a_decision_to_value_on_the_job_is_skipped(job: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_as_of_the_logs_end_it_learns_all_and_judges_on_the_window_before(
+    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, log = Lake(str(tmp_path)), bandit(200, click_rate=0.2)
+    settings = put_decisions(lake, log, np.where(np.arange(200) < 120, "train", "valid"), as_of=NOON)
+    job.main(job.TrainPolicySettings(**settings, num_updates=10, incumbent="bts", min_effective_episodes=10))
+    found = values(lake)
+    decisive = found["dqn", "valid", "dr"]
+    assert decisive["verdict"] in ("promote", "keep_logging")
+    assert decisive["incumbent"] == "bts"
+    assert "on its own 40 episodes" in decisive["reason"]
+    assert {dataset.split("/")[0] for _, dataset, _ in found} == {"all", "valid"}
+    out = capsys.readouterr().out
+    assert "learned tabular Q on train  decisions=120" in out
+    assert "learned tabular Q on known  decisions=200" in out
+
+
+def test_what_cannot_be_meant_is_refused_in_one_line(job: ModuleType, tmp_path: Path) -> None:
     lake, log = Lake(str(tmp_path)), bandit(20, click_rate=0.5)
-    put(lake, "gold/decisions", *rows_of(log, np.full(20, "train")))
-    put_times(lake, NOON, NOON + timedelta(days=1))
-    job.main(job.TrainPolicySettings(lake={"path": str(tmp_path)}, log={"format": "obd"}))
+    settings = put_decisions(lake, log, np.where(np.arange(20) < 10, "train", "test"), as_of=NOON)
+    with pytest.raises(
+        ValueError, match="incumbent = best: no logging policy of this log; expected one of bts, random"
+    ):
+        job.main(job.TrainPolicySettings(**settings, incumbent="best"))
+    with pytest.raises(ValueError, match="run decisions first with the same --as-of"):
+        job.main(job.TrainPolicySettings(**settings | {"time": {"as_of": "end"}}))
+    with pytest.raises(ValueError, match="should divide batch_size, which is 256"):
+        job.TrainPolicySettings(num_learners=3)
+
+
+def test_without_a_decision_to_judge_by_the_job_is_skipped(job: ModuleType, tmp_path: Path) -> None:
+    lake, log = Lake(str(tmp_path)), bandit(20, click_rate=0.5)
+    settings = put_decisions(lake, log, np.full(20, "train"), as_of=NOON)
+    job.main(job.TrainPolicySettings(**settings))
     last = history.last_run(lake, "train_policy")
     assert last is not None
     assert last["status"] == "skipped"
+    assert "or none later to judge a policy by" in last["message"]
     assert not lake.exists("gold/policy_values")

@@ -121,7 +121,11 @@ def fill(lake: Lake) -> None:
         lake,
         "gold/policy_values",
         VALUE | {"policy": "logging", "estimator": "mean_return", "value": 0.5},
-        VALUE | {"policy": "dqn", "estimator": "dr", "value": 0.8, "verdict": "promote", "reason": "0.7 is above 0.5"},
+        VALUE | {"policy": "logging", "dataset": "test/personal", "estimator": "mean_return", "value": 0.625},
+        VALUE
+        | {"policy": "dqn", "estimator": "dr", "value": 0.8, "verdict": "promote", "reason": "0.7 is above 0.5"}
+        | {"incumbent": "personal"},
+        VALUE | {"policy": "dqn", "estimator": "pdis", "value": 0.9, "verdict": "diagnostic"},
     )
     arms = {
         "experiment": "e",
@@ -256,7 +260,10 @@ def page(html: str) -> Page:
         ("ranking", "test window: 40 users"),
         ("models", "encoder 0.765 [0.700, 0.800]"),
         ("models", "encoder train_encoder-000002 stands as a candidate: 0.3 is below 0.7."),
-        ("policy", "dqn: promote. 0.7 is above 0.5."),
+        ("policy", "dqn: promote (incumbent: personal). 0.7 is above 0.5."),
+        ("policy", "Importance sampling is a diagnostic and has no interval"),
+        ("policy", "dqn test importance sampling (diagnostic) diagnostic 0.900 –"),
+        ("policy", "logging test/personal mean return reference 0.625"),
         ("experiment", "personal against random: better on CTR. 11 against 12 users"),
         ("experiment", "< 0.001"),
         ("adverts", "1 advert accepted, 1 refused"),
@@ -278,6 +285,13 @@ def test_only_the_test_split_decides_between_strategies(page: Page) -> None:
 
 def test_a_candidate_s_metrics_do_not_stand_for_the_current_version(page: Page) -> None:
     assert "0.333" not in page.text["models"]
+
+
+def test_the_chart_of_policies_shows_each_logging_policy_and_no_diagnostic(page: Page) -> None:
+    (said,) = (plot["aria-label"] for plot in page.plots if "discounted return" in plot["aria-label"])
+    assert "logging: personal" in said
+    assert "importance sampling" not in said
+    assert "0.9" not in said
 
 
 def test_every_chart_and_picture_says_in_words_what_it_shows(page: Page) -> None:
@@ -319,7 +333,7 @@ def test_the_summary_tells_counts_ranks_verdict_and_adverts(full: Lake) -> None:
     assert rows["kept"] == "958 records, 14 events"
     assert rows["NDCG@10, all items"] == "popularity 0.100\nals +0.150 [+0.110, +0.190]"
     assert rows["candidates"] == "encoder train_encoder-000002 stands as a candidate: 0.3 is below 0.7."
-    assert rows["policy"] == "dqn: promote. 0.7 is above 0.5."
+    assert rows["policy"] == "dqn: promote (incumbent: personal). 0.7 is above 0.5."
     assert rows["experiment"].startswith("personal against random: better on CTR.")
     assert rows["adverts"] == "1 made and accepted, 1 refused"
     assert rows["tables"] == str(full.folder)

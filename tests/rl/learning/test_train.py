@@ -50,7 +50,7 @@ class Planted:
         return float((0.3 * first[:, 0] + 0.9 * (2.0 * first[:, 1] + second[:, 0])).mean())
 
 
-SMALL = train.DqnSettings(
+SMALL = train.DqnOptions(
     discount=0.9,
     hidden=(32, 16),
     learning_rate=1e-3,
@@ -97,6 +97,24 @@ def test_fewer_rows_than_a_batch_are_enough(tmp_path: Path) -> None:
     log = Planted.make(num_episodes=3).log
     network = train.train_dqn(log, replace(SMALL, num_updates=2, updates_per_call=2), tmp_path)
     assert np.isfinite(network.action_values(log.states, log.candidates, log.mask)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_learners_share_every_minibatch_and_learn_what_one_does(tmp_path: Path) -> None:
+    """The same network follows only from as many updates, of the same samples, and as many moves of the target network."""
+    log = Planted.make(num_episodes=500).log
+    few = replace(SMALL, num_updates=60, updates_per_call=30, checkpoint_every=60)
+    features = (log.states, log.candidates, log.mask)
+    alone = train.train_dqn(log, few, tmp_path / "alone").action_values(*features)
+    two = train.train_dqn(log, replace(few, num_learners=2), tmp_path / "two").action_values(*features)
+    half = train.train_dqn(log, replace(few, num_updates=30), tmp_path / "half").action_values(*features)
+    assert np.abs(two - alone).max() < 0.02 * np.abs(half - alone).max()
+
+
+def test_a_minibatch_that_learners_cannot_share_equally_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size of 256 cannot be shared equally by num_learners = 3"):
+        train.train_dqn(Planted.make(num_episodes=2).log, replace(SMALL, num_learners=3), tmp_path)
 
 
 def test_a_log_without_a_known_transition_is_refused(tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def test_temperature_is_the_coldest_that_keeps_the_effective_sample() -> None:
     assert frac_at(log, chosen.value * 10 ** (-4 / 96)) < 0.3
 
 
+def test_other_action_values_are_as_greedy_at_the_same_share_of_their_spread() -> None:
+    class Threefold(FirstFeature):
+        def action_values(self, states: Floats, candidates: Floats, mask: Flags) -> Floats:
+            return 7 + 3 * super().action_values(states, candidates, mask)
+
+    log = uniform_log()
+    chosen = choose_temperature(FirstFeature(), log, epsilon=0.1, min_effective_frac=0.3)
+    assert chosen.for_values(FirstFeature(), log) == pytest.approx(chosen.value)
+    assert chosen.for_values(Threefold(), log) == pytest.approx(3 * chosen.value)
+    padded = dataclasses.replace(log, mask=np.tile([True, True, True, False], (len(log), 1)))
+    assert np.isfinite(chosen.for_values(FirstFeature(), padded))
+
+
 def test_where_no_temperature_does_the_nearest_is_taken() -> None:
     log = dataclasses.replace(uniform_log(), propensities=np.random.default_rng(5).uniform(0.01, 1.0, size=800))
     chosen = choose_temperature(FirstFeature(), log, epsilon=0.1, min_effective_frac=0.9)
