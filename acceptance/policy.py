@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pyarrow import csv
 
 from acceptance import lakes
-from acceptance.claims import DATA, Claim
+from acceptance.claims import Claim
 from lib.cli.jobs import load_job
 from lib.engines.ray_train import ray_session
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.settings import ClusterSettings
 from rl.dataset.decisions import Decisions, Flags, Floats
-from rl.market.market import Market, TrueValue
+from rl.market.market import STRATEGIES, Market, TrueValue
 from rl.market.truth import interval, logging_itself
 from rl.observation import CANDIDATE_FEATURES
+from rl.ope.estimators import Estimate
 from rl.ope.target import choose_temperature, on_log
 from rl.ope.valuation import Valuation, verdict
 from rl.policies import ServedPolicy
@@ -27,18 +27,22 @@ from rl.policies import ServedPolicy
 TRUE_SESSIONS = 20_000
 MIN_GAIN = 1.2
 NUM_MARKETS, MIN_COVERED = 20, 17
+NUM_LEARNED, MIN_LEARNED_COVERED = 16, 13
 NUM_VERDICTS, MIN_PROMOTED, MAX_WRONGLY_PROMOTED = 10, 9, 0
 MIN_EFFECTIVE_EPISODES = 50
-# What the user touched, what others bought, and not the same again; its reverse; and no preference at all.
+# What the user touched, what others bought, and not the same again; and its reverse.
 TASTE: Mapping[str, float] = {"category_share": 2.0, "brand_share": 1.0, "item_click_rate": 1.0, "shown_category": -1.0}
-DISTASTE, NO_TASTE = {name: -weight for name, weight in TASTE.items()}, dict.fromkeys(TASTE, 0.0)
+DISTASTE = {name: -weight for name, weight in TASTE.items()}
+GREEDY, TEMPERATURES = 0.15, (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def check() -> list[Claim]:
-    """On default markets of three seeds, on twenty small ones, and on the default market's lake."""
+    """On default markets of three seeds, on small ones, and on the default market's lake."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    with ray_session(ClusterSettings()):
+        of_learned = [served_policy_beats_logging(), doubly_robust_covers_learned_policies()]
     return [
-        served_policy_beats_logging(),
+        *of_learned,
         doubly_robust_covers(),
         *planted_policies_are_judged_rightly(),
         verdict_is_right(lakes.market()),
@@ -60,9 +64,14 @@ class FixedTaste:
 def served_policy_beats_logging(seeds: Sequence[int] = (0, 1, 2)) -> Claim:
     """Learn on default markets with the job's own settings, and ask each market what the served policy is worth."""
     gains = {}
-    with ray_session(ClusterSettings()):
-        for seed in seeds:
-            gains[seed] = _gain_of_served(Market.generate(seed))
+    for seed in seeds:
+        market = Market.generate(seed)
+        since_ms = _moments_ms(market)[1]
+        served, logging = (
+            market.true_value(policy, num_sessions=TRUE_SESSIONS, since_ms=since_ms).value
+            for policy in (learned(market), logging_itself)
+        )
+        gains[seed] = served / logging
     num_won = sum(gain >= MIN_GAIN for gain in gains.values())
     return Claim(
         f"the policy that would serve has a true value at least {MIN_GAIN} times the logging mixture's, on every seed",
@@ -71,23 +80,40 @@ def served_policy_beats_logging(seeds: Sequence[int] = (0, 1, 2)) -> Claim:
     )
 
 
-def _gain_of_served(market: Market) -> float:
-    """True value of the served policy over the logging mixture's, on the market's test window."""
+def learned(market: Market) -> ServedPolicy:
+    """The policy that DQN learns before 80 % of the log's span, its temperature chosen before 90 %, by the job's settings."""
     job = load_job(JOBS["train_policy"])
     settings = job.TrainPolicySettings()
     train, valid, _ = split_by_time(market)
-    dqn = job.dqn_settings(settings, num_rows=len(train), use_gpu=False)
+    dqn = job.dqn_options(settings, num_rows=len(train), use_gpu=False)
     with tempfile.TemporaryDirectory() as folder:
         network = job.train_dqn(train, dqn, Path(folder))
     chosen = choose_temperature(
         network, valid, epsilon=settings.epsilon, min_effective_frac=settings.min_effective_frac
     )
-    since_ms = _moments_ms(market)[1]
-    served, logging = (
-        market.true_value(policy, num_sessions=TRUE_SESSIONS, since_ms=since_ms, discount=settings.discount).value
-        for policy in (ServedPolicy(network, chosen.value, settings.epsilon), logging_itself)
+    return ServedPolicy(network, chosen.value, settings.epsilon)
+
+
+def doubly_robust_covers_learned_policies(num_markets: int = NUM_LEARNED, *, num_users: int = 1000) -> Claim:
+    """Count the markets whose intervals of a learned policy hold its true value, both in the test window of its log."""
+    found: dict[str, list[tuple[bool, float]]] = {"dr": [], "pdis": []}
+    for seed in range(100, 100 + num_markets):
+        market = Market.generate(seed, num_users=num_users, num_items=100)
+        policy, test = learned(market), split_by_time(market)[2]
+        truth = market.true_value(policy, num_sessions=TRUE_SESSIONS, since_ms=_moments_ms(market)[1]).value
+        estimates = Valuation.on(test, discount=0.9).target(on_log(policy, test))
+        for name, of in found.items():
+            of.append((estimates[name].low <= truth <= estimates[name].high, estimates[name].value / truth - 1))
+    told = {
+        name: f"{sum(covers for covers, _ in of)} of {num_markets} (mean error {np.mean([e for _, e in of]):+.1%})"
+        for name, of in found.items()
+    }
+    num_covered = sum(covers for covers, _ in found["dr"])
+    return Claim(
+        f"for a learned policy at least {MIN_LEARNED_COVERED} of {NUM_LEARNED} doubly robust intervals cover the truth",
+        f"{told['dr']}; by importance sampling, which is a diagnostic, {told['pdis']}; {num_users} users each",
+        num_covered * NUM_LEARNED >= MIN_LEARNED_COVERED * num_markets,
     )
-    return served / logging
 
 
 def split_by_time(market: Market) -> tuple[Decisions, Decisions, Decisions]:
@@ -121,42 +147,67 @@ def doubly_robust_covers(num_markets: int = NUM_MARKETS, *, num_users: int = 400
     )
 
 
-class Judged(NamedTuple):
-    """A planted policy on one market: what it is truly worth beside the logging mixture, and the verdict on its log."""
+class Truth(NamedTuple):
+    """What a market's log is truly worth: the mixture of its strategies, and the best of them among its own users."""
 
-    gain: float  # true value over the logging mixture's
-    is_better: bool  # beyond the error of both simulations
+    mixture: TrueValue
+    best: TrueValue
+
+    @classmethod
+    def of(cls, market: Market) -> "Truth":
+        """By simulation."""
+        alone = [true_value(market, logging_itself, strategy=strategy) for strategy in STRATEGIES]
+        return cls(true_value(market, logging_itself), max(alone, key=lambda true: true.value))
+
+
+class Judged(NamedTuple):
+    """A planted policy on one market: its true value beside the truth of the log, and the verdicts on it."""
+
+    gain: float  # true value over the best strategy's
+    gain_on_mixture: float
+    is_better: bool  # than the best strategy, beyond the error of both simulations
     is_worse: bool
     verdict: str
+    against_mixture: str  # the verdict if the mixture were the incumbent
 
 
-def planted_policies_are_judged_rightly(num_markets: int = NUM_VERDICTS) -> list[Claim]:
-    """On small markets: a policy that is truly better must be promoted, one that is truly worse must not.
+def true_value(market: Market, policy: Any, strategy: str | None = None) -> TrueValue:
+    """The true value of a policy over the whole log."""
+    return market.true_value(policy, num_sessions=TRUE_SESSIONS, strategy=strategy)
 
-    The truth is asked of the market first: a plant that is not what it should be is a failure too. And a better policy on the
-    log of a few users must wait: its evidence carries no interval.
+
+def planted_policies_are_judged_rightly(num_markets: int = NUM_VERDICTS, *, num_users: int = 600) -> list[Claim]:
+    """On small markets: a policy truly better than the best logging strategy must be promoted, one truly worse must not.
+
+    Among the worse is one that beats the mixture of the strategies all the same. The truth is asked of the market first: a
+    plant that is not what it should be is a failure too. And a better policy on the log of a few users must wait.
     """
-    better, worse, even, early = [], [], [], []
+    better, between, worse, early = [], [], [], []
     for seed in range(num_markets):
-        market = Market.generate(seed, num_users=400, num_items=100)
-        logging = market.true_value(logging_itself, num_sessions=TRUE_SESSIONS)
-        whole = market.decisions()
-        better.append(judged(market, whole, TASTE, logging))
-        worse.append(judged(market, whole, DISTASTE, logging))
-        even.append(judged(market, whole, NO_TASTE, logging))
-        early.append(judged(market, whole.take(whole.users < 10), TASTE, logging))
+        market = Market.generate(seed, num_users=num_users, num_items=100)
+        truth, whole = Truth.of(market), market.decisions()
+        plant, reverse = fixed(TASTE, GREEDY), fixed(DISTASTE, GREEDY)
+        better.append(judged(market, whole, plant, truth))
+        between.append(judged(market, whole, between_mixture_and_best(market, truth), truth))
+        worse.append(judged(market, whole, reverse, truth))
+        early.append(judged(market, whole.take(whole.users < 10), plant, truth))
     num_promoted = sum(found.verdict == "promote" for found in better)
-    wrongly = sum(found.verdict == "promote" for found in (*worse, *even))
+    wrongly = sum(found.verdict == "promote" for found in (*between, *worse))
+    misled = sum(found.against_mixture == "promote" for found in between)
     return [
         Claim(
-            f"a policy that is truly better than the logging mixture is promoted on at least {MIN_PROMOTED} of {NUM_VERDICTS} markets",
-            f"{num_promoted} of {num_markets}; true gains {_gains(better)}",
+            f"a policy truly better than the best logging strategy is promoted on at least {MIN_PROMOTED} of {NUM_VERDICTS} markets",
+            f"{num_promoted} of {num_markets}; true values {_gains(better)} times the best strategy's",
             num_promoted * NUM_VERDICTS >= MIN_PROMOTED * num_markets and all(found.is_better for found in better),
         ),
         Claim(
-            "a policy that is truly worse (the reverse of it, and one that shows everything evenly) is never promoted",
-            f"{wrongly} of {len(worse) + len(even)}; true gains {_gains(worse)}; evenly {_gains(even)}",
-            wrongly <= MAX_WRONGLY_PROMOTED and all(found.is_worse for found in (*worse, *even)),
+            "a policy truly worse than the best strategy is never promoted: one that beats the mixture, and the reverse of the better",
+            f"{wrongly} of {len(between) + len(worse)}; true values {_gains(between)} and {_gains(worse)} times the best "
+            f"strategy's, the former {np.mean([found.gain_on_mixture for found in between]):.2f} times the mixture's on "
+            f"average (against the mixture {misled} of {num_markets} would be promoted)",
+            wrongly <= MAX_WRONGLY_PROMOTED
+            and all(found.is_worse for found in (*between, *worse))
+            and np.mean([found.gain_on_mixture for found in between]) > 1,
         ),
         Claim(
             "the better policy is not promoted on the log of ten users",
@@ -166,15 +217,36 @@ def planted_policies_are_judged_rightly(num_markets: int = NUM_VERDICTS) -> list
     ]
 
 
-def judged(market: Market, log: Decisions, taste: Mapping[str, float], logging: TrueValue) -> Judged:
+def fixed(taste: Mapping[str, float], temperature: float) -> ServedPolicy:
+    """A policy that is not learned."""
+    return ServedPolicy(FixedTaste(taste), temperature, epsilon=0.1)
+
+
+def between_mixture_and_best(market: Market, truth: Truth) -> ServedPolicy:
+    """The better policy made less greedy until it is worth a third of the way from the mixture to the best strategy."""
+    wanted = (2 * truth.mixture.value + truth.best.value) / 3
+    tried = [fixed(TASTE, temperature) for temperature in TEMPERATURES]
+    return min(tried, key=lambda policy: abs(true_value(market, policy).value - wanted))
+
+
+def judged(market: Market, log: Decisions, policy: ServedPolicy, truth: Truth) -> Judged:
     """The verdict on a fixed policy by this log, as train_policy reaches it, and the policy's true value."""
-    policy = ServedPolicy(FixedTaste(taste), temperature=0.3, epsilon=0.1)
     valued = Valuation.on(log, discount=0.9)
     estimate = valued.target(on_log(policy, log))["dr"]
-    said = verdict(estimate, valued.logging()["mean_return"], min_effective_episodes=MIN_EFFECTIVE_EPISODES)
-    true = market.true_value(policy, num_sessions=TRUE_SESSIONS)
-    (low, high), (logging_low, logging_high) = interval(true), interval(logging)
-    return Judged(true.value / logging.value, low > logging_high, high < logging_low, said.verdict)
+
+    def said(logging: Mapping[str, Estimate]) -> str:
+        return verdict(estimate, logging, incumbent=None, min_effective_episodes=MIN_EFFECTIVE_EPISODES).verdict
+
+    true = true_value(market, policy)
+    (low, high), (best_low, best_high) = interval(true), interval(truth.best)
+    return Judged(
+        gain=true.value / truth.best.value,
+        gain_on_mixture=true.value / truth.mixture.value,
+        is_better=low > best_high,
+        is_worse=high < best_low,
+        verdict=said(valued.logging_policies()),
+        against_mixture=said({"mixture": valued.logging()}),
+    )
 
 
 def _gains(found: Sequence[Judged]) -> str:
@@ -183,29 +255,20 @@ def _gains(found: Sequence[Judged]) -> str:
 
 
 def verdict_is_right(lake: Path) -> Claim:
-    """On a lake of the simulator's log: the learned policy is promoted when the market says that it is better, and only then."""
+    """On a lake of the simulator's log: the learned policy is promoted when it truly beats the incumbent, and only then."""
     rows = _values(lake)
-    decisive, true, logging = (
-        rows[key] for key in (("dqn", "test", "dr"), ("dqn", "test", "true"), ("logging", "test", "true"))
-    )
-    wanted = "promote" if true["low"] > logging["high"] else "keep_logging"
+    decisive, true = rows["dqn", "test", "dr"], rows["dqn", "test", "true"]
+    alone = {strategy: rows["logging", f"test/{strategy}", "true"] for strategy in STRATEGIES}
+    best = max(alone, key=lambda strategy: float(alone[strategy]["value"]))
+    wanted = "promote" if true["low"] > alone[best]["high"] else "keep_logging"
     return Claim(
-        "the verdict on the learned policy is the one that its true value asks for",
-        f"{decisive['verdict']}, wanted {wanted}; true value {true['value']:.3f} ({true['low']:.3f} to {true['high']:.3f}), "
-        f"logging {logging['value']:.3f} ({logging['low']:.3f} to {logging['high']:.3f})",
-        decisive["verdict"] == wanted,
-    )
-
-
-def uniform_log_values_itself(lake: Path) -> Claim:
-    """On a lake of Open Bandit: the uniform log's estimate of its own policy against the clicks in the raw file."""
-    clicks = csv.read_csv(DATA / "obd" / "random" / "men" / "men.csv")["click"].to_numpy()
-    row = _values(lake)["logging", "all/random", "pdis"]
-    return Claim(
-        "the uniform log's estimate of its own policy equals its mean click rate",
-        f"{row['value']:.6f} ({row['low']:.6f} to {row['high']:.6f}), {row['num_rewarded']} clicks of "
-        f"{row['num_episodes']}; raw file {clicks.mean():.6f}, {clicks.sum()} of {len(clicks)}",
-        abs(row["value"] - clicks.mean()) < 1e-12 and row["num_rewarded"] == clicks.sum(),
+        "the incumbent is the truly best strategy, and the verdict on the learned policy the one that its true value asks for",
+        f"{decisive['verdict']} against {decisive['incumbent']}, wanted {wanted} against {best}; true value "
+        f"{true['value']:.3f} ({true['low']:.3f} to {true['high']:.3f}), "
+        + ", ".join(
+            f"{name} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for name, row in alone.items()
+        ),
+        (decisive["verdict"], decisive["incumbent"]) == (wanted, best),
     )
 
 
