@@ -32,18 +32,15 @@ from rl.dataset.logged import RewardWeights
 from rl.learning import qnet
 from rl.learning.tabular import TabularQ, fit_tabular
 from rl.learning.train import DqnOptions, train_dqn
-from rl.market.market import TrueValue
-from rl.market.truth import LOG_FOLDER, interval, is_known, true_values
-from rl.ope.estimators import Estimate
+from rl.market.truth import LOG_FOLDER, is_known, true_values
+from rl.ope.rows import Row, logging_rows, policy_rows, true_rows
 from rl.ope.target import choose_temperature, on_log
 from rl.ope.valuation import Valuation, Verdict, verdict
 from rl.policies import ActionValues, ServedPolicy
 
-Row = dict[str, Any]
 SPLITS = ("train", "valid", "test")
 UPDATES_PER_CALL, CHECKPOINT_EVERY = 100, 500  # minibatches
 SERVED = "dqn"  # the policy that would serve; the tabular one is the baseline
-REFERENCE, DIAGNOSTIC = "reference", "diagnostic"
 CHECKPOINT = "qnet.pt"
 
 
@@ -119,70 +116,6 @@ def dqn_options(settings: TrainPolicySettings, *, num_rows: int, use_gpu: bool) 
         use_gpu=use_gpu,
         seed=settings.seed,
     )
-
-
-def policy_rows(
-    policy: str, dataset: str, version: str, num_rewarded: int, estimates: Mapping[str, Estimate]
-) -> list[Row]:
-    """Rows of gold/policy_values, one for each estimator, without a verdict; a diagnostic has no interval."""
-    rows = []
-    for name, estimate in estimates.items():
-        is_diagnostic = name == "pdis"
-        reason = f"{estimate.effective_sample_size:.0f} effective of {estimate.num_episodes} episodes"
-        if is_diagnostic:
-            reason = f"importance sampling is a diagnostic: a bootstrap of it says too much; {reason}"
-        rows.append(
-            {
-                "policy": policy,
-                "dataset": dataset,
-                "version": version,
-                "estimator": name,
-                "value": estimate.value,
-                "low": None if is_diagnostic else estimate.low,
-                "high": None if is_diagnostic else estimate.high,
-                "effective_sample_size": estimate.effective_sample_size,
-                "num_episodes": estimate.num_episodes,
-                "num_rewarded": num_rewarded,
-                "verdict": DIAGNOSTIC if is_diagnostic else REFERENCE,
-                "reason": reason,
-                "incumbent": None,
-            }
-        )
-    return rows
-
-
-def true_rows(values: Mapping[str, TrueValue], dataset: str, version: str) -> list[Row]:
-    """Rows of gold/policy_values for values that were simulated in the market."""
-    logging = values["logging"].value
-    rows = []
-    for name, true in values.items():
-        policy, _, strategy = name.partition("/")
-        rows.append(
-            {
-                "policy": policy,
-                "dataset": f"{dataset}/{strategy}" if strategy else dataset,
-                "version": version,
-                "estimator": "true",
-                "value": true.value,
-                "low": interval(true)[0],
-                "high": interval(true)[1],
-                "effective_sample_size": None,
-                "num_episodes": true.num_sessions,
-                "num_rewarded": None,
-                "verdict": REFERENCE,
-                "reason": f"{true.num_sessions} simulated sessions; {true.value / logging:.2f} times the logging mixture's",
-                "incumbent": None,
-            }
-        )
-    return rows
-
-
-def logging_rows(dataset: str, valued: Valuation, version: str) -> list[Row]:
-    """Rows of the logging policies, each by the mean return of its own episodes, and of their mixture."""
-    rows = policy_rows("logging", dataset, version, valued.num_rewarded(), {"mean_return": valued.logging()})
-    for name, own in valued.logging_policies().items():
-        rows += policy_rows("logging", f"{dataset}/{name}", version, valued.num_rewarded(name), {"mean_return": own})
-    return rows
 
 
 def learned_rows(
