@@ -184,8 +184,8 @@ def broken_rules(shards: DataFrame, shop: Shop) -> dict[str, int]:
 def main(settings: DecisionsSettings) -> None:
     with start_run("decisions", settings) as run:
         times = run.times.at(run.as_of)
-        is_known = (F.col("event_time") < times.end) & F.col("event_type").isin(*KINDS)
-        events = run.read("silver/events").where(is_known & ~F.col("is_bot"))
+        every = run.read("silver/events").where(F.col("event_time") < times.end)
+        events = every.where(F.col("event_type").isin(*KINDS) & ~F.col("is_bot"))
         found = found_impressions(events)
         if not found.num_with_propensity:
             run.skip("no impressions with propensities in this log")
