@@ -176,14 +176,17 @@ def true_value(market: Market, policy: Any, strategy: str | None = None) -> True
     return market.true_value(policy, num_sessions=TRUE_SESSIONS, strategy=strategy)
 
 
-def planted_policies_are_judged_rightly(num_markets: int = NUM_VERDICTS, *, num_users: int = 600) -> list[Claim]:
+def planted_policies_are_judged_rightly(
+    seeds: Sequence[int] = range(NUM_VERDICTS), *, num_users: int = 600
+) -> list[Claim]:
     """On small markets: a policy truly better than the best logging strategy must be promoted, one truly worse must not.
 
     Among the worse is one that beats the mixture of the strategies all the same. The truth is asked of the market first: a
     plant that is not what it should be is a failure too. And a better policy on the log of a few users must wait.
     """
     better, between, worse, early = [], [], [], []
-    for seed in range(num_markets):
+    num_markets = len(seeds)
+    for seed in seeds:
         market = Market.generate(seed, num_users=num_users, num_items=100)
         truth, whole = Truth.of(market), market.decisions()
         plant, reverse = fixed(TASTE, GREEDY), fixed(DISTASTE, GREEDY)
