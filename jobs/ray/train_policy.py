@@ -271,6 +271,7 @@ def publish(run: Run, network: qnet.CandidateQNet, said: Verdict, rows: list[Row
         checkpoint=folder / CHECKPOINT,
         num_parameters=sum(p.numel() for p in network.parameters()),
         status="promoted" if said.verdict == "promote" else "candidate",
+        reason=said.reason,
     )
     run.commit_arrow("gold/policy_values", pa.Table.from_pylist(rows, schema=contract("gold/policy_values").schema))
 

@@ -164,7 +164,8 @@ def test_a_logging_policy_is_worth_its_mean_click_rate_and_few_rows_promote_noth
     assert "too little evidence" in decisive["reason"]
     assert ("dqn", "valid", "dr") not in found
     assert model_registry.current_model(lake, "policy") is None
-    assert [row["status"] for row in model_registry.models(lake)] == ["candidate"]
+    (version,) = model_registry.models(lake)
+    assert (version["status"], version["reason"]) == ("candidate", decisive["reason"])
 
 
 @pytest.mark.slow
