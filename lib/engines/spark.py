@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property, partial
 from typing import Literal
 
 import polars as pl
 import pyarrow as pa
 from pyspark import SparkConf, SparkContext
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -145,6 +146,26 @@ def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFra
     """
     work = partial(apply_to_shard, function=function, schema=schema)
     return shards.mapInArrow(work, spark_schema(schema))
+
+
+def found_currencies(*frames: DataFrame) -> set[str | None]:
+    """The currencies of the frames' prices, at most 20 of each; None stands for a price without one."""
+    priced = [frame.where(F.col("price").isNotNull()).select(_currency_code()).distinct().limit(20) for frame in frames]
+    return {row[0] for frame in priced for row in frame.collect()}
+
+
+def in_one_currency(rates: Mapping[str | None, Decimal]) -> Column:
+    """The column `price` converted from `currency` by `rates` (lib/formats/money.py); null without a rate."""
+    converted = F.lit(None)
+    for currency, rate in rates.items():
+        amount = F.col("price") if rate == 1 else F.col("price") * F.lit(rate).cast("decimal(18,11)")
+        is_it = _currency_code().eqNullSafe(F.lit(currency))
+        converted = F.when(is_it, amount.try_cast("decimal(18,4)")).otherwise(converted)
+    return converted.cast("decimal(18,4)")
+
+
+def _currency_code() -> Column:
+    return F.upper(F.trim("currency"))
 
 
 def conform(table: Table, frame: DataFrame) -> DataFrame:

@@ -9,6 +9,7 @@ import importlib.resources
 import re
 import zipfile
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cached_property
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -49,6 +50,7 @@ NEEDED = {"events": ("item_id", "event_time"), "items": ("item_id",), "images": 
 MAP_FIELDS = ("attributes", "context")  # a map from column to value
 ALL_COLUMNS = "*"  # under null_values
 LIST_FIELDS = ("category", "candidates")  # a list of texts
+LEAST_WORTH, MOST_WORTH = Decimal("1e-9"), Decimal("1e7")  # of one unit of money in another
 RESERVED_SOURCES = ("rejects", "source", "images")  # names that a source may not have: bronze uses them
 
 
@@ -209,6 +211,11 @@ class LogMapping(Part):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="name of the format; part of every event id")
     currency: str | None = Field(None, pattern="^[A-Z]{3}$", description="ISO 4217 code of all prices")
+    rates: dict[str, Decimal] = Field(
+        {},
+        description="another currency -> what one unit of it is worth in `currency`, such as {JPY: 0.00625}; amounts in "
+        "a currency without a rate are never added to others",
+    )
     timezone: str = Field("UTC", description="zone of times without one")
     times: Times = Times()
     relevance: EventType = Field("purchase", description="type of the events that a recommendation should lead to")
@@ -225,6 +232,19 @@ class LogMapping(Part):
         except (KeyError, ValueError):
             raise ValueError(f"{value!r} is not a time zone, such as UTC or Europe/Berlin") from None
         return value
+
+    @model_validator(mode="after")
+    def converts_into_its_currency(self) -> Self:
+        if self.rates and self.currency is None:
+            raise ValueError("rates need a currency, into which they convert")
+        for currency, rate in self.rates.items():
+            if not re.fullmatch("[A-Z]{3}", currency) or currency == self.currency:
+                raise ValueError(f"rates: {currency!r} should be the ISO 4217 code of another currency, such as JPY")
+            if not LEAST_WORTH <= rate < MOST_WORTH:
+                raise ValueError(
+                    f"rates: {currency} is worth {rate} {self.currency}; it should be from {LEAST_WORTH} to {MOST_WORTH:,.0f}"
+                )
+        return self
 
     @model_validator(mode="after")
     def names_its_sources(self) -> Self:
