@@ -46,15 +46,29 @@ def repeats(rows: pl.DataFrame, id_column: str) -> pl.Series:
 
 
 def double_clicks(events: pl.DataFrame, *, seconds: float) -> pl.Series:
-    """Whether an accepted view comes at most `seconds` after a view of the same item by the same known user."""
+    """Whether an accepted view is a double click.
+
+    Views of one item by one known user, each at most `seconds` after the one before, are one burst. Of a burst the
+    first view stays; where some of its views answer a request, the first to each request stays in its stead.
+    """
     is_view = (pl.col("outcome") == "accepted") & (pl.col("event_type") == "view") & pl.col("user_key").is_not_null()
     views = events.select(
-        pl.row_index("row"), "user_key", "item_id", "event_time", "event_id", is_view.alias("is_view")
+        *(pl.row_index("row"), "user_key", "item_id", "event_time", "event_id", "request_id"),
+        is_view.alias("is_view"),
     )
     ordered = views.filter("is_view").sort("user_key", "item_id", "event_time", "event_id")
     same = (pl.col("user_key") == pl.col("user_key").shift()) & (pl.col("item_id") == pl.col("item_id").shift())
-    is_soon = pl.col("event_time").diff() <= timedelta(seconds=seconds)
-    return _are_in(events, ordered.filter(same & is_soon)["row"])
+    is_soon = (same & (pl.col("event_time").diff() <= timedelta(seconds=seconds))).fill_null(False)
+    placed = ordered.with_columns(
+        burst=(~is_soon).cum_sum(), is_in_burst=is_soon | is_soon.shift(-1, fill_value=False)
+    ).filter("is_in_burst")
+    is_answer = pl.col("request_id").is_not_null()
+    is_kept = (
+        pl.when(is_answer.any().over("burst"))
+        .then(is_answer & pl.struct("burst", "request_id").is_first_distinct())
+        .otherwise(pl.col("burst").is_first_distinct())
+    )
+    return _are_in(events, placed.filter(~is_kept)["row"])
 
 
 class Decisions(NamedTuple):

@@ -31,7 +31,14 @@ MAPPING = LogMapping(
     sources={
         "clicks": {
             "files": "*.csv",
-            "names": {"user_id": "user", "item_id": "item", "event_time": "time", "price": "price", "title": "title"},
+            "names": {
+                "user_id": "user",
+                "item_id": "item",
+                "event_time": "time",
+                "price": "price",
+                "title": "title",
+                "request_id": "request",
+            },
             "events": [{"type": {"column": "what"}}],
             "product": "^[a-z]",
         },
@@ -47,7 +54,15 @@ MAPPING = LogMapping(
         },
     },
 )
-DEFAULTS = {"user": "u", "item": "i", "time": "2024-01-01 12:00:00", "what": "view", "price": None, "title": None}
+DEFAULTS = {
+    "user": "u",
+    "item": "i",
+    "time": "2024-01-01 12:00:00",
+    "what": "view",
+    "price": None,
+    "title": None,
+    "request": None,
+}
 ORIGIN = {
     **{"source_file": "a.csv", "source_file_sha256": "0", "malformed": None, "batch_id": "ingest-000001"},
     "arrived_at": datetime(2026, 1, 1, tzinfo=UTC),
@@ -137,6 +152,31 @@ def test_a_double_click_is_a_view_soon_after_the_one_before() -> None:
     assert reasons(shard) == {"a.csv:2": "double_click", "a.csv:3": "double_click"}
 
 
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        ([None, "r"], [2]),  # the click comes after a view of the page
+        (["r", None], [1]),
+        (["r", "r"], [1]),
+        (["r", "q"], [1, 2]),  # two offers, each clicked
+        ([None, None, "r", None], [3]),
+        ([None, "r", None, "r", "q"], [2, 5]),
+        ([None, None], [1]),
+    ],
+)
+def test_a_double_click_never_takes_the_answer_to_a_request(answers: list[str | None], kept: list[int]) -> None:
+    shard = clean(*(at(1.5 * n) | {"request": request} for n, request in enumerate(answers)))
+    assert shard.events.sort("event_time")["source_record"].to_list() == [f"clicks/a.csv:{n}" for n in kept]
+    assert set(reasons(shard).values()) == ({"double_click"} if len(kept) < len(answers) else set())
+
+
+def test_bursts_of_other_users_and_items_and_times_are_told_apart() -> None:
+    shard = clean(
+        at(0), at(1) | {"item": "j", "request": "r"}, at(1) | {"user": "v", "request": "r"}, at(3) | {"request": "r"}
+    )
+    assert reasons(shard) == {}
+
+
 def test_a_session_ends_with_a_silence_over_the_gap() -> None:
     shard = clean(at(0), at(1800), at(3601), at(3600) | {"user": "v"}, at(3600) | {"user": None})
     events = shard.events.sort("user_key", "event_time", nulls_last=True)
@@ -223,7 +263,7 @@ def test_a_catalogue_has_its_own_outcomes() -> None:
         {"item": "i", "title": "Red lamp", "price": "6", "changed": None},
         {"item": "j", "title": "Mug", "price": "cheap", "changed": None},
     ]
-    products = records(*rows).drop("user", "what", "time")
+    products = records(*rows).drop("user", "what", "time", "request")
     shard = clean_items({"products": products}, MAPPING)
     assert shard.events is None
     assert reasons(shard) == {"a.csv:2": "duplicate", "a.csv:4": "bad_value:price"}
@@ -247,7 +287,8 @@ some_records = st.lists(
             "user": st.sampled_from(["u", "v", None]),
             "item": st.sampled_from(["i", "j", "9", None]),
             "time": st.sampled_from([at(n)["time"] for n in (0, 1, 2, 4, 2000, 90_000)] + ["soon", None]),
-            "what": st.sampled_from(["view", "cart", "hover"]),
+            "what": st.sampled_from(["view", "view", "cart", "hover"]),
+            "request": st.sampled_from([None, None, "r", "q"]),
             "malformed": st.sampled_from([None, None, None, "x"]),
         }
     ),
