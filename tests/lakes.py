@@ -11,7 +11,7 @@ from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, conform, write_files
 from lib.tables import Table, contract
 from lib.tables.gold import REWARD_WEIGHTS
-from lib.tables.silver import SESSION_GAP
+from lib.tables.silver import CLOCKS, SESSION_GAP
 
 # Folders in which a lake may lie.
 STRANGE_NAMES = (
@@ -43,7 +43,7 @@ sources:
 """
 # What the writers of these tables set beside their rows.
 PROPERTIES = {
-    "silver/events": {SESSION_GAP: "30"},
+    "silver/events": {SESSION_GAP: "30", CLOCKS: '{"lines": "second"}'},
     "gold/decisions": {REWARD_WEIGHTS: '{"click": 1, "cart": 1, "purchase": 3}'},
 }
 EVENT: Row = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source_record": "lines:part-0.csv:1"}

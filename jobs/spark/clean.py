@@ -2,13 +2,16 @@
 
 Parses types and UTC times, gives each record one outcome, finds duplicates, double clicks, sessions and bots, and
 replaces user and order ids by keyed pseudonyms. One shuffle brings a user's records together; Polars cleans each shard
-(lib/cleaning/shard.py). Rebuilds its tables in one transaction each; accepted and rejected records add up to bronze.
-Too many refused records, or another pseudonym key, stop the job before it writes. A rerun, a retry or a kill changes
+(lib/cleaning/shard.py). What concerns the whole log is settled around that: each source's clock before, and after it
+which events lie far outside the log; where there are any, the shards are cleaned again without them
+(lib/cleaning/whole_log.py). Rebuilds its tables in one transaction each; accepted and rejected records add up to
+bronze. Too many refused records, or another pseudonym key, stop the job before it writes. A rerun, a retry or a kill changes
 nothing.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from math import ceil
 from typing import Any
@@ -23,21 +26,25 @@ from pyspark.sql.pandas.functions import arrow_udf
 from lib.cleaning import batches as rows
 from lib.cleaning.fields import columns_of, field_texts
 from lib.cleaning.forms import remarks
+from lib.cleaning.notices import about_clocks, about_days, about_repeats
 from lib.cleaning.pseudonyms import fingerprint, load_key
 from lib.cleaning.shard import DESCRIPTION
 from lib.cleaning.thresholds import Thresholds
+from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
 from lib.engines.arrow_tasks import Broadcast
 from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.formats.columns import stored_names
 from lib.formats.mapping import LogMapping, Source
+from lib.formats.rules import Clock
 from lib.lake.lake import Lake
 from lib.runs.errors import PrivateValueError
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.bronze import IGNORED, SOURCE
-from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
+from lib.tables.silver import CLOCKS, PSEUDONYM_KEY, SESSION_GAP
 
 LEAST_SHARD_RECORDS = 20_000  # smaller shards cost more than they save
+SAMPLED_TIMES = 100_000  # of a source, from which its clock is found
 DECLARED = tuple(column.name for column in SOURCE.columns)
 
 
@@ -46,6 +53,14 @@ class CleanSettings(Thresholds, JobSettings):
 
     max_reject_frac: float = Field(
         0.05, ge=0, le=1, description="largest share of a source's records that may be malformed or hold a bad value"
+    )
+    max_stray_frac: float = Field(
+        0.05,
+        ge=0,
+        le=0.2,
+        description="largest share of all events, on either side of the log, that are refused as `stray_time` where a "
+        "silence longer than 30 days and the log itself sets them apart (a fifth of it where the silence is longer than "
+        "3 days and a tenth of the log): clocks are wrong there; 0 refuses none",
     )
     records_per_shard: int = Field(
         500_000,
@@ -72,7 +87,8 @@ def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: s
         everything = F.xxhash64(*map(quoted, own), F.col("malformed"))
         shard = F.when(value.isNotNull(), F.xxhash64(value)).otherwise(everything)
         renamed = [quoted(column).alias(rows.prefixed(name, column)) for column in own]
-        frames.append(frame.select(F.lit(name).alias(rows.SOURCE_NAME), shard.alias("shard"), *renamed, *DECLARED))
+        place = (F.lit(name).alias(rows.SOURCE_NAME), shard.alias("shard"))
+        frames.append(frame.select(*place, *renamed, *DECLARED))
     together = reduce(partial(DataFrame.unionByName, allowMissingColumns=True), frames)
     return together.repartition(num_shards, "shard").drop("shard")
 
@@ -184,9 +200,36 @@ def own_columns(frame: DataFrame) -> list[str]:
     return [column for column in frame.columns if column not in DECLARED]
 
 
-def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes]) -> DataFrame:
+def clocks(run: SparkRun) -> dict[str, Clock]:
+    """The clock of each source of events: what the mapping says, else what a sample of its times shows."""
+    found: dict[str, Clock] = {}
+    for name, source in run.mapping.of_kind("events").items():
+        if not run.has(f"bronze/{name}"):
+            continue
+        clock = source.clock or clock_of(clock_counts(run, name, source))
+        if clock is not None:
+            found[name] = clock
+    return found
+
+
+def clock_counts(run: SparkRun, name: str, source: Source) -> dict[Clock, int]:
+    """How many times of a sample of a source's records lie on which clock; the sample hangs on the records alone."""
+    table = f"bronze/{name}"
+    frame = run.read(table)
+    columns = columns_of("event_time", source, own_columns(frame))
+    every = max(1, run.lake.num_rows(table, run.inputs[table]) // SAMPLED_TIMES)
+    is_chosen = F.pmod(F.xxhash64("source_file_sha256", "record_number"), F.lit(every)) == 0
+    sample = frame.where(is_chosen).select(*map(quoted, columns)) if columns else frame.limit(0)
+    count = partial(rows.clock_batches, source=name, mapping=run.mapping)
+    counts = sample.mapInArrow(count, schema=spark_schema(rows.CLOCK_COUNTS))
+    return {row["clock"]: row["n"] for row in counts.groupBy("clock").agg(F.sum("num_times").alias("n")).collect()}
+
+
+def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes], log: WholeLog) -> DataFrame:
     """The cleaned records of all the mapping's sources, in rows of several kinds (lib/cleaning/batches.py)."""
-    clean_events = partial(rows.clean_event_batches, mapping=run.mapping, thresholds=settings.thresholds(), key=key)
+    clean_events = partial(
+        rows.clean_event_batches, mapping=run.mapping, thresholds=settings.thresholds(), key=key, log=log
+    )
     clean_items = partial(rows.clean_item_batches, mapping=run.mapping)
     parts = []
     for kind, whole, clean in (("events", "user_id", clean_events), ("items", "item_id", clean_items)):
@@ -202,6 +245,24 @@ def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes]) -> Da
         elif kind == "events":
             raise ValueError(f"the lake holds no records of the format {run.mapping.name}; run ingest with it first")
     return reduce(DataFrame.unionByName, parts)
+
+
+def cleaned_without_strays(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes], log: WholeLog) -> DataFrame:
+    """The cleaned records, persisted; where some events lie far outside the log, cleaned again without them."""
+    result = cleaned(run, settings, key, log).persist()
+    by_day = result.where(F.col("kind") == rows.EVENT).groupBy("event_date").count()
+    events_by_day = {row["event_date"]: row["count"] for row in by_day.collect()}
+    if not events_by_day:
+        return result
+    stated = [moment.date() for _, moment in run.mapping.times if moment is not None]  # the log's own, strays or not
+    found = days_covered(events_by_day, max_stray_frac=settings.max_stray_frac)
+    first, last = min(*found, *stated), max(*found, *stated)
+    for line in about_days(events_by_day, first, last):
+        run.log(line)
+    if first <= min(events_by_day) and max(events_by_day) <= last:
+        return result
+    result.unpersist()
+    return cleaned(run, settings, key, replace(log, first_day=first, last_day=last)).persist()
 
 
 def counted(cleaned_rows: DataFrame) -> list[dict[str, Any]]:
@@ -232,23 +293,24 @@ def main(settings: CleanSettings) -> None:
         key = load_key(settings.privacy, settings.lake.path)
         require_same_key(run.lake, key)
         shared_key = run.spark.sparkContext.broadcast(key)
-        result = cleaned(run, settings, shared_key).persist()
+        log = WholeLog(clocks=clocks(run))
+        for line in about_clocks(log.clocks, run.mapping):
+            run.log(line)
+        result = cleaned_without_strays(run, settings, shared_key, log)
         counts = counted(result)
         for source in sorted({row["source"] for row in counts}):
             run.log(
                 f"cleaned {source}", **{row["outcome"]: row["num_records"] for row in counts if row["source"] == source}
             )
-        for line in remarks(counts, forms_counted(result), run.mapping):
+        remarked = remarks(counts, forms_counted(result), run.mapping)
+        for line in (*remarked, *about_repeats(counts, run.mapping, log.clocks)):
             run.log(line)
         rejects = result.where(F.col("kind") == rows.REJECT).withColumn("stage", F.lit("clean"))
         require_fit_records(counts, rejects, run.mapping, max_reject_frac=settings.max_reject_frac)
 
         events = result.where(F.col("kind") == rows.EVENT).select(contract("silver/events").schema.names)
-        run.commit(
-            "silver/events",
-            events,
-            properties={PSEUDONYM_KEY: fingerprint(key), SESSION_GAP: str(settings.session_gap_minutes)},
-        )
+        known = {PSEUDONYM_KEY: fingerprint(key), SESSION_GAP: str(settings.session_gap_minutes)}
+        run.commit("silver/events", events, properties={**known, CLOCKS: json.dumps(log.clocks, sort_keys=True)})
         descriptions = result.where(F.col("kind").isin(rows.EVENT_ITEM, rows.CATALOGUE_ITEM))
         run.commit("silver/items", latest_items(descriptions, run.read_or_empty("bronze/images")))
         run.commit("bronze/rejects", rejects.select(contract("bronze/rejects").schema.names), where={"stage": "clean"})

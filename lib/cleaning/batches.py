@@ -4,16 +4,20 @@ Records go in; events, rejects, item descriptions, counts and forms of values co
 schema, distinguished by `kind`, so that one pass over bronze produces them. Does not import Spark.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
 
+from lib.cleaning.fields import event_times
 from lib.cleaning.parsing import to_arrow
 from lib.cleaning.shard import CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
+from lib.cleaning.whole_log import WholeLog, coarsest_clocks
 from lib.formats.mapping import LogMapping
+from lib.formats.rules import Clock
 from lib.tables.bronze import REJECTS, SOURCE
 from lib.tables.silver import EVENTS, ITEMS
 
@@ -25,6 +29,7 @@ EVENT, REJECT, COUNT, FORM = "event", "reject", "count", "form"
 EVENT_ITEM, CATALOGUE_ITEM = "event_item", "catalogue_item"
 ROWS_PER_BATCH = 20_000
 DOT, DOT_SUBSTITUTE = ".", "\t"  # Spark reads a dot as a nested column; no column name in bronze contains a tab
+CLOCK_COUNTS = pa.schema([pa.field("clock", pa.string()), pa.field("num_times", pa.int64())])
 # A row of any kind: the columns of its kind are filled, the others are null.
 CLEANED = pa.schema(
     {
@@ -47,12 +52,27 @@ def prefixed(source: str, column: str) -> str:
 
 
 def clean_event_batches(
-    batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, thresholds: Thresholds, key: "Broadcast[bytes]"
+    batches: Iterable[pa.RecordBatch],
+    *,
+    mapping: LogMapping,
+    thresholds: Thresholds,
+    key: "Broadcast[bytes]",
+    log: WholeLog,
 ) -> Iterator[pa.RecordBatch]:
     """Clean a shard of whole users; see `lib.cleaning.shard.clean_events`."""
     records = _by_source(batches)
     if records:
-        yield from _rows(clean_events(records, mapping, thresholds, key.value), item_kind=EVENT_ITEM)
+        yield from _rows(clean_events(records, mapping, thresholds, key.value, log), item_kind=EVENT_ITEM)
+
+
+def clock_batches(batches: Iterable[pa.RecordBatch], *, source: str, mapping: LogMapping) -> Iterator[pa.RecordBatch]:
+    """How many times of the source's records lie on which clock, in rows of CLOCK_COUNTS."""
+    counts: Counter[Clock] = Counter()
+    for batch in batches:
+        records = _received([batch])
+        if records is not None:
+            counts.update(coarsest_clocks(event_times(records, source, mapping), mapping.timezone))
+    yield pa.RecordBatch.from_pydict({"clock": [*counts], "num_times": [*counts.values()]}, schema=CLOCK_COUNTS)
 
 
 def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: LogMapping) -> Iterator[pa.RecordBatch]:
@@ -64,10 +84,9 @@ def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: LogMapping
 
 def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
     """A shard's records by source, each frame with the source's own columns under their bronze names."""
-    received = [batch for batch in batches if batch.num_rows]
-    if not received:
+    shard = _received(batches)
+    if shard is None:
         return {}
-    shard = pl.DataFrame(pa.Table.from_batches(received))
     declared = [column.name for column in SOURCE.columns]
     records = {}
     for source in shard[SOURCE_NAME].unique().sort():
@@ -79,6 +98,12 @@ def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
         }
         records[source] = shard.filter(pl.col(SOURCE_NAME) == source).select(*own, *declared).rename(own)
     return records
+
+
+def _received(batches: Iterable[pa.RecordBatch]) -> pl.DataFrame | None:
+    """The rows of the batches; None if there are none."""
+    received = [batch for batch in batches if batch.num_rows]
+    return pl.DataFrame(pa.Table.from_batches(received)) if received else None
 
 
 def _rows(shard: CleanShard, *, item_kind: str) -> Iterator[pa.RecordBatch]:

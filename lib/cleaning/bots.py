@@ -2,23 +2,26 @@
 
 import polars as pl
 
+from lib.cleaning.sessions import starts_anew
 from lib.cleaning.thresholds import Thresholds
+from lib.formats.rules import CLOCKS
 
 
 def flag_bots(events: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """Add is_bot and bot_reason to events, judging each user's UTC day by the thresholds.
 
-    `events` must be sorted by user and time. Events at the same moment count as one action, so that an order of many
-    lines does not look fast. Actions are regular when the gaps between them, within a session, hardly differ: the
-    standard deviation of the gaps is a small fraction of their mean.
+    `events` must be sorted as number_sessions sorts them. Events at the same moment count as one action, so that an
+    order of many lines does not look fast. Actions are regular when the gaps between them, within a session, hardly
+    differ: the standard deviation of the gaps is a small fraction of their mean. A clock of whole minutes or coarser
+    makes all gaps alike, so its gaps say nothing.
     """
-    new_user = (pl.col("user_key") != pl.col("user_key").shift()).fill_null(True)
-    gap = pl.when(~new_user).then(pl.col("event_time").diff().dt.total_microseconds() / 1e6)
-    is_short = pl.col("gap").is_between(0, thresholds.session_gap_minutes * 60, closed="right")
+    gap = pl.when(~starts_anew()).then(pl.col("event_time").diff().dt.total_microseconds() / 1e6)
+    clock = pl.max_horizontal(pl.col("clock_seconds"), pl.col("clock_seconds").shift())  # of a gap: of both its ends
+    is_short = pl.col("gap").is_between(0, thresholds.session_gap_minutes * 60, closed="right") & pl.col("is_timed")
     short_gaps = pl.col("gap").filter(is_short)
     time, day = pl.col("event_time"), pl.col("event_time").dt.date()
     hours = (
-        events.select("user_key", event_date=day, hour=time.dt.hour(), gap=gap)
+        events.select("user_key", event_date=day, hour=time.dt.hour(), gap=gap, is_timed=clock < CLOCKS["minute"])
         .group_by("user_key", "event_date", "hour")
         .agg(
             num_actions=(pl.col("gap").is_null() | (pl.col("gap") > 0)).sum(),

@@ -110,6 +110,20 @@ def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
     return frame.select(_text(field, source, own).alias(field)).to_series()
 
 
+def event_times(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.Series:
+    """The times of the records' events in UTC, as `type_events` reads them; null where there is none.
+
+    `records` need only the columns of `event_time`, and for an exploded source the array's.
+    """
+    source = mapping.sources[source_name]
+    frame = _with_path_parts(records, source)
+    if source.explode:
+        frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
+    own = [column for column in frame.columns if column not in DECLARED]
+    texts = frame.with_columns(_text("event_time", source, own).alias("event_time"))
+    return texts.select(_parsed("event_time", source, mapping, pl.String()).alias("event_time")).to_series()
+
+
 def raw_json(records: pl.DataFrame) -> pl.Series:
     """The records as received: a JSON object of the non-empty fields, or the original text of a malformed record."""
     rows = records.select(own_columns(records)).iter_rows(named=True)
@@ -129,7 +143,7 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
         frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
-    own = [column for column in frame.columns if column not in DECLARED and column not in (NUMBER, SOURCE_NAME)]
+    own = [column for column in frame.columns if column not in (*DECLARED, NUMBER, SOURCE_NAME)]
     unwanted = pl.any_horizontal(pl.lit(False), *(_meets(conditions, source, own) for conditions in source.ignore))
     frame = frame.with_columns(_identity(own, mapping.name).alias(IDENTITY), unwanted.alias(UNWANTED))
     if source.equal_records_are_separate:

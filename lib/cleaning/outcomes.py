@@ -1,4 +1,4 @@
-"""Decides the outcome of each record: refused, ignored, duplicate, not a product, double click or accepted."""
+"""Decides the outcome of each record: refused, ignored, duplicate, not a product, stray, double click or accepted."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -8,27 +8,33 @@ import numpy as np
 import polars as pl
 
 from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
+from lib.cleaning.whole_log import WholeLog
 from lib.tables.bronze import IGNORED
 
 # Outcomes of an event. A record with several events has the first of these that any of its events has. In the data,
 # bad_value is followed by its column.
-OUTCOMES = ("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "double_click", IGNORED)
+OUTCOMES = (
+    *("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "stray_time", "double_click"),
+    IGNORED,
+)
 REASON, RAW = "(reason)", "(raw)"
 
 
-def decide_outcomes(events: pl.DataFrame, *, double_click_seconds: float) -> pl.DataFrame:
+def decide_outcomes(events: pl.DataFrame, log: WholeLog, *, double_click_seconds: float) -> pl.DataFrame:
     """Add `outcome`: the first of these that applies.
 
-    malformed, ignored, bad_value:<column>, duplicate, not_a_product, double_click, accepted.
+    malformed, ignored, bad_value:<column>, duplicate, not_a_product, stray_time, double_click, accepted. The columns
+    of type_events are needed, `user_key` and `clock_seconds` (of the source's clock).
     """
-    is_bad, is_repeat = pl.col("refusal").is_not_null(), repeats(events, "event_id")
     decided = events.with_columns(
-        outcome=pl.when(is_bad)
+        outcome=pl.when(pl.col("refusal").is_not_null())
         .then("refusal")
-        .when(is_repeat)
+        .when(repeats(events, "event_id"))
         .then(pl.lit("duplicate"))
         .when(~pl.col("is_product"))
         .then(pl.lit("not_a_product"))
+        .when(log.is_stray(pl.col("event_time")))
+        .then(pl.lit("stray_time"))
         .otherwise(pl.lit("accepted"))
     )
     return decided.with_columns(
@@ -49,12 +55,14 @@ def double_clicks(events: pl.DataFrame, *, seconds: float) -> pl.Series:
     """Whether an accepted view is a double click.
 
     Views of one item by one known user, each at most `seconds` after the one before, are one burst. Of a burst the
-    first view stays; where some of its views answer a request, the first to each request stays in its stead.
+    first view stays; where some of its views answer a request, the first to each request stays in its stead. A clock
+    that is not finer than `seconds` tells no double clicks.
     """
     is_view = (pl.col("outcome") == "accepted") & (pl.col("event_type") == "view") & pl.col("user_key").is_not_null()
+    is_timed = pl.col("clock_seconds") < seconds
     views = events.select(
         *(pl.row_index("row"), "user_key", "item_id", "event_time", "event_id", "request_id"),
-        is_view.alias("is_view"),
+        (is_view & is_timed).alias("is_view"),
     )
     ordered = views.filter("is_view").sort("user_key", "item_id", "event_time", "event_id")
     same = (pl.col("user_key") == pl.col("user_key").shift()) & (pl.col("item_id") == pl.col("item_id").shift())

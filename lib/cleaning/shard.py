@@ -17,9 +17,11 @@ from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.sessions import number_sessions
 from lib.cleaning.thresholds import Thresholds
+from lib.cleaning.whole_log import WholeLog
 from lib.formats.mapping import ITEM_FIELDS, LogMapping
 from lib.tables.silver import EVENTS
 
+NOTHING_KNOWN = WholeLog()
 DESCRIPTION = (*ITEM_FIELDS, "price", "currency")  # what a record may say about its item
 
 
@@ -34,17 +36,24 @@ class CleanShard(NamedTuple):
 
 
 def clean_events(
-    records: Mapping[str, pl.DataFrame], mapping: LogMapping, thresholds: Thresholds, key: bytes
+    records: Mapping[str, pl.DataFrame],
+    mapping: LogMapping,
+    thresholds: Thresholds,
+    key: bytes,
+    log: WholeLog = NOTHING_KNOWN,
 ) -> CleanShard:
-    """Clean the records of event sources, by source: whole users, and all equal records of those without a user."""
+    """Clean the records of event sources, by source: whole users, and all equal records of those without a user.
+
+    `log` is what must be known beyond the shard.
+    """
     numbered = _numbered(records)
     typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
-    events = decide_outcomes(
-        typed.with_columns(
-            user_key=pseudonyms(typed["user_id"], key), order_id=pseudonyms(typed["order_id"], key, of="order")
-        ),
-        double_click_seconds=thresholds.double_click_seconds,
+    placed = typed.with_columns(
+        user_key=pseudonyms(typed["user_id"], key),
+        order_id=pseudonyms(typed["order_id"], key, of="order"),
+        clock_seconds=log.clock_seconds(pl.col("source")),
     )
+    events = decide_outcomes(placed, log, double_click_seconds=thresholds.double_click_seconds)
     accepted = events.filter(pl.col("outcome") == "accepted")
     known = number_sessions(accepted, gap_minutes=thresholds.session_gap_minutes)
     silver = pl.concat([flag_bots(known, thresholds), accepted.filter(pl.col("user_key").is_null())], how="diagonal")

@@ -12,15 +12,23 @@ class Thresholds(BaseModel):
         2,
         ge=0,
         le=60,
-        description="a view at most this long after the same user's last view of the item is a double click",
+        description="a view at most this long after the same user's last view of the item is a double click, unless it "
+        "alone answers a request; only where the log's clock is finer (0: none)",
     )
-    session_gap_minutes: int = Field(30, ge=1, le=1440, description="a silence longer than this ends a session")
+    session_gap_minutes: int = Field(
+        30,
+        ge=1,
+        le=1440,
+        description="a silence longer than this ends a session; on a clock that is not finer it is a user's day or hour",
+    )
     bot_actions_per_day: int = Field(
         500, ge=1, description="a user with events at more moments of one UTC day is a bot"
     )
     bot_actions_per_hour: int = Field(200, ge=1, description="a user with events at more moments of one hour is a bot")
     bot_regular_actions: int = Field(
-        30, ge=3, description="gaps within a day's sessions needed to judge their regularity"
+        30,
+        ge=3,
+        description="gaps within a day's sessions needed to judge their regularity, on a clock finer than a minute",
     )
     bot_gap_variation: float = Field(
         0.1,

@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from lib.formats.ids import ID_FIELDS
 from lib.formats.rules import (
+    Clock,
     Condition,
     EventType,
     Name,
@@ -73,6 +74,11 @@ class Source(Part):
     time_format: str = Field(
         "iso",
         description=f"{', '.join(WORDS)} (its unit by the number's size) or a pattern such as %d.%m.%Y %H:%M",
+    )
+    clock: Clock | None = Field(
+        None,
+        description="resolution of the times: day, hour, minute, second, millisecond or microsecond; unset: found from "
+        "the log. What is finer is not asked of them: double clicks, hours of day, regular gaps, sessions",
     )
     explode: str | None = Field(
         None, description="column with an array; each element is a record, its fields <column>.<key>"
@@ -153,6 +159,12 @@ class Source(Part):
         user = self.names.get("user_id")
         if user and (user.column is None or (self.explode and user.column.startswith(f"{self.explode}."))):
             raise ValueError("'user_id' should come from one column, outside an exploded array")
+        return self
+
+    @model_validator(mode="after")
+    def has_event_keys_for_events(self) -> Self:
+        if self.clock and self.kind != "events":
+            raise ValueError("only a source of events has a clock")
         return self
 
     def path_values(self, path: str) -> dict[str, str] | None:

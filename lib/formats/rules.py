@@ -15,6 +15,22 @@ from pydantic import (
 )
 
 EventType = Literal["impression", "view", "cart", "favourite", "purchase", "return", "rating"]
+Clock = Literal["day", "hour", "minute", "second", "millisecond", "microsecond"]
+# The clocks that a log's times may keep, coarse to fine -> seconds.
+CLOCKS: dict[Clock, float] = {
+    "day": 86_400,
+    "hour": 3_600,
+    "minute": 60,
+    "second": 1,
+    "millisecond": 1e-3,
+    "microsecond": 1e-6,
+}
+# What is not asked of times on a coarse clock.
+NOT_ASKED: dict[Clock, str] = {
+    "day": "there are no double clicks, bots or hours of day, and a session is a user's day",
+    "hour": "there are no double clicks or bots, and a session is a user's hour",
+    "minute": "there are no double clicks, and regular gaps tell no bot",
+}
 
 
 class Part(BaseModel):

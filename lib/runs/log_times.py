@@ -1,13 +1,20 @@
 """The times of a log that everything derived depends on: its start, where validation and test begin, and its end."""
 
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.formats.mapping import LogMapping
+from lib.formats.rules import CLOCKS, Clock
 from lib.lake.lake import Lake
+from lib.tables.silver import CLOCKS as CLOCKS_PROPERTY
+
+WHOLE_STEPS: dict[Clock | None, timedelta] = {"day": timedelta(days=1), "hour": timedelta(hours=1)}
+LEAST_STEPS = 3  # one each for train, valid and test
 
 
 @dataclass(frozen=True)
@@ -36,23 +43,52 @@ class LogTimes:
 def log_times(lake: Lake, mapping: LogMapping, version: int) -> LogTimes:
     """The log's times, from its mapping if given there, else from the statistics of silver/events.
 
+    A log whose clock is the day or the hour is cut at whole days or hours, after its last one too.
+
     Raises:
         ValueError: the times are not in order within the log.
     """
     files = pa.table(lake.open("silver/events", version).get_add_actions(flatten=True))
     lows, highs = files["min.event_time"], files["max.event_time"]
     start, last = _utc(pc.min(lows).as_py()), _utc(pc.max(highs).as_py())
-    # Delta's statistics are cut to milliseconds: the last event is within that millisecond.
-    end = mapping.times.end or last.replace(microsecond=last.microsecond // 1000 * 1000) + timedelta(milliseconds=1)
-    test_from = mapping.times.test_from or _whole_second(start + (end - start) * 0.9)
-    valid_from = mapping.times.valid_from or _whole_second(start + (end - start) * 0.8)
-    times = LogTimes(start, valid_from, test_from, end)
-    if not start < valid_from < test_from < end:
+    clock = _finest_clock(lake, version)
+    valid_from, test_from, end = _cut(start, last, clock, ZoneInfo(mapping.timezone), mapping.times.end)
+    times = LogTimes(start, mapping.times.valid_from or valid_from, mapping.times.test_from or test_from, end)
+    if not start < times.valid_from < times.test_from < end:
         raise ValueError(
-            f"the times {valid_from} (valid_from) and {test_from} (test_from) do not lie in this order within the log "
-            f"({start} to {end}); correct the mapping's times"
+            f"the times {times.valid_from} (valid_from) and {times.test_from} (test_from) do not lie in this order within "
+            f"the log ({start} to {end}); correct the mapping's times"
         )
     return times
+
+
+def _finest_clock(lake: Lake, version: int) -> Clock | None:
+    """The finest clock of the log's sources; None where clean has stated none."""
+    stated: dict[str, Clock] = json.loads(lake.table_property("silver/events", CLOCKS_PROPERTY, version) or "{}")
+    return max(stated.values(), key=list(CLOCKS).index, default=None)
+
+
+def _cut(
+    start: datetime, last: datetime, clock: Clock | None, zone: ZoneInfo, stated_end: datetime | None
+) -> tuple[datetime, datetime, datetime]:
+    """Where validation and test begin, at 80 % and 90 % of the log, and the log's end."""
+    if clock in WHOLE_STEPS:
+        step = WHOLE_STEPS[clock]
+        end = stated_end or _after(last, 1, step, zone)
+        steps = round((end - start) / step)
+        if steps >= LEAST_STEPS:
+            test = min(steps * 9 // 10, steps - 1)
+            valid = min(steps * 8 // 10, test - 1)
+            return _after(start, valid, step, zone), _after(start, test, step, zone), end
+    # Delta's statistics are cut to milliseconds: the last event is within that millisecond.
+    end = stated_end or last.replace(microsecond=last.microsecond // 1000 * 1000) + timedelta(milliseconds=1)
+    return _whole_second(start + (end - start) * 0.8), _whole_second(start + (end - start) * 0.9), end
+
+
+def _after(moment: datetime, number: int, step: timedelta, zone: ZoneInfo) -> datetime:
+    """The moment so many steps later: whole days by the zone's calendar, hours by the clock in UTC."""
+    place = zone if step >= timedelta(days=1) else UTC
+    return (moment.astimezone(place) + number * step).astimezone(UTC)
 
 
 def resolve_as_of(chosen: str, times: LogTimes) -> datetime:

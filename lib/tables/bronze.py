@@ -57,7 +57,8 @@ REJECTS = Table(
         required(
             "reason",
             TEXT,
-            "malformed, bad_value:<column>, duplicate, not_a_product, double_click, ignored or file:<what is wrong>",
+            "malformed, bad_value:<column>, duplicate, not_a_product, stray_time (far outside the days of the log), "
+            "double_click, ignored or file:<what is wrong>",
         ),
         Column("raw", TEXT, "the record as received, as JSON; null if ignored, for bronze/<source> holds it"),
         *ARRIVAL,

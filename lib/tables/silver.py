@@ -20,6 +20,7 @@ EVENT_TYPES = ("impression", "view", "cart", "favourite", "purchase", "return", 
 
 PSEUDONYM_KEY = "cartwheel.pseudonymKey"
 SESSION_GAP = "cartwheel.sessionGapMinutes"
+CLOCKS = "cartwheel.clocks"
 
 EVENTS = Table(
     name="silver/events",
@@ -34,7 +35,11 @@ EVENTS = Table(
         required("event_type", TEXT, "one of " + ", ".join(EVENT_TYPES)),
         required("event_time", TIME, "when it happened, UTC"),
         required("event_date", DATE, "the UTC date of event_time"),
-        Column("session_id", TEXT, "hash of the user and the session's first event; null without a user"),
+        Column(
+            "session_id",
+            TEXT,
+            "hash of the user and the session's first event; a user's day or hour on such a clock; null without a user",
+        ),
         Column("quantity", COUNT, "pieces, above zero; null where the log gives none"),
         Column("price", MONEY, "of one piece, in `currency`"),
         Column("currency", TEXT, "ISO 4217"),
@@ -52,7 +57,9 @@ EVENTS = Table(
             TEXT_MAP,
             "further features of the moment in the log; the keys that the mapping calls free of people",
         ),
-        required("is_bot", FLAG, "whether the user's day exceeded a threshold for bots"),
+        required(
+            "is_bot", FLAG, "whether the user's whole UTC day exceeded a threshold for bots (docs/decisions/0008)"
+        ),
         Column("bot_reason", TEXT, "the threshold that was exceeded"),
         required("source_record", TEXT, "source, file and record number that it came from"),
     ),
@@ -67,12 +74,13 @@ EVENTS = Table(
     properties={
         PSEUDONYM_KEY: "fingerprint of the key behind user_key",
         SESSION_GAP: "minutes of silence that ended a session when clean wrote these events",
+        CLOCKS: "the clock of each source, as JSON: the resolution of its times, such as day or second",
     },
 )
 
 ITEMS = Table(
     name="silver/items",
-    comment="One product, as last known in the whole log, whatever as_of: a catalogue says no times (docs/decisions/0007).",
+    comment="One product, as last known in the whole log, whatever as_of: a catalogue says no times (docs/decisions/0008).",
     version=1,
     columns=(
         required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),

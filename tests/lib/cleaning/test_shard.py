@@ -1,5 +1,5 @@
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.shard import CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
+from lib.cleaning.whole_log import WholeLog
 from lib.formats.mapping import LogMapping, Source
 from lib.formats.times import TIME
 from lib.tables.silver import EVENTS
@@ -76,8 +77,8 @@ def records(*rows: dict[str, Any], **defaults: Any) -> pl.DataFrame:
     return pl.DataFrame(full, schema=schema)
 
 
-def clean(*rows: dict[str, Any], rules: Thresholds = RULES, **defaults: Any) -> CleanShard:
-    return clean_events({"clicks": records(*rows, **defaults)}, MAPPING, rules, KEY)
+def clean(*rows: dict[str, Any], rules: Thresholds = RULES, log: WholeLog | None = None, **defaults: Any) -> CleanShard:
+    return clean_events({"clicks": records(*rows, **defaults)}, MAPPING, rules, KEY, log or WholeLog())
 
 
 def at(seconds: float) -> dict[str, Any]:
@@ -175,6 +176,59 @@ def test_bursts_of_other_users_and_items_and_times_are_told_apart() -> None:
         at(0), at(1) | {"item": "j", "request": "r"}, at(1) | {"user": "v", "request": "r"}, at(3) | {"request": "r"}
     )
     assert reasons(shard) == {}
+
+
+def on_clock(clock: str) -> WholeLog:
+    return WholeLog(clocks={"clicks": clock})
+
+
+def test_on_a_clock_of_the_day_no_view_is_a_double_click_and_a_session_is_a_users_day() -> None:
+    rows = [{"time": f"2024-01-0{day}", "title": str(n)} for day in (1, 2) for n in range(4)]
+    shard = clean(*rows, {"time": "2024-01-02", "user": "v"}, log=on_clock("day"))
+    assert reasons(shard) == {}
+    sessions = shard.events.group_by("user_key", "event_date").agg(pl.col("session_id").n_unique())
+    assert sessions["session_id"].to_list() == [1, 1, 1]
+    assert shard.events["session_id"].n_unique() == 3
+    assert (
+        clean(*rows, rules=RULES.model_copy(update={"session_gap_minutes": 1440}), log=on_clock("day"))
+        .events["session_id"]
+        .n_unique()
+        == 2
+    )
+
+
+@pytest.mark.parametrize(("clock", "refused"), [("hour", 0), ("minute", 0), ("second", 1), ("millisecond", 1)])
+def test_double_clicks_need_a_clock_finer_than_their_window(clock: str, refused: int) -> None:
+    assert len(reasons(clean({"title": "a"}, {"title": "b"}, log=on_clock(clock)))) == refused
+    short = RULES.model_copy(update={"double_click_seconds": 1})
+    assert len(reasons(clean({"title": "a"}, {"title": "b"}, rules=short, log=on_clock("second")))) == 0
+
+
+def test_gaps_of_whole_minutes_tell_no_bot() -> None:
+    regular = [at(60 * n) for n in range(12)]
+    assert bots(clean(*regular, log=on_clock("minute"))) == {(False, None)}
+    assert bots(clean(*regular, log=on_clock("second"))) == {(True, "regular gaps between actions")}
+
+
+def test_events_on_a_coarse_clock_do_not_cut_the_sessions_of_a_finer_one() -> None:
+    names = {"user_id": "user", "item_id": "item", "event_time": "time"}
+    orders = {"files": "orders/*.csv", "names": names, "events": [{"type": "purchase"}]}
+    clicks = {"files": "*.csv", "names": names, "events": [{"type": "view"}]}
+    mapping = LogMapping(name="own", sources={"clicks": clicks, "orders": orders})
+    night = records({"time": "2024-01-01 23:59:00"}, {"time": "2024-01-02 00:01:00"})
+    bought = records({"time": "2024-01-02"}, source_file="orders/o.csv")
+    log = WholeLog(clocks={"clicks": "second", "orders": "day"})
+    events = clean_events({"clicks": night, "orders": bought}, mapping, RULES, KEY, log).events
+    sessions = events.group_by("event_type").agg(pl.col("session_id").unique()).sort("event_type")["session_id"]
+    (of_purchase,), (of_views,) = sessions.to_list()
+    assert of_purchase != of_views
+
+
+def test_a_stray_time_is_refused_and_describes_nothing() -> None:
+    log = WholeLog(first_day=date(2024, 1, 1), last_day=date(2024, 1, 1))
+    shard = clean({"title": "Lamp"}, {"time": "2025-01-01 12:00:00", "title": "Hat"}, {"time": "1999-01-01"}, log=log)
+    assert reasons(shard) == {"a.csv:2": "stray_time", "a.csv:3": "stray_time"}
+    assert shard.items["title"].to_list() == ["Lamp"]
 
 
 def test_a_session_ends_with_a_silence_over_the_gap() -> None:

@@ -69,6 +69,7 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("optional: [rating]", "clock: week", "sources.clicks.clock: Input should be 'day', 'hour', 'minute',"),
         ("sku", "", "sources.clicks.names.item_id: give one of column, columns, template"),
         ("item_id", "item", "sources.clicks: unknown column 'item' for events; allowed are user_id, item_id,"),
         ("item_id: sku", "brand: sku", "sources.clicks: events need a column for 'item_id' under names"),
