@@ -24,7 +24,8 @@ from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import SparkRun, spark_schema, start_run
+from lib.engines.spark import SparkRun, found_currencies, in_one_currency, spark_schema, start_run
+from lib.formats.money import has_several, rates_of
 from lib.runs.log_times import LogTimes
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -103,7 +104,7 @@ def item_days(events: DataFrame) -> DataFrame:
 
 
 def every_item(events: DataFrame, items: DataFrame) -> DataFrame:
-    """One row per item in the catalogue or the log: category, brand, price; null if the catalogue does not give it."""
+    """One row per item in the catalogue or the log: category, brand, price (in one currency); null where unknown."""
     offered = impressions_of(events).select(F.explode("candidates").alias("item_id"))
     offered = offered.where(F.col("item_id").rlike(r"\S"))  # an entry of a list may be null or blank
     named = events.select("item_id").unionByName(offered).unionByName(items.select("item_id")).distinct()
@@ -135,10 +136,12 @@ def read_shop(
     run: SparkRun, events: DataFrame, settings: DecisionsSettings, times: LogTimes, *, has_users: bool
 ) -> Shop:
     """Collect what every task needs: catalogue, counts by item and date, the keys of the context."""
-    items = run.read_or_empty("silver/items")
+    catalogue = run.read_or_empty("silver/items")
+    currencies = found_currencies(catalogue) if has_several(run.mapping) else {run.mapping.currency}
+    items = catalogue.withColumn("price", in_one_currency(rates_of(run.mapping, currencies)))
     table = every_item(events, items).toArrow().sort_by("item_id").combine_chunks()
     item_ids = table["item_id"].combine_chunks()
-    catalogue = Catalogue.of(*(table[column].to_pylist() for column in ("category", "brand", "price")))
+    described = Catalogue.of(*(table[column].to_pylist() for column in ("category", "brand", "price")))
     days = item_days(events).toArrow()
     context = ContextCode()
     if not has_users:
@@ -153,7 +156,7 @@ def read_shop(
     known = sorted(row["item_id"] for row in items.select("item_id").collect()) if offers_all else []
     return Shop(
         item_ids=item_ids,
-        catalogue=catalogue,
+        catalogue=described,
         item_days=_item_days(days, item_ids),
         context=context,
         default_candidates=(known or item_ids.to_pylist()) if offers_all else [],

@@ -5,8 +5,10 @@ nothing from its `as_of` or later, except in its label. Bots are left out. A log
 empty user tables. Rebuilds its tables in one transaction each. A rerun, a retry or a kill changes nothing.
 """
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import NamedTuple
 
@@ -15,12 +17,14 @@ from pydantic import Field
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from lib.engines.spark import over_shards, spark_schema, start_run
+from lib.engines.spark import found_currencies, in_one_currency, over_shards, spark_schema, start_run
 from lib.features.examples import ExampleDate, example_dates, examples
 from lib.features.profiles import user_profiles
 from lib.features.user_features import FEATURES
+from lib.formats.money import has_several, rates_of, without_rate
 from lib.settings import JobSettings
 from lib.tables import contract
+from lib.tables.silver import CLOCKS
 
 DAY_MICROSECONDS = 86_400 * 1_000_000
 RAW_EXAMPLES = pa.schema(
@@ -210,6 +214,19 @@ def interactions(
     )
 
 
+def in_shop_currency(frame: DataFrame, rates: Mapping[str | None, Decimal]) -> DataFrame:
+    """Prices in the currency of sums, null where there is no rate to it; `is_unconverted` says where that is so."""
+    price = in_one_currency(rates)
+    return frame.withColumns({"price": price, "is_unconverted": F.col("price").isNotNull() & price.isNull()})
+
+
+def with_hour(events: DataFrame, clocks: Mapping[str, str]) -> DataFrame:
+    """Add `has_hour`: whether the clock of the event's source tells the hour of day."""
+    by_day = [source for source, clock in clocks.items() if clock == "day"]
+    is_by_day = F.substring_index("source_record", "/", 1).isin(by_day) if by_day else F.lit(False)
+    return events.withColumn("has_hour", ~is_by_day)
+
+
 def user_shards(events: DataFrame, items: DataFrame) -> DataFrame:
     """Events of known users with their item's tags, all of a user's in one partition.
 
@@ -235,6 +252,8 @@ def user_shards(events: DataFrame, items: DataFrame) -> DataFrame:
             "session_id",
             "quantity",
             "price",
+            "is_unconverted",
+            "has_hour",
             "request_id",
             "category_tags",
             "brand_tag",
@@ -306,8 +325,16 @@ def scaled_feature(name: str, low: float, high: float) -> Column:
 
 def main(settings: FeaturizeSettings) -> None:
     with start_run("featurize", settings) as run:
-        events = run.read("silver/events").where(~F.col("is_bot"))
-        items = run.read_or_empty("silver/items")
+        found = run.read("silver/events").where(~F.col("is_bot"))
+        catalogue = run.read_or_empty("silver/items")
+        currencies = found_currencies(found, catalogue) if has_several(run.mapping) else {run.mapping.currency}
+        without = without_rate(run.mapping, currencies)
+        if without is not None:
+            run.log(without)
+        rates = rates_of(run.mapping, currencies)
+        clocks = json.loads(run.property_of("silver/events", CLOCKS))
+        events = in_shop_currency(found, rates).transform(with_hour, clocks)
+        items = in_shop_currency(catalogue, rates)
         times, as_of, relevant = run.times, run.as_of, run.mapping.relevance
         split_at = {"valid_from": times.valid_from, "test_from": times.test_from}
         shards = user_shards(events, items).persist()

@@ -3,7 +3,9 @@
 Each function takes `events`, all events of some users in any order, and `as_of`, and returns one row per user with at
 least one event before `as_of`. Events at or after `as_of` never count. Columns of `events`:
 
-    user_key, item_id, event_type, event_time (UTC), session_id, quantity, price, request_id: as in silver/events
+    user_key, item_id, event_type, event_time (UTC), session_id, quantity, request_id: as in silver/events
+    price: in the currency of sums; is_unconverted: whether there is one only in a currency without a rate to it
+    has_hour: whether the clock of the event's source tells the hour of day
     category_tags: list of text, the item's categories as paths, coarse to fine ("category=Shoes",
     "category=Shoes/Boots") brand_tag: text ("brand=Acme"), or null
 
@@ -97,10 +99,12 @@ def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     """One row per user: first and last event, counts, spend, mean price and rates.
 
     A purchase without a quantity counts as one piece; one without a price adds nothing to `spend`. `mean_price` is the
-    mean of the purchases, or of all actions if nothing was bought. A rate with a denominator of zero is null.
+    mean of the purchases, or of all actions if nothing was bought. Both are null where they would take in a price that
+    is not converted. A rate with a denominator of zero is null.
     """
     is_purchase = of_type("purchase")
     not_impression = pl.col("event_type") != "impression"
+    is_summed, is_averaged = (~(pl.col("is_unconverted") & of_type(*types)).any() for types in (("purchase",), ACTIONS))
     marked = known_events(events, as_of).with_columns(
         event_date=pl.col("event_time").dt.date(),
         touched_item=pl.when(not_impression).then("item_id"),
@@ -125,8 +129,11 @@ def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
             num_returns=of_type("return").sum().cast(pl.Int64),
             num_items=pl.col("touched_item").drop_nulls().n_unique().cast(pl.Int64),
             num_clicked_requests=pl.col("clicked_request").drop_nulls().n_unique(),
-            spend=pl.col("amount").sum().cast(pl.Decimal(18, 4)),
-            mean_price=pl.coalesce(exact_mean("price_bought"), exact_mean("price_of_action")),
+            spend=pl.when(is_summed).then(pl.col("amount").sum().cast(pl.Decimal(18, 4))),
+            mean_price=pl.coalesce(
+                pl.when(is_summed).then(exact_mean("price_bought")),
+                pl.when(is_averaged).then(exact_mean("price_of_action")),
+            ),
         )
         .with_columns(
             recency_days=days_before(as_of, pl.col("last_event_at")),
@@ -141,8 +148,12 @@ def user_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
 
 def active_hours(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row per user with actions: `active_hours` (share in each UTC hour), `favourite_hour` (ties: the earlier)."""
-    actions = known_events(events, as_of).filter(of_type(*ACTIONS)).with_columns(hour=pl.col("event_time").dt.hour())
+    """One row per user with actions: `active_hours` (share in each UTC hour), `favourite_hour` (ties: the earlier).
+
+    Actions whose clock tells no hour are left out.
+    """
+    timed = known_events(events, as_of).filter(of_type(*ACTIONS) & pl.col("has_hour"))
+    actions = timed.with_columns(hour=pl.col("event_time").dt.hour())
     in_hour = [(pl.col("hour") == hour).mean().cast(pl.Float32).alias(f"hour_{hour}") for hour in range(NUM_HOURS)]
     shares = actions.group_by("user_key").agg(in_hour)
     return shares.select(

@@ -4,7 +4,7 @@
 features, `click` stands for an action, except in `click_rate`. A feature is never null: for something that never
 happened it has the value given in FEATURES, and an indicator `has_...` says so. Counts, days and money are log(1 + x),
 because they are heavy-tailed and min-max scaling would squeeze most users into a small range. Hours of day are given as
-sine and cosine, because hour 23 is next to hour 0; both are 0 for a user without actions.
+sine and cosine, because hour 23 is next to hour 0; both are 0 for a user without actions whose clock tells the hour.
 """
 
 import math
@@ -35,8 +35,8 @@ FEATURES: dict[str, str] = {
     "log_num_categories": "distinct coarse categories among actions",
     "top_category_share": "share of the most frequent coarse category among actions with a category; 0 without any",
     "log_num_open_carts": "items put in the cart and not bought since",
-    "log_spend": "money spent, in the shop's currency",
-    "log_mean_price": "mean price of purchases, else of all actions; 0 without any price",
+    "log_spend": "money spent, in the shop's currency; 0 where a price has no rate to it",
+    "log_mean_price": "mean price of purchases, else of all actions; 0 without any price, or with one without a rate",
     "carts_per_click": "share of carts and favourites among actions; 0 without actions",
     "purchases_per_click": "share of purchases among actions; 0 without actions",
     "click_rate": "clicked share of impressions; 0 without impressions",
@@ -84,7 +84,7 @@ def user_features(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         "log_num_categories": pl.col("num_categories").fill_null(0).log1p(),
         "top_category_share": pl.col("top_category_share").fill_null(0.0),
         "log_num_open_carts": pl.col("num_open_carts").fill_null(0).log1p(),
-        "log_spend": pl.col("spend").cast(pl.Float64).log1p(),
+        "log_spend": pl.col("spend").cast(pl.Float64).fill_null(0.0).log1p(),
         "log_mean_price": pl.col("mean_price").fill_null(0.0).log1p(),
         "carts_per_click": (pl.col("num_wanted") / pl.col("num_actions")).fill_null(0.0),
         "purchases_per_click": (pl.col("num_purchases") / pl.col("num_actions")).fill_null(0.0),
@@ -115,8 +115,8 @@ def action_habits(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         known_events(events, as_of)
         .filter(of_type(*ACTIONS))
         .with_columns(
-            hour_sin=angle.sin(),
-            hour_cos=angle.cos(),
+            hour_sin=pl.when("has_hour").then(angle.sin()),
+            hour_cos=pl.when("has_hour").then(angle.cos()),
             days_ago=days_before(as_of, pl.col("event_time")),
             purchase_days_ago=pl.when(of_type("purchase")).then(days_before(as_of, pl.col("event_time"))),
             in_week=pl.col("event_time") >= pl.lit(as_of - timedelta(days=RECENT_DAYS)),
@@ -136,8 +136,8 @@ def action_habits(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         weekend_share=pl.col("is_weekend").mean(),
         mean_hour_sin=pl.col("hour_sin").mean(),
         mean_hour_cos=pl.col("hour_cos").mean(),
-        last_hour_sin=pl.col("hour_sin").last(),
-        last_hour_cos=pl.col("hour_cos").last(),
+        last_hour_sin=pl.col("hour_sin").drop_nulls().last(),
+        last_hour_cos=pl.col("hour_cos").drop_nulls().last(),
     )
 
 

@@ -14,11 +14,12 @@ Currency = str | None  # None: the log and its mapping name none
 def rates_of(mapping: LogMapping, found: Collection[Currency]) -> dict[Currency, Decimal]:
     """Currency -> what one unit of it is worth in the currency of sums. An amount in any other is never added.
 
-    Sums are in the mapping's currency. Without one they are in the only currency `found` among the log's prices; of
+    Sums are in the mapping's currency, as a price is that names none. Without one they are in the only currency `found` among the log's prices; of
     several, none is like another.
     """
     if mapping.currency is not None:
-        return {mapping.currency: Decimal(1), **mapping.rates}
+        own = ((currency, Decimal(1)) for currency in (mapping.currency, None))
+        return dict[Currency, Decimal]([*own, *mapping.rates.items()])
     return dict.fromkeys(found, Decimal(1)) if len(found) == 1 else {}
 
 

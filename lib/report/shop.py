@@ -145,7 +145,7 @@ def shoppers(facts: LakeFacts) -> Section:
             "Users by quartile",
             ("of a user", "lower quartile", "median", "upper quartile"),
             [
-                (words(column.removeprefix("num_")), *(decimal(value, 1) for value in quartiles[column]))
+                (words(column.removeprefix("num_")), *(decimal(value, 1) for value in quartiles[column] or (None,) * 3))
                 for column in columns
             ],
         )

@@ -25,7 +25,7 @@ AS_OF = required("as_of", TIME, "the row uses only what was known before this ti
 USER_PROFILES = Table(
     name="gold/user_profiles",
     comment="One user as of one time: recency, frequency, spend, rates, active hours, interest tags. Without bots.",
-    version=1,
+    version=2,
     columns=(
         required("user_key", TEXT, "keyed pseudonym"),
         AS_OF,
@@ -41,16 +41,28 @@ USER_PROFILES = Table(
         required("num_purchases", COUNT, "purchase events (order lines)"),
         required("num_returns", COUNT, "returns"),
         required("num_items", COUNT, "distinct items"),
-        required("spend", MONEY, "sum of quantity x price of purchases, in the shop's currency"),
-        Column("mean_price", REAL, "mean price of the purchases, else of all actions (see active_hours)"),
+        Column(
+            "spend",
+            MONEY,
+            "sum of quantity x price of purchases, in the shop's currency (the mapping's rates convert); null where one "
+            "has a price without a rate",
+        ),
+        Column(
+            "mean_price",
+            REAL,
+            "mean price of the purchases, else of all actions (see active_hours), in the shop's currency; null as spend",
+        ),
         Column("cart_rate", REAL, "carts per view; null without views"),
         Column("purchase_rate", REAL, "purchases per view; null without views"),
         Column("click_rate", REAL, "clicked share of impressions; null without impressions"),
-        Column("favourite_hour", INT, "hour of day (UTC) with the most actions, 0..23"),
+        Column(
+            "favourite_hour", INT, "hour of day (UTC) with the most actions, 0..23; null where the clock is the day"
+        ),
         Column(
             "active_hours",
             VECTOR,
-            "share of actions in each hour of day (UTC), 24 numbers; impressions and returns are not actions",
+            "share of actions in each hour of day (UTC), 24 numbers; impressions and returns are not actions; null where the "
+            "clock is the day",
         ),
         Column("favourite_category", TEXT, "the category tag with the most weight; of equal ones the coarser"),
         Column("interest_tags", TAGS, "category=<path> and brand=<name> with weights that sum to 1, heaviest first"),
@@ -74,7 +86,11 @@ ITEM_PROFILES = Table(
         required("num_users", COUNT, "distinct known users with an event other than an impression"),
         Column("click_rate", REAL, "clicks per impression, smoothed; null where the log has no impressions"),
         Column("purchase_rate", REAL, "purchases per view, smoothed; null where the log has no views"),
-        Column("price", MONEY, "last price seen before as_of, else the catalogue's"),
+        Column(
+            "price",
+            MONEY,
+            "last price seen before as_of, else the catalogue's; in the shop's currency, others converted",
+        ),
         Column("price_position", REAL, "share of the items in its category that cost less, 0..1"),
         required("first_seen_at", TIME, "its first event"),
         required("age_days", REAL, "days from the first event to as_of"),

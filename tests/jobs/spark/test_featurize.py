@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from lib.cli.jobs import load_job
-from lib.engines.spark import session, spark_schema
+from lib.engines.spark import found_currencies, session, spark_schema
 from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
@@ -316,3 +316,24 @@ def test_the_relevant_event_may_be_another_than_the_purchase(job: ModuleType, sp
     )
     rows = sorted((row["event_time"], row["num_relevant"], row["count"], row["weight"]) for row in pairs.collect())
     assert [row[1:] for row in rows] == [(1, 1, 0.5), (1, 1, 0.5), (0, 1, 2.0)]
+
+
+def test_prices_are_in_one_currency_and_one_without_a_rate_is_not_added(job: ModuleType, spark: SparkSession) -> None:
+    paid = [(1500, "JPY"), (10, " eur"), (7, None), (3, "CHF"), (None, "CHF"), (99_999_999_999_999, "XAU")]
+    rows = [event(n, price=price, currency=currency) for n, (price, currency) in enumerate(paid)]
+    events = frame(spark, "silver/events", numbered(*rows))
+    assert found_currencies(events) == {"JPY", "EUR", None, "CHF", "XAU"}
+    rates = {"EUR": Decimal(1), None: Decimal(1), "JPY": Decimal("0.00625"), "XAU": Decimal("2000.5")}
+    found = job.in_shop_currency(events, rates).orderBy("event_time").select("price", "is_unconverted").collect()
+    assert [tuple(row) for row in found] == [
+        *((Decimal("9.3750"), False), (Decimal("10.0000"), False), (Decimal("7.0000"), False)),
+        *((None, True), (None, False), (None, True)),  # too much for an amount is none
+    ]
+    assert {row["price"] for row in job.in_shop_currency(events, {}).collect()} == {None}
+
+
+def test_an_hour_is_known_where_the_clock_of_the_source_tells_it(job: ModuleType, spark: SparkSession) -> None:
+    rows = [event(n, source_record=f"{source}/2024/a.csv:1") for n, source in enumerate(("orders", "clicks"))]
+    events = frame(spark, "silver/events", numbered(*rows))
+    known = job.with_hour(events, {"orders": "day", "clicks": "second"}).orderBy("event_time").collect()
+    assert [row["has_hour"] for row in known] == [False, True]

@@ -65,6 +65,24 @@ def test_mean_price_is_that_of_clicks_where_nothing_was_bought() -> None:
     assert profile_of(events)["mean_price"] == 3.0
 
 
+def test_money_is_null_where_it_would_take_in_a_price_without_a_rate() -> None:
+    bought, viewed = {"event_type": "purchase", "price": Decimal(10)}, {"price": Decimal(3)}
+    row = profile_of(events_of(bought, {"event_type": "purchase", "is_unconverted": True}, viewed))
+    assert (row["spend"], row["mean_price"], row["num_purchases"]) == (None, None, 2)
+    row = profile_of(events_of(bought, {"is_unconverted": True}))  # only viewed
+    assert (row["spend"], row["mean_price"]) == (Decimal(10), 10.0)
+    row = profile_of(events_of(viewed, {"is_unconverted": True}))
+    assert (row["spend"], row["mean_price"]) == (Decimal(0), None)
+
+
+def test_hours_are_of_actions_whose_clock_tells_them() -> None:
+    day = datetime(2026, 3, 1, tzinfo=UTC)
+    events = events_of({"event_time": day + timedelta(hours=20)}, {"event_time": day, "has_hour": False})
+    assert profile_of(events)["favourite_hour"] == 20
+    row = profile_of(events_of({"has_hour": False}))
+    assert (row["active_hours"], row["favourite_hour"]) == (None, None)
+
+
 def test_an_item_clicked_twice_for_one_impression_is_one_click_of_it() -> None:
     events = events_of({"event_type": "impression", "request_id": "r"}, {"request_id": "r"}, {"request_id": "r"})
     assert profile_of(events)["click_rate"] == 1.0

@@ -146,3 +146,12 @@ def test_the_order_of_rows_does_not_change_a_feature() -> None:
 
 def day(number: int) -> datetime:
     return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
+
+
+def test_what_no_clock_or_rate_tells_is_zero() -> None:
+    late = {"event_time": AS_OF - timedelta(days=2) + timedelta(hours=6)}
+    midnight = {"event_time": AS_OF - timedelta(days=1), "has_hour": False}
+    hours = ("mean_click_hour_sin", "mean_click_hour_cos", "last_click_hour_sin", "last_click_hour_cos")
+    assert [round(features_of(events_of(late, midnight))[name], 9) for name in hours] == [1, 0, 1, 0]
+    row = features_of(events_of(midnight, {"event_type": "purchase", "is_unconverted": True, "has_hour": False}))
+    assert [row[name] for name in (*hours, "log_spend", "log_mean_price")] == [0.0] * 6

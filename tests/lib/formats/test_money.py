@@ -24,8 +24,8 @@ def mapping(text: str = OWN) -> LogMapping:
 
 
 def test_rates_convert_into_the_mappings_currency_to_the_last_digit() -> None:
-    assert rates_of(mapping(), {"EUR"}) == {"EUR": 1, "JPY": Decimal("0.00625"), "USD": Decimal("0.9")}
-    assert rates_of(mapping(WITHOUT_RATES), {"EUR", "JPY"}) == {"EUR": 1}
+    assert rates_of(mapping(), {"EUR"}) == {"EUR": 1, None: 1, "JPY": Decimal("0.00625"), "USD": Decimal("0.9")}
+    assert rates_of(mapping(WITHOUT_RATES), {"EUR", "JPY"}) == {"EUR": 1, None: 1}
 
 
 def test_without_a_currency_of_its_own_a_log_of_one_currency_is_summed_in_it_and_one_of_several_not_at_all() -> None:
