@@ -1,5 +1,6 @@
 """The facts that the report and the end-of-run summary read from a lake with DuckDB, one query each."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from lib.formats.rules import NOT_ASKED, Clock
 from lib.lake.lake import Lake
 from lib.lake.query import connect
 from lib.runs import history, model_registry
 from lib.tables.bronze import IGNORED, MANY_REJECTED_FRAC
+from lib.tables.silver import CLOCKS
 
 Row = dict[str, Any]
 HEADLINE_METRIC = "ndcg"
@@ -145,6 +148,17 @@ class LakeFacts:
         return self.rows(
             "SELECT stage, source, reason, count(*) AS n FROM bronze.rejects GROUP BY ALL ORDER BY n DESC, source, reason"
         )
+
+    @cached_property
+    def coarse_clocks(self) -> list[str]:
+        """A line for each source whose clock is coarse: the clock, and what is not asked of it."""
+        stated = self.lake.table_property("silver/events", CLOCKS) if self.has("silver/events") else None
+        clocks: dict[str, Clock] = json.loads(stated or "{}")
+        return [
+            f"the clock of {source} is the {clock}: {NOT_ASKED[clock]}"
+            for source, clock in clocks.items()
+            if clock in NOT_ASKED
+        ]
 
     @cached_property
     def events_by_type(self) -> list[Row]:

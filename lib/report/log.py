@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from lib.report.charts import bar_chart, line_chart
 from lib.report.facts import LakeFacts, Row, by_reason
-from lib.report.parts import Grid, Section, count, decimal, enumerate_words, percent, plural, words
+from lib.report.parts import Grid, Section, count, decimal, enumerate_words, percent, plural, sentence, words
 from lib.tables import contract
 
 FUNNEL = ("impression", "view", "cart", "favourite", "purchase", "return", "rating")
@@ -40,6 +40,8 @@ def data(facts: LakeFacts) -> Section:
         text += f" {loud_rule(rule)}."
     if files:
         text += f" {plural(sum(files.values()), 'file')} set aside whole."
+    for line in facts.coarse_clocks:
+        text += f" {sentence(line)}"
     tables = [
         Grid(
             "By source",

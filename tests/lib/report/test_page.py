@@ -14,6 +14,7 @@ from lib.lake.lake import Lake
 from lib.report import summary_rows, write_report
 from lib.runs import model_registry
 from lib.tables import contract
+from lib.tables.silver import CLOCKS
 from tests.lakes import put
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -338,6 +339,19 @@ def test_the_summary_tells_counts_ranks_verdict_and_adverts(full: Lake) -> None:
     assert rows["adverts"] == "1 made and accepted, 1 refused"
     assert rows["tables"] == str(full.folder)
     assert rows["report"] == str(full.folder / "files" / "report" / "index.html")
+
+
+def test_a_coarse_clock_is_said_with_what_is_not_asked_of_it(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    fill(lake)
+    lake.ensure(contract("silver/events"), {CLOCKS: '{"events": "day", "orders": "second"}'})
+    # Money that could not be added is null for every user.
+    profile = {**lake.dataset("gold/user_profiles").to_table().to_pylist()[0], "spend": None}
+    put(lake, "gold/user_profiles", profile)
+    said = Page(write_report(lake.folder).read_text()).text
+    assert "The clock of events is the day: there are no double clicks, bots or hours of day" in said["data"]
+    assert "The clock of orders" not in said["data"]
+    assert "spend – – –" in said["shoppers"]
 
 
 def test_a_section_without_its_table_says_why_in_one_line(tmp_path: Path) -> None:
