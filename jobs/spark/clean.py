@@ -24,7 +24,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
 from lib.cleaning import batches as rows
-from lib.cleaning.fields import columns_of, field_texts
+from lib.cleaning.corrections import record_keys
+from lib.cleaning.fields import SUPERSEDED, columns_of, field_texts
 from lib.cleaning.forms import remarks
 from lib.cleaning.notices import about_clocks, about_days, about_repeats
 from lib.cleaning.pseudonyms import fingerprint, load_key
@@ -33,7 +34,7 @@ from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
 from lib.engines.arrow_tasks import Broadcast
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.formats.columns import stored_names
+from lib.formats.columns import find_columns, stored_names
 from lib.formats.mapping import LogMapping, Source
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
@@ -87,8 +88,9 @@ def in_shards(records: Mapping[str, DataFrame], mapping: LogMapping, *, whole: s
         everything = F.xxhash64(*map(quoted, own), F.col("malformed"))
         shard = F.when(value.isNotNull(), F.xxhash64(value)).otherwise(everything)
         renamed = [quoted(column).alias(rows.prefixed(name, column)) for column in own]
+        is_superseded = F.col(SUPERSEDED) if SUPERSEDED in frame.columns else F.lit(False).alias(SUPERSEDED)
         place = (F.lit(name).alias(rows.SOURCE_NAME), shard.alias("shard"))
-        frames.append(frame.select(*place, *renamed, *DECLARED))
+        frames.append(frame.select(*place, *renamed, *DECLARED, is_superseded))
     together = reduce(partial(DataFrame.unionByName, allowMissingColumns=True), frames)
     return together.repartition(num_shards, "shard").drop("shard")
 
@@ -197,7 +199,7 @@ def quoted(column: str) -> Column:
 
 def own_columns(frame: DataFrame) -> list[str]:
     """The source's own columns in a table of bronze."""
-    return [column for column in frame.columns if column not in DECLARED]
+    return [column for column in frame.columns if column not in (*DECLARED, SUPERSEDED)]
 
 
 def clocks(run: SparkRun) -> dict[str, Clock]:
@@ -225,6 +227,31 @@ def clock_counts(run: SparkRun, name: str, source: Source) -> dict[Clock, int]:
     return {row["clock"]: row["n"] for row in counts.groupBy("clock").agg(F.sum("num_times").alias("n")).collect()}
 
 
+def with_corrections(frame: DataFrame, name: str, mapping: LogMapping, *, num_shards: int) -> DataFrame:
+    """The records of a source with SUPERSEDED, if its mapping has a `record_key`: records of one key in one shard.
+
+    Raises:
+        ValueError: no record has a column of the key.
+    """
+    source, own = mapping.sources[name], own_columns(frame)
+    if not source.record_key:
+        return frame
+    unknown = [column for column in source.record_key if not find_columns(own, column)]
+    if unknown:
+        raise ValueError(f"record_key of {name} names {unknown[0]!r}; the columns of its records are {', '.join(own)}")
+    used = dict.fromkeys(column for key in source.record_key for column in find_columns(own, key))
+
+    def keys(records: pa.Array) -> pa.Array:
+        return record_keys(pl.Series(records).struct.unnest(), source).to_arrow().cast(pa.string())
+
+    key: Column = arrow_udf(keys, "string")(F.struct(*map(quoted, used)))  # type: ignore[call-overload]
+    place = F.concat_ws(":", "source_file_sha256", "record_number")
+    schema = SOURCE.with_source_columns(tuple(own)).schema.append(pa.field(SUPERSEDED, pa.bool_()))
+    mark = partial(rows.mark_superseded_batches, source=name, mapping=mapping, schema=schema)
+    by_key = frame.select(*map(quoted, schema.names[:-1])).repartition(num_shards, F.coalesce(key, place))
+    return by_key.mapInArrow(mark, schema=spark_schema(schema))
+
+
 def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes], log: WholeLog) -> DataFrame:
     """The cleaned records of all the mapping's sources, in rows of several kinds (lib/cleaning/batches.py)."""
     clean_events = partial(
@@ -240,6 +267,10 @@ def cleaned(run: SparkRun, settings: CleanSettings, key: Broadcast[bytes], log: 
                 ceil(num_records / settings.records_per_shard),
                 min(run.spark.sparkContext.defaultParallelism, ceil(num_records / LEAST_SHARD_RECORDS)),
             )
+            records = {
+                name: with_corrections(frame, name, run.mapping, num_shards=num_shards)
+                for name, frame in records.items()
+            }
             shards = in_shards(records, run.mapping, whole=whole, num_shards=num_shards)
             parts.append(shards.mapInArrow(clean, schema=spark_schema(rows.CLEANED)))
         elif kind == "events":

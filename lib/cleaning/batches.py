@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from lib.cleaning.fields import event_times
+from lib.cleaning.corrections import mark_superseded
+from lib.cleaning.fields import SUPERSEDED, event_times
 from lib.cleaning.parsing import to_arrow
 from lib.cleaning.shard import CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
@@ -65,6 +66,17 @@ def clean_event_batches(
         yield from _rows(clean_events(records, mapping, thresholds, key.value, log), item_kind=EVENT_ITEM)
 
 
+def mark_superseded_batches(
+    batches: Iterable[pa.RecordBatch], *, source: str, mapping: LogMapping, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Mark the superseded records of one source in a shard of whole keys; see `lib.cleaning.corrections`."""
+    records = _received(batches)
+    if records is not None:
+        marked = mark_superseded(records, source, mapping)
+        for part in marked.iter_slices(ROWS_PER_BATCH):
+            yield from to_arrow(part, schema).combine_chunks().to_batches()
+
+
 def clock_batches(batches: Iterable[pa.RecordBatch], *, source: str, mapping: LogMapping) -> Iterator[pa.RecordBatch]:
     """How many times of the source's records lie on which clock, in rows of CLOCK_COUNTS."""
     counts: Counter[Clock] = Counter()
@@ -87,7 +99,7 @@ def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
     shard = _received(batches)
     if shard is None:
         return {}
-    declared = [column.name for column in SOURCE.columns]
+    declared = [*(column.name for column in SOURCE.columns), *({SUPERSEDED} & {*shard.columns})]
     records = {}
     for source in shard[SOURCE_NAME].unique().sort():
         start = prefixed(source, "")

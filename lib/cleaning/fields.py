@@ -27,6 +27,7 @@ DECLARED = frozenset(column.name for column in SOURCE.columns)
 ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "record")
 # Columns added to the source's own, with names that no column of bronze can have (lib/formats/columns.py).
 NUMBER, SOURCE_NAME, IDENTITY, RULE, UNWANTED = "(record)", "(source)", "(identity)", "(rule)", "(unwanted)"
+SUPERSEDED = "(superseded)"  # whether another record supersedes this one (lib/cleaning/corrections.py)
 INTERNAL = ("(", "{")
 ASSIGNED, ENDED = "\x1f", "\x1e"  # after a name, and after its value, in a record's identity
 TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -124,6 +125,12 @@ def event_times(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     return texts.select(_parsed("event_time", source, mapping, pl.String()).alias("event_time")).to_series()
 
 
+def column_texts(records: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The texts of source columns, each under its name in the mapping."""
+    own = own_columns(records)
+    return records.select(_column(name, own).alias(name) for name in names)
+
+
 def raw_json(records: pl.DataFrame) -> pl.Series:
     """The records as received: a JSON object of the non-empty fields, or the original text of a malformed record."""
     rows = records.select(own_columns(records)).iter_rows(named=True)
@@ -143,7 +150,7 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
         frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
-    own = [column for column in frame.columns if column not in (*DECLARED, NUMBER, SOURCE_NAME)]
+    own = [column for column in frame.columns if column not in (*DECLARED, NUMBER, SOURCE_NAME, SUPERSEDED)]
     unwanted = pl.any_horizontal(pl.lit(False), *(_meets(conditions, source, own) for conditions in source.ignore))
     frame = frame.with_columns(_identity(own, mapping.name).alias(IDENTITY), unwanted.alias(UNWANTED))
     if source.equal_records_are_separate:

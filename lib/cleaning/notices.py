@@ -55,3 +55,8 @@ def about_repeats(
                 f"{twice}; on a clock of the {clock} they may be events of their own: "
                 "`equal_records_are_separate: true` in the mapping keeps them"
             )
+        elif not source.record_key:
+            yield (
+                f"{twice}; one that is sent again with a correction is an event of its own, unless the mapping names a "
+                "`record_key`"
+            )

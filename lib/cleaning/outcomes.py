@@ -1,4 +1,4 @@
-"""Decides the outcome of each record: refused, ignored, duplicate, not a product, stray, double click or accepted."""
+"""Decides the outcome of each record: accepted, or why not."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,7 +14,7 @@ from lib.tables.bronze import IGNORED
 # Outcomes of an event. A record with several events has the first of these that any of its events has. In the data,
 # bad_value is followed by its column.
 OUTCOMES = (
-    *("accepted", "malformed", "bad_value", "duplicate", "not_a_product", "stray_time", "double_click"),
+    *("accepted", "malformed", "bad_value", "superseded", "duplicate", "not_a_product", "stray_time", "double_click"),
     IGNORED,
 )
 REASON, RAW = "(reason)", "(raw)"
@@ -23,13 +23,16 @@ REASON, RAW = "(reason)", "(raw)"
 def decide_outcomes(events: pl.DataFrame, log: WholeLog, *, double_click_seconds: float) -> pl.DataFrame:
     """Add `outcome`: the first of these that applies.
 
-    malformed, ignored, bad_value:<column>, duplicate, not_a_product, stray_time, double_click, accepted. The columns
-    of type_events are needed, `user_key` and `clock_seconds` (of the source's clock).
+    malformed, ignored, bad_value:<column>, superseded, duplicate, not_a_product, stray_time, double_click, accepted.
+    The columns of type_events are needed, `user_key`, `is_superseded` and `clock_seconds` (of the source's clock).
     """
+    standing = events.with_columns(event_id=pl.when(~pl.col("is_superseded")).then("event_id"))
     decided = events.with_columns(
         outcome=pl.when(pl.col("refusal").is_not_null())
         .then("refusal")
-        .when(repeats(events, "event_id"))
+        .when(pl.col("is_superseded"))
+        .then(pl.lit("superseded"))
+        .when(repeats(standing, "event_id"))
         .then(pl.lit("duplicate"))
         .when(~pl.col("is_product"))
         .then(pl.lit("not_a_product"))

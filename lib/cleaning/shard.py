@@ -11,7 +11,7 @@ from typing import NamedTuple
 import polars as pl
 
 from lib.cleaning.bots import flag_bots
-from lib.cleaning.fields import NUMBER, type_events, type_items
+from lib.cleaning.fields import NUMBER, SUPERSEDED, type_events, type_items
 from lib.cleaning.forms import forms_of_ids, forms_of_prices
 from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
 from lib.cleaning.pseudonyms import pseudonyms
@@ -44,13 +44,15 @@ def clean_events(
 ) -> CleanShard:
     """Clean the records of event sources, by source: whole users, and all equal records of those without a user.
 
-    `log` is what must be known beyond the shard.
+    `log` is what must be known beyond the shard. A record that another one supersedes is marked so (SUPERSEDED).
     """
     numbered = _numbered(records)
     typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
+    superseded = [frame.filter(SUPERSEDED)[NUMBER] for frame in numbered.values() if SUPERSEDED in frame.columns]
     placed = typed.with_columns(
         user_key=pseudonyms(typed["user_id"], key),
         order_id=pseudonyms(typed["order_id"], key, of="order"),
+        is_superseded=pl.col("record").is_in(pl.concat(superseded).implode()) if superseded else pl.lit(False),
         clock_seconds=log.clock_seconds(pl.col("source")),
     )
     events = decide_outcomes(placed, log, double_click_seconds=thresholds.double_click_seconds)

@@ -97,6 +97,11 @@ class Source(Part):
     no_product: str | None = Field(
         None, description="regular expression found in the item_id of things that are not products"
     )
+    record_key: Texts = Field(
+        (),
+        description="source columns that make a record the same, such as an order line's id: when it is sent again with "
+        "corrections, the latest to arrive supersedes the others",
+    )
     equal_records_are_separate: bool = Field(
         False, description="equal records are separate events, as in a log with times by day"
     )
@@ -163,8 +168,10 @@ class Source(Part):
 
     @model_validator(mode="after")
     def has_event_keys_for_events(self) -> Self:
-        if self.clock and self.kind != "events":
-            raise ValueError("only a source of events has a clock")
+        if (self.clock or self.record_key) and self.kind != "events":
+            raise ValueError("only a source of events has a clock or a record_key")
+        if self.explode and any(name.split(".")[0] == self.explode for name in self.record_key):
+            raise ValueError(f"record_key should name columns outside the exploded array {self.explode!r}")
         return self
 
     def path_values(self, path: str) -> dict[str, str] | None:
@@ -195,6 +202,7 @@ class Source(Part):
         mapped = [c for field, name in self.names.items() if field not in self.optional for c in name.source_columns]
         mapped += [column for rule in self.events for column in rule.source_columns]
         mapped += [column for conditions in self.ignore for column in conditions]
+        mapped += self.record_key
         if self.explode:
             mapped = [self.explode if column.startswith(f"{self.explode}.") else column for column in mapped]
         return tuple(dict.fromkeys(column for column in mapped if column not in path_parts))

@@ -57,8 +57,8 @@ REJECTS = Table(
         required(
             "reason",
             TEXT,
-            "malformed, bad_value:<column>, duplicate, not_a_product, stray_time (far outside the days of the log), "
-            "double_click, ignored or file:<what is wrong>",
+            "malformed, bad_value:<column>, superseded (a record with the same record_key arrived later), duplicate, "
+            "not_a_product, stray_time (far outside the days of the log), double_click, ignored or file:<what is wrong>",
         ),
         Column("raw", TEXT, "the record as received, as JSON; null if ignored, for bronze/<source> holds it"),
         *ARRIVAL,

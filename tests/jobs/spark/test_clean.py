@@ -287,3 +287,21 @@ def test_a_record_goes_to_the_shard_of_the_very_user_that_it_is_typed_to(given: 
     typed = type_events(records, "lines", mapping).sort("record")["user_id"].to_list()
     assert shards == typed
     assert len(set(typed) - {None}) == num_users
+
+
+def test_a_correction_of_the_user_meets_the_record_it_corrects_whatever_the_shards(shop: Shop) -> None:
+    shop.mapping.write_text(
+        MAPPING.replace("[{type: {column: what}}]", "[{type: {column: what}}]\n    record_key: [item]")
+    )
+    for day, price in (("1", "1"), ("2", "2")):
+        lines = [f"u{day}-{n},i{n},2024-01-01 12:00:01,{price},Lamp,purchase" for n in range(1200)]
+        shop.put(f"lines/{day}.csv", HEADER, *lines)
+        shop.ingest()
+    shop.clean(records_per_shard=1000)  # 2,400 records in three shards
+    events = shop.read("silver/events", "item_id", "price", "user_key")
+    assert {row["price"] for row in events} == {Decimal("2.0000")}
+    assert len({row["user_key"] for row in events}) == len({row["item_id"] for row in events}) == 1200
+    assert {row["reason"] for row in shop.read("bronze/rejects", "reason")} == {"superseded"}
+    shop.mapping.write_text(shop.mapping.read_text().replace("record_key: [item]", "record_key: [line]"))
+    with pytest.raises(ValueError, match="record_key of lines names 'line'; the columns of its records are "):
+        shop.clean()

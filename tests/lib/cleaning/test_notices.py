@@ -48,7 +48,10 @@ def test_a_silence_that_fills_most_of_the_log_is_said_where_its_events_are_too_m
     assert line.startswith("no event lies between 1970-01-01 and 2024-01-01, more than half of the log; 100 of 410")
 
 
-def test_on_a_coarse_clock_what_came_twice_is_said_with_the_word_that_would_change_it() -> None:
+def test_what_came_twice_is_said_with_the_word_that_would_change_it() -> None:
+    (line,) = repeats()
+    assert line.startswith("3 records of clicks equal another in every column and count once; one that is sent again")
     (line,) = repeats("day")
-    assert line.startswith("3 records of clicks equal another in every column and count once; on a clock of the day")
-    assert repeats() == repeats("day", number=0) == []
+    assert "`equal_records_are_separate: true`" in line
+    assert repeats(more="record_key: ts") == []
+    assert repeats(number=0) == []

@@ -231,6 +231,15 @@ def test_a_stray_time_is_refused_and_describes_nothing() -> None:
     assert shard.items["title"].to_list() == ["Lamp"]
 
 
+def test_a_superseded_record_gives_nothing_and_makes_no_later_one_a_duplicate() -> None:
+    marked = records({"price": "5"}, {"price": "6"}, {"price": "5"}).with_columns(
+        pl.Series("(superseded)", [True, True, False])
+    )
+    shard = clean_events({"clicks": marked}, MAPPING, RULES, KEY)
+    assert reasons(shard) == {"a.csv:1": "superseded", "a.csv:2": "superseded"}
+    assert shard.events["event_id"].to_list() == clean({"price": "5"}).events["event_id"].to_list()
+
+
 def test_a_session_ends_with_a_silence_over_the_gap() -> None:
     shard = clean(at(0), at(1800), at(3601), at(3600) | {"user": "v"}, at(3600) | {"user": None})
     events = shard.events.sort("user_key", "event_time", nulls_last=True)

@@ -50,6 +50,12 @@ def test_a_mapping_of_twenty_lines_is_read_whole() -> None:
     assert mapping.relevance == "purchase"
 
 
+def test_a_file_needs_the_columns_of_the_record_key() -> None:
+    source = parse_mapping(OWN.replace("optional: [rating]", "record_key: line"), "own.yaml").sources["clicks"]
+    assert source.record_key == ("line",)
+    assert "line" in source.needed_columns
+
+
 def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
     assert refuse("delimiter", "delimeter") == (
         "sources.clicks.reader: unknown key 'delimeter'; allowed are type, delimiter, quote, columns, encoding, newlines_in_values, "
@@ -70,6 +76,11 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
     ("old", "new", "message"),
     [
         ("optional: [rating]", "clock: week", "sources.clicks.clock: Input should be 'day', 'hour', 'minute',"),
+        (
+            "optional: [rating]",
+            "explode: what\n    record_key: [what.id]",
+            "sources.clicks: record_key should name columns outside the exploded array 'what'",
+        ),
         ("sku", "", "sources.clicks.names.item_id: give one of column, columns, template"),
         ("item_id", "item", "sources.clicks: unknown column 'item' for events; allowed are user_id, item_id,"),
         ("item_id: sku", "brand: sku", "sources.clicks: events need a column for 'item_id' under names"),
