@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from lib.formats.experiments import Experiment, require_unlike
 from lib.formats.ids import ID_FIELDS
 from lib.formats.rules import (
     Clock,
@@ -242,6 +243,7 @@ class LogMapping(Part):
     candidates: Literal["logged", "all_items"] = Field(
         "logged", description="what an impression was chosen from: its own candidates, or every item of silver/items"
     )
+    experiments: dict[Text, Experiment] = Field({}, description="name of an experiment of the log -> its facts")
     sources: dict[str, Source] = Field(min_length=1)
 
     @field_validator("timezone")
@@ -266,6 +268,12 @@ class LogMapping(Part):
                 )
         return self
 
+    @field_validator("experiments")
+    @classmethod
+    def differ_in_name(cls, experiments: dict[str, Experiment]) -> dict[str, Experiment]:
+        require_unlike("experiments", experiments)
+        return experiments
+
     @model_validator(mode="after")
     def names_its_sources(self) -> Self:
         for name, source in self.sources.items():
@@ -288,6 +296,8 @@ class LogMapping(Part):
         if sorted(times.values()) != list(times.values()):
             raise ValueError("times should be in the order valid_from, test_from, end")
         object.__setattr__(self, "times", Times(**times))
+        experiments = {name: experiment.in_utc(zone) for name, experiment in self.experiments.items()}
+        object.__setattr__(self, "experiments", experiments)
         return self
 
     @property

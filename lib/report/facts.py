@@ -14,6 +14,7 @@ from lib.formats.rules import NOT_ASKED, Clock
 from lib.lake.lake import Lake
 from lib.lake.query import connect
 from lib.runs import history, model_registry
+from lib.tables import contract
 from lib.tables.bronze import IGNORED, MANY_REJECTED_FRAC
 from lib.tables.silver import CLOCKS
 
@@ -226,10 +227,17 @@ class LakeFacts:
 
     @cached_property
     def experiments(self) -> list[Row]:
-        """Every metric of every pair of arms."""
+        """Every metric of every pair of arms, the one that decides first.
+
+        A column that a table of an earlier release lacks is None.
+        """
         if not self.has("gold/experiments"):
             return []
-        return self.rows("SELECT * FROM gold.experiments ORDER BY experiment, arm, control, metric")
+        unknown = dict.fromkeys(contract("gold/experiments").schema.names)
+        rows = [unknown | row for row in self.rows("SELECT * FROM gold.experiments")]
+        return sorted(
+            rows, key=lambda row: (row["experiment"], row["arm"], row["control"], not row["is_primary"], row["metric"])
+        )
 
     @cached_property
     def experiment_unit(self) -> str:

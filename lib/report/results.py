@@ -217,11 +217,13 @@ def experiment(facts: LakeFacts) -> Section:
     if not rows:
         return Section("experiment", title, missing=facts.why_missing("experiment"))
     relative = [row for row in rows if row["effect"] is not None and row["control_value"]]
+    experiments = {row["experiment"] for row in rows}
+    pairs = {(row["experiment"], row["arm"], row["control"]) for row in rows}
 
     def label(row: Row) -> str:
-        pair = f"{row['arm']} against {row['control']}"
-        is_only = len({(other["experiment"], other["arm"], other["control"]) for other in rows}) == 1
-        return metric_words(row["metric"]) if is_only else f"{metric_words(row['metric'])}, {pair}"
+        pair = f"{row['arm']} against {row['control']}" if len(pairs) > 1 else ""
+        name = row["experiment"] if len(experiments) > 1 else ""
+        return ", ".join(part for part in (metric_words(row["metric"]), pair, name) if part)
 
     def share(row: Row, column: str) -> float | None:
         return None if row[column] is None else float(100 * row[column] / abs(row["control_value"]))
@@ -237,12 +239,17 @@ def experiment(facts: LakeFacts) -> Section:
                 unit=" %",
             )
         )
+    names = ("experiment",) if len(experiments) > 1 else ()
     table = Grid(
-        "Arm against control",
-        ("metric", "arm", "control", "verdict", "in the arm", "in the control", "effect", "95 %", "p"),
+        "Arm against control; the verdict goes by the corrected p",
+        (
+            *(*names, "metric", "arm", "control", "verdict", "in the arm", "in the control"),
+            *("effect", "95 %", "p", "p corrected"),
+        ),
         [
             (
-                metric_words(row["metric"]),
+                *(row[name] for name in names),
+                metric_words(row["metric"]) + (" (decides)" if row["is_primary"] else ""),
                 row["arm"],
                 row["control"],
                 words(row["verdict"]),
@@ -251,28 +258,36 @@ def experiment(facts: LakeFacts) -> Section:
                 signed(row["effect"], max(4, digits_of(row["effect"]))),
                 interval(row["low"], row["high"], max(4, digits_of(row["effect"])), with_sign=True),
                 probability(row["p"]),
+                probability(row["p_adjusted"]),
             )
             for row in rows
         ],
-        num_text_columns=4,
+        num_text_columns=4 + len(names),
     )
     return Section("experiment", title, "\n".join(experiment_lines(facts)), charts, [table])
 
 
 def experiment_lines(facts: LakeFacts) -> list[str]:
-    """One line per pair of arms: the verdict on each metric, and whether the units were split as planned."""
+    """For each pair of arms the verdict of each metric and whether the units were split as planned; then what to know."""
     pairs: dict[tuple[str, str, str], list[Row]] = {}
     for row in facts.experiments:
         pairs.setdefault((row["experiment"], row["arm"], row["control"]), []).append(row)
+    are_several = len({name for name, _, _ in pairs}) > 1
     lines = []
-    for (_, arm, control), rows in pairs.items():
+    for (name, arm, control), rows in pairs.items():
         verdicts = dict.fromkeys(row["verdict"] for row in rows)
         said = "; ".join(
-            f"{verdict} on " + enumerate_words([metric_words(r["metric"]) for r in rows if r["verdict"] == verdict])
+            f"{verdict} on " + enumerate_words([_metric_in_line(r) for r in rows if r["verdict"] == verdict])
             for verdict in verdicts
         )
         sizes = f"{count(rows[0]['num_arm'])} against {count(rows[0]['num_control'])} {facts.experiment_unit}s"
         lines.append(
-            f"{arm} against {control}: {said}. {sizes}, sample ratio p {probability(rows[0]['sample_ratio_p'])}."
+            (f"{name}: " if are_several else "")
+            + f"{arm} against {control}: {said}. {sizes}, sample ratio p {probability(rows[0]['sample_ratio_p'])}."
         )
-    return lines
+    notes = {row["experiment"]: row["notes"] for row in facts.experiments if row["notes"]}
+    return [*lines, *(f"{name}: {told}." for name, told in notes.items())]
+
+
+def _metric_in_line(row: Row) -> str:
+    return metric_words(row["metric"]) + (" (decides)" if row["is_primary"] else "")

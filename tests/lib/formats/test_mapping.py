@@ -1,11 +1,13 @@
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from lib.formats.columns import stored_names
+from lib.formats.experiments import arm_of
 from lib.formats.mapping import load_mapping, parse_mapping, shipped_names
 from lib.pipeline import ROOT
 from lib.tables.silver import EVENT_TYPES
@@ -127,6 +129,32 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
 )
 def test_an_impossible_value_is_one_line_that_says_where(old: str, new: str, message: str) -> None:
     assert refuse(old, new).startswith(message)
+
+
+def test_a_mapping_says_what_its_log_does_not_of_an_experiment() -> None:
+    facts = "timezone: Europe/Berlin\nexperiments: {1: {control: off, shares: {on: 9, off: 1}, ends: 2026-03-01}}"
+    (plan,) = parse_mapping(f"{OWN}\n{facts}", "own.yaml").experiments.values()
+    assert plan.shares == {"true": 9, "false": 1}  # YAML reads on and off as flags; arms are found by them all the same
+    assert plan.ends == datetime(2026, 2, 28, 23, tzinfo=UTC)
+    assert [arm_of(name, ["On ", "OFF"]) for name in (*plan.shares, plan.control or "")] == ["On ", "OFF", "OFF"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ("shares: {x: 0, y: 1}", "experiments.e.shares: the share of 'x' should be a number above 0, not 0.0"),
+        ("shares: {x: .nan, y: 1}", "experiments.e.shares: the share of 'x' should be a number above 0, not nan"),
+        ("shares: {x: 1}", "experiments.e.shares: shares name one arm alone: 'x'; an experiment has several"),
+        ("shares: {x: 1, ' X': 1}", "experiments.e.shares: shares name 'x' and ' X', which differ only by case or"),
+        ("control: z, shares: {x: 1, y: 1}", "experiments.e: control 'z' is not among the shares: x, y"),
+        ("primary: clicks", "experiments.e.primary: Input should be 'conversion', 'ctr', 'revenue_per_user' or"),
+        ("ends: soon", "experiments.e.ends: Input should be a valid datetime or date"),
+        ("end: 2026-01-01", "experiments.e: unknown key 'end'; allowed are control, shares, primary, ends"),
+        ("}, E: {", "experiments: experiments name 'e' and 'E', which differ only by case or blanks"),
+    ],
+)
+def test_an_impossible_fact_of_an_experiment_is_one_line(facts: str, message: str) -> None:
+    assert refuse("name: shop", f"name: shop\nexperiments: {{e: {{{facts}}}}}").startswith(message)
 
 
 @pytest.mark.bad_input("a wrong format name")

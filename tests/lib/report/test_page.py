@@ -1,6 +1,7 @@
 """The report says what the tables say, says why a section is missing, loads nothing, and escapes what comes from the log."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -398,6 +399,38 @@ def test_a_log_of_rare_clicks_without_users_is_shown_to_the_digit_that_counts(tm
     assert "10,000 against 10,000 impressions" in page.text["experiment"]
     assert "0.00460 0.00690 −0.00230 [−0.00440, −0.00020]" in re.sub(r"\s+", " ", page.text["experiment"])
     assert "0.00460 [0.00330, 0.00600]" in re.sub(r"\s+", " ", page.text["policy"])
+
+
+def test_experiments_say_which_metric_decides_and_what_to_know_of_each(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "two"))
+    pair = {"arm": "new", "control": "old", "num_arm": 1, "num_control": 2, "verdict": "running", "reason": "r"}
+    checkout = pair | {"experiment": "checkout", "effect": 0.1, "control_value": 0.5, "p": 0.01, "p_adjusted": 0.03}
+    put(
+        lake,
+        "gold/experiments",
+        checkout | {"metric": "conversion", "is_primary": False, "verdict": "better"},
+        checkout | {"metric": "ctr", "is_primary": True, "notes": "debug (2 users) left out"},
+        pair | {"experiment": "banner", "metric": "ctr", "is_primary": True},
+    )
+    text = re.sub(r"\s+", " ", Page(write_report(lake.folder).read_text()).text["experiment"])
+    assert "banner: new against old: running on CTR (decides). 1 against 2 users" in text
+    assert "checkout: new against old: running on CTR (decides); better on conversion. 1 against 2 users" in text
+    assert "checkout: debug (2 users) left out." in text
+    assert "checkout conversion new old better" in text
+    assert "0.010 0.030" in text
+    line = dict(summary_rows(lake.folder))["experiment"]
+    assert line.split("\n")[-1] == "checkout: debug (2 users) left out."
+
+
+def test_experiments_of_an_earlier_release_are_shown_without_what_they_lack(tmp_path: Path) -> None:
+    lake, now = Lake(str(tmp_path / "old")), contract("gold/experiments")
+    gained = {"is_primary", "p_adjusted", "notes"}
+    arms = {"experiment": "e", "arm": "b", "control": "a", "metric": "ctr", "num_arm": 1, "num_control": 2}
+    earlier = replace(now, columns=tuple(column for column in now.columns if column.name not in gained))
+    put(lake, earlier, arms | {"verdict": "undecided", "reason": "r"})
+    assert (
+        "b against a: undecided on CTR. 1 against 2" in Page(write_report(lake.folder).read_text()).text["experiment"]
+    )
 
 
 def test_a_log_with_one_class_of_labels_says_so(tmp_path: Path) -> None:

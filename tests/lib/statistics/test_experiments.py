@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.proportion import proportions_ztest
+from statsmodels.stats import proportion
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from lib.statistics.experiments import (
@@ -15,6 +16,7 @@ from lib.statistics.experiments import (
     compare_means,
     compare_ratios,
     compare_shares,
+    holm,
     sample_ratio_p,
     verdict,
 )
@@ -35,9 +37,22 @@ def test_shares_are_compared_as_worked_by_hand() -> None:
     assert (result.low, result.high) == pytest.approx((p - q - 1.959964 * error, p - q + 1.959964 * error), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("yes", "n", "control_yes", "control_n"), [(30, 100, 20, 100), (1, 7, 400, 9000), (4, 5, 1, 30)]
+)
+def test_shares_equal_the_interval_and_test_of_statsmodels(yes: int, n: int, control_yes: int, control_n: int) -> None:
+    ours = compare_shares(Sums(n, yes, yes), Sums(control_n, control_yes, control_yes))
+    counts = {"compare": "diff", "method": "agresti-caffo"}
+    theirs = proportion.confint_proportions_2indep(yes, n, control_yes, control_n, **counts)
+    assert (ours.low, ours.high) == pytest.approx(theirs, rel=1e-9)
+    assert ours.p == pytest.approx(
+        proportion.test_proportions_2indep(yes, n, control_yes, control_n, **counts).pvalue, rel=1e-9
+    )
+
+
 def test_shares_of_large_arms_agree_with_the_pooled_z_test_of_statsmodels() -> None:
     ours = compare_shares(Sums(20_000, 1_100, 1_100), Sums(20_000, 1_000, 1_000))
-    _, theirs = proportions_ztest([1_100, 1_000], [20_000, 20_000])
+    _, theirs = proportion.proportions_ztest([1_100, 1_000], [20_000, 20_000])
     assert ours.p == pytest.approx(theirs, rel=0.01)
 
 
@@ -92,19 +107,44 @@ def test_the_sample_ratio_check_is_the_chi_square_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "ratio_p", "expected"),
+    ("effect", "p", "ratio_p", "is_running", "expected"),
     [
-        (0.01, 0.03, 0.5, "better"),
-        (-0.03, -0.01, 0.5, "worse"),
-        (-0.01, 0.01, 0.5, "undecided"),
-        (0.01, 0.03, 0.0001, "invalid"),
-        (None, None, 0.5, "undecided"),
+        (0.02, 0.01, 0.5, False, "better"),
+        (-0.02, 0.01, 0.5, False, "worse"),
+        (-0.02, 0.06, 0.5, False, "undecided"),
+        (0.02, 0.01, 0.0001, False, "invalid"),
+        (0.02, 0.01, 0.5, True, "running"),
+        (0.02, 0.01, 0.0001, True, "invalid"),
+        (0.0, None, 0.5, False, "undecided"),
+        (None, None, 0.5, False, "undecided"),
     ],
 )
-def test_the_verdict_follows_the_interval_unless_the_sample_ratio_is_broken(
-    low: float | None, high: float | None, ratio_p: float, expected: str
+def test_the_verdict_follows_the_corrected_p_unless_the_sample_ratio_is_broken_or_the_end_is_to_come(
+    effect: float | None, p: float | None, ratio_p: float, is_running: bool, expected: str
 ) -> None:
-    assert verdict(Comparison(0.2, 0.1, 0.1, low, high, 0.01), ratio_p) == expected
+    assert verdict(effect, p, ratio_p, is_running=is_running) == expected
+
+
+def test_holm_is_as_worked_by_hand() -> None:
+    # 0.01 x 3 = 0.03; 0.02 x 2 = 0.04; 0.9 x 1; the unknown one counts for nothing.
+    assert holm([0.02, None, 0.01, 0.9]) == pytest.approx([0.04, None, 0.03, 0.9])
+    assert holm([0.02, 0.03]) == pytest.approx([0.04, 0.04])  # never below a smaller one's
+    assert holm([None]) == [None]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_that_of_statsmodels(p: list[float]) -> None:
+    assert holm(p) == pytest.approx(list(multipletests(p, method="holm")[1]))
+
+
+def test_values_that_are_all_the_same_have_no_variance_whatever_rounding_leaves_of_their_sums() -> None:
+    for price in (9.99, 0.1, 19.99):
+        same, more = sums_of([price] * 1001), sums_of([price] * 777)
+        result = compare_means(same, more)
+        assert (result.low, result.p) == (None, None)
+        paid = sums_of([0.3, 0.6, 0.9] * 99, [1, 2, 3] * 99)  # the same ratio in every unit
+        assert compare_ratios(paid, paid).p is None
 
 
 @settings(deadline=None)
