@@ -21,6 +21,7 @@ RUN_OF_COMMIT = "userMetadata"  # where a commit in Delta's history names its ru
 # Commits that rearrange or describe a table without changing its data: they make nothing stale.
 DATALESS_OPERATIONS = frozenset(
     {
+        "ADD COLUMN",
         "ADD CONSTRAINT",
         "DROP CONSTRAINT",
         "SET TBLPROPERTIES",

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +18,7 @@ from lib.pipeline import ROOT
 from lib.settings import lake_folder
 from lib.tables import contract
 from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
-from tests.lakes import STRANGE_NAMES, arrow_rows, put
+from tests.lakes import STRANGE_NAMES, arrow_rows, content, put
 
 VECTORS = contract("gold/vectors")
 BASE = {
@@ -213,3 +214,17 @@ def test_a_version_whose_files_were_vacuumed_away_is_not_whole(lake: Lake) -> No
     DeltaTable(lake.uri("gold/vectors")).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
     assert [lake.is_whole("gold/vectors", version) for version in (first, second)] == [False, True]
     assert not lake.is_whole("gold/absent", 0)
+
+
+def test_a_table_of_an_earlier_release_gets_the_columns_that_its_contract_has_gained(tmp_path: Path) -> None:
+    lake, now = Lake(str(tmp_path)), contract("gold/experiments")
+    row = {"experiment": "e", "arm": "b", "control": "a", "metric": "ctr", "num_arm": 1, "num_control": 1}
+    row |= {"verdict": "undecided", "reason": "few"}
+    gained = {"is_primary", "p_adjusted", "notes"}
+    before = put(lake, replace(now, columns=tuple(c for c in now.columns if c.name not in gained)), row)
+    assert gained.isdisjoint(lake.dataset(now.name).schema.names)
+    lake.ensure(now)
+    assert lake.data_version("gold/experiments") == before  # a column makes nothing stale
+    assert content(lake, "gold/experiments") == [dict.fromkeys(now.schema.names) | row]
+    put(lake, now, row | {"notes": "new"})
+    assert [told["notes"] for told in content(lake, "gold/experiments")] == ["new"]
