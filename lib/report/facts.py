@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
 
 from lib.formats.rules import NOT_ASKED, Clock
 from lib.lake.lake import Lake
@@ -74,15 +76,35 @@ class LakeFacts:
         return connect(self.lake)
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
-        """The rows that `sql` gives, by column name."""
-        result = self.connection.execute(sql, parameters)
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        """The rows that `sql` gives, by column name.
+
+        Raises:
+            ValueError: a table cannot be read, in one line.
+        """
+        try:
+            result = self.connection.execute(sql, parameters)
+            names = [column[0] for column in result.description]
+            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        except duckdb.Error as error:
+            raise ValueError(f"a table of the lake cannot be read: {_first_line(error)}") from None
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Rows of each table."""
-        return {table: self.lake.num_rows(table) for table in self.tables}
+        """Rows of each table.
+
+        Raises:
+            ValueError: a table cannot be read, in one line that names it.
+        """
+        return {table: self._num_rows(table) for table in self.tables}
+
+    def _num_rows(self, table: str) -> int:
+        try:
+            return self.lake.num_rows(table)
+        except (OSError, pa.ArrowInvalid, DeltaError) as error:
+            raise ValueError(
+                f"{table} cannot be read: {_first_line(error)}; restore its files, or remove its folder and run the job "
+                "that writes it again"
+            ) from None
 
     def has(self, table: str) -> bool:
         """Whether the table exists and has rows."""
@@ -266,6 +288,10 @@ class LakeFacts:
     def file(self, uri: str) -> Path:
         """The file that a `uri` column of the lake names."""
         return self.lake.folder / uri
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _place(estimator: str) -> int:
