@@ -19,7 +19,8 @@ def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int)
     partitioning of users over tasks (the Poisson bootstrap: Chamandy et al. 2012, "Estimating uncertainty for massive
     data streams"). Keys of different users must differ.
     """
-    resamples = splitmix64(np.arange(num_resamples, dtype=np.uint64) + splitmix64(np.array([seed], dtype=np.uint64)))
+    start = splitmix64(np.array([seed % 2**64], dtype=np.uint64))
+    resamples = splitmix64(np.arange(num_resamples, dtype=np.uint64) + start)
     bits = splitmix64(keys[:, None] ^ resamples[None, :]) >> np.uint64(32)
     return np.asarray(np.searchsorted(_POISSON_1, bits, side="right"), dtype=np.int64)
 

@@ -1,7 +1,11 @@
 from itertools import pairwise
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from lib.statistics.bootstrap import mean_interval, percentile_interval, resample_weights, resampled_sums
 
@@ -55,3 +59,29 @@ def test_an_interval_without_users_is_refused() -> None:
 
 def test_a_resample_that_drew_nobody_is_left_out() -> None:
     assert percentile_interval(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])) == (1.0, 1.0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    arrays.arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e100, 1e100)),
+    st.integers(0, 2**70),
+    st.integers(100, 120),
+)
+def test_whatever_the_values_their_interval_lies_among_them(values: np.ndarray, seed: int, num_resamples: int) -> None:
+    value, low, high = mean_interval(values, seed=seed, num_resamples=num_resamples)
+    room = 1e-9 * np.abs(values).max()
+    assert values.min() - room <= low <= high <= values.max() + room
+    assert values.min() - room <= value <= values.max() + room
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20, unique=True), st.integers(0, 2**70), st.randoms())
+def test_how_often_a_user_is_drawn_depends_on_no_other(keys: list[int], seed: int, order: Random) -> None:
+    shuffled = order.sample(keys, len(keys))
+
+    def drawn(users: list[int]) -> dict[int, list[int]]:
+        weights = resample_weights(np.array(users, dtype=np.uint64), num_resamples=20, seed=seed)
+        return dict(zip(users, weights.tolist(), strict=True))
+
+    assert drawn(keys) == drawn(shuffled)
+    assert drawn(keys[:1]) == {keys[0]: drawn(keys)[keys[0]]}

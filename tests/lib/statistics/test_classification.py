@@ -1,5 +1,9 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from lib.statistics.classification import (
@@ -126,3 +130,26 @@ def test_no_examples_or_a_missing_probability_is_refused() -> None:
         evaluate(np.zeros(0, np.int64), {}, reference="a", seed=0)
     with pytest.raises(ValueError, match="a has"):
         evaluate(np.zeros(2, np.int64), {"a": np.zeros(3)}, reference="a", seed=0)
+
+
+EXAMPLES = st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=25)
+
+
+@settings(deadline=None, max_examples=25)
+@given(EXAMPLES, st.integers(0, 2**70))
+def test_whatever_the_examples_every_metric_is_a_number_or_undefined(
+    examples: list[tuple[int, float, float]], seed: int
+) -> None:
+    labels = np.array([label for label, _, _ in examples])
+    models = {"own": np.array([p for _, p, _ in examples]), "other": np.array([p for _, _, p in examples])}
+    found = evaluate(labels, models, reference="other", seed=seed, num_resamples=100)
+    has_both = 0 < labels.sum() < len(labels)
+    for metrics in found.values():
+        for name, interval in metrics.items():
+            assert (interval.value is not None) == (has_both or name.startswith("log_loss"))
+            assert interval.value is None or math.isfinite(interval.value)
+            assert (interval.low is None) == (interval.high is None)
+            if interval.low is not None and interval.high is not None:
+                assert interval.low <= interval.high
+                assert math.isfinite(interval.low)
+                assert math.isfinite(interval.high)

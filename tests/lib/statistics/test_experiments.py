@@ -1,4 +1,5 @@
 import math
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,7 @@ def test_holm_is_as_worked_by_hand() -> None:
     assert holm([]) == []
 
 
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_is_that_of_statsmodels(p: list[float]) -> None:
     assert holm(p) == pytest.approx(list(multipletests(p, method="holm")[1]))
@@ -158,3 +160,39 @@ def test_swapping_the_arms_turns_the_effect_around(units: list[tuple[int, int]],
         assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
         assert there.low <= there.effect <= there.high
         assert (there.p <= 0.05) == (there.low >= 0 or there.high <= 0) or there.p == pytest.approx(0.05)
+
+
+UNITS = st.lists(st.tuples(st.integers(0, 50), st.floats(-1e15, 1e15)), max_size=12)
+
+
+@settings(deadline=None, max_examples=200)
+@given(UNITS, UNITS, st.sampled_from([1.0, 1e-150, 1e-9]))
+def test_whatever_the_units_a_comparison_is_of_numbers_or_undefined(
+    arm: list[tuple[int, float]], control: list[tuple[int, float]], scale: float
+) -> None:
+    sums = [sums_of([y * scale for _, y in units], [x for x, _ in units]) for units in (arm, control)]
+    for compare in (compare_means, compare_ratios):
+        result = compare(*sums)
+        assert all(number is None or math.isfinite(number) for number in asdict(result).values())
+        assert (result.low is None) == (result.high is None) == (result.p is None)
+        if result.low is not None:
+            assert result.low <= result.effect <= result.high
+            assert 0 <= result.p <= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1), st.floats(0, 1))
+def test_whatever_the_shares_their_comparison_is_of_numbers_or_undefined(n: int, m: int, p: float, q: float) -> None:
+    yes, control_yes = round(p * n), round(q * m)
+    result = compare_shares(Sums(n, yes, yes), Sums(m, control_yes, control_yes))
+    assert all(number is None or math.isfinite(number) for number in asdict(result).values())
+    assert (result.low is None) == (not n or not m)
+    if result.low is not None:
+        assert result.low <= result.high
+        assert 0 <= result.p <= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 10**12), st.floats(1e-6, 1e6)), min_size=1, max_size=8))
+def test_whatever_the_sizes_the_sample_ratio_check_is_a_chance(arms: list[tuple[int, float]]) -> None:
+    assert 0 <= sample_ratio_p([size for size, _ in arms], [share for _, share in arms]) <= 1
