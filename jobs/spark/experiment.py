@@ -24,6 +24,7 @@ from lib.engines.spark import SparkRun, in_one_currency, spark_schema, start_run
 from lib.formats.experiments import Experiment, Metric, arm_of, name_key, require_shares
 from lib.formats.mapping import LogMapping
 from lib.formats.money import rates_of
+from lib.runs.errors import SettingError
 from lib.settings import JobSettings
 from lib.statistics.arms import Found, Label, experiments_of
 from lib.statistics.experiments import SAMPLE_RATIO_THRESHOLD, Sums
@@ -212,7 +213,7 @@ def found_arms(events: DataFrame) -> list[Label]:
     """Every experiment and arm as the log writes them; the arm is null where an event names none.
 
     Raises:
-        ValueError: there are too many for a log of experiments.
+        SettingError: there are too many for a log of experiments.
     """
     rows = (
         events.where(F.col("experiment").isNotNull())
@@ -222,7 +223,7 @@ def found_arms(events: DataFrame) -> list[Label]:
         .collect()
     )
     if len(rows) > MOST_ARMS:
-        raise ValueError(
+        raise SettingError(
             f"the log has over {MOST_ARMS:,} pairs of experiment and arm; an experiment has a few arms: "
             "are experiment and arm of the mapping the right columns?"
         )
@@ -233,7 +234,7 @@ def plans(found: Iterable[Found], mapping: LogMapping, settings: ExperimentSetti
     """What is known of each experiment: what the mapping says, else the settings' defaults where they fit.
 
     Raises:
-        ValueError: the settings' shares fit no experiment.
+        SettingError: the settings' shares fit no experiment.
     """
     of_mapping = {name_key(name): plan for name, plan in mapping.experiments.items()}
     known: dict[str, Experiment] = {}
@@ -250,7 +251,7 @@ def plans(found: Iterable[Found], mapping: LogMapping, settings: ExperimentSetti
         arms_of_all = "; ".join(
             f"{experiment.name} has {', '.join(sorted(experiment.first_seen))}" for experiment in found
         )
-        raise ValueError(
+        raise SettingError(
             f"experiment.shares names {', '.join(settings.shares)}: no experiment has these arms: {arms_of_all}"
         )
     return known
