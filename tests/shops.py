@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from lib.cli.jobs import names_between, plan
+from lib.cli.jobs import load_job, names_between, plan
 from lib.cli.walk import JobError, walk
 from lib.lake.lake import Lake
+from lib.pipeline import JOBS
 
 
 class Told(NamedTuple):
@@ -24,8 +25,8 @@ class Told(NamedTuple):
 class Shop:
     """A log folder, a mapping of it and a lake below one folder."""
 
-    def __init__(self, folder: Path, mapping: str = "") -> None:
-        self.folder, self.log, self.mapping = folder, folder / "log", folder / "map.yaml"
+    def __init__(self, folder: Path, mapping: str = "", log: str = "log") -> None:
+        self.folder, self.log, self.mapping = folder, folder / log, folder / "map.yaml"
         self.lake = Lake(str(folder / "lake"))
         self.log.mkdir(parents=True, exist_ok=True)
         if mapping:
@@ -66,6 +67,18 @@ class Shop:
                 code = 1
         return Told(code, said.getvalue())
 
+    def run_job(self, name: str, **settings: Any) -> int:
+        """Run one job by its `main`; returns its exit code. An error of the job is the caller's."""
+        job = load_job(JOBS[name])
+        places = {"lake": {"path": self.lake.path}, "log": {"path": str(self.log), "format": str(self.mapping)}}
+        given = {**places, "cluster": {"driver_memory": "1g"}, **settings}
+        try:
+            job.main(getattr(job, f"{name.title()}Settings")(**given))
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            return end.code
+        return 0
+
     def read(self, table: str, *columns: str) -> list[dict[str, Any]]:
         """The table's rows; none where there is no table."""
         return self.table(table, *columns).to_pylist() if self.lake.exists(table) else []
@@ -73,6 +86,10 @@ class Shop:
     def table(self, table: str, *columns: str) -> pa.Table:
         """The table's content as Arrow."""
         return self.lake.dataset(table).to_table(columns=list(columns) or None)
+
+    def versions(self) -> dict[str, int]:
+        """The version of each table but those of ops."""
+        return {table: self.lake.open(table).version() for table in self.lake.tables() if not table.startswith("ops/")}
 
     def reasons(self) -> Counter[str]:
         """How many records (or files) were refused, by reason."""

@@ -14,11 +14,11 @@ from lib.cleaning.pseudonyms import load_key, pseudonyms
 from lib.cli.jobs import load_job
 from lib.engines.spark import session
 from lib.formats.mapping import LogMapping
-from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import history
 from lib.settings import PrivacySettings
 from lib.tables import contract
+from tests import shops
 from tests.lakes import START
 
 ROOT = Path(__file__).parents[3]
@@ -61,31 +61,20 @@ LINES = [
 ]
 
 
-class Shop:
-    """A log folder, a mapping of it and a lake; `ingest` and `clean` run the jobs on them."""
+class Shop(shops.Shop):
+    """A shop whose files are given by their lines; half of its records may be refused."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.log, self.mapping = folder, folder / "log", folder / "own.yaml"
-        self.jobs = {name: load_job(JOBS[name]) for name in ("ingest", "clean")}
-        self.lake = Lake(str(folder / "lake"))
-        self.mapping.write_text(MAPPING)
+        super().__init__(folder, MAPPING)
 
     def put(self, name: str, *lines: str) -> None:
-        path = self.log / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
-
-    def run(self, name: str, **settings: Any) -> None:
-        job = self.jobs[name]
-        places = {"lake": {"path": self.lake.path}, "log": {"path": str(self.log), "format": str(self.mapping)}}
-        class_ = getattr(job, f"{name.title()}Settings")
-        job.main(class_(**{**places, "cluster": {"driver_memory": "1g"}, **settings}))
+        super().put(name, "\n".join(lines) + "\n")
 
     def ingest(self) -> None:
-        self.run("ingest")
+        self.run_job("ingest")
 
     def clean(self, **settings: Any) -> None:
-        self.run("clean", **{"max_reject_frac": 0.5, **settings})
+        self.run_job("clean", **{"max_reject_frac": 0.5, **settings})
 
     def key_of(self, user: str) -> str:
         key = load_key(PrivacySettings(), self.lake.path)
@@ -94,11 +83,8 @@ class Shop:
     def read(self, table: str, *columns: str) -> list[dict[str, Any]]:
         """The table's content by key, or some columns of it."""
         names = columns or contract(table).content_columns
-        rows = self.lake.dataset(table).to_table(columns=list(names)).to_pylist()
+        rows = self.table(table, *names).to_pylist()
         return sorted(rows, key=lambda row: [str(row[name]) for name in (*contract(table).key, *names) if name in row])
-
-    def versions(self) -> dict[str, int]:
-        return {table: self.lake.open(table).version() for table in self.lake.tables() if not table.startswith("ops/")}
 
 
 def pa_series(*texts: str) -> pl.Series:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +14,10 @@ import pytest
 
 from lib.cli.jobs import load_job
 from lib.formats.mapping import parse_mapping
-from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.runs.errors import ExitCode
+from tests import shops
 from tests.processes import started, wait_for
 
 MAPPING = """
@@ -61,41 +60,25 @@ BAD_INPUT = {
 }
 
 
-class Shop:
-    """A log folder, a mapping of it and a lake; `ingest` runs the job on them."""
+class Shop(shops.Shop):
+    """A shop whose log lies in a folder of a name that needs care."""
 
-    def __init__(self, folder: Path, job: ModuleType) -> None:
-        self.log, self.mapping, self.job = folder / "log of 50 %25, #1?", folder / "own.yaml", job
-        self.lake = Lake(str(folder / "lake"))
-        self.log.mkdir()
-        self.mapping.write_text(MAPPING)
-
-    def put(self, name: str, content: bytes) -> None:
-        path = self.log / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, MAPPING, log="log of 50 %25, #1?")
 
     def ingest(self, **settings: Any) -> int:
         """Run the job; returns its exit code."""
-        places = {"lake": {"path": self.lake.path}, "log": {"path": str(self.log), "format": str(self.mapping)}}
-        try:
-            self.job.main(self.job.IngestSettings(**places, cluster={"driver_memory": "1g"}, **settings))
-        except SystemExit as exit_code:
-            assert isinstance(exit_code.code, int)
-            return exit_code.code
-        return 0
+        return self.run_job("ingest", **settings)
 
     def read(self, table: str, *columns: str) -> list[dict[str, Any]]:
-        rows = self.lake.dataset(table).to_table(columns=list(columns) or None).to_pylist()
+        """The table's rows by file and record."""
+        rows = self.table(table, *columns).to_pylist()
         return sorted(rows, key=lambda row: (row.get("source_file", ""), row.get("record_number", 0)))
-
-    def versions(self) -> dict[str, int]:
-        return {table: self.lake.open(table).version() for table in self.lake.tables() if not table.startswith("ops/")}
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path, load_job(JOBS["ingest"]))
+    return Shop(tmp_path)
 
 
 def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> None:
