@@ -136,10 +136,11 @@ def unit_outcomes(events: DataFrame, assigned: DataFrame) -> DataFrame:
     currency = F.when(kind.isin("purchase", "return") & F.col("price").isNotNull(), F.col("currency"))
     arms = assigned.where(~F.col("is_mixed")).select("experiment", "unit", "arm", "since", "until")
     outcomes = (
-        events.join(arms, on="unit", how="inner")
+        events.drop("experiment", "arm")
+        .join(arms, on="unit", how="inner")
         .where(F.col("event_time") >= F.col("since"))
         .where(F.col("until").isNull() | (F.col("event_time") < F.col("until")))
-        .groupBy(arms["experiment"], arms["arm"], "unit")
+        .groupBy("experiment", "arm", "unit")
         .agg(
             F.size(impressions).alias("num_impressions"),
             F.size(F.array_intersect(impressions, views)).alias("num_clicks"),
