@@ -34,7 +34,8 @@ from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
 from lib.engines.arrow_tasks import Broadcast
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.formats.columns import find_columns, stored_names
+from lib.formats.columns import find_columns, locate
+from lib.formats.json_lines import nested_texts
 from lib.formats.mapping import LogMapping, Source
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
@@ -189,7 +190,10 @@ def first_of(rejects: DataFrame, source: str, reason: str, mapping: LogMapping) 
     name = mapping.sources[source].names.get(reason.partition(":")[2])
     if reason == "malformed" or name is None or name.column is None:
         return None, first["source_record"]
-    return json.loads(first["raw"]).get(stored_names((name.column,))[0]), first["source_record"]
+    record = json.loads(first["raw"])
+    column, path = locate(tuple(record), name.column) or ("", None)
+    value = record.get(column)
+    return nested_texts([value], path)[0].as_py() if path else value, first["source_record"]
 
 
 def quoted(column: str) -> Column:

@@ -14,7 +14,7 @@ import polars as pl
 
 from lib.cleaning import parsing as types
 from lib.cleaning.forms import AFTER_ARRIVAL, BEFORE_SHOPS, form_of
-from lib.formats.columns import find_columns, locate
+from lib.formats.columns import find_columns, locate, stored_names
 from lib.formats.ids import ID_FIELDS, WHOLE, one_form, whole_number
 from lib.formats.json_lines import text_array
 from lib.formats.mapping import FIELDS, LIST_FIELDS, MAP_FIELDS, LogMapping, Source
@@ -28,6 +28,7 @@ ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "recor
 # Columns added to the source's own, with names that no column of bronze can have (lib/formats/columns.py).
 NUMBER, SOURCE_NAME, IDENTITY, RULE, UNWANTED = "(record)", "(source)", "(identity)", "(rule)", "(unwanted)"
 SUPERSEDED = "(superseded)"  # whether another record supersedes this one (lib/cleaning/corrections.py)
+ARRAY = "(array)"
 INTERNAL = ("(", "{")
 ASSIGNED, ENDED = "\x1f", "\x1e"  # after a name, and after its value, in a record's identity
 TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -108,7 +109,7 @@ def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
     """
     frame = _with_path_parts(records, source)
     own = [column for column in frame.columns if column not in DECLARED]
-    return frame.select(_text(field, source, own).alias(field)).to_series()
+    return frame.with_columns(_text(field, source, own).alias(field))[field]
 
 
 def event_times(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.Series:
@@ -119,7 +120,7 @@ def event_times(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     source = mapping.sources[source_name]
     frame = _with_path_parts(records, source)
     if source.explode:
-        frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
+        frame = _exploded(frame, source.explode)
     own = [column for column in frame.columns if column not in DECLARED]
     texts = frame.with_columns(_text("event_time", source, own).alias("event_time"))
     return texts.select(_parsed("event_time", source, mapping, pl.String()).alias("event_time")).to_series()
@@ -149,7 +150,7 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     source = mapping.sources[source_name]
     frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
-        frame = _exploded(frame, find_columns(frame.columns, source.explode)[0], source.explode)
+        frame = _exploded(frame, source.explode)
     own = [column for column in frame.columns if column not in (*DECLARED, NUMBER, SOURCE_NAME, SUPERSEDED)]
     unwanted = pl.any_horizontal(pl.lit(False), *(_meets(conditions, source, own) for conditions in source.ignore))
     frame = frame.with_columns(_identity(own, mapping.name).alias(IDENTITY), unwanted.alias(UNWANTED))
@@ -177,26 +178,31 @@ def _origin() -> list[pl.Expr]:
     return kept + [pl.col(column).alias(name) for name, column in internal.items()]
 
 
-def _exploded(frame: pl.DataFrame, column: str, name: str) -> pl.DataFrame:
-    """One row per element of the JSON array in `column`, its keys as columns <name>.<key>.
+def _exploded(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """One row per element of the JSON array that `name` refers to, its keys as columns <name>.<key>.
 
     One row where the array is empty.
     """
+    own = own_columns(frame)
     rows: list[int] = []
     elements: list[dict[str, object]] = []
-    for row, text in enumerate(frame[column]):
-        try:
-            array = json.loads(text) if text else None
-        except ValueError:
-            array = None
-        for element in (isinstance(array, list) and array) or [None]:
+    for row, text in enumerate(frame.with_columns(_column(name, own).alias(ARRAY))[ARRAY]):
+        array = types.loaded(text, list)
+        for element in array or [None]:
             rows.append(row)
             elements.append(
                 {f"{name}.{k}": v for k, v in element.items()} if isinstance(element, dict) else {name: element}
             )
-    keys = dict.fromkeys(key for element in elements for key in element)
-    columns = [pl.Series(key, text_array([element.get(key) for element in elements]), pl.String) for key in keys]
-    return frame.drop(column)[rows].with_columns(columns)
+    place = locate(own, name)
+    kept = frame if place is None or place[1] else frame.drop(place[0])
+    keys = list(dict.fromkeys(key for element in elements for key in element))
+    others = own_columns(kept)
+    stored = stored_names([*others, *keys])[len(others) :]
+    columns = [
+        pl.Series(column, text_array([element.get(key) for element in elements]), pl.String)
+        for key, column in zip(keys, stored, strict=True)
+    ]
+    return kept[rows].with_columns(columns)
 
 
 def _identity(own: Sequence[str], format_name: str) -> pl.Expr:
@@ -223,7 +229,7 @@ def _column(name: str, own: Sequence[str]) -> pl.Expr:
     if place is None:
         return pl.lit(None, pl.String)
     column, path = place
-    return pl.col(column).str.json_path_match(path) if path else pl.col(column)
+    return types.nested(pl.col(column), path) if path else pl.col(column)
 
 
 def _value(text: pl.Expr, field: str, source: Source) -> pl.Expr:

@@ -3,7 +3,6 @@
 A text that cannot be parsed becomes null; lib/cleaning/fields.py tells it apart from an absent one.
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -14,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from lib.formats.json_lines import text_array
+from lib.formats.json_lines import nested_texts, parse_json, text_array
 from lib.formats.rules import Reader
 
 MONEY = pl.Decimal(18, 4)
@@ -105,13 +104,24 @@ def parse_map(text: pl.Expr, unknown: Collection[str] = (), keys: Sequence[str] 
     return text.map_batches(decode, return_dtype=PAIRS)
 
 
+def nested(text: pl.Expr, path: str) -> pl.Expr:
+    """The texts at a path in JSON texts; null where there is none."""
+
+    def found(texts: pl.Series) -> pl.Series:
+        return pl.Series(texts.name, nested_texts(texts, path), pl.String)
+
+    return text.map_batches(found, return_dtype=pl.String)
+
+
 def map_of(columns: Sequence[pl.Expr]) -> pl.Expr:
     """Maps from column name to value, without empty values."""
-    return pl.struct(columns).map_batches(_filled_pairs, return_dtype=PAIRS)
+    return pl.struct(columns).map_batches(_filled_pairs, return_dtype=PAIRS) if columns else pl.lit(None, PAIRS)
 
 
 def list_of(columns: Sequence[pl.Expr]) -> pl.Expr:
     """Lists of the columns' values, without empty ones."""
+    if not columns:
+        return pl.lit(None, TEXTS)
     filled = pl.concat_list(columns).list.drop_nulls()
     return pl.when(filled.list.len() > 0).then(filled)
 
@@ -137,7 +147,7 @@ def _decode_arrays(texts: pl.Series) -> pl.Series:
 
 def _array(text: str | None) -> list[str | None] | None:
     """The elements of one array; null if the text is none."""
-    value = _loaded(text, list)
+    value = loaded(text, list)
     if value is not None:
         return list(text_array(value).to_pylist())
     if text is None or not PRINTED_ARRAY.fullmatch(text.strip()):
@@ -152,7 +162,7 @@ def _array(text: str | None) -> list[str | None] | None:
 def _decode_objects(texts: pl.Series, *, unknown: Collection[str], keys: Sequence[str]) -> pl.Series:
     maps = []
     for text in texts:
-        value = _loaded(text, dict)
+        value = loaded(text, dict)
         if value and keys != ("*",):
             value = {key: field for key, field in value.items() if any(fnmatchcase(key, name) for name in keys)}
         fields = text_array(list(value.values())).to_pylist() if value else ()
@@ -162,9 +172,10 @@ def _decode_objects(texts: pl.Series, *, unknown: Collection[str], keys: Sequenc
     return pl.Series(texts.name, maps, PAIRS)
 
 
-def _loaded(text: str | None, kind: type) -> Any:
+def loaded(text: str | None, kind: type) -> Any:
+    """The value of a JSON text if it is of that kind, else None."""
     try:
-        value = None if text is None else json.loads(text)
+        value = None if text is None else parse_json(text)
     except ValueError:
         return None
     return value if isinstance(value, kind) else None

@@ -171,10 +171,10 @@ def _text_names(file: LogFile, source: Source) -> tuple[str, ...]:
         raise UnreadableError("is empty")
     blocks = _blocks(file, source)
     if source.reader.type == "json_lines":
-        keys, num_objects = json_keys(blocks)
-        if num_objects == 0:
+        found = json_keys(blocks)
+        if found.num_objects == 0:
             raise UnreadableError("holds no line that is a JSON object")
-        return keys
+        return found.names
     try:
         header, blocks = csv_header(blocks, source.reader)
     except UnicodeDecodeError:

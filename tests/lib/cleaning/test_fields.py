@@ -226,6 +226,63 @@ def test_nested_columns_lists_and_templates() -> None:
     assert event["order_id"] == "impression-i"
 
 
+@pytest.mark.parametrize(
+    ("name", "user"),
+    [
+        ("who.first name", "blank"),
+        ("who.$id", "dollar"),
+        ("who.@t", "at"),
+        ("who.a.b", "dot"),
+        ("who.a.c", "inner"),
+        ("who.it's", "quote"),
+        ("who.ID", "12345678901234567890123"),
+        ("WHO.list.1.z", "third"),
+        ("who.list[1].z", "third"),
+        ("who.absent", None),
+        ("who.empty", None),
+    ],
+)
+def test_a_nested_key_may_hold_any_character(name: str, user: str | None) -> None:
+    who = {"first name": "blank", "$id": "dollar", "@t": "at", "a.b": "dot", "a": {"c": "inner"}, "it's": "quote"}
+    who |= {"id": 12345678901234567890123, "list": [1, {"z": "third"}], "empty": ""}
+    names = {"user_id": name, "item_id": "item", "event_time": "time"}
+    assert typed(a_mapping(names=names), {"who": json.dumps(who)})[0]["user_id"] == user
+
+
+def test_names_match_in_any_case_wherever_the_mapping_has_them() -> None:
+    names = {
+        **{"user_id": "user", "item_id": "ITEM", "event_time": "Time", "price": "price", "attributes": ["F_*"]},
+        "order_id": {"template": "{WHAT}-{item}"},
+    }
+    rules = [{"type": {"column": "What"}, "unless": {"KIND": "robot"}}]
+    event, refused = typed(
+        a_mapping(names=names, events=rules, optional=["price"], null_values=["-"]),
+        {"User": "-", "Price": "2.5", "kind": "x", "f_1": "y"},
+        {"kind": "robot"},
+        user=None,
+    )
+    assert (event["user_id"], event["price"], event["order_id"]) == (None, Decimal("2.5"), "view-i")
+    assert event["attributes"] == [{"key": "f_1", "value": "y"}]
+    assert refused["refusal"] == "bad_value:event_type"
+
+
+def test_keys_of_exploded_elements_may_hold_any_character() -> None:
+    names = {"item_id": "basket.lines.Item No", "event_time": "time", "price": "basket.lines.cost.amount"}
+    mapping = a_mapping(names=names, explode="basket.lines")
+    lines = [{"item no": "i", "cost": {"amount": 2.50}}, {"item no": "j", "x": float("nan"), "*": 1, "^a$": 2}]
+    basket = {"id": 1, "lines": lines}
+    first, second = typed(mapping, {"basket": json.dumps(basket)}, item=None)
+    assert (first["item_id"], first["price"], second["item_id"]) == ("i", Decimal("2.5"), "j")
+    (nothing,) = typed(mapping, {"basket": "[" * 5000}, item=None)
+    assert nothing["refusal"] == "bad_value:item_id"
+
+
+def test_columns_that_no_file_has_are_unknown() -> None:
+    names = {"item_id": "item", "event_time": "time", "category": ["c1", "c2"], "attributes": ["f_*"]}
+    event = typed(a_mapping(names=names, optional=["category", "attributes"]), {})[0]
+    assert (event["refusal"], event["category"], event["attributes"]) == (None, None, None)
+
+
 def test_a_column_of_the_source_may_bear_any_name_of_ours() -> None:
     event = typed(a_mapping(), {"source": "app", "record": "x", "event_id": "y", "outcome": "z", "reason": "q"})[0]
     assert event["source"] == "log"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lib.formats.columns import stored_names
 from lib.formats.experiments import arm_of
 from lib.formats.mapping import load_mapping, parse_mapping, shipped_names
 from lib.pipeline import ROOT
@@ -214,11 +213,6 @@ def test_the_hash_follows_what_a_mapping_says_not_how_it_is_written() -> None:
         == mapping.sha256
     )
     assert parse_mapping(OWN.replace("sku", "ean"), "x").sha256 != mapping.sha256
-
-
-def test_columns_get_names_that_delta_can_store_and_bronze_does_not_use() -> None:
-    names = ("", "Unit Price", "unit_price", "malformed", "a=b`", "user-item_0")
-    assert stored_names(names) == ("column_1", "Unit_Price", "unit_price_2", "malformed_2", "a_b_", "user-item_0")
 
 
 def test_event_types_are_those_of_silver() -> None:
