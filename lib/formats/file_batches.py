@@ -3,14 +3,18 @@
 Does not import Spark.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lib.formats.files import LogFile, inspect_file, read_pictures, read_records
-from lib.formats.mapping import LogMapping
+from lib.formats.files import read_records
+from lib.formats.inspection import inspect_file, problem_of
+from lib.formats.log_files import LogFile, UnreadableError, require_unchanged
+from lib.formats.mapping import LogMapping, Source
+from lib.formats.pictures import read_pictures
 from lib.tables.bronze import SOURCE
 
 if TYPE_CHECKING:
@@ -20,7 +24,12 @@ FILES = pa.schema(
     [("location", pa.string()), ("path", pa.string()), ("num_bytes", pa.int64()), ("source", pa.string())]
 )  # a LogFile
 FOUND = pa.schema(
-    [*FILES, ("sha256", pa.string()), ("names", pa.list_(pa.string())), ("problem", pa.string())]
+    [
+        *FILES,
+        *(("sha256", pa.string()), ("names", pa.list_(pa.string())), ("problem", pa.string())),
+        ("notes", pa.list_(pa.string())),
+        ("refused", pa.list_(pa.struct([("record_number", pa.int64()), ("reason", pa.string())]))),
+    ]
 )  # a LogFile and its Inspection
 DECLARED = frozenset(column.name for column in SOURCE.columns)
 
@@ -33,6 +42,7 @@ def inspect_files(
         file = _log_file(row)
         found = inspect_file(file, mapping.sources[file.source], known.value)
         inspection = {"sha256": found.sha256, "names": list(found.names), "problem": found.problem}
+        inspection |= {"notes": list(found.notes), "refused": [row._asdict() for row in found.refused]}
         yield pa.RecordBatch.from_pylist([row | inspection], schema=FOUND)
 
 
@@ -40,19 +50,31 @@ def read_files(
     batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, schema: pa.Schema, batch_id: str, arrived_at: datetime
 ) -> Iterator[pa.RecordBatch]:
     """The records (or pictures) of inspected files, as batches of `schema`: the contract of their source's table."""
-    columns = [name for name in schema.names if name not in DECLARED]
     for row in _rows(batches):
-        file, source = _log_file(row), mapping.sources[row["source"]]
-        pictures = source.kind == "images"
-        found = read_pictures(file, source) if pictures else read_records(file, source, row["names"], columns)
         origin = {"source_file": row["path"], "source_file_sha256": row["sha256"]}
         origin |= {"batch_id": batch_id, "arrived_at": arrived_at}
-        for batch in found:
-            constants = {
-                name: pa.repeat(pa.scalar(value, schema.field(name).type), len(batch)) for name, value in origin.items()
-            }
-            arrays = [constants[name] if name in constants else batch.column(name) for name in schema.names]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        file = _log_file(row)
+        try:
+            for batch in _content(file, mapping.sources[row["source"]], row["names"], schema):
+                constants = {
+                    name: pa.repeat(pa.scalar(value, schema.field(name).type), len(batch))
+                    for name, value in origin.items()
+                }
+                arrays = [constants[name] if name in constants else batch.column(name) for name in schema.names]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            require_unchanged(file)
+        except Exception as error:  # names the file, whatever it was that its content did to a library
+            raise UnreadableError(f"{row['path']} {problem_of(error)}") from None
+
+
+def _content(file: LogFile, source: Source, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The records of a file, or those rows of a file of pictures that are some."""
+    if source.kind != "images":
+        columns = [name for name in schema.names if name not in DECLARED]
+        yield from read_records(file, source, names, columns)
+        return
+    for batch in read_pictures(file, source, names):
+        yield batch.filter(pc.is_null(batch.column("refusal")))
 
 
 def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.resources
 import re
 import zipfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
@@ -175,6 +176,15 @@ class Source(Part):
             raise ValueError(f"record_key should name columns outside the exploded array {self.explode!r}")
         return self
 
+    @model_validator(mode="after")
+    def gives_pictures(self) -> Self:
+        if self.kind == "images":
+            if any(name.column is None or name.separator for name in self.names.values()) or self.explode:
+                raise ValueError("images take each of their columns from one column, without explode")
+            if not {"bytes", "uri"} & {*self.names, *self.constants}:
+                raise ValueError("images need a column for 'bytes' or 'uri' under names")
+        return self
+
     def path_values(self, path: str) -> dict[str, str] | None:
         """The {parts} of a path, below the log folder, that belongs to this source; None for any other path."""
         for pattern in self._patterns:
@@ -199,13 +209,22 @@ class Source(Part):
     @cached_property
     def needed_columns(self) -> tuple[str, ...]:
         """The source columns that each file must have; for a nested value in an exploded array, the array's column."""
+        return self._columns_of([name for field, name in self.names.items() if field not in self.optional])
+
+    @cached_property
+    def mapped_columns(self) -> tuple[str, ...]:
+        """The source columns that the mapping names, those that a file may lack among them."""
+        return self._columns_of(list(self.names.values()))
+
+    def _columns_of(self, names: Sequence[Name]) -> tuple[str, ...]:
         path_parts = {part for pattern in self.files for part in placeholders(pattern)}
-        mapped = [c for field, name in self.names.items() if field not in self.optional for c in name.source_columns]
+        mapped = [column for name in names for column in name.source_columns]
         mapped += [column for rule in self.events for column in rule.source_columns]
         mapped += [column for conditions in self.ignore for column in conditions]
         mapped += self.record_key
         if self.explode:
             mapped = [self.explode if column.startswith(f"{self.explode}.") else column for column in mapped]
+            mapped.append(self.explode)
         return tuple(dict.fromkeys(column for column in mapped if column not in path_parts))
 
 

@@ -70,6 +70,9 @@ class Reader(Part):
     type: Literal["csv", "json_lines", "parquet"] = "csv"
     delimiter: str = Field(",", min_length=1, max_length=1, description="separator of the fields of a CSV line")
     quote: str = Field('"', max_length=1, description="character around fields that contain a delimiter; '' for none")
+    escape: str = Field(
+        "", max_length=1, description="character before a quote or delimiter that belongs to the value; Spark writes \\"
+    )
     columns: Texts | None = Field(None, description="names of the columns of CSV files without a header")
     encoding: str = Field("utf-8", description="encoding of text files")
     newlines_in_values: bool = Field(False, description="a quoted CSV field may hold newlines; slower")
@@ -104,6 +107,15 @@ class Reader(Part):
             raise ValueError(f"{value!r} is not a known encoding, such as utf-8 or latin-1") from None
         return value
 
+    @model_validator(mode="after")
+    def tells_its_characters_apart(self) -> Self:
+        given = [c for c in (self.delimiter, self.quote, self.escape) if c]
+        if len(set(given)) < len(given) or any(c in "\r\n\0" for c in given):
+            raise ValueError("delimiter, quote and escape should be three different characters, and no line ends")
+        if self.columns is not None and not self.columns:
+            raise ValueError("columns should name the columns of files without a header, or be left out")
+        return self
+
 
 class Name(Part):
     """Where one of our columns comes from: a source column, several, or a template over columns and parts of the path.
@@ -130,6 +142,8 @@ class Name(Part):
     def is_one_thing(self) -> Self:
         if [self.column, self.columns, self.template].count(None) != 2:
             raise ValueError("give one of column, columns, template")
+        if self.columns == ():
+            raise ValueError("columns should name at least one column")
         if self.separator and not self.column:
             raise ValueError("a separator needs `column`, not columns or template")
         return self

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.formats import files as reading
+from lib.formats import log_files
 from lib.formats.columns import stored_names
-from lib.formats.csv_lines import _plain_block, _record_a_line
-from lib.formats.files import Inspection, LogFile, find_files, inspect_file, read_pictures, read_records
+from lib.formats.csv_lines import _batch, _plain_block, _rows_of_lines
+from lib.formats.files import find_files, read_records
+from lib.formats.inspection import Inspection, inspect_file
+from lib.formats.log_files import LogFile
 from lib.formats.mapping import LogMapping, Source
 from lib.formats.rules import Reader
 
@@ -170,7 +172,7 @@ def test_a_file_changes_nothing_by_how_it_is_cut_into_blocks(tmp_path: Path, mon
     content = b"item,time\n" + b'1,"a""b"\n2,x\n\n3,"y\n4\r5,z\n' * 20
     whole = read(tmp_path / "a.csv", content, a_source())
     for size in (1, 7, 64):
-        monkeypatch.setattr(reading, "BLOCK_BYTES", size)
+        monkeypatch.setattr(log_files, "BLOCK_BYTES", size)
         assert read(tmp_path / "a.csv", content, a_source()) == whole
 
 
@@ -180,7 +182,7 @@ def test_arrow_reads_a_plain_block_as_python_reads_its_lines(text: str) -> None:
     block = text.encode()
     plain = _plain_block(block, Reader(), 2)
     if plain is not None:
-        assert plain.to_pylist() == _record_a_line(block, Reader(), 2).to_pylist()
+        assert plain.to_pylist() == _batch(list(_rows_of_lines(block, Reader(), 2)), 2).to_pylist()
 
 
 def a_mapping(source: Source) -> LogMapping:
@@ -206,33 +208,6 @@ def test_a_single_file_keeps_the_folders_that_its_pattern_speaks_of(tmp_path: Pa
         find_files(str(tmp_path / "absent"), mapping)
 
 
-def test_pictures_keep_their_bytes(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"id": [7], "jpg": [b"\xff\xd8"], "w": [2]}), tmp_path / "p.parquet")
-    names = {"item_id": "id", "bytes": "jpg", "width": "w"}
-    source = a_source(kind="images", names=names, reader={"type": "parquet"})
-    file = LogFile(str(tmp_path / "p.parquet"), "p.parquet", 1, "images")
-    assert [row for batch in read_pictures(file, source) for row in batch.to_pylist()] == [
-        {"item_id": "7", "bytes": b"\xff\xd8", "uri": None, "width": 2, "height": None}
-    ]
-
-
-def test_pictures_bear_the_ids_that_events_have(tmp_path: Path) -> None:
-    pq.write_table(
-        pa.table({"id": ["7.0", "8   ", "  ", "-"], "jpg": [b"a", b"b", b"c", b"d"]}), tmp_path / "p.parquet"
-    )
-    source = a_source(
-        kind="images", names={"item_id": "id", "bytes": "jpg"}, reader={"type": "parquet"}, whole_number_ids="item_id",
-        null_values="-",
-    )  # fmt: skip
-    file = LogFile(str(tmp_path / "p.parquet"), "p.parquet", 1, "images")
-    assert [row["item_id"] for batch in read_pictures(file, source) for row in batch.to_pylist()] == [
-        "7",
-        "8",
-        None,
-        None,
-    ]
-
-
 def test_json_text_round_trips(tmp_path: Path) -> None:
     value = {"a": [1, {"b": None}], "c": "x"}
     rows = read(
@@ -241,3 +216,152 @@ def test_json_text_round_trips(tmp_path: Path) -> None:
         a_source(reader={"type": "json_lines"}),
     )
     assert json.loads(rows[0]["item"]) == value
+
+
+def test_a_carriage_return_alone_ends_a_line_where_that_gives_records(tmp_path: Path) -> None:
+    source = a_source()
+    rows = read(tmp_path / "a.csv", b"item,time\r1,t\r2\r3,\xff\r4,t\r9,t\r\n5,t\n6,t\r\r7,t\n8\r9,t\n", source)
+    assert [(row["item"], row["malformed"]) for row in rows] == [
+        *(("1", None), (None, "2"), (None, "3,\\xff"), ("4", None), ("9", None), ("5", None), ("6", None), ("7", None)),
+        (None, "8\r9,t"),
+    ]
+    lines = b'{"item": 1, "time": 2}\r{"item": 3, "time": 4}\rx\r{"item": 5, "time": 6}'
+    rows = read(tmp_path / "a.jsonl", lines, a_source(reader={"type": "json_lines"}))
+    assert [(row["item"], row["malformed"]) for row in rows] == [("1", None), ("3", None), (None, "x"), ("5", None)]
+
+
+@pytest.mark.parametrize("newlines_in_values", [False, True])
+def test_a_header_cell_with_a_line_break_is_one_column(tmp_path: Path, newlines_in_values: bool) -> None:
+    source = a_source(reader={"newlines_in_values": newlines_in_values})
+    for end in ("\n", "\r\n", "\r"):
+        content = f'item,"unit{end}price",time{end}1,2.5,t{end}'.encode()
+        (row,) = read(tmp_path / "a.csv", content, source)
+        assert (row["item"], row["unit_price"], row["time"]) == ("1", "2.5", "t")
+
+
+def test_a_header_in_which_a_quote_stays_open_is_no_record_lost(tmp_path: Path) -> None:
+    content = b'item,time,"note\n1,t,"x"\n2,t,y\n'
+    assert inspect(tmp_path / "a.csv", content, a_source()).problem == "has a header in which a quote stays open"
+
+
+def test_a_nul_byte_costs_its_line_and_is_told(tmp_path: Path) -> None:
+    content = b"item,time\n1,t\n2,\0\n3,t\n"
+    inspection = inspect(tmp_path / "a.csv", content, a_source())
+    assert inspection.notes == ("1 lines with a NUL byte do not fit",)
+    rows = read(tmp_path / "a.csv", content, a_source())
+    assert [(row["item"], row["malformed"]) for row in rows] == [("1", None), (None, "2,\\x00"), ("3", None)]
+    over_lines = read(tmp_path / "a.csv", content, a_source(reader={"newlines_in_values": True}))
+    assert over_lines == rows
+
+
+def test_bytes_of_another_encoding_cost_their_line_and_are_told(tmp_path: Path) -> None:
+    content = "item,time\nKäse,t\nTee,t\n".encode("latin-1")
+    for reader in ({}, {"newlines_in_values": True}, {"encoding": "ascii"}):
+        source = a_source(reader=reader)
+        (note,) = inspect(tmp_path / "a.csv", content, source).notes
+        assert note.startswith(f"1 lines are no {source.reader.encoding} text and do not fit; is reader.encoding right")
+        assert [row["item"] for row in read(tmp_path / "a.csv", content, source)] == [None, "Tee"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [
+        ("utf-16", "item,time\nä,t\n".encode("utf-16")),
+        ("utf-16", "item,time\nä,t\n".encode("utf-16-le")),
+        ("utf-16", "item,time\nä,t\n".encode("utf-16-be")),
+        ("utf-16-le", "\ufeffitem,time\nä,t\n".encode("utf-16-le")),
+        ("utf-16-be", "\ufeffitem,time\nä,t\n".encode("utf-16-be")),
+        ("utf-32", "item,time\nä,t\n".encode("utf-32-be")),
+        ("utf-8-sig", "\ufeffitem,time\nä,t\n".encode()),
+        ("cp1252", "item,time\nä,t\n".encode("cp1252")),
+    ],
+)
+def test_encodings_with_and_without_a_mark(tmp_path: Path, encoding: str, content: bytes) -> None:
+    (row,) = read(tmp_path / "a.csv", content, a_source(reader={"encoding": encoding}))
+    assert (row["item"], row["time"]) == ("ä", "t")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("item,time\n1,t\n".encode("utf-16"), "begins with the mark of UTF-16 text; set reader.encoding: utf-16"),
+        ("item,time\n1,t\n".encode("utf-16-le"), "is no utf-8 text, but may be UTF-16; is reader.encoding right?"),
+        (b"item,time\n1\n2,t,\n", "holds no line that fits the 2 columns of its header"),
+        (b"item,time,item\n1,t,2\n", "has 2 columns that 'item' may mean: item, item"),
+        (b"item,Time,time\n1,t,2\n", "has 2 columns that 'time' may mean: Time, time"),
+    ],
+)
+def test_what_looks_needed_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    assert inspect(tmp_path / "a.csv", content, a_source()).problem == problem
+
+
+def test_an_escape_character_is_read_as_spark_writes_it(tmp_path: Path) -> None:
+    lines = ["item,time", '"a \\"b\\" c",t', "C:\\lamps,\\N", '"a\\\\",t', '"a,b",t', '"say ""hi""",t']
+    content = "\n".join(lines).encode() + b"\n"
+    source = a_source(reader={"escape": "\\"})
+    expected = [('a "b" c', "t"), ("C:\\lamps", "\\N"), ("a\\", "t"), ("a,b", "t"), ('say "hi"', "t")]
+    for reader in ({"escape": "\\"}, {"escape": "\\", "newlines_in_values": True}):
+        rows = read(tmp_path / "a.csv", content, a_source(reader=reader))
+        assert [(row["item"], row["time"]) for row in rows] == expected
+    assert inspect(tmp_path / "a.csv", content, source).notes == ()
+
+
+def test_escaped_quotes_that_no_key_speaks_of_are_refused_and_told(tmp_path: Path) -> None:
+    content = b'item,time\n1,t\n"a \\"b\\" c",t\n"{""k"":""x \\""y\\""""}",t\n5\\" pipe,t\n'
+    inspection = inspect(tmp_path / "a.csv", content, a_source())
+    assert [note.partition(";")[0] for note in inspection.notes] == [
+        "1 quoted values hold a backslash and a quote, so their lines do not fit"
+    ]
+    assert "set reader.escape: '\\'" in inspection.notes[0]
+    rows = read(tmp_path / "a.csv", content, a_source())
+    assert [row["item"] for row in rows] == ["1", None, '{"k":"x \\"y\\""}', '5\\" pipe']
+    assert rows[1]["malformed"] == '"a \\"b\\" c",t'
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet='ab",\n\\', max_size=40))
+def test_arrow_reads_escapes_in_a_plain_block_as_python_does(text: str) -> None:
+    reader = Reader(escape="\\")
+    plain = _plain_block(text.encode(), reader, 2)
+    if plain is not None:
+        assert plain.to_pylist() == _batch(list(_rows_of_lines(text.encode(), reader, 2)), 2).to_pylist()
+
+
+def test_keys_of_json_lines_that_differ_in_case_are_one_unless_an_object_has_both(tmp_path: Path) -> None:
+    source = a_source(reader={"type": "json_lines"})
+    apart = b'{"item": 1, "time": 2}\n{"Item": 3, "TIME": 4}\n'
+    assert [(row["item"], row["time"]) for row in read(tmp_path / "a.jsonl", apart, source)] == [("1", "2"), ("3", "4")]
+    both = apart + b'{"item": 5, "ITEM": 6, "time": 7}\n'
+    assert inspect(tmp_path / "a.jsonl", both, source).problem == "has 3 columns that 'item' may mean: item, Item, ITEM"
+
+
+def test_numbers_that_json_has_not_and_that_no_float_holds_cost_no_line(tmp_path: Path) -> None:
+    source = a_source(reader={"type": "json_lines"})
+    content = b'{"item": 1, "time": NaN, "more": {"x": 1e400}}\n{"item": 1e999999999999999999999, "time": 1}\n'
+    content += b'{"item": ' + b"[" * 900 + b"]" * 900 + b', "time": 1}\n'
+    assert inspect(tmp_path / "a.jsonl", content, source).notes == (
+        "1 values NaN or Infinity, which are no JSON, are read as unknown",
+    )
+    first, second, third = read(tmp_path / "a.jsonl", content, source)
+    assert (first["item"], first["time"], first["more"]) == ("1", None, '{"x":"1E+400"}')
+    assert second["malformed"]
+    assert third["malformed"]
+
+
+def test_a_parquet_file_with_a_column_of_any_type_is_inspected_as_it_is_read(tmp_path: Path) -> None:
+    table = pa.table({"item": [b"\xff"], "time": pa.array([2**62]).cast(pa.timestamp("us")), "x": [{"t": b"\0"}]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (row,) = read(tmp_path / "a.parquet", content, a_source(reader={"type": "parquet"}))
+    assert (row["item"], row["x"]) == ("/w==", '{"t":"AA=="}')
+    assert row["time"].startswith("<value out of range")
+
+
+def test_int96_times_do_not_wrap(tmp_path: Path) -> None:
+    times = pa.array([253_402_214_400_000_000], pa.timestamp("us"))  # 9999-12-31
+    pq.write_table(
+        pa.table({"item": ["i"], "time": times}), tmp_path / "a.parquet", use_deprecated_int96_timestamps=True
+    )
+    content = (tmp_path / "a.parquet").read_bytes()
+    (row,) = read(tmp_path / "a.parquet", content, a_source(reader={"type": "parquet"}))
+    assert row["time"] == "9999-12-31 00:00:00.000000"

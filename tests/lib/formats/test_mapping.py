@@ -59,8 +59,8 @@ def test_a_file_needs_the_columns_of_the_record_key() -> None:
 
 def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
     assert refuse("delimiter", "delimeter") == (
-        "sources.clicks.reader: unknown key 'delimeter'; allowed are type, delimiter, quote, columns, encoding, newlines_in_values, "
-        "decimal, thousands, currency_signs"
+        "sources.clicks.reader: unknown key 'delimeter'; allowed are type, delimiter, quote, escape, columns, encoding, "
+        "newlines_in_values, decimal, thousands, currency_signs"
     )
     assert refuse("separator", "seperator").startswith(
         "sources.clicks.names.category: unknown key 'seperator'; allowed"
@@ -123,6 +123,9 @@ def test_an_unknown_key_is_named_with_its_place_and_what_is_allowed() -> None:
         ),
         ("names:", "ignore: {}\n    names:", "sources.clicks: ignore needs a column and what it holds"),
         ("names:", "pii_free_context: a\n    names:", "sources.clicks: pii_free_context needs a column for 'context'"),
+        ("{column: path, separator: /}", "[]", "sources.clicks.names.category: columns should name at least one"),
+        ('{delimiter: ";"}', "{escape: '\"'}", "sources.clicks.reader: delimiter, quote and escape should be three"),
+        ('{delimiter: ";"}', "{columns: []}", "sources.clicks.reader: columns should name the columns"),
         ("item_id: sku", "item_id: [sku, size]", "sources.clicks: 'item_id' should come from one column"),
     ],
 )
