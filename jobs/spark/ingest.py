@@ -7,6 +7,7 @@ are still read, and the exit code is 3. Appends once per run: a rerun, a retry o
 
 import heapq
 import json
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +26,7 @@ from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.formats.columns import stored_names
 from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
+from lib.formats.log_files import UnreadableError
 from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
 from lib.runs.errors import ExitCode, PrivateValueError
@@ -73,6 +75,11 @@ def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> 
         looked_through = tasks.mapInArrow(look, schema=spark_schema(FOUND)).toArrow()
     found: list[FoundFile] = looked_through.sort_by("path").to_pylist()
     run.log("inspected", files=len(found), without_source=num_strangers)
+    noted = [file for file in found if file["notes"] and file["problem"] is None]
+    for file in noted[:MOST_LINES]:
+        run.log(f"{file['path']}: {'; '.join(file['notes'])}")
+    if len(noted) > MOST_LINES:
+        run.log(f"likewise {len(noted) - MOST_LINES} more files")
     return found
 
 
@@ -120,8 +127,40 @@ def require_good_files(good: list[FoundFile], bad: list[FoundFile], *, most_bad_
         raise PrivateValueError(message + problem, recorded=message + problem.partition("; it has ")[0])
 
 
-def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> None:
-    """Append the records of one source's files to its table, after adding the columns that it lacks."""
+def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> list[FoundFile]:
+    """Append the records of one source's files to its table, but for files that cannot be read after all: returns them.
+
+    Such a file was damaged, or replaced, since its inspection.
+    """
+    broken: list[FoundFile] = []
+    while len(broken) < len(files):
+        kept = [file for file in files if file["sha256"] not in {other["sha256"] for other in broken}]
+        try:
+            append_all(run, source, kept, task_bytes=task_bytes)
+            break
+        except Exception as error:  # Spark's, with the error of one task in its text
+            now_bad = [found for file in kept if file["path"] in str(error) for found in read_again(run, file)]
+            if not now_bad:
+                raise
+            for bad in now_bad:
+                run.log(f"set aside {bad['path']}: it {bad['problem']}")
+            broken += now_bad
+            run.take_files([file for file in run.input_files if file.sha256 not in {bad["sha256"] for bad in broken}])
+    return broken
+
+
+def read_again(run: SparkRun, file: FoundFile) -> list[FoundFile]:
+    """The file with its problem, if it cannot be read to its end."""
+    rows, schema = pa.Table.from_pylist([file], schema=FOUND).to_batches(), contract(f"bronze/{file['source']}").schema
+    try:
+        deque(read_files(rows, mapping=run.mapping, schema=schema, batch_id="", arrived_at=run.started_at), maxlen=0)
+    except UnreadableError as error:
+        return [file | {"problem": str(error).removeprefix(f"{file['path']} "), "was_readable": True}]
+    return []
+
+
+def append_all(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> None:
+    """Append the records of these files to their source's table, after adding the columns that it lacks."""
     table = contract(f"bronze/{source}")
     if table.open:
         table = table.with_source_columns(union_of_columns(run.lake, table, files))
@@ -167,9 +206,9 @@ def refused_files(lake: Lake) -> list[dict[str, Any]]:
 def refusal(run: SparkRun, file: FoundFile) -> dict[str, Any]:
     """The row of bronze/rejects for a file that is set aside; it is inspected again if it or the mapping changes.
 
-    A file that is gone is inspected again when it comes back.
+    A file that is gone, or that could be read when it was inspected, is inspected again.
     """
-    judged_under = None if file["problem"] == GONE else run.mapping.sha256
+    judged_under = None if file["problem"] == GONE or file.get("was_readable") else run.mapping.sha256
     return {
         "stage": "ingest",
         "source": file["source"],
@@ -180,6 +219,15 @@ def refusal(run: SparkRun, file: FoundFile) -> dict[str, Any]:
         "batch_id": run.run_id,
         "arrived_at": run.started_at,
     }
+
+
+def refused_rows(run: SparkRun, file: FoundFile) -> list[dict[str, Any]]:
+    """The rows of bronze/rejects for the rows of a file of pictures that are no pictures."""
+    whole = refusal(run, file)
+    return [
+        whole | {"source_record": f"{file['path']}:{row['record_number']}", "reason": row["reason"]}
+        for row in file["refused"] or ()
+    ]
 
 
 def refusals_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -245,10 +293,12 @@ def read_files_of_run(run: SparkRun, settings: IngestSettings) -> tuple[list[Fou
     for source in run.mapping.sources:
         files = [file for file in good if file["source"] == source]
         if files:
-            append(run, source, files, task_bytes=task_bytes)
+            bad += append(run, source, files, task_bytes=task_bytes)
     still_refused = not_looked_at(refused, [*good, *bad])
-    if bad or len(still_refused) < len(refused):
-        rows = [*still_refused, *(refusal(run, file) for file in bad)]
+    unread = {file["sha256"] for file in bad}
+    no_pictures = [row for file in good if file["sha256"] not in unread for row in refused_rows(run, file)]
+    if bad or no_pictures or len(still_refused) < len(refused):
+        rows = [*still_refused, *no_pictures, *(refusal(run, file) for file in bad)]
         run.commit_arrow("bronze/rejects", refusals_table(rows), where={"stage": "ingest"})
     return bad, len(good) < len(new)
 

@@ -50,7 +50,9 @@ REJECTS = Table(
     comment="One refused record, or one file set aside whole; restricted, because it holds ids.",
     version=1,
     columns=(
-        required("stage", TEXT, "job that refused it: ingest (a whole file) or clean (a record)"),
+        required(
+            "stage", TEXT, "job that refused it: ingest (a whole file, or a row that is no picture) or clean (a record)"
+        ),
         required("source", TEXT, "the mapping's source"),
         required("source_file", TEXT, "the file's path below the log folder"),
         Column("source_record", TEXT, "file:record number; null for a whole file"),

@@ -322,6 +322,49 @@ def test_a_file_that_could_not_be_opened_is_looked_at_again_and_hides_no_other()
     assert job.not_looked_at(refused, [closed("a.csv")]) == refused[1:]
 
 
+@pytest.mark.slow
+def test_a_file_that_breaks_after_its_inspection_stops_no_other(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        shop.put(f"{number}.csv", ONE + b"u,i,%d\n" % number)
+    append_all = shop.job.append_all
+
+    def as_files_break(*given: Any, **more: Any) -> None:
+        (shop.log / "2.csv").unlink(missing_ok=True)
+        shop.put("3.csv", ONE)
+        append_all(*given, **more)
+
+    monkeypatch.setattr(shop.job, "append_all", as_files_break)
+    assert shop.ingest() == 3
+    assert {row["source_file"] for row in shop.read("bronze/lines")} == {"1.csv"}
+    assert [(row["source_file"], row["reason"]) for row in shop.read("bronze/rejects")] == [
+        ("2.csv", "file:is no longer there"),
+        ("3.csv", "file:was changed while the log was read"),
+    ]
+    monkeypatch.undo()
+    shop.put("2.csv", ONE + b"u,i,2\n")
+    assert shop.ingest() == 0
+    assert [row["source_file"] for row in shop.read("bronze/lines")] == [*["1.csv"] * 2, *["2.csv"] * 2, "3.csv"]
+    assert shop.read("bronze/rejects") == []
+
+
+def test_rows_that_are_no_pictures_are_refused_one_by_one(shop: Shop) -> None:
+    (shop.log / "images").mkdir()
+    pq.write_table(pa.table({"id": ["a", None, "b"], "jpg": [b"1", b"2", None]}), shop.log / "images/1.parquet")
+    assert shop.ingest() == 0
+    assert [row["item_id"] for row in shop.read("bronze/images")] == ["a"]
+    kept = {"stage": "ingest", "source": "images", "source_file": "images/1.parquet"}
+    rejects = sorted(
+        shop.read("bronze/rejects", *kept, "source_record", "reason"), key=lambda row: row["source_record"]
+    )
+    assert rejects == [
+        kept | {"source_record": "images/1.parquet:2", "reason": "bad_value:item_id"},
+        kept | {"source_record": "images/1.parquet:3", "reason": "bad_value:bytes"},
+    ]
+    shop.put("1.csv", ONE)
+    assert shop.ingest() == 0
+    assert len(shop.read("bronze/rejects")) == 2
+
+
 def test_a_header_that_is_a_record_is_shown_and_not_recorded(shop: Shop) -> None:
     shop.put("1.csv", b"ann@shop,lamp,2026-01-01\nann@shop,mug,2026-01-01\n")
     shop.put("2.csv", b"ann@shop,lamp,2026-01-01\nbob@shop,mug,2026-01-02\n")
