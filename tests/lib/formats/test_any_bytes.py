@@ -1,0 +1,212 @@
+"""Random bytes, CSV, JSON lines and Parquet of every type under random mappings: read, or set aside with a reason.
+
+Nothing raises but our ValueError, no record is lost (accepted and rejected add up to what was read), and no file stops
+another. Takes about 20 s in all; CARTWHEEL_FUZZ_SECONDS=60 sets another time, and the same examples come first.
+"""
+
+import gzip
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from lib.cleaning.batches import COUNT, SOURCE_NAME, clean_event_batches, clean_item_batches, prefixed
+from lib.cleaning.thresholds import Thresholds
+from lib.engines.arrow_tasks import InProcess
+from lib.formats.arrow_texts import arrow_texts
+from lib.formats.columns import stored_names
+from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
+from lib.formats.files import find_files
+from lib.formats.mapping import LogMapping, parse_mapping
+from lib.tables.bronze import IMAGES, SOURCE, source_table
+from tests import any_files as drawn
+
+SECONDS = float(os.environ.get("CARTWHEEL_FUZZ_SECONDS", "20"))
+RULES = Thresholds(
+    double_click_seconds=2,
+    session_gap_minutes=30,
+    bot_actions_per_day=50,
+    bot_actions_per_hour=40,
+    bot_regular_actions=10,
+    bot_gap_variation=0.1,
+)
+DECLARED = tuple(column.name for column in SOURCE.columns)
+
+
+def for_seconds(fraction: float, *strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
+    """Run a test on examples of the strategies until its fraction of SECONDS is over."""
+
+    def decorate(check: Callable[..., None]) -> Callable[[], None]:
+        def test() -> None:
+            end = time.monotonic() + fraction * SECONDS
+            quick = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+            few = settings(max_examples=25, phases=[Phase.generate], **quick)  # no shrinking: it takes minutes
+            for number in count():
+                seed(number)(few(given(*strategies)(check)))()
+                if time.monotonic() > end:
+                    return
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
+
+
+def parsed(mapping: Any) -> LogMapping | None:
+    """The mapping, or None if it was refused in one line."""
+    try:
+        return parse_mapping(yaml.safe_dump(mapping, allow_unicode=True), "own.yaml")
+    except ValueError as error:
+        assert str(error).startswith("own.yaml: "), error
+        assert "\n" not in str(error), error
+        return None
+
+
+GOOD = {
+    "files": "good/*.csv",
+    "names": {"user_id": "user", "item_id": "item", "event_time": "time"},
+    "events": [{"type": "view"}],
+}
+GOOD_FILE = b"user,item,time\nu,i,2024-01-01\nv,j,2024-01-02\n"
+
+
+def is_accounted_for(files: dict[str, bytes], source: Any) -> None:
+    """Every file of a log is read or set aside with its reason, and every record accepted or rejected."""
+    name = "images" if isinstance(source, dict) and source["kind"] == "images" else "log"
+    mapping = parsed({"name": "own", "sources": {"good": GOOD, name: source}})
+    if mapping is None:
+        return
+    with TemporaryDirectory() as folder:
+        for name, content in {"good/1.csv": GOOD_FILE, **files}.items():
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            (Path(folder) / name).write_bytes(content)
+        found = find_files(folder, mapping)[0]
+        rows = pa.Table.from_pylist([vars(file) for file in found], schema=FILES).to_batches()
+        inspected = [batch.to_pylist()[0] for batch in inspect_files(rows, mapping=mapping, known=InProcess(()))]
+        assert len(inspected) == len(found)
+        for row in inspected:
+            assert row["sha256"]
+            assert all(line and "\n" not in line for line in [*row["notes"], row["problem"] or "none"])
+        bronze = {
+            name: as_bronze([r for r in inspected if r["source"] == name], name, mapping) for name in mapping.sources
+        }
+    assert bronze["good"] is not None
+    for kind in ("events", "items"):
+        records = {name: table for name in mapping.of_kind(kind) if (table := bronze[name]) is not None}
+        if records:
+            is_cleaned(records, kind, mapping)
+
+
+def as_bronze(rows: list[dict[str, Any]], source: str, mapping: LogMapping) -> pa.Table | None:
+    """The records of a source's files as its table of bronze holds them."""
+    good = [row for row in rows if row["problem"] is None]
+    if not good:
+        return None
+    own: dict[str, str] = {}
+    for row in good:
+        for name in stored_names(row["names"]):
+            own.setdefault(name.lower(), name)
+    table_of_source = source_table(f"bronze/{source}").with_source_columns(tuple(own.values()))
+    schema = (IMAGES if source == "images" else table_of_source).schema
+    batches = pa.Table.from_pylist(good, schema=FOUND).to_batches()
+    arrived = datetime(2026, 1, 1, tzinfo=UTC)
+    table = pa.Table.from_batches(
+        read_files(batches, mapping=mapping, schema=schema, batch_id="ingest-000001", arrived_at=arrived), schema=schema
+    )
+    table.validate(full=True)
+    pq.write_table(table, BytesIO())
+    for row in good:
+        records = table.filter(pc.equal(table["source_file"], row["path"]))
+        assert len(records) > 0
+        if source != "images":
+            assert records["record_number"].to_pylist() == list(range(1, len(records) + 1))
+        if row["path"].endswith(".parquet"):
+            assert len(records) + len(row["refused"]) == pq.read_metadata(row["location"]).num_rows
+        if row["path"].endswith(".json_lines") and mapping.sources[source].reader.encoding == "utf-8":
+            lines = gunzipped(Path(row["location"]).read_bytes().removeprefix(b"\xef\xbb\xbf")).split(b"\n")
+            assert len(records) + len(row["refused"]) >= sum(bool(line.strip()) for line in lines)
+    return table
+
+
+def gunzipped(content: bytes) -> bytes:
+    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+
+def is_cleaned(records: dict[str, pa.Table], kind: str, mapping: LogMapping) -> None:
+    """Accepted and rejected records add up to those of bronze."""
+    frames = []
+    for name, table in records.items():
+        own = [column for column in table.column_names if column not in DECLARED]
+        names = [SOURCE_NAME, *(prefixed(name, column) for column in own), *DECLARED]
+        values = [pa.array([name] * table.num_rows), *(table[column] for column in (*own, *DECLARED))]
+        frames.append(pa.Table.from_arrays(values, names=names))
+    shard = pa.concat_tables(frames, promote_options="default").combine_chunks().to_batches()
+    if kind == "events":
+        cleaned = clean_event_batches(shard, mapping=mapping, thresholds=RULES, key=InProcess(b"a key of the tests"))
+    else:
+        cleaned = clean_item_batches(shard, mapping=mapping)
+    counts: dict[str, int] = {}
+    accepted = 0
+    for row in (row for batch in cleaned for row in batch.to_pylist()):
+        if row["kind"] == COUNT:
+            counts[row["source"]] = counts.get(row["source"], 0) + row["num_records"]
+            accepted += row["num_records"] if row["source"] == "good" and row["outcome"] == "accepted" else 0
+    assert counts == {name: table.num_rows for name, table in records.items()}
+    assert accepted == (2 if "good" in records else 0)
+
+
+@for_seconds(0.2, drawn.csv_files(), drawn.csv_files(), drawn.sources("csv"))
+def test_any_csv(one: bytes, other: bytes, source: Any) -> None:
+    is_accounted_for({"1.csv": one, "shop/2.csv": other}, source)
+
+
+@for_seconds(0.2, drawn.json_files(), drawn.json_files(), drawn.sources("json_lines"))
+def test_any_json_lines(one: bytes, other: bytes, source: Any) -> None:
+    is_accounted_for({"1.json_lines": one, "shop/2.json_lines": other}, source)
+
+
+@for_seconds(0.2, drawn.tables(), drawn.sources("parquet"))
+def test_any_parquet(table: pa.Table, source: Any) -> None:
+    is_accounted_for({"1.parquet": drawn.as_parquet(table)}, source)
+
+
+@for_seconds(
+    0.15,
+    st.one_of(
+        st.tuples(drawn.csv_files(), drawn.pictures("csv")),
+        st.tuples(drawn.json_files(), drawn.pictures("json_lines")),
+        st.tuples(drawn.tables().map(drawn.as_parquet), drawn.pictures("parquet")),
+    ),
+)
+def test_any_pictures(drawn_file: tuple[bytes, Any]) -> None:
+    content, source = drawn_file
+    is_accounted_for({f"1.{source['files'][0].removeprefix('*.')}": content}, source)
+
+
+@for_seconds(
+    0.1,
+    st.sampled_from(["csv", "json_lines", "parquet"]).flatmap(lambda t: st.tuples(st.just(t), drawn.sources(t))),
+    drawn.raw_bytes,
+)
+def test_any_bytes(typed: tuple[str, Any], content: bytes) -> None:
+    is_accounted_for({f"1.{typed[0]}": content}, typed[1])
+
+
+@for_seconds(0.1, drawn.types, st.data())
+def test_any_arrow_type_becomes_text(type_: pa.DataType, data: st.DataObject) -> None:
+    length = data.draw(st.integers(0, 3))
+    found = arrow_texts(drawn.arrays(data.draw, type_, length))
+    found.validate(full=True)
+    assert (found.type, len(found)) == (pa.string(), length)
