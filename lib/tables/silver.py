@@ -80,7 +80,7 @@ EVENTS = Table(
 
 ITEMS = Table(
     name="silver/items",
-    comment="One product, as last known in the whole log, whatever as_of: a catalogue says no times (docs/decisions/0008).",
+    comment="One product, as last known in the whole log, whatever as_of: a catalogue says no times (docs/decisions/0007).",
     version=1,
     columns=(
         required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),

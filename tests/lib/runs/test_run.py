@@ -131,6 +131,11 @@ def shares() -> list[tuple[str, str, dict[str, str]]]:
                 assert isinstance(column, ast.Constant)
                 name = value.value if isinstance(value, ast.Constant) else constants.get(getattr(value, "id", ""))
                 found.append((job.name, str(call.args[0].value), {str(column.value): str(name or "encoder")}))
+            if getattr(call.func, "id", "") == "commit_beside":  # replaces a model's share
+                _, table, model, *_ = call.args
+                assert isinstance(table, ast.Constant)
+                name = model.value if isinstance(model, ast.Constant) else constants.get(getattr(model, "id", ""))
+                found.append((job.name, str(table.value), {"model": str(name or "encoder")}))
     return found
 
 
