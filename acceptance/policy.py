@@ -210,7 +210,7 @@ def planted_policies_are_judged_rightly(
             f"average (against the mixture {misled} of {num_markets} would be promoted)",
             wrongly <= MAX_WRONGLY_PROMOTED
             and all(found.is_worse for found in (*between, *worse))
-            and np.mean([found.gain_on_mixture for found in between]) > 1,
+            and bool(np.mean([found.gain_on_mixture for found in between]) > 1),
         ),
         Claim(
             "the better policy is not promoted on the log of ten users",

@@ -44,7 +44,7 @@ def is_bytes(type_: pa.DataType) -> bool:
 
 def is_text(type_: pa.DataType) -> bool:
     """Whether a column's values are text."""
-    return is_type.is_string(type_) or is_type.is_large_string(type_) or is_type.is_string_view(type_)
+    return any(is_kind(type_) for is_kind in (is_type.is_string, is_type.is_large_string, is_type.is_string_view))
 
 
 def _texts(array: pa.Array) -> pa.Array:

@@ -41,7 +41,7 @@ def inspect_files(
     for row in _rows(batches):
         file = _log_file(row)
         found = inspect_file(file, mapping.sources[file.source], known.value)
-        inspection = {"sha256": found.sha256, "names": list(found.names), "problem": found.problem}
+        inspection: dict[str, Any] = {"sha256": found.sha256, "names": list(found.names), "problem": found.problem}
         inspection |= {"notes": list(found.notes), "refused": [row._asdict() for row in found.refused]}
         yield pa.RecordBatch.from_pylist([row | inspection], schema=FOUND)
 
