@@ -242,9 +242,18 @@ def judged_before(refused: list[dict[str, Any]], mapping: LogMapping) -> set[str
 
 
 def not_looked_at(refused: list[dict[str, Any]], files: Sequence[FoundFile]) -> list[dict[str, Any]]:
-    """The rows of bronze/rejects for files that are not among `files`."""
-    looked_at = {file["sha256"] or file["path"] for file in files}
-    return [row for row in refused if (json.loads(row["raw"])["sha256"] or row["source_file"]) not in looked_at]
+    """The rows of bronze/rejects for files that are not among `files`.
+
+    Of a file that was gone or changed, what now has its path is looked at in its place.
+    """
+    contents, paths = {file["sha256"] or file["path"] for file in files}, {file["path"] for file in files}
+
+    def is_looked_at(row: dict[str, Any]) -> bool:
+        raw = json.loads(row["raw"])
+        is_replaced = raw["mapping_sha256"] is None and row["source_file"] in paths
+        return is_replaced or (raw["sha256"] or row["source_file"]) in contents
+
+    return [row for row in refused if not is_looked_at(row)]
 
 
 def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
