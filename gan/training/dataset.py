@@ -1,4 +1,4 @@
-"""Product pictures prepared for training: decoded, squared, scaled down, labelled, and split into training and held-out ones.
+"""Decoded product pictures prepared for training: labelled, and split into training and held-out ones.
 
 A prepared file is Parquet with a row for each picture: item_id, label, is_held_out and the pixels (uint8, [3, R, R]). Its
 metadata holds the names of the classes and the resolution. A class is a category path joined by " / ", or ALL for items without
@@ -6,7 +6,6 @@ a category.
 """
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from gan.arrays import Picture, Pictures
 
@@ -25,7 +23,6 @@ Category = tuple[str, ...]  # coarse to fine
 
 ALL = "all"  # class of pictures without a category
 ROWS_PER_GROUP = 1024
-WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -42,21 +39,6 @@ class PreparedPictures:
         """The training or held-out pictures of one class: [n, 3, R, R]."""
         chosen: Pictures = self.pixels[(self.labels == label) & (self.is_held_out == held_out)]
         return chosen
-
-
-def decode(data: bytes, resolution: int) -> Picture | None:
-    """Decode a picture file: upright, on white, padded to a square, scaled down by averaging; None where it cannot be decoded."""
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.draft("RGB", (2 * resolution, 2 * resolution))  # lets a JPEG be decoded at a fraction of its size
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    on_white = Image.new("RGBA", upright.size, (*WHITE, 255))
-    on_white.alpha_composite(upright)
-    square = ImageOps.pad(on_white.convert("RGB"), (max(upright.size),) * 2, color=WHITE)
-    reduced = square.resize((resolution, resolution), Image.Resampling.BOX if square.width >= resolution else None)
-    return np.asarray(reduced).transpose(2, 0, 1)
 
 
 def class_name(category: Sequence[str]) -> str:

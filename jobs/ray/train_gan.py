@@ -12,12 +12,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
@@ -27,7 +25,7 @@ from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_g
 from gan.metrics.generator_metrics import Measure, measure, qualities
 from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality
 from gan.provenance import provenance, save
-from gan.training import dataset
+from gan.training import catalogue, dataset
 from gan.training.augment import AUGMENTATIONS
 from gan.training.dataset import Category, PreparedPictures
 from gan.training.loop import EpochLosses, TrainOptions, resolved
@@ -42,7 +40,6 @@ from lib.tables import contract
 
 MODEL = "gan"
 JUDGED_BY = ("quality", "coverage")  # neither alone: pictures near the average are of good quality, and all alike
-ROWS_PER_READ = 256  # pictures decoded at a time
 GRID_CLASSES, GRID_PICTURES = 24, 8
 BETA1, BETA2 = 0.0, 0.99  # of Adam in the adversarial epochs
 NEEDED = NUM_NEIGHBOURS + 2  # minimum pictures of a class: one with its neighbours, and one held out
@@ -119,16 +116,6 @@ def train_options(settings: TrainGanSettings, *, num_classes: int) -> TrainOptio
     )
 
 
-def chosen_pictures(rows: pa.Table, *, max_pictures: int, seed: int) -> dict[str, str]:
-    """Each item's latest picture, as the SHA-256 of its file; beyond `max_pictures`, the first items in hashed order.
-
-    `rows` hold item_id, arrived_at and source_file_sha256.
-    """
-    ordered = rows.sort_by([(name, "ascending") for name in ("item_id", "arrived_at", "source_file_sha256")])
-    latest = dict(zip(ordered["item_id"].to_pylist(), ordered["source_file_sha256"].to_pylist(), strict=True))
-    return {item: latest[item] for item in dataset.hashed_order(list(latest), seed)[:max_pictures]}
-
-
 def largest_classes(labels: NDArray[np.int64], number: int) -> list[int]:
     """The labels of the classes with most pictures, ascending."""
     largest: list[int] = np.argsort(-np.bincount(labels), kind="stable")[:number].tolist()
@@ -165,33 +152,12 @@ def metric_rows(measures: Sequence[Measure], *, version: str, seed: int, num_res
 
 
 def read_pictures(run: Run, settings: TrainGanSettings) -> tuple[dict[str, Picture], int]:
-    """One picture of each item, decoded, and how many could not be decoded."""
+    """One picture of each item, decoded, and how many are undecodable."""
     images = run.dataset("bronze/images")
     keys = images.to_table(columns=["item_id", "arrived_at", "source_file_sha256"])
-    chosen = chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
-    found: dict[str, Picture] = {}
-    columns = ["item_id", "source_file_sha256", "bytes", "uri"]
-    for batch in images.to_batches(columns=columns, batch_size=ROWS_PER_READ):
-        for row in batch.to_pylist():
-            item = row["item_id"]
-            if chosen.get(item) != row["source_file_sha256"] or item in found:
-                continue
-            data = row["bytes"] if row["bytes"] is not None else read_content(row["uri"])
-            picture = dataset.decode(data, settings.resolution) if data is not None else None
-            if picture is not None:
-                found[item] = picture
+    chosen = catalogue.chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
+    found = catalogue.read_pictures(images, chosen, settings.resolution)
     return found, len(chosen) - len(found)
-
-
-def read_content(uri: str) -> bytes | None:
-    """The bytes at a path or URI; None where nothing can be read there."""
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
-        with filesystem.open_input_stream(path) as stream:
-            content: bytes = stream.read()
-    except (OSError, pa.ArrowInvalid):
-        return None
-    return content
 
 
 def read_categories(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:

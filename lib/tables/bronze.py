@@ -33,7 +33,7 @@ IMAGES = Table(
     version=1,
     columns=(
         required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),
-        Column("bytes", BYTES, "the encoded picture (JPEG or PNG)"),
+        Column("bytes", BYTES, "the encoded picture: JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF"),
         Column("uri", TEXT, "where the picture is, if its bytes are not stored here"),
         Column("width", INT, "pixels"),
         Column("height", INT, "pixels"),

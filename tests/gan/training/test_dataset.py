@@ -1,67 +1,9 @@
-import io
 from pathlib import Path
 
 import numpy as np
-import pytest
-from PIL import Image
 
 from gan.training import dataset as pictures
-from gan.training.dataset import ALL, assign_classes, class_of, decode, prepare
-
-WHITE = (255, 255, 255)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def test_a_picture_is_averaged_down_to_the_resolution() -> None:
-    halves = Image.new("RGB", (64, 64), (200, 0, 0))
-    halves.paste((0, 0, 100), (32, 0, 64, 64))
-    pixels = decode(encoded(halves), 32)
-    assert pixels.shape == (3, 32, 32)
-    assert pixels.dtype == np.uint8
-    assert pixels[:, 5, 10].tolist() == [200, 0, 0]
-    assert pixels[:, 5, 20].tolist() == [0, 0, 100]
-
-
-def test_what_is_transparent_becomes_white() -> None:
-    pixels = decode(encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 0))), 32)
-    assert (pixels == 255).all()
-
-
-def test_a_picture_that_is_no_square_is_padded_with_white_not_stretched() -> None:
-    pixels = decode(encoded(Image.new("RGB", (32, 16), (10, 20, 30))), 32)
-    assert pixels[:, 16, 16].tolist() == [10, 20, 30]
-    assert pixels[:, 2, 16].tolist() == list(WHITE)
-    assert pixels[:, 30, 16].tolist() == list(WHITE)
-
-
-def test_a_photograph_that_lies_on_its_side_is_set_upright() -> None:
-    lying = Image.new("RGB", (64, 64), WHITE)
-    lying.paste((0, 0, 0), (0, 0, 32, 64))  # dark left half
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
-    pixels = decode(encoded(lying, "JPEG", exif=exif), 32)
-    assert pixels[:, 4, 16].max() < 20
-    assert pixels[:, 28, 16].min() > 235
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1"])
-def test_other_colour_modes_are_read(mode: str) -> None:
-    image = Image.new("RGB", (40, 40), WHITE).convert(mode)
-    assert decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), 32).min() > 250
-
-
-def test_a_picture_smaller_than_the_resolution_is_enlarged() -> None:
-    assert decode(encoded(Image.new("RGB", (8, 8), (9, 9, 9))), 32).shape == (3, 32, 32)
-
-
-@pytest.mark.parametrize("data", [b"", b"not a picture", encoded(Image.new("RGB", (64, 64)), "PNG")[:60]])
-def test_what_cannot_be_decoded_is_nothing(data: bytes) -> None:
-    assert decode(data, 32) is None
+from gan.training.dataset import ALL, assign_classes, class_of, prepare
 
 
 def test_a_rare_category_falls_back_to_the_coarser_one_and_then_to_all() -> None:

@@ -2,13 +2,11 @@ import csv
 import io
 import json
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -188,28 +186,6 @@ def test_pictures_too_few_for_the_workers_are_refused_in_one_line(small_lake: Pi
         ValueError, match=r"12 pictures are too few for 7 training workers; set --cluster.num-workers 6"
     ):
         job.main(small_lake.settings(job, cluster={"num_workers": 7}))
-
-
-def test_an_item_has_the_picture_that_arrived_last_and_a_seed_draws_among_too_many(job: ModuleType) -> None:
-    later = START + timedelta(days=1)
-    rows = pa.table(
-        {
-            "item_id": ["a", "a", "b", "c"],
-            "arrived_at": [later, START, START, START],
-            "source_file_sha256": ["a-new", "a-old", "b", "c"],
-        }
-    )
-    assert job.chosen_pictures(rows, max_pictures=9, seed=0) == {"a": "a-new", "b": "b", "c": "c"}
-    drawn = {tuple(job.chosen_pictures(rows, max_pictures=2, seed=seed)) for seed in range(20)}
-    assert all(len(items) == 2 for items in drawn)
-    assert {item for items in drawn for item in items} == {"a", "b", "c"}
-
-
-def test_a_picture_may_lie_outside_the_lake(tmp_path: Path, job: ModuleType) -> None:
-    (tmp_path / "there is.png").write_bytes(png(0))
-    assert job.read_content(str(tmp_path / "there is.png")) == png(0)
-    assert job.read_content((tmp_path / "there is.png").as_uri()) == png(0)
-    assert job.read_content(str(tmp_path / "absent.png")) is None
 
 
 def test_more_start_epochs_than_epochs_are_refused(small_lake: PictureLake, job: ModuleType) -> None:

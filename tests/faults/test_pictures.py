@@ -1,0 +1,29 @@
+"""Product photographs as they come: the cases of ../shared/faults/13-picture-zoo, in one log."""
+
+from pathlib import Path
+
+import pytest
+
+from gan.training import catalogue
+from tests.shops import Shop
+
+GOOD = {f"G{number:03d}" for number in range(24)}
+
+
+def test_a_catalogue_of_odd_photographs_is_used_or_counted(faults: Path, tmp_path: Path) -> None:
+    zoo = faults / "13-picture-zoo"
+    shop = Shop.of_case(zoo / "exif", tmp_path)
+    for case in ("greys", "strip"):
+        shop.put(f"images/{case}.parquet", (zoo / case / "log" / "images" / "p.parquet").read_bytes())
+    assert shop.run().code == 0
+    keys = shop.table("bronze/images", "item_id", "arrived_at", "source_file_sha256")
+    chosen = catalogue.chosen_pictures(keys, max_pictures=100, seed=0)
+    found = catalogue.read_pictures(shop.lake.dataset("bronze/images"), chosen, 32)
+    assert set(found) == GOOD | {"EXIF", "GREY16", "GIF", "WEBP", "CMYK", "PALETTE"}
+    assert set(chosen) - set(found) == {"STRIP", "CUT", "EMPTY", "HTML"}
+    upright = found["EXIF"].mean(axis=0)
+    assert upright[4, 28] < 64  # dark above on the right
+    assert upright[28, 4] > 192  # bright below on the left
+    assert found["GREY16"].mean() == pytest.approx(122, abs=2)
+    for red in ("GIF", "WEBP", "CMYK", "PALETTE"):
+        assert found[red][:, 16, 16] == pytest.approx([200, 30, 30], abs=12)
