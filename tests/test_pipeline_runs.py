@@ -36,7 +36,7 @@ SMALL = {
     "evaluate": {"num-resamples": 100, "num-shards": 2},
     "train_policy": {"num-updates": 100, "num-resamples": 100, "true-value-sessions": 100},
     "train_gan": {"num-epochs": 2, "num-start-epochs": 1, "steps-per-epoch": 4, "num-resamples": 100},
-    "make_creatives": {"num-items": 2, "num-candidates": 2, "min-quality": 0},
+    "make_creatives": {"num-items": 2, "num-candidates": 2, "min-quality": 0, "max-colour-difference": 300},
 }
 NOTHING_KNOWN = """
 name: counter

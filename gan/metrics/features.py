@@ -1,5 +1,6 @@
 """The space in which pictures are compared: edges, colours and fine detail, reduced to principal components. NumPy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +42,11 @@ def feature_groups(pictures: Pictures) -> tuple[Floats, Floats, Floats]:
         edges[:, orientation] = strength * (is_lower * (1 - share) + is_upper * share)
     around = (grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]) / 4
     detail = np.pad(np.abs(grey[:, 1:-1, 1:-1] - around), ((0, 0), (1, 1), (1, 1)))[:, None]
-    oriented = np.sqrt(np.concatenate([_on_grid(edges, 8), _on_grid(edges, 4)], axis=1))
-    return oriented, _on_grid(small, 8), np.sqrt(_on_grid(detail, 4))
+    oriented = np.sqrt(np.concatenate([on_grid(edges, 8), on_grid(edges, 4)], axis=1))
+    return oriented, on_grid(small, 8), np.sqrt(on_grid(detail, 4))
 
 
-def _on_grid(maps: Floats, cells: int) -> Floats:
+def on_grid(maps: Floats, cells: int) -> Floats:
     """Mean of [N, C, S, S] over a grid of cells: [N, C x cells x cells]."""
     n, channels, side, _ = maps.shape
     width = side // cells
@@ -64,7 +65,11 @@ class FeatureSpace:
     @classmethod
     def fit(cls, pictures: Pictures) -> "FeatureSpace":
         """Fit the space to real pictures [N, 3, R, R]."""
-        groups = feature_groups(pictures)
+        return cls.of(feature_groups(pictures))
+
+    @classmethod
+    def of(cls, groups: Sequence[Floats]) -> "FeatureSpace":
+        """Fit the space to the groups of features of real pictures."""
         mean = np.concatenate([group.mean(axis=0) for group in groups])
         spread = [np.sqrt(group.var(axis=0).sum()) or 1.0 for group in groups]
         scale = np.repeat(spread, [group.shape[1] for group in groups])
@@ -73,7 +78,9 @@ class FeatureSpace:
 
     def __call__(self, pictures: Pictures) -> Floats:
         """Features [N, D] of pictures [N, 3, R, R]."""
-        features: Floats = (
-            (np.concatenate(feature_groups(pictures), axis=1) - self.mean) / self.scale
-        ) @ self.components.T
+        return self.project(feature_groups(pictures))
+
+    def project(self, groups: Sequence[Floats]) -> Floats:
+        """Features [N, D] of pictures with these groups of features."""
+        features: Floats = ((np.concatenate(groups, axis=1) - self.mean) / self.scale) @ self.components.T
         return features

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from gan.arrays import Pictures
-from gan.metrics.features import FeatureSpace
 from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality, ball_radii, inside_manifold
 from gan.training.dataset import PreparedPictures
 
@@ -28,22 +27,6 @@ class Measure:
     split: str
     metric: str
     values: Floats
-
-
-def qualities(prepared: PreparedPictures) -> dict[int, CategoryQuality]:
-    """What the real pictures of each class look like, by label."""
-    space = feature_space(prepared)
-    return {label: quality_of(prepared, space, label) for label in range(len(prepared.classes))}
-
-
-def feature_space(prepared: PreparedPictures) -> FeatureSpace:
-    """The space in which pictures are compared, fitted to the training pictures."""
-    return FeatureSpace.fit(prepared.pixels[~prepared.is_held_out])
-
-
-def quality_of(prepared: PreparedPictures, space: FeatureSpace, label: int) -> CategoryQuality:
-    """What the real pictures of one class look like."""
-    return CategoryQuality.fit(space, prepared.of(label, held_out=False), prepared.of(label, held_out=True))
 
 
 def measure(prepared: PreparedPictures, known: Mapping[int, CategoryQuality], generate: Generate) -> list[Measure]:

@@ -6,10 +6,11 @@ components of the shop's real pictures. There, the manifold of a category is a u
 the distance to the k-th nearest neighbour as its radius (Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for
 Assessing Generative Models").
 
-Quality says whether shapes, colours and sharpness are those of the shop's own pictures of the category; it is calibrated on real
-pictures held out of training. It does not judge taste, legible print or meaning. Two products blended into one, or a picture
+Quality says whether shapes, colours and sharpness are those of the shop's own pictures of the category. It is calibrated on all real
+pictures of the category, each judged by the others (cross-validation), because the few that are held out of training would let it
+move only in large steps. It does not judge taste, legible print or meaning. Two products blended into one, or a picture
 near the category's average, may lie inside the manifold, so precision must be read together with coverage
-(`gan/metrics/generator_metrics.py`). Values from two shops, or from two sets of held-out pictures, cannot be compared.
+(`gan/metrics/generator_metrics.py`). Values from two shops cannot be compared.
 """
 
 from dataclasses import dataclass
@@ -57,32 +58,39 @@ def realism(features: Floats, reference: Floats, radii: Floats) -> Floats:
 class CategoryQuality:
     """The real pictures of one category, as a reference for generated ones; made by `fit`.
 
-    `held_out_realism` [H], ascending, says how deep the held-out real pictures lie in the training pictures' manifold.
+    `real_realism` [M + H], ascending, says how deep the real pictures lie in the manifold of the others (`real_realism` in
+    gan/metrics/calibration.py).
     """
 
     space: FeatureSpace
     reference: Floats  # [M, D] features of training pictures
     radii: Floats  # [M]
-    held_out_realism: Floats  # [H]
+    real_realism: Floats  # [M + H]
     copies: CopyDetector
 
     @classmethod
-    def fit(cls, space: FeatureSpace, training: Pictures, held_out: Pictures) -> "CategoryQuality":
+    def fit(
+        cls, space: FeatureSpace, training: Pictures, held_out: Pictures, real_realism: Floats
+    ) -> "CategoryQuality":
         """Fit to the category's training pictures (more than k) and held-out ones (at least one)."""
         reference = space(training)
-        radii = ball_radii(reference)
         return cls(
             space=space,
             reference=reference,
-            radii=radii,
-            held_out_realism=np.sort(realism(space(held_out), reference, radii)),
+            radii=ball_radii(reference),
+            real_realism=np.sort(real_realism),
             copies=CopyDetector.fit(training, held_out),
         )
 
     def quality(self, pictures: Pictures) -> Floats:
-        """Share of held-out real pictures that look no more real than each picture: [N] in 0..1, 0.5 for a typical real one."""
+        """Share of real pictures that look no more real than each picture: [N] in 0..1, 0.5 for a typical real one.
+
+        Between two real pictures it is interpolated. As a share of M + H pictures its standard error is at most
+        1 / (2 sqrt(M + H)).
+        """
         depth = realism(self.space(pictures), self.reference, self.radii)
-        shares: Floats = np.searchsorted(self.held_out_realism, depth, side="right") / len(self.held_out_realism)
+        ranks = np.arange(1, len(self.real_realism) + 1)
+        shares: Floats = np.interp(depth, self.real_realism, ranks / len(ranks), left=0)
         return shares
 
     def is_memorised(self, pictures: Pictures) -> Flags:

@@ -1,35 +1,28 @@
 """make_creatives: gold/recommendations, silver/items, model `gan` -> gold/creatives and the files that it names.
 
-For each of the most recommended items that have a title, the generator makes pictures, and each is compared with the shop's own
-pictures, on which the generator was trained. Candidates are tried in order of preference: by colour distance to the item's own
-picture where the generator's training had one, else by quality. The first that passes is composed into adverts. The first few
-that failed before it are recorded as refused, with the reason: a copy of a training picture, or too unlike the real ones.
-Every creative says that it is AI-generated, on the picture and in the file. An advert shows the kind of product, not the very
-item, because the generator knows categories only. A rerun, a retry or a kill changes nothing.
+For each of the most recommended items that have a title and a picture, the generator makes pictures. They are tried from the one
+that is nearest in colour to the item's own picture; the first is taken that is no copy of a training picture, good enough, and
+near enough in colour, and it is composed into adverts. The first few that failed before it are recorded as refused, with the
+reason. Every creative says that it is AI-generated, on the picture and in the file. An advert shows the kind of product in the
+item's colour, not the very item, because the generator knows categories only. A rerun, a retry or a kill changes nothing.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import takewhile
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from PIL import Image
 from pydantic import Field, field_validator
 
-from gan.adverts.composition import Copy, compose, marked, price_text
+from gan.adverts.candidates import Limits, candidates, tried
+from gan.adverts.creatives import Creative, Product, creatives_of
 from gan.adverts.layouts import parse_size
-from gan.arrays import Picture
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, seeds_of
-from gan.metrics.features import averaged
-from gan.metrics.generator_metrics import feature_space, quality_of
-from gan.metrics.quality import CategoryQuality
+from gan.metrics.calibration import qualities
 from gan.provenance import SourceType, provenance, save
 from gan.training import dataset
 from gan.training.dataset import PreparedPictures
@@ -40,9 +33,6 @@ from lib.tables import contract
 Row = dict[str, Any]
 
 MODEL = "gan"
-COLOUR_GRID = 8  # side in pixels at which colours are compared
-IMAGE_SIDE = 320  # side in pixels of a picture that is shown alone
-MEMORISED, UNLIKE = "a copy of a training picture", "quality {quality:.2f} is below {limit:g}"
 
 
 class MakeCreativesSettings(JobSettings):
@@ -50,12 +40,17 @@ class MakeCreativesSettings(JobSettings):
 
     num_items: int = Field(12, ge=1, le=100_000, description="items advertised: the most often recommended")
     max_rank: int = Field(10, ge=1, description="ranks of a list that count as recommended, from 1 up to this one")
-    num_candidates: int = Field(48, ge=1, le=1000, description="pictures generated for an item, to choose from")
+    num_candidates: int = Field(192, ge=1, le=1000, description="pictures generated for an item, to choose from")
     min_quality: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="minimum quality of a picture: the share of held-out real pictures that look no more real",
+        description="minimum quality of a picture: the share of real pictures of its category that look no more real",
+    )
+    max_colour_difference: float = Field(
+        12.0,
+        ge=0,
+        description="maximum distance in CIELAB between the product's colours in a picture and in the item's own picture",
     )
     max_refused: int = Field(5, ge=1, description="refused pictures recorded for an item, the first ones")
     sizes: tuple[str, ...] = Field(
@@ -82,122 +77,41 @@ class Model:
     prepared: PreparedPictures
 
 
-@dataclass(frozen=True)
-class Product:
-    """What an advert says about an item."""
-
-    item_id: str
-    title: str
-    category: tuple[str, ...]  # coarse to fine
-    brand: str | None
-    price: Decimal | None
-    currency: str | None
-
-    @property
-    def kicker(self) -> str | None:
-        """The small line above the title: the brand, unless the title names it, else the category."""
-        if self.brand and self.brand.lower() not in self.title.lower():
-            return self.brand
-        return self.category[-1] if self.category else None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A generated picture with its quality."""
-
-    picture: Picture
-    seed: int
-    quality: float
-    refused: str | None  # the reason; None where it passed
-
-
-@dataclass(frozen=True)
-class Creative:
-    """An image for an item: a picture alone (kind `image`) or an advert (kind `advert_<size>`)."""
-
-    item_id: str
-    kind: str
-    category: str  # the generator's class
-    candidate: Candidate
-    image: Image.Image
-
-
 def ranked_items(counts: Mapping[str, int]) -> list[str]:
     """Items by how often they are recommended, most often first; ties by id."""
     return sorted(counts, key=lambda item: (-counts[item], item))
 
 
 def shown_products(
-    item_ids: Sequence[str], products: Mapping[str, Product], classes: Sequence[str]
+    item_ids: Sequence[str], products: Mapping[str, Product], prepared: PreparedPictures
 ) -> list[tuple[Product, int]]:
-    """The products that belong to a class of the generator, each with the label of its class, in the order of the ids."""
-    known = [products[item] for item in item_ids if item in products]
-    names = [dataset.class_of(product.category, classes) for product in known]
-    return [(product, classes.index(name)) for product, name in zip(known, names, strict=True) if name is not None]
-
-
-def candidates(
-    generator: KeptGenerator, quality: CategoryQuality, label: int, seeds: Sequence[int], *, min_quality: float
-) -> list[Candidate]:
-    """A picture for each seed, with its quality and, where it fails, the reason."""
-    made = generator.pictures(label, seeds)
-    found = []
-    for picture, seed, score, copied in zip(
-        made, seeds, quality.quality(made), quality.is_memorised(made), strict=True
-    ):
-        reason = (
-            MEMORISED if copied else UNLIKE.format(quality=score, limit=min_quality) if score < min_quality else None
-        )
-        found.append(Candidate(picture, seed, float(score), reason))
-    return found
-
-
-def by_preference(found: Sequence[Candidate], own: Picture | None) -> list[Candidate]:
-    """Candidates in the order in which they are tried: by colour distance to the item's own picture, without one by quality."""
-    if own is None:
-        return sorted(found, key=lambda candidate: -candidate.quality)
-    made = averaged(np.stack([candidate.picture for candidate in found]), COLOUR_GRID)
-    distance = np.square(made - averaged(own[None], COLOUR_GRID)).sum(axis=(1, 2, 3))
-    return [found[place] for place in np.argsort(distance, kind="stable")]
-
-
-def tried(ordered: Sequence[Candidate]) -> tuple[list[Candidate], Candidate | None]:
-    """The candidates refused before one passed, and that one; None where all were refused."""
-    refused = list(takewhile(lambda candidate: candidate.refused is not None, ordered))
-    return refused, ordered[len(refused)] if len(refused) < len(ordered) else None
-
-
-def images(
-    product: Product,
-    category: str,
-    refused: Sequence[Candidate],
-    chosen: Candidate | None,
-    settings: MakeCreativesSettings,
-) -> Iterator[Creative]:
-    """The refused pictures, the chosen one, and its adverts."""
-    for candidate in [*refused, chosen] if chosen else refused:
-        yield Creative(product.item_id, "image", category, candidate, marked(candidate.picture, IMAGE_SIDE))
-    if chosen is None:
-        return
-    price = price_text(product.price, product.currency)
-    copy = Copy(product.title, settings.call_to_action, product.kicker, price)
-    for size in settings.sizes:
-        advert = compose(chosen.picture, copy, parse_size(size), palette_name=category)
-        yield Creative(product.item_id, f"advert_{size}", category, chosen, advert.image)
+    """The products with a class of the generator and a picture of their own, each with its class's label, in the order of the ids."""
+    pictured = set(prepared.item_ids)
+    known = [products[item] for item in item_ids if item in products and item in pictured]
+    names = [dataset.class_of(product.category, prepared.classes) for product in known]
+    return [
+        (product, prepared.classes.index(name)) for product, name in zip(known, names, strict=True) if name is not None
+    ]
 
 
 def creatives(
     shown: Sequence[tuple[Product, int]], model: Model, settings: MakeCreativesSettings
 ) -> Iterator[Creative]:
     """All creatives of the products, made one after another; `shown` holds each product with the label of its class."""
-    prepared, space = model.prepared, feature_space(model.prepared)
-    qualities = {label: quality_of(prepared, space, label) for label in {label for _, label in shown}}
+    prepared, limits = model.prepared, Limits(settings.min_quality, settings.max_colour_difference)
+    known = qualities(prepared, {label for _, label in shown})
     own = dict(zip(prepared.item_ids, prepared.pixels, strict=True))
     for product, label in shown:
         seeds = seeds_of(product.item_id, settings.num_candidates, settings.seed)
-        found = candidates(model.generator, qualities[label], label, seeds, min_quality=settings.min_quality)
-        refused, chosen = tried(by_preference(found, own.get(product.item_id)))
-        yield from images(product, model.generator.classes[label], refused[: settings.max_refused], chosen, settings)
+        refused, chosen = tried(candidates(model.generator, known[label], label, seeds, own[product.item_id], limits))
+        yield from creatives_of(
+            product,
+            model.generator.classes[label],
+            refused[: settings.max_refused],
+            chosen,
+            call_to_action=settings.call_to_action,
+            sizes=settings.sizes,
+        )
 
 
 def creative_id(item_id: str, kind: str, version: str, seed: int) -> str:
@@ -286,9 +200,9 @@ def main(settings: MakeCreativesSettings) -> None:
         products = read_products(run, recommended)
         if not products:
             run.skip("no recommended item has a title in silver/items")
-        shown = shown_products(recommended, products, model.generator.classes)[: settings.num_items]
+        shown = shown_products(recommended, products, model.prepared)[: settings.num_items]
         if not shown:
-            run.skip(f"no recommended item belongs to a category that {model.version} has learned")
+            run.skip(f"no recommended item has a picture and a category that {model.version} has learned")
         rows = [write_creative(run, creative, model) for creative in creatives(shown, model, settings)]
         run.log("made", **figures(rows, num_items=len(shown)))
         run.commit_arrow("gold/creatives", pa.Table.from_pylist(rows, schema=contract("gold/creatives").schema))

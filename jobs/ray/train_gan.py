@@ -22,7 +22,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gan.arrays import Picture, Pictures
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator, sample_grid
-from gan.metrics.generator_metrics import Measure, measure, qualities
+from gan.metrics.calibration import qualities
+from gan.metrics.generator_metrics import Measure, measure
 from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality
 from gan.provenance import provenance, save
 from gan.training import catalogue, dataset

@@ -269,21 +269,21 @@ class LakeFacts:
 
     @cached_property
     def creatives_by_status(self) -> list[Row]:
-        """Creatives by kind, status and reason: kind, status, reason, n, mean_quality."""
+        """Creatives by kind, status and reason without its numbers: kind, status, reason, n, mean_quality."""
         if not self.has("gold/creatives"):
             return []
         return self.rows(
             """
-            SELECT kind, status, reason, count(*) AS n, avg(quality) AS mean_quality
+            SELECT kind, status, split_part(reason, ':', 1) AS reason, count(*) AS n, avg(quality) AS mean_quality
             FROM gold.creatives GROUP BY ALL ORDER BY kind, status, reason
             """
         )
 
-    def num_adverts(self) -> tuple[int, int]:
-        """Adverts that were accepted and refused."""
-        adverts = [row for row in self.creatives_by_status if row["kind"].startswith("advert")]
-        accepted = sum(row["n"] for row in adverts if row["status"] == "accepted")
-        return accepted, sum(row["n"] for row in adverts) - accepted
+    def num_creatives(self, *, adverts: bool) -> tuple[int, int]:
+        """Adverts, or else the pictures alone, that were accepted and refused."""
+        rows = [row for row in self.creatives_by_status if row["kind"].startswith("advert") == adverts]
+        accepted = sum(row["n"] for row in rows if row["status"] == "accepted")
+        return accepted, sum(row["n"] for row in rows) - accepted
 
     def file(self, uri: str) -> Path:
         """The file that a `uri` column of the lake names."""

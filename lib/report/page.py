@@ -163,5 +163,4 @@ def _experiment_line(facts: LakeFacts) -> str:
 def _adverts_line(facts: LakeFacts) -> str:
     if not facts.has("gold/creatives"):
         return facts.why_missing("train_gan", "make_creatives")
-    accepted, refused = facts.num_adverts()
-    return f"{count(accepted)} made and accepted, {count(refused)} refused"
+    return shop.creatives_line(facts)

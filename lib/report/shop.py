@@ -19,7 +19,6 @@ def adverts(facts: LakeFacts) -> Section:
     title = "Generated pictures and adverts"
     pictures = _sample_grids(facts) + _advert_pictures(facts)
     tables = []
-    accepted, refused = facts.num_adverts()
     if facts.creatives_by_status:
         rows = facts.creatives_by_status
         tables.append(
@@ -37,10 +36,21 @@ def adverts(facts: LakeFacts) -> Section:
         return Section("adverts", title, missing=facts.why_missing("train_gan", "make_creatives"))
     text = "Every picture here is made by a generator and says so."
     if tables:
-        text += f" {plural(accepted, 'advert')} accepted, {count(refused)} refused."
+        text += f" {creatives_line(facts)}."
     else:
         text += " " + facts.why_missing("make_creatives")
     return Section("adverts", title, text, [], tables, pictures)
+
+
+def creatives_line(facts: LakeFacts) -> str:
+    """How many adverts, and how many of the pictures that they are made with, were accepted and refused."""
+    (adverts, refused_adverts), (pictures, refused_pictures) = (
+        facts.num_creatives(adverts=kind) for kind in (True, False)
+    )
+    return (
+        f"{plural(adverts, 'advert')} accepted, {count(refused_adverts)} refused; "
+        f"{plural(pictures, 'picture')} accepted, {count(refused_pictures)} refused"
+    )
 
 
 def _sample_grids(facts: LakeFacts) -> list[Picture]:

@@ -2,7 +2,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gan.metrics.generator_metrics import measure, qualities
+from gan.metrics.calibration import qualities
+from gan.metrics.generator_metrics import measure
 from gan.training.dataset import PreparedPictures
 
 Products = Callable[[str, int, int], np.ndarray]

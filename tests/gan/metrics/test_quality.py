@@ -1,19 +1,20 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gan.metrics.features import FeatureSpace, averaged
+from gan.metrics.calibration import qualities
+from gan.metrics.features import averaged
 from gan.metrics.quality import CategoryQuality, ball_radii, inside_manifold, realism
-from gan.training.dataset import PreparedPictures
+from gan.training.dataset import PreparedPictures, prepare
 
 POINTS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [10.0, 0.0]])
 
 
 @pytest.fixture(scope="module")
 def discs(prepared: PreparedPictures) -> CategoryQuality:
-    space = FeatureSpace.fit(prepared.pixels[~prepared.is_held_out])
-    return CategoryQuality.fit(space, prepared.of(0, held_out=False), prepared.of(0, held_out=True))
+    return qualities(prepared, [0])[0]
 
 
 def test_the_mean_of_pixels_is_kept_when_a_picture_is_averaged() -> None:
@@ -41,7 +42,31 @@ def test_a_typical_real_picture_scores_a_half_noise_nothing_and_an_empty_one_har
     assert 0.35 < unseen.mean() < 0.65
     noise = np.random.default_rng(0).integers(0, 256, size=(8, 3, 32, 32), dtype=np.uint8)
     assert discs.quality(noise).max() == 0
-    assert discs.quality(np.full((1, 3, 32, 32), 245, np.uint8)).max() < 0.1
+    assert discs.quality(np.full((1, 3, 32, 32), 245, np.uint8)).max() < 0.25
+
+
+def test_quality_is_the_share_of_real_pictures_however_few_are_held_out(
+    prepared: PreparedPictures, products: Callable[[str, int, int], np.ndarray]
+) -> None:
+    five = replace(prepared, is_held_out=np.arange(120) % 12 == 0)  # of 60 in a class
+    found = np.sort(qualities(five, [0])[0].quality(products("disc", 400, 9)))
+    assert len(np.unique(found)) > 100  # not 0, 0.2, 0.4, ...
+    shares = np.arange(1, len(found) + 1) / len(found)  # what a perfect measure gives to so many real pictures
+    assert np.abs(found - shares).max() < 0.2
+    assert found.mean() == pytest.approx(0.5, abs=0.08)
+
+
+def test_even_the_fewest_pictures_of_a_class_can_be_judged(
+    products: Callable[[str, int, int], np.ndarray],
+) -> None:
+    few = prepare(
+        {f"i{n}": picture for n, picture in enumerate(products("disc", 5, 0))},
+        {f"i{n}": "disc" for n in range(5)},
+        held_out_frac=0.15,
+        seed=0,
+    )
+    found = qualities(few)[0].quality(products("disc", 20, 1))
+    assert ((found >= 0) & (found <= 1)).all()
 
 
 def test_a_picture_of_another_kind_scores_lower(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gan.adverts.creatives import Product
 from gan.generator import GENERATOR_FILE, PREPARED_FILE, KeptGenerator
 from gan.provenance import read as read_provenance
 from gan.training import dataset as pictures
@@ -53,8 +54,9 @@ def drawn(label: int, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def prepared() -> pictures.PreparedPictures:
-    found = {f"i{n:03d}": drawn(n % 2, n) for n in range(80)} | {"bar": drawn(0, 1000)}
-    classes = {item: CLASSES[0 if item == "bar" else int(item[1:]) % 2] for item in found}
+    found = {f"i{n:03d}": drawn(n % 2, n) for n in range(80)} | {"bar": drawn(0, 1000), "square": drawn(1, 1000)}
+    own = {"bar": CLASSES[0], "square": CLASSES[1]}
+    classes = {item: own.get(item) or CLASSES[int(item[1:]) % 2] for item in found}
     return pictures.prepare(found, classes, held_out_frac=0.2, seed=0)
 
 
@@ -98,7 +100,9 @@ class ShopLake(SmallLake):
         model_registry.register_model(self.lake, row)
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
-        return job.MakeCreativesSettings(**(self.shared_settings | {"min_quality": 0.05} | overrides))
+        return job.MakeCreativesSettings(
+            **(self.shared_settings | {"num_candidates": 24, "min_quality": 0.05, "max_colour_difference": 300} | overrides)
+        )
 
     def creatives(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.lake.dataset("gold/creatives").to_table().sort_by("creative_id").to_pylist()
@@ -180,6 +184,19 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_files_and_rows(
     assert len(whole.files()) == len(whole.creatives())
 
 
+def test_what_is_of_another_colour_than_the_item_is_refused_and_recorded(
+    small_lake: ShopLake, job: ModuleType, generator: KeptGenerator, prepared: pictures.PreparedPictures
+) -> None:
+    small_lake.put_shop()
+    small_lake.put_generator(generator, prepared)
+    job.main(small_lake.settings(job, min_quality=0, max_colour_difference=0, max_refused=2))
+    rows = small_lake.creatives()
+    assert {(row["kind"], row["status"]) for row in rows} == {("image", "refused")}
+    reasons = [row["reason"] for row in rows if not row["reason"].startswith("a copy")]
+    assert reasons
+    assert all(reason.startswith("of another colour: ") and reason.endswith("is above 0") for reason in reasons)
+
+
 def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
     small_lake: ShopLake,
     job: ModuleType,
@@ -194,39 +211,9 @@ def test_what_is_too_unlike_the_real_pictures_is_refused_and_recorded(
     rows = small_lake.creatives()
     assert Counter(row["item_id"] for row in rows) == {"bar": 2, "square": 2}
     assert {(row["kind"], row["status"]) for row in rows} == {("image", "refused")}
-    assert all(row["reason"].startswith("quality 0.") and row["reason"].endswith("is below 0.3") for row in rows)
+    assert all(row["reason"].startswith("too unlike real pictures: quality 0.") for row in rows)
     assert all((small_lake.lake.folder / row["uri"]).is_file() for row in rows)
     assert "items_without_a_picture_that_passed=2" in capsys.readouterr().out
-
-
-def test_a_copy_of_a_training_picture_is_refused_whatever_its_quality(
-    job: ModuleType, prepared: pictures.PreparedPictures
-) -> None:
-    from gan.metrics.generator_metrics import qualities
-
-    class Copier:
-        def pictures(self, label: int, seeds: list[int]) -> np.ndarray:
-            return prepared.of(label, held_out=False)[: len(seeds)]
-
-    found = job.candidates(Copier(), qualities(prepared)[0], 0, [5, 6, 7], min_quality=0.1)
-    assert [candidate.refused for candidate in found] == ["a copy of a training picture"] * 3
-    assert max(candidate.quality for candidate in found) > 0.9
-
-
-def test_candidates_are_tried_from_the_nearest_in_colour_and_the_first_that_passes_is_taken(job: ModuleType) -> None:
-    def candidate(red: int, quality: float, refused: str | None = None) -> Any:
-        pixels = np.zeros((3, 32, 32), np.uint8)
-        pixels[0] = red
-        return job.Candidate(pixels, red, quality, refused)
-
-    found = [candidate(250, 0.9), candidate(109, 0.2), candidate(90, 0.0, "bad"), candidate(100, 0.0, "bad")]
-    own = found[3].picture
-    ordered = job.by_preference(found, own)
-    assert [c.seed for c in ordered] == [100, 109, 90, 250]
-    refused, chosen = job.tried(ordered)
-    assert ([c.seed for c in refused], chosen.seed) == ([100], 109)
-    assert [c.seed for c in job.by_preference(found, None)] == [250, 109, 90, 100]
-    assert job.tried(found[2:]) == (found[2:], None)
 
 
 def test_items_are_counted_over_all_lists_and_ties_broken_by_id(small_lake: ShopLake, job: ModuleType) -> None:
@@ -238,28 +225,23 @@ def test_items_are_counted_over_all_lists_and_ties_broken_by_id(small_lake: Shop
         assert set(job.read_products(run, ["bar", "untitled", "nowhere"])) == {"bar"}
 
 
-def test_items_without_a_title_or_a_learned_category_are_not_shown(job: ModuleType) -> None:
-    bar, ring, alien = (
-        job.Product(item, "A title", category, None, None, None)
+def test_items_without_a_title_a_picture_or_a_learned_category_are_not_shown(job: ModuleType) -> None:
+    bar, ring, alien, unseen = (
+        Product(item, "A title", category, None, None, None)
         for item, category in (
             ("bar", ("Shapes", "Bars")),
             ("ring", ("Shapes", "Bars", "Bent")),
             ("alien", ("Elsewhere",)),
+            ("unseen", ("Shapes", "Bars")),
         )
     )
-    products = {"bar": bar, "ring": ring, "alien": alien}
-    shown = job.shown_products(["ring", "untitled", "alien", "bar"], products, ("Shapes / Squares", "Shapes / Bars"))
+    products = {product.item_id: product for product in (bar, ring, alien, unseen)}
+    learned = pictures.PreparedPictures(
+        ["bar", "ring", "alien"], np.zeros(3, int), np.zeros(3, bool), np.zeros((3, 3, 32, 32), np.uint8),
+        ("Shapes / Squares", "Shapes / Bars"),
+    )  # fmt: skip
+    shown = job.shown_products(["ring", "untitled", "alien", "unseen", "bar"], products, learned)
     assert shown == [(ring, 1), (bar, 1)]
-
-
-def test_the_small_line_names_the_brand_unless_the_title_does(job: ModuleType) -> None:
-    def kicker(title: str, brand: str | None, category: tuple[str, ...]) -> str | None:
-        product = job.Product("a", title, category, brand, None, None)
-        return product.kicker
-
-    assert kicker("A red bar", "Kestrel", ("Shapes", "Bars")) == "Kestrel"
-    assert kicker("KESTREL bar", "Kestrel", ("Shapes", "Bars")) == "Bars"
-    assert kicker("A red bar", None, ()) is None
 
 
 def test_a_shop_without_a_generator_is_skipped(
@@ -301,7 +283,10 @@ def test_items_of_kinds_that_were_never_learned_are_skipped(
     small_lake.put("silver/items", ITEMS[3])
     small_lake.put("gold/recommendations", LIST | {"user_key": "u", "rank": 1, "item_id": "alien"})
     job.main(small_lake.settings(job))
-    assert f"skipped: no recommended item belongs to a category that {VERSION} has learned" in capsys.readouterr().out
+    assert (
+        f"skipped: no recommended item has a picture and a category that {VERSION} has learned"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_size_that_holds_no_advert_is_refused_before_anything_starts(small_lake: ShopLake, job: ModuleType) -> None:

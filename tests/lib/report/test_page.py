@@ -197,8 +197,14 @@ def put_pictures(lake: Lake) -> None:
         "provenance": [("synthetic", "true")],
         "status": "accepted",
     }
-    refused = advert | {"creative_id": "d", "status": "refused", "reason": "memorised"}
-    put(lake, "gold/creatives", advert, refused)
+    picture = advert | {"creative_id": "p", "kind": "image"}
+    refused = [
+        picture | {"creative_id": f"r{number}", "status": "refused", "reason": reason}
+        for number, reason in enumerate(
+            ("of another colour: 31", "of another colour: 44", "a copy of a training picture")
+        )
+    ]
+    put(lake, "gold/creatives", advert, picture, *refused)
 
 
 class Page(HTMLParser):
@@ -268,7 +274,8 @@ def page(html: str) -> Page:
         ("policy", "logging test/personal mean return reference 0.625"),
         ("experiment", "personal against random: better on CTR. 11 against 12 users"),
         ("experiment", "< 0.001"),
-        ("adverts", "1 advert accepted, 1 refused"),
+        ("adverts", "1 advert accepted, 0 refused; 1 picture accepted, 3 refused"),
+        ("adverts", "image refused of another colour 2"),
         ("adverts", "AI-generated"),
         ("shoppers", "1 user known before 20 Mar 2026 00:00; 100.0 % of them bought"),
         ("shoppers", "category=Shoes 25.0 % 1"),
@@ -337,7 +344,7 @@ def test_the_summary_tells_counts_ranks_verdict_and_adverts(full: Lake) -> None:
     assert rows["candidates"] == "encoder train_encoder-000002 stands as a candidate: 0.3 is below 0.7."
     assert rows["policy"] == "dqn: promote (incumbent: personal). 0.7 is above 0.5."
     assert rows["experiment"].startswith("personal against random: better on CTR.")
-    assert rows["adverts"] == "1 made and accepted, 1 refused"
+    assert rows["adverts"] == "1 advert accepted, 0 refused; 1 picture accepted, 3 refused"
     assert rows["tables"] == str(full.folder)
     assert rows["report"] == str(full.folder / "files" / "report" / "index.html")
 
