@@ -12,6 +12,7 @@ Floats = NDArray[np.float64]
 SIDE = 32  # pictures are averaged down to it before anything is measured; R must be a multiple
 NUM_ORIENTATIONS = 8
 NUM_COMPONENTS = 48
+PICTURES_PER_STEP = 256  # looked at together, to bound memory
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green, blue (ITU-R BT.601)
 
 
@@ -27,7 +28,15 @@ def averaged(pictures: Pictures, side: int) -> Floats:
 
 
 def feature_groups(pictures: Pictures) -> tuple[Floats, Floats, Floats]:
-    """Edges [N, 640], colours [N, 192] and fine detail [N, 16] of pictures."""
+    """Edges [N, 640], colours [N, 192] and fine detail [N, 16] of N > 0 pictures."""
+    starts = range(0, len(pictures), PICTURES_PER_STEP)
+    edges, colours, detail = zip(
+        *(_groups_of(pictures[start : start + PICTURES_PER_STEP]) for start in starts), strict=True
+    )
+    return np.concatenate(edges), np.concatenate(colours), np.concatenate(detail)
+
+
+def _groups_of(pictures: Pictures) -> tuple[Floats, Floats, Floats]:
     small = averaged(pictures, SIDE)
     grey = np.einsum("ncij,c->nij", small, GREY)
     down, right = np.gradient(grey, axis=(1, 2))

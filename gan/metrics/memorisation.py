@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan.arrays import Pictures
-from gan.metrics.features import SIDE, Floats, averaged, on_grid
+from gan.metrics.features import PICTURES_PER_STEP, SIDE, Floats, averaged, on_grid
 
 Patterns = NDArray[np.float32]  # [N, P], each of length 1
 Flags = NDArray[np.bool_]
 MAX_SHIFT = 2  # pixels of SIDE, up, down, left and right; without the border, pictures this far apart still overlap
 COMPARED_SIDE = 7  # to which the inner pixels are averaged down, so that noise and sharpness hardly matter
 COPY_FRAC = 0.4  # of the median distance from a held-out real picture to its nearest training picture
-PICTURES_PER_STEP = 256  # compared at a time, to bound memory
 
 
 @dataclass(frozen=True)
