@@ -112,13 +112,13 @@ def _from_sixteen_bits(opened: Image.Image) -> Image.Image:
     return Image.fromarray(greys)
 
 
-def _orientation(opened: Image.Image) -> int | None:
-    """The EXIF orientation, 1..8; None where there is none that can be read."""
+def _orientation(opened: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1, which is upright, where there is none that can be read."""
     try:
         found = opened.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as in `decode`: the header is broken, the picture is not
-        return None
-    return found if isinstance(found, int) else None
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _on_white(image: Image.Image) -> Image.Image:

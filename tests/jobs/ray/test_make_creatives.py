@@ -101,7 +101,11 @@ class ShopLake(SmallLake):
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
         return job.MakeCreativesSettings(
-            **(self.shared_settings | {"num_candidates": 24, "min_quality": 0.05, "max_colour_difference": 300} | overrides)
+            **(
+                self.shared_settings
+                | {"num_candidates": 24, "min_quality": 0.05, "max_colour_difference": 300}
+                | overrides
+            )
         )
 
     def creatives(self) -> list[dict[str, Any]]:
