@@ -44,7 +44,8 @@ def is_bytes(type_: pa.DataType) -> bool:
 
 def is_text(type_: pa.DataType) -> bool:
     """Whether a column's values are text."""
-    return any(is_kind(type_) for is_kind in (is_type.is_string, is_type.is_large_string, is_type.is_string_view))
+    kinds = (is_type.is_string, is_type.is_large_string, is_type.is_string_view)
+    return any(is_kind(type_) for is_kind in kinds)
 
 
 def _texts(array: pa.Array) -> pa.Array:
