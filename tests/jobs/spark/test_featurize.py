@@ -320,7 +320,8 @@ def test_the_relevant_event_may_be_another_than_the_purchase(job: ModuleType, sp
 
 def test_prices_are_in_one_currency_and_one_without_a_rate_is_not_added(job: ModuleType, spark: SparkSession) -> None:
     paid = [(1500, "JPY"), (10, " eur"), (7, None), (3, "CHF"), (None, "CHF"), (99_999_999_999_999, "XAU")]
-    rows = [event(n, price=price, currency=currency) for n, (price, currency) in enumerate(paid)]
+    prices = [None if price is None else Decimal(price) for price, _ in paid]
+    rows = [event(n, price=price, currency=paid[n][1]) for n, price in enumerate(prices)]
     events = frame(spark, "silver/events", numbered(*rows))
     assert found_currencies(events) == {"JPY", "EUR", None, "CHF", "XAU"}
     rates = {"EUR": Decimal(1), None: Decimal(1), "JPY": Decimal("0.00625"), "XAU": Decimal("2000.5")}
