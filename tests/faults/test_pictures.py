@@ -20,7 +20,8 @@ def test_a_catalogue_of_odd_photographs_is_used_or_counted(faults: Path, tmp_pat
     chosen = catalogue.chosen_pictures(keys, max_pictures=100, seed=0)
     found = catalogue.read_pictures(shop.lake.dataset("bronze/images"), chosen, 32)
     assert set(found) == GOOD | {"EXIF", "GREY16", "GIF", "WEBP", "CMYK", "PALETTE"}
-    assert set(chosen) - set(found) == {"STRIP", "CUT", "EMPTY", "HTML"}
+    assert set(chosen) - set(found) == {"STRIP", "CUT", "HTML"}
+    assert [row["reason"] for row in shop.read("bronze/rejects")] == ["bad_value:bytes"]  # that of no bytes
     upright = found["EXIF"].mean(axis=0)
     assert upright[4, 28] < 64  # dark above on the right
     assert upright[28, 4] > 192  # bright below on the left
