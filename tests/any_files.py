@@ -117,6 +117,7 @@ def sources(type_: str) -> st.SearchStrategy[Any]:
                 ["iso", "epoch", "epoch_seconds", "epoch_milliseconds", "%d.%m.%Y", "%s", "%Q", "%Y-%m-%dT%H:%M:%S%z"]
             )
             | texts,
+            "clock": st.sampled_from(["day", "hour", "minute", "second"]),
             "explode": columns,
             "constants": st.dictionaries(st.sampled_from(["arm", "policy"]), st.just("a") | texts, max_size=1),
             "product": texts,

@@ -29,7 +29,10 @@ def rows_of(lines: list[str]) -> list[list[str]]:
     [
         ("lake", ["path"]),
         ("time", ["as_of"]),
-        ("experiment", ["control", "shares", "sample_ratio_threshold"]),
+        (
+            "experiment",
+            ["control", "shares", "primary", "sample_ratio_threshold", "min_arm_units", "min_arm_frac"],
+        ),
         ("als", ["max_loss_frac", "rank", "alpha", "regularization", "num_iterations", "num_blocks", "seed"]),
     ],
 )
@@ -53,7 +56,10 @@ def test_every_key_of_the_shipped_settings_files_stands_on_the_page() -> None:
 
 def test_a_key_stands_with_its_type_default_bounds_and_meaning() -> None:
     (row,) = (line for line in section(docs.settings_page(), "### clean") if line.startswith("| session_gap_minutes"))
-    assert row == "| session_gap_minutes | int | `30` | ≥ 1, ≤ 1440 | a silence longer than this ends a session |"
+    assert row == (
+        "| session_gap_minutes | int | `30` | ≥ 1, ≤ 1440 | "
+        "a silence longer than this ends a session; on a clock that is not finer it is a user's day or hour |"
+    )
 
 
 def test_a_table_stands_whole_on_the_page() -> None:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from lib.cleaning.batches import COUNT, SOURCE_NAME, clean_event_batches, clean_item_batches, prefixed
 from lib.cleaning.thresholds import Thresholds
+from lib.cleaning.whole_log import WholeLog
 from lib.engines.arrow_tasks import InProcess
 from lib.formats.arrow_texts import arrow_texts
 from lib.formats.columns import stored_names
@@ -154,7 +155,9 @@ def is_cleaned(records: dict[str, pa.Table], kind: str, mapping: LogMapping) -> 
         frames.append(pa.Table.from_arrays(values, names=names))
     shard = pa.concat_tables(frames, promote_options="default").combine_chunks().to_batches()
     if kind == "events":
-        cleaned = clean_event_batches(shard, mapping=mapping, thresholds=RULES, key=InProcess(b"a key of the tests"))
+        stated = {name: source.clock for name, source in mapping.sources.items() if source.clock is not None}
+        rules: dict[str, Any] = {"mapping": mapping, "thresholds": RULES, "log": WholeLog(clocks=stated)}
+        cleaned = clean_event_batches(shard, key=InProcess(b"a key of the tests"), **rules)
     else:
         cleaned = clean_item_batches(shard, mapping=mapping)
     counts: dict[str, int] = {}
