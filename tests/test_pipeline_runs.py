@@ -131,7 +131,7 @@ def test_a_run_shows_each_stage_and_ends_with_the_summary_and_the_report(first: 
         assert all(re.search(r" [0-9.]+ s$", line) for line in first.lines(job)), job
     summary = {line.strip().split("  ")[0]: line for line in first.printed.rpartition("\n\n")[2].splitlines()}
     assert {"read", "rejected", "kept", "policy", "experiment", "tables"} <= set(summary)
-    assert " 6 made and accepted" in summary["adverts"]  # two products in three sizes
+    assert " 6 adverts accepted, 0 refused" in summary["adverts"]  # two products in three sizes
     assert summary["report"].split(maxsplit=1)[1].strip() == str(folder / "files" / "report" / "index.html")
     assert len([name for name in summary if name.startswith("NDCG@10")]) == 2
     assert (folder / "files" / "report" / "index.html").stat().st_size > 100_000

@@ -133,7 +133,10 @@ def _exit_code(job: Any) -> int:
     """A job's own exit code; that of a failure where it was killed or stopped."""
     if job.status.value == "SUCCEEDED":
         return ExitCode.DONE
-    return job.driver_exit_code if (job.driver_exit_code or 0) > 0 else ExitCode.FAILED
+    told = (
+        code for code in ExitCode if code not in (ExitCode.DONE, ExitCode.FAILED)
+    )  # 137 is of a process that was killed
+    return job.driver_exit_code if job.driver_exit_code in told else ExitCode.FAILED
 
 
 async def _follow(client: Any, job_id: str, show: Callable[[str], object], output: TextIO) -> str | None:
