@@ -20,7 +20,7 @@ TASK_FAILED = """An error occurred while calling o63.save.
 : org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 0.0 failed 1 times, most recent failure: Lost task 0.0 in stage 0.0 (TID 0) (localhost executor driver): org.apache.spark.api.python.PythonException: Traceback (most recent call last):
   File "/venv/pyspark/worker.py", line 3000, in main
     process()
-  File "/work/lib/formats/files.py", line 20, in read
+  File "/app/lib/formats/files.py", line 20, in read
     raise {error}("{message}")
 {error}: {message}
 
@@ -131,7 +131,7 @@ def test_of_a_task_that_failed_the_places_are_recorded_and_no_value(tmp_path: Pa
     kept = recordable_traceback(of_task("ValueError", "the user ann@shop has no time"))
     assert "ann@shop" not in kept
     places = (
-        'File "/work/lib/formats/files.py", line 20, in read',
+        'File "/app/lib/formats/files.py", line 20, in read',
         "\tat java.base/java.lang.Thread.run",
         "ValueError\n",
     )
