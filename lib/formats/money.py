@@ -36,5 +36,11 @@ def without_rate(mapping: LogMapping, found: Collection[Currency]) -> str | None
 
 
 def has_several(mapping: LogMapping) -> bool:
-    """Whether a source of the mapping gives prices a currency of their own, so that there may be several."""
-    return any("currency" in (*source.names, *source.constants) for source in mapping.sources.values())
+    """Whether a source of the mapping gives prices a currency of their own, so that there may be several.
+
+    By a column, a constant, or the signs that its prices bear.
+    """
+    return any(
+        "currency" in (*source.names, *source.constants) or source.reader.currency_signs
+        for source in mapping.sources.values()
+    )

@@ -47,6 +47,10 @@ def test_what_cannot_be_added_is_said_in_one_line() -> None:
 def test_only_a_source_with_a_currency_of_its_own_can_bring_another() -> None:
     assert has_several(mapping())
     assert not has_several(mapping(OWN.replace(", currency: currency", "")))
+    signs = "reader: {currency_signs: {€: EUR, ¥: JPY}}"
+    assert has_several(
+        mapping(OWN.replace(", currency: currency", "").replace("    names:", f"    {signs}\n    names:"))
+    )
 
 
 @pytest.mark.parametrize(
