@@ -10,7 +10,7 @@ nothing.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from math import ceil
@@ -101,9 +101,14 @@ def text_of(field: str, source: Source, own: Sequence[str]) -> Column:
     columns = columns_of(field, source, own)
     if not columns:
         return F.lit(None).cast("string")
+    return text_by(partial(field_texts, field=field, source=source), columns)
+
+
+def text_by(read: Callable[[pl.DataFrame], pl.Series], columns: Iterable[str]) -> Column:
+    """The text that `read` finds in these columns of a record."""
 
     def texts(records: pa.Array) -> pa.Array:
-        return field_texts(pl.Series(records).struct.unnest(), field, source).to_arrow().cast(pa.string())
+        return read(pl.Series(records).struct.unnest()).to_arrow().cast(pa.string())
 
     text: Column = arrow_udf(texts, "string")(F.struct(*map(quoted, columns)))  # type: ignore[call-overload]
     return text
@@ -244,11 +249,7 @@ def with_corrections(frame: DataFrame, name: str, mapping: LogMapping, *, num_sh
     if unknown:
         raise ValueError(f"record_key of {name} names {unknown[0]!r}; the columns of its records are {', '.join(own)}")
     used = dict.fromkeys(column for key in source.record_key for column in find_columns(own, key))
-
-    def keys(records: pa.Array) -> pa.Array:
-        return record_keys(pl.Series(records).struct.unnest(), source).to_arrow().cast(pa.string())
-
-    key: Column = arrow_udf(keys, "string")(F.struct(*map(quoted, used)))  # type: ignore[call-overload]
+    key = text_by(partial(record_keys, source=source), used)
     place = F.concat_ws(":", "source_file_sha256", "record_number")
     schema = SOURCE.with_source_columns(tuple(own)).schema.append(pa.field(SUPERSEDED, pa.bool_()))
     mark = partial(rows.mark_superseded_batches, source=name, mapping=mapping, schema=schema)

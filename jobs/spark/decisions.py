@@ -24,8 +24,8 @@ from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import SparkRun, found_currencies, in_one_currency, spark_schema, start_run
-from lib.formats.money import has_several, rates_of
+from lib.engines.spark import SparkRun, currencies_of, in_one_currency, spark_schema, start_run
+from lib.formats.money import rates_of
 from lib.runs.log_times import LogTimes
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -137,8 +137,8 @@ def read_shop(
 ) -> Shop:
     """Collect what every task needs: catalogue, counts by item and date, the keys of the context."""
     catalogue = run.read_or_empty("silver/items")
-    currencies = found_currencies(catalogue) if has_several(run.mapping) else {run.mapping.currency}
-    items = catalogue.withColumn("price", in_one_currency(rates_of(run.mapping, currencies)))
+    rates = rates_of(run.mapping, currencies_of(run.mapping, catalogue))
+    items = catalogue.withColumn("price", in_one_currency(rates))
     table = every_item(events, items).toArrow().sort_by("item_id").combine_chunks()
     item_ids = table["item_id"].combine_chunks()
     described = Catalogue.of(*(table[column].to_pylist() for column in ("category", "brand", "price")))

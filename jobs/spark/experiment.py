@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.spark import SparkRun, in_one_currency, spark_schema, start_run
+from lib.engines.spark import SparkRun, currency_code, in_one_currency, spark_schema, start_run
 from lib.formats.experiments import Experiment, Metric, arm_of, name_key, require_shares
 from lib.formats.mapping import LogMapping
 from lib.formats.money import rates_of
@@ -88,7 +88,7 @@ def with_unit(events: DataFrame, *, has_users: bool) -> DataFrame:
 def converted(events: DataFrame, mapping: LogMapping) -> DataFrame:
     """The events with `price` as a number, by the mapping's rates in its currency, else in the `currency` it has."""
     price = in_one_currency(rates_of(mapping, ()))
-    code = F.coalesce(F.upper(F.trim("currency")), F.lit(UNKNOWN_CURRENCY))
+    code = F.coalesce(currency_code(), F.lit(UNKNOWN_CURRENCY))
     return events.withColumns(
         {
             "price": F.coalesce(price, "price").cast("double"),

@@ -17,11 +17,11 @@ from pydantic import Field
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from lib.engines.spark import found_currencies, in_one_currency, over_shards, spark_schema, start_run
+from lib.engines.spark import currencies_of, in_one_currency, over_shards, spark_schema, start_run
 from lib.features.examples import ExampleDate, example_dates, examples
 from lib.features.profiles import user_profiles
 from lib.features.user_features import FEATURES
-from lib.formats.money import has_several, rates_of, without_rate
+from lib.formats.money import rates_of, without_rate
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.silver import CLOCKS
@@ -327,7 +327,7 @@ def main(settings: FeaturizeSettings) -> None:
     with start_run("featurize", settings) as run:
         found = run.read("silver/events").where(~F.col("is_bot"))
         catalogue = run.read_or_empty("silver/items")
-        currencies = found_currencies(found, catalogue) if has_several(run.mapping) else {run.mapping.currency}
+        currencies = currencies_of(run.mapping, found, catalogue)
         without = without_rate(run.mapping, currencies)
         if without is not None:
             run.log(without)

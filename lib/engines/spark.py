@@ -21,6 +21,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lib.engines.arrow_tasks import apply_to_shard
+from lib.formats.mapping import LogMapping
+from lib.formats.money import has_several
 from lib.lake.lake import RUN_OF_COMMIT
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
@@ -148,9 +150,14 @@ def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFra
     return shards.mapInArrow(work, spark_schema(schema))
 
 
+def currencies_of(mapping: LogMapping, *frames: DataFrame) -> set[str | None]:
+    """The currencies of the frames' prices, which are looked at only where the mapping lets them be several."""
+    return found_currencies(*frames) if has_several(mapping) else {mapping.currency}
+
+
 def found_currencies(*frames: DataFrame) -> set[str | None]:
     """The currencies of the frames' prices, at most 20 of each; None stands for a price without one."""
-    priced = [frame.where(F.col("price").isNotNull()).select(_currency_code()).distinct().limit(20) for frame in frames]
+    priced = [frame.where(F.col("price").isNotNull()).select(currency_code()).distinct().limit(20) for frame in frames]
     return {row[0] for frame in priced for row in frame.collect()}
 
 
@@ -159,12 +166,13 @@ def in_one_currency(rates: Mapping[str | None, Decimal]) -> Column:
     converted = F.lit(None)
     for currency, rate in rates.items():
         amount = F.col("price") if rate == 1 else F.col("price") * F.lit(rate).cast("decimal(18,11)")
-        is_it = _currency_code().eqNullSafe(F.lit(currency))
+        is_it = currency_code().eqNullSafe(F.lit(currency))
         converted = F.when(is_it, amount.try_cast("decimal(18,4)")).otherwise(converted)
     return converted.cast("decimal(18,4)")
 
 
-def _currency_code() -> Column:
+def currency_code() -> Column:
+    """The column `currency` in one spelling."""
     return F.upper(F.trim("currency"))
 
 
