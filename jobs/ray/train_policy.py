@@ -12,7 +12,7 @@ retry or a kill changes nothing.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -32,7 +32,7 @@ from rl.dataset.logged import RewardWeights
 from rl.learning import qnet
 from rl.learning.tabular import TabularQ, fit_tabular
 from rl.learning.train import DqnOptions, train_dqn
-from rl.market.truth import LOG_FOLDER, is_known, true_values
+from rl.market.truth import LOG_FOLDER, Simulation, is_known, logging_values, policy_values
 from rl.ope.rows import Row, logging_rows, policy_rows, true_rows
 from rl.ope.target import choose_temperature, on_log
 from rl.ope.valuation import Valuation, Verdict, verdict
@@ -234,25 +234,25 @@ def choose_policies(
     return chosen, served
 
 
-def start_truth(
-    run: Run, policies: Mapping[str, ServedPolicy], dataset: str, settings: TrainPolicySettings
-) -> Any | None:
-    """Start a Ray task that simulates the true values of the policies; None where the log is not the simulator's."""
+def simulation(run: Run, dataset: str, settings: TrainPolicySettings) -> Simulation | None:
+    """The sessions of `dataset`, to be simulated for true values; None where the log is not the simulator's."""
     folder = run.lake.folder / LOG_FOLDER
     if run.mapping.name != "market" or not is_known(folder):
         return None
     times = run.times.at(run.as_of)
-    weights = RewardWeights(**json.loads(run.property_of("gold/decisions", REWARD_WEIGHTS)))
-    simulate: Any = true_values  # Ray's types do not allow keyword arguments
-    return ray.remote(simulate).remote(
+    return Simulation(
         folder,
-        policies,
         since=times.test_from if dataset == "test" else times.valid_from,
         until=times.end if dataset == "test" else times.test_from,
-        rewards=weights,
+        rewards=RewardWeights(**json.loads(run.property_of("gold/decisions", REWARD_WEIGHTS))),
         discount=settings.discount,
         num_sessions=settings.true_value_sessions,
     )
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Start a Ray task; returns the reference of its result."""
+    return ray.remote(function).remote(*arguments)
 
 
 def keep(run: Run, network: qnet.CandidateQNet, temperature: float, settings: TrainPolicySettings) -> None:
@@ -289,9 +289,12 @@ def main(settings: TrainPolicySettings) -> None:
         require_incumbent(decisions, settings)
         judged_on = "test" if sizes["test"] else "valid"
         with ray_session(settings.cluster):
+            simulated = simulation(run, judged_on, settings)
+            truth = [start(logging_values, simulated)] if simulated else []  # goes on while the policies are learned
             chosen, served = choose_policies(run, parts, settings)
             policies = {"valid": chosen, "test": served}
-            truth = start_truth(run, policies[judged_on], judged_on, settings)
+            if simulated:
+                truth += [start(policy_values, simulated, {name: of}) for name, of in policies[judged_on].items()]
             rows = logging_rows("all", valuation(decisions, settings), run.run_id)
             for dataset in (name for name in policies if sizes[name]):
                 valued = valuation(parts[dataset], settings)
@@ -299,7 +302,9 @@ def main(settings: TrainPolicySettings) -> None:
                 rows += logging_rows(dataset, valued, run.run_id) + found
             rows = with_verdict(rows, judged_on, said)
             run.log(f"verdict on {judged_on}, {said.verdict}: {said.reason}")
-            rows += true_rows(ray.get(truth), judged_on, run.run_id) if truth else []
+            if truth:
+                values = {name: value for part in ray.get(truth) for name, value in part.items()}
+                rows += true_rows(values, judged_on, run.run_id)
         network = served[SERVED].values
         assert isinstance(network, qnet.CandidateQNet)
         keep(run, network, served[SERVED].temperature, settings)

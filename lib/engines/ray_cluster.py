@@ -95,15 +95,16 @@ def run_job(address: str, entrypoint: str, show: Callable[[str], object], log: P
     client = client_of(address)
     job_id = _submit(client, entrypoint)
     try:
-        with log.open("a") as output:
-            last_error = asyncio.run(_follow(client, job_id, show, output))
+        with log.open("a") as file:
+            output = _Output(show, file)
+            asyncio.run(_follow(client, job_id, output))
     except BaseException:
         client.stop_job(job_id)
         raise
     ended = client.get_job_info(job_id)
     code = _exit_code(ended)
     if code not in (ExitCode.DONE, ExitCode.FILES_SET_ASIDE):
-        raise JobEndedError(last_error or f"the Ray job ended as {ended.status.value}", code)
+        raise JobEndedError(output.last_error or f"the Ray job ended as {ended.status.value}", code)
     return code
 
 
@@ -139,22 +140,59 @@ def _exit_code(job: Any) -> int:
     return job.driver_exit_code if job.driver_exit_code in told else ExitCode.FAILED
 
 
-async def _follow(client: Any, job_id: str, show: Callable[[str], object], output: TextIO) -> str | None:
-    """Show a job's lines and write them to `output` until it ends.
+@dataclass
+class _Output:
+    """What a job has printed so far: its lines are shown, its text is written to `file`."""
 
-    Returns the last line that reports a user's error.
-    """
-    rest, last_error = "", None
-    async for text in client.tail_job_logs(job_id):
-        output.write(text)
-        *lines, rest = (rest + text).split("\n")
+    show: Callable[[str], object]
+    file: TextIO
+    length: int = 0  # characters
+    rest: str = ""  # of a line that has not ended
+    last_error: str | None = None  # the last line that reports a user's error
+
+    def add(self, text: str) -> None:
+        """Take what was printed next."""
+        self.file.write(text)
+        self.length += len(text)
+        *lines, self.rest = (self.rest + text).split("\n")
         for line in lines:
-            show(line)
-            if line.startswith("error: "):
-                last_error = line.removeprefix("error: ")
-    if rest:
-        show(rest)
-    return last_error
+            self._line(line)
+
+    def end(self) -> None:
+        """Show a last line without an end."""
+        if self.rest:
+            self._line(self.rest)
+
+    def _line(self, line: str) -> None:
+        self.show(line)
+        if line.startswith("error: "):
+            self.last_error = line.removeprefix("error: ")
+
+
+async def _follow(client: Any, job_id: str, output: _Output) -> None:
+    """Follow a job until it ends.
+
+    Ray's stream of the log ends some three seconds after the job, which a walk of short jobs would feel: so the job's end
+    is looked for beside it, and what is missing of the log is read then.
+    """
+
+    async def read_stream() -> None:
+        async for text in client.tail_job_logs(job_id):
+            output.add(text)
+
+    async def await_end() -> None:
+        while not client.get_job_info(job_id).status.is_terminal():
+            await asyncio.sleep(POLL_SECONDS)
+
+    tasks = {asyncio.create_task(read_stream()), asyncio.create_task(await_end())}
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+    output.add(client.get_job_logs(job_id)[output.length :])
+    output.end()
 
 
 def _submit(client: Any, entrypoint: str) -> str:

@@ -1,6 +1,7 @@
 """The true value of policies on the simulated market from whose log they were learned."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,36 +28,43 @@ def is_known(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def true_values(
-    folder: Path,
-    policies: Mapping[str, Policy],
-    *,
-    since: datetime,
-    until: datetime,
-    rewards: RewardWeights,
-    discount: float,
-    num_sessions: int,
-) -> dict[str, TrueValue]:
-    """Mean discounted return of the sessions in [since, until) if the policy made all their decisions, by simulation.
+@dataclass(frozen=True)
+class Simulation:
+    """Which sessions of the simulated market are simulated again, and how their returns are counted.
 
-    The market is built again from the manifest in its log's `folder`, which takes some seconds. The value of the mixture of
-    the logging strategies has the name `logging`, that of each of them among its own users `logging/<strategy>`. Each value
-    is the mean over at least `num_sessions` sessions.
+    The market is built again from the manifest in its log's `folder`, which takes some seconds.
     """
-    market = Market.read(folder)
-    simulate = partial(
-        market.true_value,
-        num_sessions=num_sessions,
-        since_ms=int(since.timestamp() * 1000),
-        until_ms=int(until.timestamp() * 1000),
-        rewards=rewards,
-        discount=discount,
+
+    folder: Path
+    since: datetime  # of the sessions' starts, in [since, until)
+    until: datetime
+    rewards: RewardWeights
+    discount: float
+    num_sessions: int  # a value is the mean over at least as many
+
+
+def logging_values(simulation: Simulation) -> dict[str, TrueValue]:
+    """The true value of the mixture of the logging strategies, `logging`, and of each among its users, `logging/<strategy>`."""
+    value = _true_value(simulation)
+    alone = {f"logging/{strategy}": value(logging_itself, strategy=strategy) for strategy in STRATEGIES}
+    return {"logging": value(logging_itself), **alone}
+
+
+def policy_values(simulation: Simulation, policies: Mapping[str, Policy]) -> dict[str, TrueValue]:
+    """The true value of each policy: the mean discounted return of the sessions if it made all their decisions."""
+    value = _true_value(simulation)
+    return {name: value(policy) for name, policy in policies.items()}
+
+
+def _true_value(simulation: Simulation) -> Callable[..., TrueValue]:
+    return partial(
+        Market.read(simulation.folder).true_value,
+        num_sessions=simulation.num_sessions,
+        since_ms=int(simulation.since.timestamp() * 1000),
+        until_ms=int(simulation.until.timestamp() * 1000),
+        rewards=simulation.rewards,
+        discount=simulation.discount,
     )
-    return {
-        "logging": simulate(logging_itself),
-        **{f"logging/{strategy}": simulate(logging_itself, strategy=strategy) for strategy in STRATEGIES},
-        **{name: simulate(policy) for name, policy in policies.items()},
-    }
 
 
 def interval(value: TrueValue) -> tuple[float, float]:
