@@ -32,6 +32,7 @@ CASES = (
     "a full disk",
     "no Ray cluster at the given address",
     "a table of another contract version",
+    "a table of the lake that cannot be read",
     "another pseudonym key",
     "a catalogue without pictures",
     "fewer rows than workers",
