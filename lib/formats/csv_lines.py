@@ -95,11 +95,7 @@ def _plain_block(block: bytes, reader: Reader, num_columns: int) -> pa.RecordBat
     Arrow silently lets an open quote run over the following lines. That gives fewer rows than lines or, in the last
     line, a value with a newline.
     """
-    if block.count(b"\r") != block.count(b"\r\n") or b"\n\n" in block or b"\n\r\n" in block or block[:1] in b"\r\n":
-        return None
-    if b"\0" in block or not f"{reader.delimiter}{reader.quote}{reader.escape}".isascii():
-        return None
-    if escaped_quotes(block, reader):
+    if not _may_be_plain(block, reader):
         return None
     block += b"" if block.endswith(b"\n") else b"\n"
     names = [str(i) for i in range(num_columns)]
@@ -120,6 +116,19 @@ def _plain_block(block: bytes, reader: Reader, num_columns: int) -> pa.RecordBat
         return None
     batch = table.combine_chunks().to_batches()[0]
     return batch.append_column("malformed", pa.nulls(len(batch), pa.string()))
+
+
+def _may_be_plain(block: bytes, reader: Reader) -> bool:
+    """Whether Arrow reads the block as Python does, if each of its lines is a record that fits.
+
+    What stands behind the end of a quoted field they read differently if it begins with an escape.
+    """
+    has_other_ends = block.count(b"\r") != block.count(b"\r\n")
+    has_blank_lines = b"\n\n" in block or b"\n\r\n" in block or block[:1] in b"\r\n"
+    is_ascii = f"{reader.delimiter}{reader.quote}{reader.escape}".isascii()
+    if has_other_ends or has_blank_lines or b"\0" in block or not is_ascii or escaped_quotes(block, reader):
+        return False
+    return not reader.escape or f"{reader.quote}{reader.escape}".encode() not in block
 
 
 def _rows_of_lines(block: bytes, reader: Reader, num_columns: int) -> Iterator[Row]:

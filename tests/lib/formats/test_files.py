@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib.formats import log_files
@@ -320,6 +320,8 @@ def test_escaped_quotes_that_no_key_speaks_of_are_refused_and_told(tmp_path: Pat
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet='ab",\n\\', max_size=40))
+@example('""\\\\,')
+@example('a,",,"\\,a')
 def test_arrow_reads_escapes_in_a_plain_block_as_python_does(text: str) -> None:
     reader = Reader(escape="\\")
     plain = _plain_block(text.encode(), reader, 2)
