@@ -1,9 +1,10 @@
 """Records of JSON lines: one object per line, values as text, nested ones as JSON text.
 
-Uses Python's parser for exactness.
-
 A number keeps its digits as received (2.50 stays 2.50; inside a nested value it becomes 2.5). NaN and Infinity, which
 are no JSON, become null. A line that is not a JSON object does not fit: it is kept whole in `malformed`.
+
+msgspec finds where each value of a line begins and ends, and whole columns of values become texts at once; what is not
+plain (a line that it refuses, an escape, a number to be written anew) is read by Python's parser, which decides.
 """
 
 import json
@@ -11,8 +12,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import reduce
 from typing import Any, NamedTuple
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +25,11 @@ from lib.formats.columns import ends_of_keys
 MOST_NESTED = 400  # arrays and objects in one another: far below the limit of Python's parser
 BRACKET = re.compile(r"[\[\]{}]")
 ARRAY_PLACE = re.compile(r"\[(\d+)\]")
+LINES_AT_ONCE = 256  # where a block holds a line that is not plain
+NESTED = pa.array([b"[", b"{"])  # what a list or an object begins with
+HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # a surrogate: its other half may be missing, and then it is no text
+# Values as received that are not yet the text of the field: -0, an exponent, a list that ENCODER would write otherwise.
+UNUSUAL_NUMBER, UNUSUAL_LIST = r"^-0|^-?[0-9.]+[eE]", r"^\{|^\[.*[\s{\\]|^\[(.*[\[,])?(-0|-?[0-9]+[.eE])"
 
 
 def _finite(value: Decimal) -> float | str:
@@ -34,6 +43,7 @@ def _decoder(on_constant: Callable[[str], None]) -> json.JSONDecoder:
 
 
 DECODER = _decoder(lambda name: None)
+ANY_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_finite)
 
 
@@ -70,11 +80,11 @@ def json_keys(blocks: Iterable[bytes]) -> JsonKeys:
     decoder = _decoder(constants.append)
     num_lines = num_objects = 0
     for block in blocks:
-        for _, record in _lines(block, decoder):
-            num_lines += 1
-            if record is not None:
-                num_objects += 1
-                shapes.setdefault(tuple(record))
+        parsed = _parsed(block, ANY_KEYS, decoder)
+        records = [*parsed.received, *(line.record for line in parsed.others if line.record is not None)]
+        shapes |= dict.fromkeys(map(tuple, records))
+        num_lines += len(parsed.received) + len(parsed.others)
+        num_objects += len(records)
     keys = dict.fromkeys(key for shape in shapes for key in shape)
     apart = {low for shape in shapes for low in _repeated(key.lower() for key in shape)}
     first: dict[str, str] = {}
@@ -85,27 +95,74 @@ def json_keys(blocks: Iterable[bytes]) -> JsonKeys:
 
 def json_records(blocks: Iterable[bytes], keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The records of blocks of whole lines: a text column for each of `keys`, named by position, and `malformed`."""
-    known, any_case = frozenset(keys), {key.lower(): key for key in keys}
+    any_case = {key.lower(): key for key in keys}
 
     def named(record: dict[str, Any]) -> dict[str, Any]:
-        if record.keys() <= known:
-            return record
-        return {key if key in known else any_case.get(key.lower(), key): value for key, value in record.items()}
+        return {key if key in keys else any_case.get(key.lower(), key): value for key, value in record.items()}
 
+    plain = _decoder_of(keys)
     for block in blocks:
-        lines: list[bytes] = []
-        records: list[dict[str, Any] | None] = []
-        for line, record in _lines(block, DECODER):
-            lines.append(line)
-            records.append(named(record) if record else record)
-        columns = [text_array([record.get(key) if record else None for record in records]) for key in keys]
-        malformed = [
-            None if record is not None else line.decode(errors="backslashreplace").replace("\0", "\\x00").rstrip("\r")
-            for line, record in zip(lines, records, strict=True)
-        ]
-        yield pa.record_batch(
-            [*columns, pa.array(malformed, pa.string())], names=[*map(str, range(len(keys))), "malformed"]
-        )
+        parsed = _parsed(block, plain, DECODER)
+        try:
+            columns = _texts_as_received(parsed.received, len(keys))
+        except ValueError:  # JSON, but with a number that Python cannot read: it says in which line
+            parsed = _parsed(block, None, DECODER)
+            columns = _texts_as_received([], len(keys))
+        if parsed.others:
+            records = [named(line.record) if line.record else {} for line in parsed.others]
+            others = [text_array([record.get(key) for record in records]) for key in keys]
+            columns = [pa.concat_arrays(pair).take(parsed.places) for pair in zip(columns, others, strict=True)]
+        whole = [_kept_whole(line.text) if line.record is None else None for line in parsed.others]
+        malformed = pa.concat_arrays([pa.nulls(len(parsed.received), pa.string()), pa.array(whole, pa.string())])
+        names = [*map(str, range(len(keys))), "malformed"]
+        yield pa.record_batch([*columns, malformed.take(parsed.places)], names=names)
+
+
+def _kept_whole(line: bytes) -> str:
+    return line.decode(errors="backslashreplace").replace("\0", "\\x00").rstrip("\r")
+
+
+def _decoder_of(keys: Sequence[str]) -> "msgspec.json.Decoder[Any] | None":
+    """A decoder of objects with no other keys, whose values stay as received; None if msgspec cannot take a key."""
+    fields = [(f"field_{place}", msgspec.Raw, msgspec.Raw(b"null")) for place in range(len(keys))]
+    names = {name: key for (name, _, _), key in zip(fields, keys, strict=True)}
+    try:
+        record = msgspec.defstruct("Record", fields, rename=names, forbid_unknown_fields=True, gc=False)
+    except ValueError:
+        return None
+    return msgspec.json.Decoder(record)
+
+
+def _texts_as_received(records: Sequence[msgspec.Struct], num_keys: int) -> list[pa.Array]:
+    """The texts of the records' values, by key.
+
+    Raises:
+        ValueError: a value cannot be read by Python.
+    """
+    if not records:
+        return [pa.array([], pa.string())] * num_keys
+    return [_texts_of(values) for values in zip(*map(msgspec.structs.astuple, records), strict=True)]
+
+
+def _texts_of(values: Sequence[msgspec.Raw]) -> pa.Array:
+    """Values as they stand in JSON as the texts of fields, like `text_array` of what they mean."""
+    ends = np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), dtype=np.int32)
+    offsets = pa.py_buffer(np.concatenate([np.zeros(1, np.int32), ends]))
+    received = pa.Array.from_buffers(pa.binary(), len(values), [None, offsets, pa.py_buffer(b"".join(values))])
+    first = pc.binary_slice(received, 0, 1)
+    is_quoted = pc.equal(first, b'"')
+    texts = pc.if_else(is_quoted, pc.binary_slice(received, 1, -1), received).cast(pa.string())
+    texts = pc.if_else(pc.or_(pc.equal(received, b"null"), pc.equal(texts, "")), None, texts)
+    is_unusual = pc.and_(is_quoted, pc.match_substring(texts, "\\"))
+    if not pc.all(is_quoted).as_py():
+        is_long = pc.and_(pc.is_in(first, NESTED), pc.greater(pc.binary_length(received), MOST_NESTED))
+        regexes = (pc.match_substring_regex(texts, regex) for regex in (UNUSUAL_NUMBER, UNUSUAL_LIST))
+        is_unusual = pc.or_(is_unusual, pc.and_not(reduce(pc.or_, regexes, is_long), is_quoted))
+    is_unusual = is_unusual.fill_null(False)
+    if not pc.any(is_unusual).as_py():
+        return texts
+    others = text_array([parse_json(value.decode()) for value in received.filter(is_unusual).to_pylist()])
+    return pc.replace_with_mask(texts, is_unusual, others)
 
 
 def text_array(values: list[Any]) -> pa.Array:
@@ -161,21 +218,75 @@ def _as_text(value: Any) -> str | None:
     return str(value) if isinstance(value, int | Decimal) else ENCODER.encode(value)
 
 
-def _lines(block: bytes, decoder: json.JSONDecoder) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """The lines of a block that are not blank, each with its object, or None if it is none.
+class _Line(NamedTuple):
+    """A line, and its object as Python has parsed it, or None if it is none."""
 
-    A carriage return alone ends a line where most of what it parts are objects.
+    text: bytes
+    record: dict[str, Any] | None
+
+
+class _Parsed(NamedTuple):
+    """The lines of a block that are not blank: those that msgspec has parsed, and the others.
+
+    `places` tell for each line its place among the former, or after them its place among the latter.
     """
-    for line in block.split(b"\n"):
-        if not line.strip():
-            continue
+
+    received: list[Any]
+    others: list[_Line]
+    places: pa.Array
+
+
+def _parsed(block: bytes, plain: "msgspec.json.Decoder[Any] | None", decoder: json.JSONDecoder) -> _Parsed:
+    """The records of a block, by `plain` as far as it goes."""
+    received = _plain_records(block, plain)
+    if received is not None:
+        return _Parsed(received, [], pa.array(range(len(received)), pa.int64()))
+    received, others, places = [], list[_Line](), list[int]()
+    lines = [line for line in block.split(b"\n") if line.strip()]
+    for start in range(0, len(lines), LINES_AT_ONCE):
+        piece = lines[start : start + LINES_AT_ONCE]
+        records = _plain_records(b"\n".join(piece), plain)
+        if records is None:
+            found = [*_lines(piece, decoder)]
+            places += range(-len(others) - 1, -len(others) - len(found) - 1, -1)
+            others += found
+        else:
+            places += range(len(received), len(received) + len(records))
+            received += records
+    numbers = [place if place >= 0 else len(received) - place - 1 for place in places]
+    return _Parsed(received, others, pa.array(numbers, pa.int64()))
+
+
+def _plain_records(text: bytes, decoder: "msgspec.json.Decoder[Any] | None") -> list[Any] | None:
+    """The records of lines that msgspec can parse as Python would; None if any cannot, or is blank."""
+    if decoder is None or not text or not _is_utf8(text) or (b"\\u" in text and HALF_A_PAIR.search(text)):
+        return None
+    try:
+        records = decoder.decode_lines(text)
+    except msgspec.MsgspecError:
+        return None
+    num_lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    return records if len(records) == num_lines else None
+
+
+def _lines(lines: Iterable[bytes], decoder: json.JSONDecoder) -> Iterator[_Line]:
+    """Lines parsed by Python. A carriage return alone ends a line where most of what it parts are objects."""
+    for line in lines:
         record = _object(line, decoder)
         if record is None and b"\r" in line.strip():
-            pieces = [(piece, _object(piece, decoder)) for piece in line.split(b"\r") if piece.strip()]
-            if 2 * sum(found is not None for _, found in pieces) > len(pieces):
+            pieces = [_Line(piece, _object(piece, decoder)) for piece in line.split(b"\r") if piece.strip()]
+            if 2 * sum(piece.record is not None for piece in pieces) > len(pieces):
                 yield from pieces
                 continue
-        yield line, record
+        yield _Line(line, record)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _object(line: bytes, decoder: json.JSONDecoder) -> dict[str, Any] | None:
