@@ -7,7 +7,7 @@ RUN_FLAGS := $(if $(LOGS),--logs $(LOGS)) $(if $(FORMAT),--format $(FORMAT)) $(i
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast lint format docs package acceptance lock clean
+.PHONY: demo test test-fast lint format docs package acceptance bench lock clean
 
 .venv/.ready: requirements.lock requirements-no-deps.lock pyproject.toml .ci/setup
 	@.ci/setup
@@ -41,6 +41,10 @@ package: .venv/.ready
 
 acceptance: .venv/.ready package
 	$(BIN)/python -m acceptance
+
+# The seconds and memory of ingest and clean beside other programs; some 20 minutes, with nothing else on the machine.
+bench: .venv/.ready
+	$(BIN)/python -m benchmarks
 
 lock:
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q -o requirements.lock
