@@ -5,13 +5,11 @@ its content and read once, whatever its name. A file that cannot be read is set 
 are still read, and the exit code is 3. Appends once per run: a rerun, a retry or a kill changes nothing.
 """
 
-import heapq
 import json
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
-from math import ceil
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +17,9 @@ import pyarrow.compute as pc
 from deltalake import Field as DeltaField
 from deltalake.schema import PrimitiveType
 from pydantic import Field
-from pyspark.sql import DataFrame, SparkSession
 
-from lib.engines.arrow_tasks import InProcess
-from lib.engines.spark import SparkRun, spark_schema, start_run
+from lib.engines.arrow_tasks import PARTS, InProcess, write_rows, written
+from lib.engines.spark import SparkRun, in_tasks, spark_schema, start_run
 from lib.formats.columns import stored_names
 from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
@@ -166,9 +163,10 @@ def append_all(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_b
         table = table.with_source_columns(union_of_columns(run.lake, table, files))
         add_columns(run.lake, table)
     read = partial(read_files, mapping=run.mapping, schema=table.schema, batch_id=run.run_id, arrived_at=run.started_at)
+    write = partial(write_rows, lake=run.lake.absolute(), table=table, made_by=read)
     tasks = in_tasks(run.spark, pa.Table.from_pylist(list(files), schema=FOUND), task_bytes=task_bytes)
-    records = tasks.mapInArrow(read, schema=spark_schema(table.schema))
-    run.commit(table.name, records, mode="append", declared=table)
+    parts = tasks.mapInArrow(write, schema=spark_schema(PARTS)).collect()
+    run.commit_written(table.name, [written(row["content"]) for row in parts], mode="append", declared=table)
 
 
 def union_of_columns(lake: Lake, table: Table, files: Iterable[FoundFile]) -> tuple[str, ...]:
@@ -254,19 +252,6 @@ def not_looked_at(refused: list[dict[str, Any]], files: Sequence[FoundFile]) -> 
         return is_replaced or (raw["sha256"] or row["source_file"]) in contents
 
     return [row for row in refused if not is_looked_at(row)]
-
-
-def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
-    """Spread files over tasks of about equal size: the largest first, each to the task with the least so far."""
-    sizes = files["num_bytes"].to_pylist()
-    num_tasks = max(min(len(sizes), spark.sparkContext.defaultParallelism), ceil(sum(sizes) / task_bytes))
-    loads = [(0, task) for task in range(num_tasks)]
-    chosen = [0] * len(sizes)
-    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
-        load, chosen[place] = heapq.heappop(loads)
-        heapq.heappush(loads, (load + sizes[place], chosen[place]))
-    spread = files.append_column("task", pa.array(chosen, pa.int32()))
-    return spark.createDataFrame(spread).repartitionById(num_tasks, "task").drop("task")
 
 
 def read_files_of_run(run: SparkRun, settings: IngestSettings) -> tuple[list[FoundFile], bool]:

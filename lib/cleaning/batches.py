@@ -1,139 +1,198 @@
-"""The functions that clean's tasks run over Arrow batches.
+"""The functions that clean's tasks run, on files of bronze and on shards of records.
 
-Records go in; events, rejects, item descriptions, counts and forms of values come out. All are returned as rows of one
-schema, distinguished by `kind`, so that one pass over bronze produces them. Does not import Spark.
+A task reads files and packs their records by shard; the next unpacks a shard, cleans it and writes its events and
+rejects into files, which the job commits. What is counted, or brought together once more, goes on in parts
+(lib/engines/arrow_tasks.py). Does not import Spark.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 
-from lib.cleaning.corrections import mark_superseded
-from lib.cleaning.fields import SUPERSEDED, event_times
+from lib.cleaning.corrections import mark_superseded, record_keys
+from lib.cleaning.fields import DECLARED, SUPERSEDED, columns_of, event_times, field_texts
 from lib.cleaning.parsing import to_arrow
-from lib.cleaning.shard import CleanShard, clean_events, clean_items
+from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, coarsest_clocks
-from lib.formats.mapping import LogMapping
-from lib.formats.rules import Clock
-from lib.tables.bronze import REJECTS, SOURCE
+from lib.engines.arrow_tasks import packed, unpacked, write_rows
+from lib.formats.log_files import filesystem_of
+from lib.formats.mapping import LogMapping, Source
+from lib.lake.lake import Lake
+from lib.tables.bronze import REJECTS
 from lib.tables.silver import EVENTS, ITEMS
 
 if TYPE_CHECKING:
     from lib.engines.arrow_tasks import Broadcast
 
-SOURCE_NAME = "source_name"
-EVENT, REJECT, COUNT, FORM = "event", "reject", "count", "form"
-EVENT_ITEM, CATALOGUE_ITEM = "event_item", "catalogue_item"
-ROWS_PER_BATCH = 20_000
-DOT, DOT_SUBSTITUTE = ".", "\t"  # Spark reads a dot as a nested column; no column name in bronze contains a tab
-CLOCK_COUNTS = pa.schema([pa.field("clock", pa.string()), pa.field("num_times", pa.int64())])
-# A row of any kind: the columns of its kind are filled, the others are null.
-CLEANED = pa.schema(
-    {
-        field.name: field.type
-        for field in (
-            pa.field("kind", pa.string()),
-            *EVENTS.schema,
-            *(field for field in REJECTS.schema if field.name != "stage"),
-            *ITEMS.schema,
-            *(pa.field(name, pa.string()) for name in ("described_by", "outcome", "form", "first_file", "last_file")),
-            *(pa.field(name, pa.int64()) for name in ("num_records", "num_events")),
-        )
-    }.items()
-)
+ROWS_AT_ONCE = 500_000  # of a file
+PLACE = ("source_file_sha256", "record_number")
+FILES = pa.schema([("location", pa.string()), ("num_bytes", pa.int64()), ("source", pa.string())])
+# Kinds of parts, beside those of written files and those of records, which are named after their table and source.
+COUNTS, FORMS, DAYS, CLOCKS, DESCRIPTIONS, PICTURES = "counts", "forms", "days", "clocks", "descriptions", "pictures"
+# The columns of those that the job gathers.
+GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
+    COUNTS: {"source": pl.String, "outcome": pl.String, "num_records": pl.Int64, "num_events": pl.Int64},
+    FORMS: {
+        **{"source": pl.String, "outcome": pl.String, "form": pl.String},
+        **{"num_records": pl.Int64, "first_file": pl.String, "last_file": pl.String},
+    },
+    DAYS: {"event_date": pl.Date, "num_events": pl.Int64},
+    CLOCKS: {"source": pl.String, "clock": pl.String, "num_times": pl.Int64},
+}
 
 
-def prefixed(source: str, column: str) -> str:
-    """The name of a source's own column in a frame that holds several sources."""
-    return f"{source}|{column}".replace(DOT, DOT_SUBSTITUTE)
+@dataclass(frozen=True)
+class ShardWork:
+    """What the tasks of one run need to know."""
+
+    lake: Lake
+    mapping: LogMapping
+    thresholds: Thresholds
+    schemas: dict[str, pa.Schema]  # of the table of each source
+    num_shards: int
+    num_item_shards: int
 
 
-def clean_event_batches(
-    batches: Iterable[pa.RecordBatch],
-    *,
-    mapping: LogMapping,
-    thresholds: Thresholds,
-    key: "Broadcast[bytes]",
-    log: WholeLog,
+def spread_records(
+    files: Iterable[pa.RecordBatch], *, work: ShardWork, by_record_key: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """Read files of bronze (rows of FILES) and pack their records by shard.
+
+    All records with the same user are in one shard, those of a catalogue with the same item. Records without are spread
+    by their content: equal ones are in one shard, but they do not all gather in one. Or all records of a source with
+    the same `record_key` are in one shard.
+    """
+    for file in (row for batch in files for row in batch.to_pylist()):
+        source = work.mapping.sources[file["source"]]
+        for records in _read(file["location"], work.schemas[file["source"]]):
+            key = record_keys(records, source) if by_record_key else whole_of(records, source)
+            yield from packed(records, file["source"], shards_of(records, key, work.num_shards))
+
+
+def spread_marked_records(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """Mark the superseded records in a shard of whole record keys, and pack them by the shards of `spread_records`."""
+    for name, records in unpacked(parts).items():
+        marked = mark_superseded(records, name, work.mapping)
+        key = whole_of(marked, work.mapping.sources[name])
+        yield from packed(marked, name, shards_of(marked, key, work.num_shards))
+
+
+def clean_event_shard(
+    parts: Iterable[pa.RecordBatch], *, work: ShardWork, key: "Broadcast[bytes]", log: WholeLog
 ) -> Iterator[pa.RecordBatch]:
     """Clean a shard of whole users; see `lib.cleaning.shard.clean_events`."""
-    records = _by_source(batches)
+    records = unpacked(parts)
     if records:
-        yield from _rows(clean_events(records, mapping, thresholds, key.value, log), item_kind=EVENT_ITEM)
+        yield from _results(clean_events(records, work.mapping, work.thresholds, key.value, log), work)
 
 
-def mark_superseded_batches(
-    batches: Iterable[pa.RecordBatch], *, source: str, mapping: LogMapping, schema: pa.Schema
+def clean_item_shard(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """Clean a shard of whole items; see `lib.cleaning.shard.clean_items`."""
+    records = unpacked(parts)
+    if records:
+        yield from _results(clean_items(records, work.mapping), work)
+
+
+def spread_pictures(files: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """Pack the items that have a picture by the shards of their descriptions."""
+    for file in (row for batch in files for row in batch.to_pylist()):
+        for pictures in _read(file["location"], pa.schema([("item_id", pa.string())])):
+            items = pictures.unique()
+            yield from packed(items, PICTURES, shards_of(items, items["item_id"], work.num_item_shards))
+
+
+def write_items(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """Write the rows of silver/items for the items of a shard."""
+    found = unpacked(parts)
+    if DESCRIPTIONS in found:
+        pictured = found[PICTURES]["item_id"] if PICTURES in found else pl.Series([], dtype=pl.String)
+        items = to_arrow(latest_items(found[DESCRIPTIONS], pictured), ITEMS.schema)
+        yield from write_rows(items.to_batches(), lake=work.lake, table=ITEMS)
+
+
+def latest_items(descriptions: pl.DataFrame, pictured: pl.Series) -> pl.DataFrame:
+    """One row per item: each property as last described; a catalogue takes precedence over events."""
+    last = [pl.col(field).filter(pl.col(_says(field)).is_not_null()).last() for field in DESCRIPTION]
+    items = descriptions.sort("is_catalogue", "event_time", "described_by").group_by("item_id").agg(last)
+    stored = pl.format("bronze/images#{}", "item_id")
+    return items.with_columns(
+        image_uri=pl.when(pl.col("item_id").is_in(pictured.implode())).then(stored).otherwise("image_uri")
+    )
+
+
+def count_clocks(
+    files: Iterable[pa.RecordBatch], *, work: ShardWork, every: Mapping[str, int]
 ) -> Iterator[pa.RecordBatch]:
-    """Mark the superseded records of one source in a shard of whole keys; see `lib.cleaning.corrections`."""
-    records = _received(batches)
-    if records is not None:
-        marked = mark_superseded(records, source, mapping)
-        for part in marked.iter_slices(ROWS_PER_BATCH):
-            yield from to_arrow(part, schema).combine_chunks().to_batches()
+    """How many times of a sample of the records lie on which clock: source, clock, num_times.
+
+    The sample has one record in `every` of the source; which, depends on the records alone.
+    """
+    for file in (row for batch in files for row in batch.to_pylist()):
+        name, schema = file["source"], work.schemas[file["source"]]
+        columns = columns_of("event_time", work.mapping.sources[name], own_columns(schema.names))
+        needed = pa.schema(schema.field(column) for column in dict.fromkeys((*columns, *PLACE)))
+        for records in _read(file["location"], needed):
+            sample = records.filter(pl.struct(PLACE).hash() % every[name] == 0)
+            counts = coarsest_clocks(event_times(sample, name, work.mapping), work.mapping.timezone)
+            rows = {"source": [name] * len(counts), "clock": [*counts], "num_times": [*counts.values()]}
+            yield from packed(pl.DataFrame(rows), CLOCKS)
 
 
-def clock_batches(batches: Iterable[pa.RecordBatch], *, source: str, mapping: LogMapping) -> Iterator[pa.RecordBatch]:
-    """How many times of the source's records lie on which clock, in rows of CLOCK_COUNTS."""
-    counts: Counter[Clock] = Counter()
-    for batch in batches:
-        records = _received([batch])
-        if records is not None:
-            counts.update(coarsest_clocks(event_times(records, source, mapping), mapping.timezone))
-    yield pa.RecordBatch.from_pydict({"clock": [*counts], "num_times": [*counts.values()]}, schema=CLOCK_COUNTS)
+def _says(field: str) -> str:
+    """The field that a description must have to say something of `field`: a currency says nothing without a price."""
+    return "price" if field == "currency" else field
 
 
-def clean_item_batches(batches: Iterable[pa.RecordBatch], *, mapping: LogMapping) -> Iterator[pa.RecordBatch]:
-    """Clean a shard of items; see `lib.cleaning.shard.clean_items`."""
-    records = _by_source(batches)
-    if records:
-        yield from _rows(clean_items(records, mapping), item_kind=CATALOGUE_ITEM)
+def _read(location: str, schema: pa.Schema) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file with the columns of `schema`; one that the file lacks is null."""
+    filesystem, path = filesystem_of(location)
+    dataset = ds.dataset(path, schema=schema, format="parquet", filesystem=filesystem)
+    taken: list[pa.RecordBatch] = []
+    for batch in dataset.to_batches(use_threads=False):
+        taken.append(batch)
+        if sum(map(len, taken)) >= ROWS_AT_ONCE:
+            yield pl.DataFrame(pa.Table.from_batches(taken))
+            taken = []
+    if any(map(len, taken)):
+        yield pl.DataFrame(pa.Table.from_batches(taken))
 
 
-def _by_source(batches: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
-    """A shard's records by source, each frame with the source's own columns under their bronze names."""
-    shard = _received(batches)
-    if shard is None:
-        return {}
-    declared = [*(column.name for column in SOURCE.columns), *({SUPERSEDED} & {*shard.columns})]
-    records = {}
-    for source in shard[SOURCE_NAME].unique().sort():
-        start = prefixed(source, "")
-        own = {
-            column: column.removeprefix(start).replace(DOT_SUBSTITUTE, DOT)
-            for column in shard.columns
-            if column.startswith(start)
-        }
-        records[source] = shard.filter(pl.col(SOURCE_NAME) == source).select(*own, *declared).rename(own)
-    return records
+def whole_of(records: pl.DataFrame, source: Source) -> pl.Series:
+    """What keeps records together: the user or item that the code which types the record finds in it; null if none."""
+    field = "user_id" if source.kind == "events" else "item_id"
+    if not columns_of(field, source, own_columns(records.columns)):
+        return pl.repeat(None, records.height, dtype=pl.String, eager=True)
+    return field_texts(records, field, source)
 
 
-def _received(batches: Iterable[pa.RecordBatch]) -> pl.DataFrame | None:
-    """The rows of the batches; None if there are none."""
-    received = [batch for batch in batches if batch.num_rows]
-    return pl.DataFrame(pa.Table.from_batches(received)) if received else None
+def shards_of(records: pl.DataFrame, key: pl.Series, num_shards: int) -> pl.Series:
+    """The shard of each record: by its key, or by its content where that is null."""
+    hashes = key.hash()
+    if key.null_count():
+        content = records.filter(key.is_null()).select(*own_columns(records.columns), "malformed")
+        hashes = hashes.scatter(key.is_null().arg_true(), content.hash_rows())
+    return (hashes % num_shards).cast(pl.Int32)
 
 
-def _rows(shard: CleanShard, *, item_kind: str) -> Iterator[pa.RecordBatch]:
-    frames = {
-        EVENT: shard.events,
-        REJECT: shard.rejects,
-        COUNT: shard.counts,
-        FORM: shard.forms,
-        item_kind: shard.items,
-    }
-    for kind, frame in frames.items():
-        if frame is None or frame.is_empty():
-            continue
-        for part in frame.with_columns(kind=pl.lit(kind)).iter_slices(ROWS_PER_BATCH):
-            own = pa.schema(field for field in CLEANED if field.name in part.columns)
-            table = to_arrow(part, own)
-            arrays = [
-                table[field.name].combine_chunks() if field.name in part.columns else pa.nulls(len(table), field.type)
-                for field in CLEANED
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, schema=CLEANED)
+def own_columns(columns: Iterable[str]) -> list[str]:
+    """The source's own columns among those of its table."""
+    return [column for column in columns if column not in DECLARED and column != SUPERSEDED]
+
+
+def _results(shard: CleanShard, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """The parts that a cleaned shard goes on as."""
+    rejects = shard.rejects.with_columns(stage=pl.lit("clean"))
+    for table, rows in ((EVENTS, shard.events), (REJECTS, rejects)):
+        if rows is not None and not rows.is_empty():
+            yield from write_rows(to_arrow(rows, table.schema).to_batches(), lake=work.lake, table=table)
+    yield from packed(shard.counts, COUNTS)
+    yield from packed(shard.forms, FORMS)
+    if shard.events is not None:
+        yield from packed(shard.events.group_by("event_date").agg(num_events=pl.len().cast(pl.Int64)), DAYS)
+    items = shard.items.with_columns(is_catalogue=pl.lit(shard.events is None))
+    yield from packed(items, DESCRIPTIONS, shards_of(items, items["item_id"], work.num_item_shards))

@@ -1,11 +1,69 @@
-"""Code that runs in Spark tasks without Spark: Polars over shards of users, and values shared by all tasks."""
+"""Code that runs in Spark tasks without Spark: packing rows for other tasks, writing files, Polars over shards.
 
+Rows go from one task to another in parts: the shard that they belong to, their kind, and as content a frame in Arrow's
+format. So a shuffle moves a few blobs and no columns, whose way through the JVM costs more than what is done to them.
+"""
+
+import io
+import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Generic, Protocol, TypeVar
 
 import polars as pl
 import pyarrow as pa
+from deltalake.transaction import AddAction
+
+from lib.lake.lake import Lake
+from lib.lake.writes import conform, write_files
+from lib.tables import Table
+
+PARTS = pa.schema([("shard", pa.int32()), ("kind", pa.string()), ("content", pa.binary())])
+FILE_BYTES = 256 << 20  # of rows in memory, which become one file
+SHARD = "(shard)"
+Maker = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
+
+
+def packed(rows: pl.DataFrame, kind: str, shards: pl.Series | None = None) -> Iterator[pa.RecordBatch]:
+    """Rows as parts, one for each of their `shards`, without these all in one; nothing if there are no rows."""
+    if rows.is_empty():
+        return
+    numbers = pl.zeros(rows.height, pl.Int32, eager=True) if shards is None else shards
+    by_shard = rows.with_columns(numbers.alias(SHARD)).partition_by(SHARD, as_dict=True, include_key=False)
+    for (shard,), part in by_shard.items():
+        content = io.BytesIO()
+        part.write_ipc_stream(content, compression="lz4")
+        yield _part(shard, kind, content.getvalue())
+
+
+def unpacked(parts: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
+    """The rows of parts by kind, in the order of the kinds' names."""
+    frames: dict[str, list[pl.DataFrame]] = {}
+    for batch in parts:
+        for kind, content in zip(batch.column("kind").to_pylist(), batch.column("content").to_pylist(), strict=True):
+            frames.setdefault(kind, []).append(pl.read_ipc_stream(content))
+    return {kind: pl.concat(frames[kind], how="diagonal") for kind in sorted(frames)}
+
+
+def write_rows(
+    batches: Iterable[pa.RecordBatch], *, lake: Lake, table: Table, made_by: Maker = iter
+) -> Iterator[pa.RecordBatch]:
+    """Write a task's rows into files of the table; they count for nothing until they are committed.
+
+    The rows are those of `batches`, or those that `made_by` makes of them. Yields a part for each file, whose kind is the
+    table's name.
+
+    Raises:
+        ValueError: the rows break the contract.
+    """
+    for rows in _by_size(made_by(batches), FILE_BYTES):
+        for file in write_files(lake, table, [conform(table, rows)]):
+            yield _part(0, table.name, json.dumps(asdict(file)).encode())
+
+
+def written(content: bytes) -> AddAction:
+    """A file that a task wrote, from the content of its part."""
+    return AddAction(**json.loads(content))
 
 
 def apply_to_shard(
@@ -21,6 +79,25 @@ def apply_to_shard(
     shard = pl.from_arrow(pa.Table.from_batches(received))
     assert isinstance(shard, pl.DataFrame)
     yield from function(shard).to_arrow().select(schema.names).cast(schema).to_batches()
+
+
+def _part(shard: int, kind: str, content: bytes) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({"shard": [shard], "kind": [kind], "content": [content]}, schema=PARTS)
+
+
+def _by_size(batches: Iterable[pa.RecordBatch], num_bytes: int) -> Iterator[pa.Table]:
+    """The rows of batches in tables of about `num_bytes` each, none of them empty."""
+    taken: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        if batch.num_rows:
+            taken.append(batch)
+            size += batch.nbytes
+        if size >= num_bytes:
+            yield pa.Table.from_batches(taken)
+            taken, size = [], 0
+    if taken:
+        yield pa.Table.from_batches(taken)
 
 
 Value = TypeVar("Value")

@@ -3,28 +3,30 @@
 The only file besides jobs/spark that imports pyspark.
 """
 
+import heapq
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
+from math import ceil
 from typing import Literal
 
 import polars as pl
 import pyarrow as pa
+from deltalake.transaction import AddAction
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
-from lib.engines.arrow_tasks import apply_to_shard
+from lib.engines.arrow_tasks import PARTS, apply_to_shard, write_rows, written
 from lib.formats.mapping import LogMapping
 from lib.formats.money import has_several
-from lib.lake.lake import RUN_OF_COMMIT
-from lib.lake.writes import transaction_id
+from lib.lake.writes import commit_files, remove_files, transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
 from lib.settings import JobSettings
@@ -107,31 +109,54 @@ class SparkRun(runs.Run):
         frame: DataFrame,
         *,
         where: Mapping[str, str] | None = None,
-        mode: Literal["overwrite", "append"] = "overwrite",
-        declared: Table | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> None:
-        """Replace the table's content, or its partitions `where`, or append to it, in one transaction, once per run.
+        """Replace the table's content, or its partitions `where`, in one transaction, once per run.
 
-        `declared` is the contract of an open table with its source's own columns. `properties` are table
-        properties, set before the rows are written.
+        Tasks write the rows into files, and this process commits the files. `properties` are table properties, set before.
 
         Raises:
             ValueError: the frame's columns are not the contract's.
         """
-        table_contract = declared or contract(table)
-        chosen = conform(table_contract, frame)
-        self.lake.ensure(table_contract, properties)
+        chosen = conform(contract(table), frame)
+        files = []
+        if self.lake.last_committed_run(table, transaction_id(self.job.name, table, where)) < self.number:
+            write = partial(write_rows, lake=self.lake.absolute(), table=contract(table))
+            parts = chosen.mapInArrow(write, spark_schema(PARTS))
+            files = [written(row["content"]) for row in parts.select("content").collect()]
+        self.commit_written(table, files, where=where, properties=properties)
+
+    def commit_written(
+        self,
+        table: str,
+        files: Sequence[AddAction],
+        *,
+        where: Mapping[str, str] | None = None,
+        mode: Literal["overwrite", "append"] = "overwrite",
+        declared: Table | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
+        """Commit files that tasks wrote, in one transaction, once per run: if it has committed before, they are removed.
+
+        They replace the table's content, or its partitions `where`, or are appended. `declared` is the contract of an open
+        table with its source's own columns.
+        """
         transaction = transaction_id(self.job.name, table, where)
-        if self.lake.last_committed_run(table, transaction) < self.number:
-            writer = chosen.write.format("delta").mode(mode)
-            writer = writer.option("txnAppId", transaction).option("txnVersion", self.number)
-            writer = writer.option(RUN_OF_COMMIT, self.run_id)
-            if where:
-                condition = " AND ".join(f"{column} = '{value}'" for column, value in where.items())
-                writer = writer.option("replaceWhere", condition)
-            writer.save(self.lake.uri(table))
-        self.record_output(table, *_last_write(self, table))
+        if self.lake.last_committed_run(table, transaction) >= self.number:
+            remove_files(self.lake, table, files)
+            files = []
+        version = commit_files(
+            self.lake,
+            declared or contract(table),
+            files,
+            transaction=transaction,
+            number=self.number,
+            where=where,
+            mode=mode,
+            properties=properties,
+            run_id=self.run_id,
+        )
+        self.record_output(table, version, self.lake.rows_of_commit(table, version))
 
 
 @contextmanager
@@ -139,6 +164,24 @@ def start_run(job: str, settings: JobSettings) -> Iterator[SparkRun]:
     """A run of a Spark job; see `lib.runs.run.start_run`."""
     with runs.start_run(job, settings, SparkRun) as run:
         yield run
+
+
+def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
+    """Spread files over tasks of about equal `num_bytes`: the largest first, each to the task with the least so far."""
+    sizes = files["num_bytes"].to_pylist()
+    num_tasks = max(min(len(sizes), spark.sparkContext.defaultParallelism), ceil(sum(sizes) / task_bytes))
+    loads = [(0, task) for task in range(num_tasks)]
+    chosen = [0] * len(sizes)
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        load, chosen[place] = heapq.heappop(loads)
+        heapq.heappush(loads, (load + sizes[place], chosen[place]))
+    spread = files.append_column("task", pa.array(chosen, pa.int32()))
+    return spark.createDataFrame(spread).repartitionById(num_tasks, "task").drop("task")
+
+
+def to_shards(parts: DataFrame, num_shards: int) -> DataFrame:
+    """Bring the parts of each shard together (lib/engines/arrow_tasks.py)."""
+    return parts.repartitionById(num_shards, "shard")
 
 
 def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema) -> DataFrame:
@@ -181,7 +224,7 @@ def conform(table: Table, frame: DataFrame) -> DataFrame:
 
     Raises:
         ValueError: a column is missing, unknown or of another type. Null in a required column and broken checks are
-            refused by Delta as it writes.
+            refused by the tasks as they write.
     """
     wanted, given = spark_schema(table.schema), frame.schema
     missing, unknown = set(wanted.names) - set(given.names), set(given.names) - set(wanted.names)
@@ -194,15 +237,6 @@ def conform(table: Table, frame: DataFrame) -> DataFrame:
                 f"{table.name}.{field.name}: {field.dataType.simpleString()} expected, {found.simpleString()} given"
             )
     return frame.select(*[F.col(f"`{name}`") for name in wanted.names])
-
-
-def _last_write(run: runs.Run, table: str) -> tuple[int, int]:
-    """Version and number of rows of the table's last commit that changed data."""
-    version = run.lake.data_version(table)
-    assert version is not None
-    commit = next(c for c in run.lake.open(table).history() if c["version"] == version)
-    metrics = commit.get("operationMetrics") or {}
-    return version, int(metrics.get("numOutputRows", 0))
 
 
 def _properties() -> dict[str, str]:

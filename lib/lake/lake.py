@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -17,7 +18,8 @@ from lib.runs.errors import RetryableError, SettingError
 from lib.tables import Table, contract
 
 CONTRACT_VERSION = "cartwheel.contractVersion"
-RUN_OF_COMMIT = "userMetadata"  # where a commit in Delta's history names its run; Spark's option has the same name
+# What a commit in Delta's history says: its run (under the name that Spark's option has), and how many rows it wrote.
+RUN_OF_COMMIT, ROWS_OF_COMMIT = "userMetadata", "numRows"
 # Commits that rearrange or describe a table without changing its data: they make nothing stale.
 DATALESS_OPERATIONS = frozenset(
     {
@@ -48,6 +50,10 @@ class Lake:
     def folder(self) -> Path:
         """The lake as a folder, for its files: on a file system that every node mounts."""
         return Path(self.path).expanduser().absolute()
+
+    def absolute(self) -> "Lake":
+        """The same lake, for a process with another working folder."""
+        return self if "://" in self.path else Lake(str(self.folder))
 
     def files(self, kind: str, run_id: str) -> Path:
         """The folder of one run's files, `<lake>/files/<kind>/<run_id>`, created if missing."""
@@ -108,6 +114,12 @@ class Lake:
         if "://" in self.path:
             return delta.to_pyarrow_dataset()
         return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(self.uri(table), pafs.LocalFileSystem()))
+
+    def data_files(self, table: str, version: int) -> list[tuple[str, int]]:
+        """Path or URI and size in bytes of each file of a table at a version."""
+        delta = self.open(table, self.kept_version(table, version))
+        files = pa.table(delta.get_add_actions(flatten=True)).select(["path", "size_bytes"]).to_pylist()
+        return [(f"{self.uri(table)}/{unquote(file['path'])}", file["size_bytes"]) for file in files]
 
     def is_whole(self, table: str, version: int) -> bool:
         """Whether the table can be read at a version: neither its log nor its files were removed since."""
@@ -175,6 +187,11 @@ class Lake:
             return 0
         version = self.open(table).transaction_version(transaction)
         return 0 if version is None else int(version)
+
+    def rows_of_commit(self, table: str, version: int) -> int:
+        """How many rows a commit wrote; 0 if it does not say."""
+        commit = next(commit for commit in self.open(table).history() if commit["version"] == version)
+        return int(commit.get(ROWS_OF_COMMIT) or (commit.get("operationMetrics") or {}).get("numOutputRows") or 0)
 
     def version_of_run(self, table: str, run_id: str) -> int | None:
         """The version that a run's newest commit to the table made, whatever share of it; None if it made none."""

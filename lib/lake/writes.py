@@ -1,6 +1,6 @@
-"""Writing without Spark: `write_files` writes Parquet files by the contract.
+"""The one way in which tables are written: `write_files` writes Parquet files by the contract, in whatever process.
 
-`commit_files` commits them in one Delta transaction.
+`commit_files` commits them in one Delta transaction, in the driver.
 """
 
 import json
@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
@@ -20,7 +20,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
-from lib.lake.lake import RUN_OF_COMMIT, Lake
+from lib.lake.lake import ROWS_OF_COMMIT, RUN_OF_COMMIT, Lake
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
@@ -37,8 +37,8 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
     """`data` with the contract's columns in their order and types.
 
     Raises:
-        ValueError: a column is missing or unknown, a value does not fit its type, a required one is null, a check
-            fails, or two rows have the same key.
+        ValueError: a column is missing or unknown, a value does not fit its type, a required one is null, or a check
+            fails.
     """
     missing, unknown = (
         set(table.schema.names) - set(data.schema.names),
@@ -49,27 +49,45 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
     for column in table.columns:
         if not column.nullable and data[column.name].null_count:
             raise ValueError(f"{table.name}: {data[column.name].null_count} rows have no {column.name}")
+    rows = data.select(table.schema.names)
+    try:
+        rows = rows.cast(table.schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # Arrow's own words may quote a value
+        raise ValueError(f"{table.name}{_misfit(table, rows)}") from None
+    if table.checks:
+        with duckdb.connect() as connection:
+            connection.register("rows", rows)
+            for name, condition in table.checks.items():
+                wrong = connection.execute(f"SELECT count(*) FROM rows WHERE NOT ({condition})").fetchone()
+                if wrong and wrong[0]:
+                    raise ValueError(f"{table.name}: {wrong[0]} rows break the check {name}: {condition}")
+    return rows
+
+
+def _misfit(table: Table, rows: pa.Table) -> str:
+    """The first column whose values do not fit the contract's type."""
     for field in table.schema:
         try:
-            data[field.name].cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # Arrow's own words may quote a value
-            given = data[field.name].type
-            raise ValueError(f"{table.name}.{field.name}: a value of type {given} does not fit {field.type}") from None
-    rows = data.select(table.schema.names).cast(table.schema)
+            rows[field.name].cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return f".{field.name}: a value of type {rows[field.name].type} does not fit {field.type}"
+    return ": its values do not fit"
+
+
+def require_keys(table: Table, rows: pa.Table) -> None:
+    """Check that no two rows have the same key.
+
+    Raises:
+        ValueError: two have.
+    """
+    if not table.key:
+        return
+    keys = ", ".join(f'"{column}"' for column in table.key)
     with duckdb.connect() as connection:
         connection.register("rows", rows)
-        for name, condition in table.checks.items():
-            wrong = connection.execute(f"SELECT count(*) FROM rows WHERE NOT ({condition})").fetchone()
-            if wrong and wrong[0]:
-                raise ValueError(f"{table.name}: {wrong[0]} rows break the check {name}: {condition}")
-        if table.key:
-            keys = ", ".join(f'"{column}"' for column in table.key)
-            twice = connection.execute(
-                f"SELECT {keys} FROM rows GROUP BY {keys} HAVING count(*) > 1 LIMIT 1"
-            ).fetchone()
-            if twice:
-                raise ValueError(f"{table.name}: more than one row has the key ({keys}) = {twice}")
-    return rows
+        twice = connection.execute(f"SELECT {keys} FROM rows GROUP BY {keys} HAVING count(*) > 1 LIMIT 1").fetchone()
+    if twice:
+        raise ValueError(f"{table.name}: more than one row has the key ({keys}) = {twice}")
 
 
 def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[AddAction]:
@@ -78,14 +96,7 @@ def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[A
     Each of `batches` conforms to the contract and becomes one file per partition. A writer that is retried leaves
     unlisted files, which a vacuum removes.
     """
-    filesystem, root = (
-        pafs.FileSystem.from_uri(lake.uri(table.name))
-        if "://" in lake.path
-        else (
-            pafs.LocalFileSystem(),
-            lake.uri(table.name),
-        )
-    )
+    filesystem, root = _place(lake, table.name)
     added = []
     for batch in batches:
         for values, rows in _partitions(table, batch):
@@ -106,32 +117,57 @@ def commit_files(
     transaction: str,
     number: int,
     where: Mapping[str, str] | None = None,
+    mode: Literal["overwrite", "append"] = "overwrite",
     properties: Mapping[str, str] | None = None,
     run_id: str | None = None,
 ) -> int:
-    """Replace the table's content, or the partitions `where`, by `files` in one transaction, which names the run.
+    """Replace the table's content, or the partitions `where`, by `files`, or append them, in one transaction.
+
+    The commit names the run. If run `number` of `transaction` has already committed, it changes nothing.
 
     Returns the table's version.
 
-    If run `number` of `transaction` has already committed, it changes nothing.
+    Raises:
+        ValueError: a file does not belong to the partitions `where`.
     """
+    strays = {name for name, value in (where or {}).items() for file in files if file.partition_values[name] != value}
+    if strays:
+        raise ValueError(f"{table.name}: rows outside {where} by their {', '.join(sorted(strays))}")
     lake.ensure(table, properties)
     if lake.last_committed_run(table.name, transaction) < number:
         delta = lake.open(table.name)
         delta.create_write_transaction(
             list(files),
-            mode="overwrite",
+            mode=mode,
             schema=table.schema,
             partition_by=list(table.partition_by),
             partition_filters=[(column, "=", value) for column, value in (where or {}).items()] or None,
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(transaction, number)],
-                custom_metadata={RUN_OF_COMMIT: run_id} if run_id else None,
+                custom_metadata={ROWS_OF_COMMIT: str(num_rows(files)), **({RUN_OF_COMMIT: run_id} if run_id else {})},
             ),
         )
     version = lake.data_version(table.name)
     assert version is not None
     return version
+
+
+def remove_files(lake: Lake, table: str, files: Iterable[AddAction]) -> None:
+    """Remove files that were written and will not be committed."""
+    filesystem, root = _place(lake, table)
+    for file in files:
+        filesystem.delete_file(f"{root}/{file.path}")
+
+
+def _place(lake: Lake, table: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a table, and its folder there."""
+    uri = lake.uri(table)
+    return pafs.FileSystem.from_uri(uri) if "://" in lake.path else (pafs.LocalFileSystem(), uri)
+
+
+def num_rows(files: Iterable[AddAction]) -> int:
+    """How many rows these files hold, by their statistics."""
+    return sum(json.loads(file.stats)["numRecords"] for file in files)
 
 
 def _partitions(table: Table, batch: pa.Table) -> Iterable[tuple[dict[str, str], pa.Table]]:

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 
 from lib.formats.mapping import LogMapping, load_mapping
 from lib.lake.lake import Lake, require_writable
-from lib.lake.writes import commit_files, conform, transaction_id, write_files
+from lib.lake.writes import commit_files, conform, require_keys, transaction_id, write_files
 from lib.pipeline import JOBS, Job
 from lib.runs import history, model_registry
 from lib.runs.errors import keep_traceback, recordable
@@ -121,6 +121,7 @@ class Run:
     def commit_arrow(self, table: str, rows: pa.Table, where: Mapping[str, str] | None = None) -> None:
         """Replace the table's content, or its partitions `where`, by `rows`, in one transaction, once per run."""
         conforming = conform(contract(table), rows)
+        require_keys(contract(table), conforming)
         transaction = transaction_id(self.job.name, table, where)
         files = []
         if self.lake.last_committed_run(table, transaction) < self.number:

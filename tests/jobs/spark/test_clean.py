@@ -9,12 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lib.cleaning.batches import whole_of
 from lib.cleaning.fields import NUMBER, type_events
 from lib.cleaning.pseudonyms import load_key, pseudonyms
-from lib.cli.jobs import load_job
-from lib.engines.spark import session
 from lib.formats.mapping import LogMapping
-from lib.pipeline import JOBS
 from lib.runs import history
 from lib.settings import PrivacySettings
 from lib.tables import contract
@@ -254,11 +252,7 @@ def test_a_record_goes_to_the_shard_of_the_very_user_that_it_is_typed_to(given: 
     rows = [origin | {"user": user, "who": who} for user, who in zip(IDS, NESTED, strict=True)]
     texts = pa.Table.from_pylist(rows, schema=pa.schema(dict.fromkeys((*origin, "user", "who"), pa.string())))
 
-    job = load_job(JOBS["clean"])
-    frame = session(job.CleanSettings(cluster={"driver_memory": "1g"})).createDataFrame(texts)
-    own = ["item", "time", "user", "who"]
-    key = job.text_of("user_id", mapping.sources["lines"], own)
-    shards = [row["key"] for row in frame.select(key.alias("key")).collect()]
+    shards = whole_of(pl.DataFrame(texts), mapping.sources["lines"]).to_list()
 
     records = (
         pl.DataFrame(texts)

@@ -1,25 +1,53 @@
-"""What clean's tasks look at before they clean: clocks of times wherever a source keeps them, and corrections by key."""
+"""What clean's tasks do around the cleaning: clocks of times wherever a source keeps them, shards, the latest items."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from lib.cleaning.batches import CLOCK_COUNTS, clock_batches, mark_superseded_batches
+from lib.cleaning.batches import (
+    CLOCKS,
+    FILES,
+    ShardWork,
+    count_clocks,
+    latest_items,
+    spread_marked_records,
+    spread_records,
+)
 from lib.cleaning.fields import SUPERSEDED
+from lib.cleaning.shard import DESCRIPTION
+from lib.cleaning.thresholds import Thresholds
+from lib.engines.arrow_tasks import unpacked
 from lib.formats.mapping import LogMapping
+from lib.lake.lake import Lake
 from lib.tables.bronze import SOURCE
 
 ORIGIN = {"source_file": "2024/a.csv", "source_file_sha256": "0", "malformed": None, "batch_id": "b"}
 
 
-def batches(*rows: dict[str, Any]) -> list[pa.RecordBatch]:
-    """Each record in a batch of its own, as bronze holds it."""
+def records(*rows: dict[str, Any]) -> pa.Table:
+    """Records as bronze holds them."""
     arrived = {"arrived_at": datetime(2026, 1, 1, tzinfo=UTC)}
     full = [row | ORIGIN | arrived | {"record_number": number} for number, row in enumerate(rows, start=1)]
-    schema = SOURCE.with_source_columns(tuple(rows[0])).schema
-    return [pa.RecordBatch.from_pylist([row], schema=schema) for row in full]
+    return pa.Table.from_pylist(full, schema=SOURCE.with_source_columns(tuple(rows[0])).schema)
+
+
+def stored(folder: Path, *tables: pa.Table) -> list[pa.RecordBatch]:
+    """The tables in files of their own, as the tasks are told of them."""
+    files = []
+    for number, table in enumerate(tables):
+        location = str(folder / f"{number}.parquet")
+        pq.write_table(table, location)
+        files.append({"location": location, "num_bytes": 1, "source": "clicks"})
+    return pa.Table.from_pylist(files, schema=FILES).to_batches()
+
+
+def work(given: LogMapping, schema: pa.Schema, num_shards: int = 1) -> ShardWork:
+    return ShardWork(Lake("unused"), given, Thresholds(), {"clicks": schema}, num_shards, num_item_shards=1)
 
 
 def mapping(**source: Any) -> LogMapping:
@@ -27,10 +55,10 @@ def mapping(**source: Any) -> LogMapping:
     return LogMapping(name="own", timezone="Europe/Berlin", sources={"clicks": given})
 
 
-def clocks(rows: list[dict[str, Any]], **source: Any) -> dict[str, int]:
-    given = mapping(**source)
-    counts = pa.Table.from_batches(clock_batches(batches(*rows), source="clicks", mapping=given), schema=CLOCK_COUNTS)
-    return dict(zip(counts["clock"].to_pylist(), counts["num_times"].to_pylist(), strict=True))
+def clocks(folder: Path, rows: list[dict[str, Any]], **source: Any) -> dict[str, int]:
+    table = records(*rows)
+    parts = count_clocks(stored(folder, table), work=work(mapping(**source), table.schema), every={"clicks": 1})
+    return dict(unpacked(parts)[CLOCKS].select("clock", "num_times").rows())
 
 
 @pytest.mark.parametrize(
@@ -47,21 +75,59 @@ def clocks(rows: list[dict[str, Any]], **source: Any) -> dict[str, int]:
     ],
 )
 def test_the_clock_of_times_is_counted_wherever_they_are_kept(
-    rows: list[dict[str, Any]], source: dict[str, Any]
+    tmp_path: Path, rows: list[dict[str, Any]], source: dict[str, Any]
 ) -> None:
     names = {"item_id": "item", **source["names"]}
     pattern = {"time_format": "%d.%m.%Y"} if "01.01.2024" in str(rows) else {}
-    assert clocks(rows, **{**source, "names": names}, **pattern) == {"day": 2}
+    assert clocks(tmp_path, rows, **{**source, "names": names}, **pattern) == {"day": 2}
 
 
-def test_records_of_a_shard_come_back_whole_with_what_supersedes_them() -> None:
+def test_records_of_a_shard_come_back_whole_with_what_supersedes_them(tmp_path: Path) -> None:
     given = mapping(names={"item_id": "item", "event_time": "at"}, record_key="line")
     rows = [{"line": "1", "item": item, "at": "2024-01-01"} for item in ("i", "j")]
-    received = batches(*rows, {"line": "2", "item": "i", "at": "2024-01-01"})
-    schema = received[0].schema.append(pa.field(SUPERSEDED, pa.bool_()))
-    marked = pa.Table.from_batches(
-        mark_superseded_batches(received, source="clicks", mapping=given, schema=schema), schema=schema
+    table = records(*rows, {"line": "2", "item": "i", "at": "2024-01-01"})
+    task = work(given, table.schema)
+    by_key = spread_records(stored(tmp_path, table), work=task, by_record_key=True)
+    marked = unpacked(spread_marked_records(by_key, work=task))["clicks"]
+    assert marked[SUPERSEDED].to_list() == [True, False, False]
+    assert marked.drop(SUPERSEDED).to_dicts() == table.to_pylist()
+    assert not list(spread_marked_records([], work=task))
+
+
+def test_records_of_several_files_go_to_shards_by_user_and_equal_ones_without_a_user_too(tmp_path: Path) -> None:
+    given = mapping(names={"item_id": "item", "event_time": "at", "user_id": "user"})
+    rows = [{"user": user, "item": item} for user in ("u", " u ", "v", None, "") for item in "abcdef"]
+    first, second = records(*rows), records(*rows).drop_columns("item")
+    parts = [*spread_records(stored(tmp_path, first, second), work=work(given, first.schema, num_shards=7))]
+    found = pl.concat(
+        frame.with_columns(shard=pl.lit(batch["shard"][0].as_py()))
+        for batch in parts
+        for frame in unpacked([batch]).values()
     )
-    assert marked[SUPERSEDED].to_pylist() == [True, False, False]
-    assert marked.drop_columns(SUPERSEDED).to_pylist() == pa.Table.from_batches(received).to_pylist()
-    assert not list(mark_superseded_batches([], source="clicks", mapping=given, schema=schema))
+    assert found.height == 2 * len(rows), "nothing is lost, and a column that a file lacks is null"
+    user = pl.col("user").str.strip_chars().replace("", None)
+    by_user = found.group_by(user).agg(pl.col("shard").n_unique())
+    assert dict(by_user.filter(pl.col("user").is_not_null()).rows()) == {"u": 1, "v": 1}
+    nobody = found.filter(user.is_null())
+    assert nobody.group_by("user", "item").agg(pl.col("shard").n_unique())["shard"].unique().to_list() == [1]
+    assert nobody["shard"].n_unique() > 1, "they do not all gather in one"
+
+
+def test_an_item_has_each_property_as_last_described_and_a_catalogue_takes_precedence() -> None:
+    nothing = dict.fromkeys(DESCRIPTION)
+    rows = [
+        nothing | {"item_id": "i", "event_time": datetime(2024, 1, 2, tzinfo=UTC), "title": "New", "currency": "EUR"},
+        nothing | {"item_id": "i", "event_time": datetime(2024, 1, 1, tzinfo=UTC), "title": "Old", "brand": "B"},
+        nothing | {"item_id": "j", "event_time": None, "title": "Listed"},
+        nothing | {"item_id": "j", "event_time": datetime(2024, 1, 9, tzinfo=UTC), "title": "Seen", "image_uri": "x"},
+    ]
+    is_catalogue = [row["event_time"] is None for row in rows]
+    described = pl.DataFrame(
+        [row | {"described_by": "d", "is_catalogue": flag} for row, flag in zip(rows, is_catalogue, strict=True)],
+        schema_overrides={name: pl.String for name in DESCRIPTION if name not in ("category", "attributes")},
+    )
+    found = {row["item_id"]: row for row in latest_items(described, pl.Series(["j", "k"])).to_dicts()}
+    assert (found["i"]["title"], found["i"]["brand"], found["i"]["currency"]) == ("New", "B", None)
+    assert (found["j"]["title"], found["j"]["image_uri"]) == ("Listed", "bronze/images#j")
+    assert found["i"]["image_uri"] is None
+    assert {*found} == {"i", "j"}, "a picture alone makes no item"

@@ -7,7 +7,7 @@ another. Takes about 20 s in all; CARTWHEEL_FUZZ_SECONDS=60 sets another time, a
 import gzip
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from io import BytesIO
 from itertools import count
@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,16 +23,18 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from lib.cleaning.batches import COUNT, SOURCE_NAME, clean_event_batches, clean_item_batches, prefixed
+from lib.cleaning.batches import COUNTS, ShardWork, clean_event_shard, clean_item_shard, spread_records
+from lib.cleaning.batches import FILES as BRONZE_FILES
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog
-from lib.engines.arrow_tasks import InProcess
+from lib.engines.arrow_tasks import InProcess, unpacked
 from lib.formats.arrow_texts import arrow_texts
 from lib.formats.columns import stored_names
 from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
 from lib.formats.mapping import LogMapping, parse_mapping
-from lib.tables.bronze import IMAGES, SOURCE, source_table
+from lib.lake.lake import Lake
+from lib.tables.bronze import IMAGES, source_table
 from tests import any_files as drawn
 
 SECONDS = float(os.environ.get("CARTWHEEL_FUZZ_SECONDS", "20"))
@@ -43,7 +46,6 @@ RULES = Thresholds(
     bot_regular_actions=10,
     bot_gap_variation=0.1,
 )
-DECLARED = tuple(column.name for column in SOURCE.columns)
 
 
 def for_seconds(fraction: float, *strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
@@ -147,27 +149,28 @@ def gunzipped(content: bytes) -> bytes:
 
 def is_cleaned(records: dict[str, pa.Table], kind: str, mapping: LogMapping) -> None:
     """Accepted and rejected records add up to those of bronze."""
-    frames = []
-    for name, table in records.items():
-        own = [column for column in table.column_names if column not in DECLARED]
-        names = [SOURCE_NAME, *(prefixed(name, column) for column in own), *DECLARED]
-        values = [pa.array([name] * table.num_rows), *(table[column] for column in (*own, *DECLARED))]
-        frames.append(pa.Table.from_arrays(values, names=names))
-    shard = pa.concat_tables(frames, promote_options="default").combine_chunks().to_batches()
-    if kind == "events":
-        stated = {name: source.clock for name, source in mapping.sources.items() if source.clock is not None}
-        rules: dict[str, Any] = {"mapping": mapping, "thresholds": RULES, "log": WholeLog(clocks=stated)}
-        cleaned = clean_event_batches(shard, key=InProcess(b"a key of the tests"), **rules)
-    else:
-        cleaned = clean_item_batches(shard, mapping=mapping)
-    counts: dict[str, int] = {}
-    accepted = 0
-    for row in (row for batch in cleaned for row in batch.to_pylist()):
-        if row["kind"] == COUNT:
-            counts[row["source"]] = counts.get(row["source"], 0) + row["num_records"]
-            accepted += row["num_records"] if row["source"] == "good" and row["outcome"] == "accepted" else 0
-    assert counts == {name: table.num_rows for name, table in records.items()}
-    assert accepted == (2 if "good" in records else 0)
+    with TemporaryDirectory() as folder:
+        files = []
+        for name, table in records.items():
+            pq.write_table(table, f"{folder}/{name}.parquet")
+            files.append({"location": f"{folder}/{name}.parquet", "num_bytes": 1, "source": name})
+        schemas = {name: table.schema for name, table in records.items()}
+        work = ShardWork(Lake(folder), mapping, RULES, schemas, num_shards=1, num_item_shards=1)
+        parts = spread_records(pa.Table.from_pylist(files, schema=BRONZE_FILES).to_batches(), work=work)
+        if kind == "events":
+            stated = {name: source.clock for name, source in mapping.sources.items() if source.clock is not None}
+            key, log = InProcess(b"a key of the tests"), WholeLog(clocks=stated)
+            cleaned = unpacked_but_files(clean_event_shard(parts, work=work, key=key, log=log))
+        else:
+            cleaned = unpacked_but_files(clean_item_shard(parts, work=work))
+    counts = cleaned[COUNTS].group_by("source").agg(pl.col("num_records").sum())
+    assert dict(counts.rows()) == {name: table.num_rows for name, table in records.items()}
+    good = cleaned[COUNTS].filter((pl.col("source") == "good") & (pl.col("outcome") == "accepted"))
+    assert good["num_records"].sum() == (2 if "good" in records else 0)
+
+
+def unpacked_but_files(parts: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
+    return unpacked(batch for batch in parts if "/" not in batch["kind"][0].as_py())
 
 
 @for_seconds(0.2, drawn.csv_files(), drawn.csv_files(), drawn.sources("csv"))

@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 
 from lib.lake.lake import CONTRACT_VERSION, Lake
 from lib.lake.query import query
-from lib.lake.writes import commit_files, conform, write_files
+from lib.lake.writes import commit_files, conform, require_keys, write_files
 from lib.pipeline import ROOT
 from lib.settings import lake_folder
 from lib.tables import contract
@@ -120,7 +120,7 @@ def test_a_table_of_another_contract_version_is_refused(lake: Lake) -> None:
 )
 def test_rows_that_break_the_contract_are_refused(rows: pa.Table, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        conform(VECTORS, rows)
+        require_keys(VECTORS, conform(VECTORS, rows))
 
 
 def test_a_value_that_does_not_fit_is_not_quoted() -> None:
