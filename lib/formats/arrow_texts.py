@@ -2,7 +2,7 @@
 
 import base64
 import math
-from itertools import islice, repeat
+from itertools import pairwise, repeat
 from typing import Any
 
 import pyarrow as pa
@@ -127,8 +127,21 @@ def _json_nested(array: pa.Array) -> list[Any]:
         entries = pa.struct([pa.field("key", type_.key_type, nullable=False), ("value", type_.item_type)])
         pairs = _json_values(array.cast(pa.list_(entries)))
         return [None if row is None else {_key(pair["key"]): pair["value"] for pair in row} for row in pairs]
-    values = iter(_json_values(array.flatten()))
-    return [None if n is None else list(islice(values, n)) for n in pc.list_value_length(array).to_pylist()]
+    return _json_lists(array)
+
+
+def _json_lists(array: pa.Array) -> list[Any]:
+    """Lists as arrays; not by Arrow's `flatten`, which copies, and cannot copy extension types such as UUIDs."""
+    type_ = array.type
+    if is_type.is_list_view(type_) or is_type.is_large_list_view(type_):
+        return [_json_values(value.values) if value.is_valid else None for value in array]
+    if is_type.is_fixed_size_list(type_):
+        ends = [(array.offset + place) * type_.list_size for place in range(len(array) + 1)]
+    else:
+        ends = array.offsets.to_pylist()
+    values = _json_values(array.values.slice(ends[0], ends[-1] - ends[0]))
+    rows = zip(pairwise(end - ends[0] for end in ends), array.is_valid().to_pylist(), strict=True)
+    return [values[start:end] if valid else None for (start, end), valid in rows]
 
 
 def _key(value: Any) -> str:

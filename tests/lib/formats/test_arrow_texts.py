@@ -47,3 +47,18 @@ DEEP = pa.struct([("at", pa.timestamp("ms")), ("raw", pa.binary()), ("sum", pa.d
 def test_a_column_of_any_type_is_text(array: pa.Array, texts: list[str | None]) -> None:
     assert arrow_texts(array).to_pylist() == texts
     assert arrow_texts(array).type == pa.string()
+
+
+def test_lists_and_maps_of_ids_become_json_also_with_nulls_and_in_a_slice() -> None:
+    ids = [UUID(int=number) for number in range(3)]
+    texts = [f'"{one}"' for one in ids]
+    of_ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([one.bytes for one in ids], pa.binary(16)))
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3]), of_ids, mask=pa.array([False, True, False]))
+    expected = [f"[{texts[0]},{texts[1]}]", None, f"[{texts[2]}]"]
+    assert arrow_texts(lists).to_pylist() == expected
+    assert arrow_texts(lists.slice(1)).to_pylist() == expected[1:]
+    maps = pa.MapArray.from_arrays(pa.array([0, None, 1, 3]), pa.array(["a", "b", "c"]), of_ids)
+    expected = [f'{{"a":{texts[0]}}}', None, f'{{"b":{texts[1]},"c":{texts[2]}}}']
+    assert arrow_texts(maps).to_pylist() == expected
+    pairs = pa.FixedSizeListArray.from_arrays(pa.array([1, 2, 3, 4, 5, 6]), 2, mask=pa.array([False, True, False]))
+    assert arrow_texts(pairs.slice(1)).to_pylist() == [None, "[5,6]"]
