@@ -5,7 +5,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Measured:
     output: str
 
 
-def measure(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Measured:
+def measure(command: Sequence[str]) -> Measured:
     """Run a command to its end.
 
     Raises:
@@ -33,7 +33,6 @@ def measure(command: Sequence[str], *, environment: Mapping[str, str] | None = N
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, **(environment or {})},
         start_new_session=True,
     )
     peak, ended = [0], threading.Event()

@@ -10,11 +10,11 @@ nothing.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -25,14 +25,14 @@ from pyspark.sql import functions as F
 
 from lib.cleaning import batches as tasks
 from lib.cleaning.batches import ShardWork, own_columns
-from lib.cleaning.findings import Findings, Part, gathered, require_fit_records
+from lib.cleaning.findings import Findings, gathered, require_fit_records
 from lib.cleaning.forms import remarks
 from lib.cleaning.notices import about_clocks, about_days, about_repeats
 from lib.cleaning.pseudonyms import fingerprint, load_key
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
-from lib.engines.arrow_tasks import PARTS, Broadcast, written
-from lib.engines.spark import SparkRun, in_tasks, spark_schema, start_run, to_shards
+from lib.engines.arrow_tasks import Broadcast
+from lib.engines.spark import SparkRun, collected, files_written, in_parts, in_tasks, start_run, to_shards
 from lib.formats.columns import find_columns
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
@@ -128,11 +128,6 @@ def files_of(run: SparkRun, tables: Mapping[str, str]) -> DataFrame:
     return in_tasks(run.spark, pa.Table.from_pylist(rows, schema=tasks.FILES), task_bytes=TASK_BYTES)
 
 
-def in_parts(frame: DataFrame, task: Callable[..., Iterator[pa.RecordBatch]], **given: Any) -> DataFrame:
-    """The parts that a task makes of a frame."""
-    return frame.mapInArrow(partial(task, **given), spark_schema(PARTS))
-
-
 def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
     """The clock of each source of events: what the mapping says, else what a sample of its times shows."""
     sources = {name: source for name, source in run.mapping.of_kind("events").items() if name in work.schemas}
@@ -149,11 +144,6 @@ def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
             of_source = counts.filter(pl.col("source") == name).group_by("clock").agg(pl.col("num_times").sum())
             found[name] = clock_of(dict(of_source.rows()))
     return {name: clock for name, clock in found.items() if clock is not None}
-
-
-def collected(parts: DataFrame) -> list[Part]:
-    """Parts that are few and small."""
-    return [(row["kind"], row["content"]) for row in parts.select("kind", "content").collect()]
 
 
 def sharded(run: SparkRun, work: ShardWork, kind: str) -> DataFrame:
@@ -214,7 +204,7 @@ def write_items(run: SparkRun, work: ShardWork, parts: DataFrame) -> list[AddAct
         pictures = files_of(run, {"images": "bronze/images"})
         descriptions = descriptions.unionAll(in_parts(pictures, tasks.spread_pictures, work=work))
     files = in_parts(to_shards(descriptions, work.num_item_shards), tasks.write_items, work=work)
-    return [written(content) for _, content in collected(files)]
+    return files_written(files)
 
 
 def tell(run: SparkRun, found: Findings, log: WholeLog) -> None:

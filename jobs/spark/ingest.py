@@ -18,8 +18,8 @@ from deltalake import Field as DeltaField
 from deltalake.schema import PrimitiveType
 from pydantic import Field
 
-from lib.engines.arrow_tasks import PARTS, InProcess, write_rows, written
-from lib.engines.spark import SparkRun, in_tasks, spark_schema, start_run
+from lib.engines.arrow_tasks import InProcess, write_rows
+from lib.engines.spark import SparkRun, files_written, in_parts, in_tasks, spark_schema, start_run
 from lib.formats.columns import stored_names
 from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
@@ -163,10 +163,9 @@ def append_all(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_b
         table = table.with_source_columns(union_of_columns(run.lake, table, files))
         add_columns(run.lake, table)
     read = partial(read_files, mapping=run.mapping, schema=table.schema, batch_id=run.run_id, arrived_at=run.started_at)
-    write = partial(write_rows, lake=run.lake.absolute(), table=table, made_by=read)
     tasks = in_tasks(run.spark, pa.Table.from_pylist(list(files), schema=FOUND), task_bytes=task_bytes)
-    parts = tasks.mapInArrow(write, schema=spark_schema(PARTS)).collect()
-    run.commit_written(table.name, [written(row["content"]) for row in parts], mode="append", declared=table)
+    written = files_written(in_parts(tasks, write_rows, lake=run.lake.absolute(), table=table, made_by=read))
+    run.commit_written(table.name, written, mode="append", declared=table)
 
 
 def union_of_columns(lake: Lake, table: Table, files: Iterable[FoundFile]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_item
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, coarsest_clocks
 from lib.engines.arrow_tasks import packed, unpacked, write_rows
+from lib.formats.file_batches import rows_of
 from lib.formats.log_files import filesystem_of
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
@@ -67,7 +68,7 @@ def spread_records(
     by their content: equal ones are in one shard, but they do not all gather in one. Or all records of a source with
     the same `record_key` are in one shard.
     """
-    for file in (row for batch in files for row in batch.to_pylist()):
+    for file in rows_of(files):
         source = work.mapping.sources[file["source"]]
         for records in _read(file["location"], work.schemas[file["source"]]):
             key = record_keys(records, source) if by_record_key else whole_of(records, source)
@@ -100,7 +101,7 @@ def clean_item_shard(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Ite
 
 def spread_pictures(files: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
     """Pack the items that have a picture by the shards of their descriptions."""
-    for file in (row for batch in files for row in batch.to_pylist()):
+    for file in rows_of(files):
         for pictures in _read(file["location"], pa.schema([("item_id", pa.string())])):
             items = pictures.unique()
             yield from packed(items, PICTURES, shards_of(items, items["item_id"], work.num_item_shards))
@@ -132,7 +133,7 @@ def count_clocks(
 
     The sample has one record in `every` of the source; which, depends on the records alone.
     """
-    for file in (row for batch in files for row in batch.to_pylist()):
+    for file in rows_of(files):
         name, schema = file["source"], work.schemas[file["source"]]
         columns = columns_of("event_time", work.mapping.sources[name], own_columns(schema.names))
         needed = pa.schema(schema.field(column) for column in dict.fromkeys((*columns, *PLACE)))

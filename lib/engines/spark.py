@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -121,9 +121,7 @@ class SparkRun(runs.Run):
         chosen = conform(contract(table), frame)
         files = []
         if self.lake.last_committed_run(table, transaction_id(self.job.name, table, where)) < self.number:
-            write = partial(write_rows, lake=self.lake.absolute(), table=contract(table))
-            parts = chosen.mapInArrow(write, spark_schema(PARTS))
-            files = [written(row["content"]) for row in parts.select("content").collect()]
+            files = files_written(in_parts(chosen, write_rows, lake=self.lake.absolute(), table=contract(table)))
         self.commit_written(table, files, where=where, properties=properties)
 
     def commit_written(
@@ -179,8 +177,23 @@ def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFr
     return spark.createDataFrame(spread).repartitionById(num_tasks, "task").drop("task")
 
 
+def in_parts(frame: DataFrame, task: Callable[..., Iterator[pa.RecordBatch]], **given: Any) -> DataFrame:
+    """The parts that a task makes of a frame (lib/engines/arrow_tasks.py)."""
+    return frame.mapInArrow(partial(task, **given), spark_schema(PARTS))
+
+
+def collected(parts: DataFrame) -> list[tuple[str, bytes]]:
+    """The kind and content of parts that are few and small."""
+    return [(row["kind"], row["content"]) for row in parts.select("kind", "content").collect()]
+
+
+def files_written(parts: DataFrame) -> list[AddAction]:
+    """The files that tasks wrote, and said so in parts."""
+    return [written(content) for _, content in collected(parts)]
+
+
 def to_shards(parts: DataFrame, num_shards: int) -> DataFrame:
-    """Bring the parts of each shard together (lib/engines/arrow_tasks.py)."""
+    """Bring the parts of each shard together."""
     return parts.repartitionById(num_shards, "shard")
 
 

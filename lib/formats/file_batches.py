@@ -38,7 +38,7 @@ def inspect_files(
     batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, known: "Broadcast[Collection[str]]"
 ) -> Iterator[pa.RecordBatch]:
     """Inspect files; of those whose SHA-256 is `known`, nothing else is read."""
-    for row in _rows(batches):
+    for row in rows_of(batches):
         file = _log_file(row)
         found = inspect_file(file, mapping.sources[file.source], known.value)
         inspection: dict[str, Any] = {"sha256": found.sha256, "names": list(found.names), "problem": found.problem}
@@ -50,7 +50,7 @@ def read_files(
     batches: Iterable[pa.RecordBatch], *, mapping: LogMapping, schema: pa.Schema, batch_id: str, arrived_at: datetime
 ) -> Iterator[pa.RecordBatch]:
     """The records (or pictures) of inspected files, as batches of `schema`: the contract of their source's table."""
-    for row in _rows(batches):
+    for row in rows_of(batches):
         origin = {"source_file": row["path"], "source_file_sha256": row["sha256"]}
         origin |= {"batch_id": batch_id, "arrived_at": arrived_at}
         file = _log_file(row)
@@ -77,7 +77,8 @@ def _content(file: LogFile, source: Source, names: Sequence[str], schema: pa.Sch
         yield batch.filter(pc.is_null(batch.column("refusal")))
 
 
-def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The rows about files that a task is given."""
     for batch in batches:
         yield from batch.to_pylist()
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lib.formats.columns import ambiguous_column, columns_in_another_case, find_columns, shown, stored_names
 from lib.formats.csv_lines import csv_fits, csv_header, escaped_quotes
 from lib.formats.json_lines import json_keys
-from lib.formats.log_files import LogFile, UnreadableError, open_file, text_blocks
+from lib.formats.log_files import LogFile, UnreadableError, is_utf8, open_file, text_blocks
 from lib.formats.mapping import Source
 from lib.formats.parquet_rows import parquet_names, parquet_records
 from lib.formats.pictures import read_pictures
@@ -193,10 +193,8 @@ class _Text:
                 self.num_nul += sum(b"\0" in line for line in block.split(b"\n"))
             if self.reader.type == "csv":
                 self.num_escaped += escaped_quotes(block, self.reader)
-            try:
-                block.decode()
-            except UnicodeDecodeError:
-                self.num_no_text += sum(not _is_utf8(line) for line in block.split(b"\n"))
+            if not is_utf8(block):
+                self.num_no_text += sum(not is_utf8(line) for line in block.split(b"\n"))
             yield block
 
 
@@ -204,14 +202,6 @@ def _binary(text: _Text, reader: Reader) -> UnreadableError:
     if text.begins_wide:
         return UnreadableError(f"is no {reader.encoding} text, but may be UTF-16; is reader.encoding right?")
     return UnreadableError(f"is binary, not {reader.type} text")
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _sha256(file: LogFile) -> str:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.formats.columns import ends_of_keys
+from lib.formats.log_files import is_utf8
 
 MOST_NESTED = 400  # arrays and objects in one another: far below the limit of Python's parser
 BRACKET = re.compile(r"[\[\]{}]")
@@ -259,7 +260,7 @@ def _parsed(block: bytes, plain: "msgspec.json.Decoder[Any] | None", decoder: js
 
 def _plain_records(text: bytes, decoder: "msgspec.json.Decoder[Any] | None") -> list[Any] | None:
     """The records of lines that msgspec can parse as Python would; None if any cannot, or is blank."""
-    if decoder is None or not text or not _is_utf8(text) or (b"\\u" in text and HALF_A_PAIR.search(text)):
+    if decoder is None or not text or not is_utf8(text) or (b"\\u" in text and HALF_A_PAIR.search(text)):
         return None
     try:
         records = decoder.decode_lines(text)
@@ -279,14 +280,6 @@ def _lines(lines: Iterable[bytes], decoder: json.JSONDecoder) -> Iterator[_Line]
                 yield from pieces
                 continue
         yield _Line(line, record)
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _object(line: bytes, decoder: json.JSONDecoder) -> dict[str, Any] | None:

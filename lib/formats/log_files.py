@@ -94,6 +94,15 @@ def text_blocks(file: LogFile, encoding: str) -> Iterator[bytes]:
         yield rest
 
 
+def is_utf8(text: bytes) -> bool:
+    """Whether bytes are text in UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _unpacked(file: LogFile, encoding: str) -> Iterator[bytes]:
     """A text file's content in UTF-8 without a byte order mark, in blocks that end anywhere."""
     name = codecs.lookup(encoding).name
