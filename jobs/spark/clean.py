@@ -10,14 +10,12 @@ nothing.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from math import ceil
 from typing import NamedTuple
 
 import polars as pl
-import pyarrow as pa
 from deltalake.transaction import AddAction
 from pydantic import Field
 from pyspark.sql import DataFrame
@@ -25,23 +23,21 @@ from pyspark.sql import functions as F
 
 from lib.cleaning import batches as tasks
 from lib.cleaning.batches import ShardWork, own_columns
-from lib.cleaning.findings import Findings, gathered, require_fit_records
+from lib.cleaning.findings import Findings, require_fit_records
 from lib.cleaning.forms import remarks
 from lib.cleaning.notices import about_clocks, about_days, about_repeats
 from lib.cleaning.pseudonyms import fingerprint, load_key
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
-from lib.engines.arrow_tasks import Broadcast
-from lib.engines.spark import SparkRun, collected, files_written, in_parts, in_tasks, start_run, to_shards
+from lib.engines.arrow_tasks import Broadcast, gathered
+from lib.engines.spark import SparkRun, collected, files_written, in_parts, start_run, to_shards
 from lib.formats.columns import find_columns
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
 from lib.settings import JobSettings
 from lib.tables.silver import CLOCKS, PSEUDONYM_KEY, SESSION_GAP
 
-LEAST_SHARD_RECORDS = 20_000  # smaller shards cost more than they save
 SHARDS_OF_RECORDS_PER_ITEMS = 8  # records are many, items are few
-TASK_BYTES = 64 << 20  # of compressed files that one task reads
 SAMPLED_TIMES = 100_000  # of a source, from which its clock is found
 
 
@@ -104,10 +100,7 @@ def work_of(run: SparkRun, settings: CleanSettings) -> ShardWork:
                 f"record_key of {name} names {unknown[0]!r}; the columns of its records are {', '.join(own)}"
             )
     num_records = sum(run.lake.num_rows(table, run.inputs[table]) for table in tables.values())
-    num_shards = max(
-        ceil(num_records / settings.records_per_shard),
-        min(run.spark.sparkContext.defaultParallelism, ceil(num_records / LEAST_SHARD_RECORDS)),
-    )
+    num_shards = run.num_shards(num_records, rows_per_shard=settings.records_per_shard)
     return ShardWork(
         lake=run.lake.absolute(),
         mapping=run.mapping,
@@ -116,16 +109,6 @@ def work_of(run: SparkRun, settings: CleanSettings) -> ShardWork:
         num_shards=num_shards,
         num_item_shards=ceil(num_shards / SHARDS_OF_RECORDS_PER_ITEMS),
     )
-
-
-def files_of(run: SparkRun, tables: Mapping[str, str]) -> DataFrame:
-    """The files of tables, by source, spread over tasks."""
-    rows = [
-        {"location": location, "num_bytes": num_bytes, "source": source}
-        for source, table in tables.items()
-        for location, num_bytes in run.lake.data_files(table, run.version_of(table))
-    ]
-    return in_tasks(run.spark, pa.Table.from_pylist(rows, schema=tasks.FILES), task_bytes=TASK_BYTES)
 
 
 def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
@@ -138,8 +121,8 @@ def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
             name: max(1, run.lake.num_rows(table, run.inputs[table]) // SAMPLED_TIMES)
             for name, table in sampled.items()
         }
-        parts = in_parts(files_of(run, sampled), tasks.count_clocks, work=work, every=every)
-        counts = gathered(collected(parts), tasks.CLOCKS)
+        parts = in_parts(run.files_of(sampled), tasks.count_clocks, work=work, every=every)
+        counts = gathered(collected(parts), tasks.CLOCKS, tasks.GATHERED[tasks.CLOCKS])
         for name in sampled:
             of_source = counts.filter(pl.col("source") == name).group_by("clock").agg(pl.col("num_times").sum())
             found[name] = clock_of(dict(of_source.rows()))
@@ -152,7 +135,7 @@ def sharded(run: SparkRun, work: ShardWork, kind: str) -> DataFrame:
     for name in run.mapping.of_kind(kind):
         if name not in work.schemas:
             continue
-        files = files_of(run, {name: f"bronze/{name}"})
+        files = run.files_of({name: f"bronze/{name}"})
         if run.mapping.sources[name].record_key:
             by_key = in_parts(files, tasks.spread_records, work=work, by_record_key=True)
             parts.append(in_parts(to_shards(by_key, work.num_shards), tasks.spread_marked_records, work=work))
@@ -201,7 +184,7 @@ def write_items(run: SparkRun, work: ShardWork, parts: DataFrame) -> list[AddAct
     """Bring the descriptions of each item together; returns the files of silver/items."""
     descriptions = parts.where(F.col("kind") == tasks.DESCRIPTIONS)
     if run.has("bronze/images"):
-        pictures = files_of(run, {"images": "bronze/images"})
+        pictures = run.files_of({"images": "bronze/images"})
         descriptions = descriptions.unionAll(in_parts(pictures, tasks.spread_pictures, work=work))
     files = in_parts(to_shards(descriptions, work.num_item_shards), tasks.write_items, work=work)
     return files_written(files)

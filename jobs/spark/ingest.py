@@ -1,183 +1,247 @@
-"""ingest: the log's new files -> bronze/<source> of each source of the mapping, bronze/images, bronze/rejects.
+"""ingest: the log's new files -> bronze/<source> of each source of the mapping, bronze/images, bronze/rejects; ops/files.
 
 Stores every record as received, as text; a line that does not fit is kept whole. A file is identified by the SHA-256 of
-its content and read once, whatever its name. A file that cannot be read is set aside whole with the reason; the others
-are still read, and the exit code is 3. Appends once per run: a rerun, a retry or a kill changes nothing.
+its content and read once, whatever its name; one that has kept its place, size and time is not even opened again. A file
+that cannot be read is set aside whole with the reason; the others are still read, and the exit code is 3. Appends once
+per run: a rerun, a retry or a kill changes nothing.
 """
 
 import json
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import Field as DeltaField
 from deltalake.schema import PrimitiveType
+from deltalake.transaction import AddAction
 from pydantic import Field
 
-from lib.engines.arrow_tasks import InProcess, write_rows
-from lib.engines.spark import SparkRun, files_written, in_parts, in_tasks, spark_schema, start_run
-from lib.formats.columns import stored_names
-from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
+from lib.engines.arrow_tasks import written
+from lib.engines.spark import SparkRun, collected, in_parts, in_tasks, start_run
 from lib.formats.files import find_files
-from lib.formats.log_files import UnreadableError
-from lib.formats.mapping import LogMapping
+from lib.formats.log_files import LogFile
+from lib.ingestion import tasks
+from lib.ingestion.refusals import judged_before, not_looked_at, refusals, refusals_of
+from lib.ingestion.seen_files import hashes, save_hashes
+from lib.ingestion.staged import FoundFile, Staged
 from lib.lake.lake import Lake
+from lib.lake.writes import missing_files, remove_files
 from lib.runs.errors import ExitCode, PrivateValueError
 from lib.runs.run import InputFile
 from lib.settings import JobSettings
 from lib.tables import Table, contract
 
-MOST_LINES = 20  # log lines about files that are set aside
-GONE = "is gone or changed since a run that did not finish began to read it"
-FoundFile = dict[str, Any]  # a row of lib.formats.file_batches.FOUND
+MOST_LINES = 20  # log lines about files
+# Files that are no larger together are hashed, or read, in this process before Spark would have started.
+HASHED_IN_PROCESS, READ_IN_PROCESS = 2 << 30, 64 << 20
+Task = Callable[..., Iterator[pa.RecordBatch]]
 
 
 class IngestSettings(JobSettings):
-    """When the job stops, and how it is divided into tasks."""
+    """When the job stops, how it knows files, and how it is divided into tasks."""
 
     max_bad_files_frac: float = Field(
         0.5, ge=0, le=1, description="largest share of new files that may be set aside; above it the job stops"
     )
+    hash_every_file: bool = Field(
+        False, description="look at the content also of files that have the place, size and time of one seen before"
+    )
     task_megabytes: int = Field(128, ge=1, le=4096, description="approximate size of the files that one task reads")
 
 
-def find(run: SparkRun, log: str, read_before: set[str], *, task_bytes: int) -> list[FoundFile]:
-    """The files of a log that belong to a source, by path, each with the SHA-256 of its content.
+def by_tasks(
+    run: SparkRun, task: Task, files: Sequence[LogFile], sha256: Mapping[str, str], *, task_bytes: int, in_process: int
+) -> list[tuple[str, bytes]]:
+    """The kind and content of the parts that tasks make of files; of no more than `in_process` bytes without Spark."""
+    rows = pa.Table.from_pylist(
+        [vars(file) | {"sha256": sha256.get(file.location)} for file in files], schema=tasks.FILES
+    )
+    if sum(file.num_bytes for file in files) > in_process:
+        return collected(in_parts(in_tasks(run.spark, rows, task_bytes=task_bytes), task))
+    parts = pa.Table.from_batches(task(rows.to_batches())) if files else None
+    return list(zip(parts["kind"].to_pylist(), parts["content"].to_pylist(), strict=True)) if parts else []
 
-    For a file that is not in `read_before`, also with its column names and what makes it unreadable. A log no larger
-    than one task is inspected in this process, so that Spark does not start only to find that nothing is new.
+
+def hashed(run: SparkRun, files: Sequence[LogFile], settings: IngestSettings) -> tuple[dict[str, str], dict[str, str]]:
+    """The SHA-256 of the files, by location, and the problem of each that cannot be opened."""
+    seen = {} if settings.hash_every_file else hashes(run.lake, files)
+    unseen = [file for file in files if file.location not in seen]
+    began = datetime.now(UTC)
+    task_bytes = settings.task_megabytes << 20
+    parts = by_tasks(run, tasks.hash_files, unseen, {}, task_bytes=task_bytes, in_process=HASHED_IN_PROCESS)
+    rows = [json.loads(content) for _, content in parts]
+    sha256 = {row["location"]: row["sha256"] for row in rows if row["sha256"]}
+    save_hashes(run.lake, unseen, sha256, began)
+    return seen | sha256, {row["location"]: row["problem"] for row in rows if row["problem"]}
+
+
+def find(run: SparkRun, settings: IngestSettings) -> tuple[list[LogFile], dict[str, str], list[FoundFile]]:
+    """The files that are new, by path, the SHA-256 of each, and those that cannot be opened.
+
+    Of files with equal content the first is new. Ends the run as skipped if there are neither.
 
     Raises:
-        ValueError: there is no log, or none of its files belongs to a source (but where a run is taken up).
+        ValueError: there is no log, or none of its files belongs to a source.
     """
+    log = settings.log.path or str(run.lake.folder / "raw" / "market")
     files, num_strangers = find_files(log, run.mapping)
-    if not files and not run.input_files:
+    if not files:
         patterns = ", ".join(pattern for source in run.mapping.sources.values() for pattern in source.files)
         raise ValueError(
             f"none of the {num_strangers} files of {log} matches a pattern of {run.mapping.name}: {patterns}"
         )
-    rows = pa.Table.from_pylist([asdict(file) for file in files], schema=FILES)
-    if sum(file.num_bytes for file in files) <= task_bytes:
-        looked_through = pa.Table.from_batches(
-            inspect_files(rows.to_batches(), mapping=run.mapping, known=InProcess(read_before)), schema=FOUND
-        )
-    else:
-        known = run.spark.sparkContext.broadcast(read_before)
-        look = partial(inspect_files, mapping=run.mapping, known=known)
-        tasks = in_tasks(run.spark, rows, task_bytes=task_bytes)
-        looked_through = tasks.mapInArrow(look, schema=spark_schema(FOUND)).toArrow()
-    found: list[FoundFile] = looked_through.sort_by("path").to_pylist()
-    run.log("inspected", files=len(found), without_source=num_strangers)
-    noted = [file for file in found if file["notes"] and file["problem"] is None]
+    sha256, problems = hashed(run, files, settings)
+    read_before = run.known_files() | judged_before(refusals(run.lake), run.mapping)
+    new: dict[str, LogFile] = {}
+    for file in files:
+        if file.location in sha256 and sha256[file.location] not in read_before:
+            new.setdefault(sha256[file.location], file)
+    closed = [
+        FoundFile(file.path, file.source, "", problem=problems[file.location], may_pass=True)
+        for file in files
+        if file.location in problems
+    ]
+    run.log("found", files=len(files), new=len(new), without_source=num_strangers)
+    if not new and not closed:
+        run.skip(f"no new files among {len(files)}")
+    return list(new.values()), sha256, closed
+
+
+def stage(run: SparkRun, settings: IngestSettings) -> Staged:
+    """Read the new files, and write their records into files of bronze that are not committed yet."""
+    new, sha256, closed = find(run, settings)
+    columns = {name: own_columns(run.lake, f"bronze/{name}", ()) for name in run.mapping.sources}
+    staged = written_by_tasks(run, new, sha256, columns, settings)
+    spelled = {name: own_columns(run.lake, f"bronze/{name}", of_source(staged, name)) for name in columns}
+    known = {name: {column.lower() for column in columns[name]} for name in columns}
+    if any(
+        column not in spelled[file.source] and column.lower() not in known[file.source]
+        for file in staged.good
+        if contract(f"bronze/{file.source}").open
+        for column in file.columns
+    ):
+        run.log("new columns differ only in case: the files are read once more")
+        discard(run.lake, staged)
+        staged = written_by_tasks(run, new, sha256, spelled, settings)
+    staged = Staged(staged.good, [*staged.bad, *closed], staged.written)
+    tell(run, staged)
+    try:
+        require_good_files(staged, most_bad_frac=settings.max_bad_files_frac)
+    except ValueError:
+        discard(run.lake, staged)
+        raise
+    staged.keep(run.files("ingest"))
+    return staged
+
+
+def written_by_tasks(
+    run: SparkRun,
+    new: Sequence[LogFile],
+    sha256: Mapping[str, str],
+    columns: Mapping[str, Sequence[str]],
+    settings: IngestSettings,
+) -> Staged:
+    """What tasks made of the new files; `columns` are the sources' own columns as their tables spell them."""
+    work = tasks.IngestWork(run.lake.absolute(), run.mapping, run.run_id, run.started_at, columns)
+    task = partial(tasks.stage_files, work=work)
+    task_bytes = settings.task_megabytes << 20
+    files, tables = list[FoundFile](), dict[str, list[AddAction]]()
+    for kind, content in by_tasks(run, task, new, sha256, task_bytes=task_bytes, in_process=READ_IN_PROCESS):
+        if kind == tasks.FOUND:
+            files.append(FoundFile.of_json(json.loads(content)))
+        else:
+            tables.setdefault(kind, []).append(written(content))
+    files.sort(key=lambda file: file.path)
+    return Staged([file for file in files if not file.problem], [file for file in files if file.problem], tables)
+
+
+def of_source(staged: Staged, source: str) -> list[FoundFile]:
+    """The files of a source that were read."""
+    return [file for file in staged.good if file.source == source]
+
+
+def own_columns(lake: Lake, table: str, files: Iterable[FoundFile]) -> tuple[str, ...]:
+    """A source's own columns: those that its table has, then those of new files.
+
+    Names that differ only in case are one column.
+    """
+    declared = contract(table).schema.names
+    names = lake.open(table).schema().to_arrow().names if lake.exists(table) else []
+    own: dict[str, str] = {}
+    for name in [*names, *(name for file in files for name in file.columns)]:
+        own.setdefault(name.lower(), name)
+    return tuple(name for name in own.values() if name not in declared)
+
+
+def tell(run: SparkRun, staged: Staged) -> None:
+    """Say what was read, what is to be known of it, and what was set aside."""
+    run.log("read", files=len(staged.good), set_aside=len(staged.bad))
+    noted = [file for file in staged.good if file.notes]
     for file in noted[:MOST_LINES]:
-        run.log(f"{file['path']}: {'; '.join(file['notes'])}")
+        run.log(f"{file.path}: {'; '.join(file.notes)}")
     if len(noted) > MOST_LINES:
         run.log(f"likewise {len(noted) - MOST_LINES} more files")
-    return found
+    for file in staged.bad[:MOST_LINES]:
+        run.log(f"set aside {file.path}: it {file.problem}")
 
 
-def told_apart(found: Sequence[FoundFile], *, read_before: set[str]) -> tuple[list[FoundFile], list[FoundFile]]:
-    """The new files that can be read, and those that cannot; of files with equal content only the first."""
-    different: dict[str, FoundFile] = {}
-    for file in found:
-        different.setdefault(file["sha256"] or file["path"], file)
-    new = [file for sha256, file in different.items() if sha256 not in read_before]
-    return [file for file in new if file["problem"] is None], [file for file in new if file["problem"] is not None]
-
-
-def lost_files(run: SparkRun, good: Sequence[FoundFile]) -> list[InputFile]:
-    """The files that a run which is taken up began to read and can read no more.
-
-    Of a source that it had committed none is lost, whatever became of it since.
-    """
-    here = {file["sha256"] for file in good}
-    return [file for file in run.input_files if file.sha256 not in here and f"bronze/{file.source}" not in run.outputs]
-
-
-def tell_of_unread_files(run: SparkRun, found: Sequence[FoundFile]) -> None:
-    """Say which files are gone that the run before this one had begun to read, but not committed."""
-    here = {file["path"] for file in found} | {file["sha256"] for file in found}
-    gone = [file.path for file in run.abandoned_files() if not {file.path, file.sha256} & here]
-    if gone:
-        more = f" and {len(gone) - MOST_LINES} more" if len(gone) > MOST_LINES else ""
-        run.log(f"gone before they were read, as the last run failed: {', '.join(gone[:MOST_LINES])}{more}")
-
-
-def require_good_files(good: list[FoundFile], bad: list[FoundFile], *, most_bad_frac: float) -> None:
+def require_good_files(staged: Staged, *, most_bad_frac: float) -> None:
     """Check that enough new files can be read.
 
     Raises:
         PrivateValueError: none can be read, or too few; gives the number, the limit, and what is wrong with the first,
             which may quote its header, and without a header line that is a record.
     """
-    num_new = len(good) + len(bad)
-    if not good or len(bad) > most_bad_frac * num_new:
-        limit = f" (limit {most_bad_frac:.0%})" if good else ""
-        message, problem = (
-            f"{len(bad)} of {num_new} new files cannot be read{limit}: {bad[0]['path']} ",
-            bad[0]["problem"],
-        )
-        raise PrivateValueError(message + problem, recorded=message + problem.partition("; it has ")[0])
+    bad, num_new = staged.bad, len(staged.good) + len(staged.bad)
+    if not staged.good or len(bad) > most_bad_frac * num_new:
+        limit = f" (limit {most_bad_frac:.0%})" if staged.good else ""
+        first = min(bad, key=lambda file: file.path)
+        message = f"{len(bad)} of {num_new} new files cannot be read{limit}: {first.path} {first.problem}"
+        raise PrivateValueError(message, recorded=message.partition("; it has ")[0])
 
 
-def append(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> list[FoundFile]:
-    """Append the records of one source's files to its table, but for files that cannot be read after all: returns them.
-
-    Such a file was damaged, or replaced, since its inspection.
-    """
-    broken: list[FoundFile] = []
-    while len(broken) < len(files):
-        kept = [file for file in files if file["sha256"] not in {other["sha256"] for other in broken}]
-        try:
-            append_all(run, source, kept, task_bytes=task_bytes)
-            break
-        except Exception as error:  # Spark's, with the error of one task in its text
-            now_bad = [found for file in kept if file["path"] in str(error) for found in read_again(run, file)]
-            if not now_bad:
-                raise
-            for bad in now_bad:
-                run.log(f"set aside {bad['path']}: it {bad['problem']}")
-            broken += now_bad
-            run.take_files([file for file in run.input_files if file.sha256 not in {bad["sha256"] for bad in broken}])
-    return broken
+def discard(lake: Lake, staged: Staged) -> None:
+    """Remove the files of bronze that will not be committed."""
+    for table, files in staged.written.items():
+        remove_files(lake, table, files)
 
 
-def read_again(run: SparkRun, file: FoundFile) -> list[FoundFile]:
-    """The file with its problem, if it cannot be read to its end."""
-    rows, schema = pa.Table.from_pylist([file], schema=FOUND).to_batches(), contract(f"bronze/{file['source']}").schema
-    try:
-        deque(read_files(rows, mapping=run.mapping, schema=schema, batch_id="", arrived_at=run.started_at), maxlen=0)
-    except UnreadableError as error:
-        return [file | {"problem": str(error).removeprefix(f"{file['path']} "), "was_readable": True}]
-    return []
+def kept(run: SparkRun) -> Staged | None:
+    """What a run that is taken up has read, but for sources whose files a vacuum has removed: these are read again."""
+    staged = Staged.kept(run.files("ingest")) if run.is_taken_up else None
+    if staged is None:
+        return None
+    lost = {
+        table
+        for table, files in staged.written.items()
+        if table not in run.outputs and missing_files(run.lake, table, files)
+    }
+    good = [file for file in staged.good if f"bronze/{file.source}" not in lost]
+    whole = {table: files for table, files in staged.written.items() if table not in lost}
+    return Staged(good, staged.bad, whole) if good else None
 
 
-def append_all(run: SparkRun, source: str, files: Sequence[FoundFile], *, task_bytes: int) -> None:
-    """Append the records of these files to their source's table, after adding the columns that it lacks."""
-    table = contract(f"bronze/{source}")
-    if table.open:
-        table = table.with_source_columns(union_of_columns(run.lake, table, files))
-        add_columns(run.lake, table)
-    read = partial(read_files, mapping=run.mapping, schema=table.schema, batch_id=run.run_id, arrived_at=run.started_at)
-    tasks = in_tasks(run.spark, pa.Table.from_pylist(list(files), schema=FOUND), task_bytes=task_bytes)
-    written = files_written(in_parts(tasks, write_rows, lake=run.lake.absolute(), table=table, made_by=read))
-    run.commit_written(table.name, written, mode="append", declared=table)
-
-
-def union_of_columns(lake: Lake, table: Table, files: Iterable[FoundFile]) -> tuple[str, ...]:
-    """The source's own columns: those that its table has, then those of new files.
-
-    Names that differ only in case are one column.
-    """
-    names = lake.open(table.name).schema().to_arrow().names if lake.exists(table.name) else []
-    own: dict[str, str] = {}
-    for name in [*names, *(name for file in files for name in stored_names(file["names"]))]:
-        own.setdefault(name.lower(), name)
-    return tuple(name for name in own.values() if name not in table.schema.names)
+def commit(run: SparkRun, staged: Staged) -> None:
+    """Append what was read to the tables of its sources, and say in bronze/rejects what was set aside."""
+    run.take_files(InputFile(file.path, file.sha256, file.source) for file in staged.good)
+    for source in run.mapping.sources:
+        table = contract(f"bronze/{source}")
+        if table.name in staged.written and table.name not in run.outputs:
+            if table.open:
+                table = table.with_source_columns(own_columns(run.lake, table.name, of_source(staged, source)))
+                add_columns(run.lake, table)
+            run.commit_written(table.name, staged.written[table.name], mode="append", declared=table)
+    refused = refusals(run.lake)
+    still = not_looked_at(refused, [*staged.good, *staged.bad])
+    new = [
+        row
+        for file in [*staged.good, *staged.bad]
+        for row in refusals_of(file, run.mapping, batch_id=run.run_id, arrived_at=run.started_at)
+    ]
+    if new or len(still) < len(refused):
+        rows = pa.Table.from_pylist([*still, *new], schema=contract("bronze/rejects").schema)
+        run.commit_arrow("bronze/rejects", rows, where={"stage": "ingest"})
 
 
 def add_columns(lake: Lake, table: Table) -> None:
@@ -190,123 +254,20 @@ def add_columns(lake: Lake, table: Table) -> None:
             delta.alter.add_columns(missing)
 
 
-def refused_files(lake: Lake) -> list[dict[str, Any]]:
-    """The rows of bronze/rejects for files that were set aside whole."""
-    if not lake.exists("bronze/rejects"):
-        return []
-    rows: list[dict[str, Any]] = (
-        lake.dataset("bronze/rejects").to_table(filter=pc.field("stage") == "ingest").to_pylist()
-    )
-    return rows
-
-
-def refusal(run: SparkRun, file: FoundFile) -> dict[str, Any]:
-    """The row of bronze/rejects for a file that is set aside; it is inspected again if it or the mapping changes.
-
-    A file that is gone, or that could be read when it was inspected, is inspected again.
-    """
-    judged_under = None if file["problem"] == GONE or file.get("was_readable") else run.mapping.sha256
-    return {
-        "stage": "ingest",
-        "source": file["source"],
-        "source_file": file["path"],
-        "source_record": None,
-        "reason": f"file:{file['problem']}",
-        "raw": json.dumps({"sha256": file["sha256"], "mapping_sha256": judged_under}),
-        "batch_id": run.run_id,
-        "arrived_at": run.started_at,
-    }
-
-
-def refused_rows(run: SparkRun, file: FoundFile) -> list[dict[str, Any]]:
-    """The rows of bronze/rejects for the rows of a file of pictures that are no pictures."""
-    whole = refusal(run, file)
-    return [
-        whole | {"source_record": f"{file['path']}:{row['record_number']}", "reason": row["reason"]}
-        for row in file["refused"] or ()
-    ]
-
-
-def refusals_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows of bronze/rejects as Arrow."""
-    return pa.Table.from_pylist(rows, schema=contract("bronze/rejects").schema)
-
-
-def judged_before(refused: list[dict[str, Any]], mapping: LogMapping) -> set[str]:
-    """SHA-256 of the files that were set aside under this mapping: they would be set aside again."""
-    files = (json.loads(row["raw"]) for row in refused)
-    return {file["sha256"] for file in files if file["sha256"] and file["mapping_sha256"] == mapping.sha256}
-
-
-def not_looked_at(refused: list[dict[str, Any]], files: Sequence[FoundFile]) -> list[dict[str, Any]]:
-    """The rows of bronze/rejects for files that are not among `files`.
-
-    Of a file that was gone or changed, what now has its path is looked at in its place.
-    """
-    contents, paths = {file["sha256"] or file["path"] for file in files}, {file["path"] for file in files}
-
-    def is_looked_at(row: dict[str, Any]) -> bool:
-        raw = json.loads(row["raw"])
-        is_replaced = raw["mapping_sha256"] is None and row["source_file"] in paths
-        return is_replaced or (raw["sha256"] or row["source_file"]) in contents
-
-    return [row for row in refused if not is_looked_at(row)]
-
-
-def read_files_of_run(run: SparkRun, settings: IngestSettings) -> tuple[list[FoundFile], bool]:
-    """Append the records of the log's new files to bronze; returns the files set aside, and whether some had to wait.
-
-    A run that is taken up reads what it had begun to read, and nothing newer. Where some of that is gone it sets it
-    aside, or starts anew if it has committed nothing.
-    """
-    refused = refused_files(run.lake)
-    pinned = {file.sha256 for file in run.input_files}
-    read_before = (run.known_files() | judged_before(refused, run.mapping)) - pinned
-    task_bytes = settings.task_megabytes << 20
-    log = settings.log.path or str(run.lake.folder / "raw" / "market")
-    found = find(run, log, read_before, task_bytes=task_bytes)
-    new, bad = told_apart(found, read_before=read_before)
-    good = [file for file in new if file["sha256"] in pinned]
-    lost = lost_files(run, new)
-    if lost and not run.outputs:
-        run.start_anew()
-    if run.input_files:
-        told = {file["path"] for file in bad}
-        bad += [{**asdict(file), "problem": GONE} for file in lost if file.path not in told]
-        run.take_files([file for file in run.input_files if file not in lost])
-    else:
-        good = new
-        tell_of_unread_files(run, found)
-        if not good and not bad:
-            run.skip(f"no new files among {len(found)}")
-        require_good_files(good, bad, most_bad_frac=settings.max_bad_files_frac)
-        run.take_files([InputFile(file["path"], file["sha256"], file["source"]) for file in good])
-    for file in bad[:MOST_LINES]:
-        run.log(f"set aside {file['path']}: it {file['problem']}")
-    for source in run.mapping.sources:
-        files = [file for file in good if file["source"] == source]
-        if files:
-            bad += append(run, source, files, task_bytes=task_bytes)
-    still_refused = not_looked_at(refused, [*good, *bad])
-    unread = {file["sha256"] for file in bad}
-    no_pictures = [row for file in good if file["sha256"] not in unread for row in refused_rows(run, file)]
-    if bad or no_pictures or len(still_refused) < len(refused):
-        rows = [*still_refused, *no_pictures, *(refusal(run, file) for file in bad)]
-        run.commit_arrow("bronze/rejects", refusals_table(rows), where={"stage": "ingest"})
-    return bad, len(good) < len(new)
-
-
 def main(settings: IngestSettings) -> None:
     """Read the log's new files; exit with a code of its own if one was set aside.
 
-    A run that did not finish is taken up; then another reads what came since.
+    A run that did not finish commits what it had read; then another reads what came since.
     """
-    num_bad, some_wait = 0, True
-    while some_wait:
-        some_wait = False
+    num_bad, is_behind = 0, True
+    while is_behind:
+        is_behind = False
         with start_run("ingest", settings) as run:
-            bad, some_wait = read_files_of_run(run, settings)
-            num_bad += len(bad)
+            before = kept(run)
+            staged = before or stage(run, settings)
+            commit(run, staged)
+            num_bad += len(staged.bad)
+            is_behind = before is not None
     if num_bad:
         raise SystemExit(ExitCode.FILES_SET_ASIDE)
 

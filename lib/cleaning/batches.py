@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from lib.cleaning.corrections import mark_superseded, record_keys
 from lib.cleaning.fields import DECLARED, SUPERSEDED, columns_of, event_times, field_texts
@@ -19,9 +18,7 @@ from lib.cleaning.parsing import to_arrow
 from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, coarsest_clocks
-from lib.engines.arrow_tasks import packed, unpacked, write_rows
-from lib.formats.file_batches import rows_of
-from lib.formats.log_files import filesystem_of
+from lib.engines.arrow_tasks import packed, rows_of, table_rows, unpacked, write_rows
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
 from lib.tables.bronze import REJECTS
@@ -30,9 +27,7 @@ from lib.tables.silver import EVENTS, ITEMS
 if TYPE_CHECKING:
     from lib.engines.arrow_tasks import Broadcast
 
-ROWS_AT_ONCE = 500_000  # of a file
 PLACE = ("source_file_sha256", "record_number")
-FILES = pa.schema([("location", pa.string()), ("num_bytes", pa.int64()), ("source", pa.string())])
 # Kinds of parts, beside those of written files and those of records, which are named after their table and source.
 COUNTS, FORMS, DAYS, CLOCKS, DESCRIPTIONS, PICTURES = "counts", "forms", "days", "clocks", "descriptions", "pictures"
 # The columns of those that the job gathers.
@@ -62,17 +57,17 @@ class ShardWork:
 def spread_records(
     files: Iterable[pa.RecordBatch], *, work: ShardWork, by_record_key: bool = False
 ) -> Iterator[pa.RecordBatch]:
-    """Read files of bronze (rows of FILES) and pack their records by shard.
+    """Read files of bronze (rows of TABLE_FILES) and pack their records by shard.
 
     All records with the same user are in one shard, those of a catalogue with the same item. Records without are spread
     by their content: equal ones are in one shard, but they do not all gather in one. Or all records of a source with
     the same `record_key` are in one shard.
     """
     for file in rows_of(files):
-        source = work.mapping.sources[file["source"]]
-        for records in _read(file["location"], work.schemas[file["source"]]):
+        source = work.mapping.sources[file["kind"]]
+        for records in table_rows(file["location"], work.schemas[file["kind"]]):
             key = record_keys(records, source) if by_record_key else whole_of(records, source)
-            yield from packed(records, file["source"], shards_of(records, key, work.num_shards))
+            yield from packed(records, file["kind"], shards_of(records, key, work.num_shards))
 
 
 def spread_marked_records(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
@@ -102,7 +97,7 @@ def clean_item_shard(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Ite
 def spread_pictures(files: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
     """Pack the items that have a picture by the shards of their descriptions."""
     for file in rows_of(files):
-        for pictures in _read(file["location"], pa.schema([("item_id", pa.string())])):
+        for pictures in table_rows(file["location"], pa.schema([("item_id", pa.string())])):
             items = pictures.unique()
             yield from packed(items, PICTURES, shards_of(items, items["item_id"], work.num_item_shards))
 
@@ -134,10 +129,10 @@ def count_clocks(
     The sample has one record in `every` of the source; which, depends on the records alone.
     """
     for file in rows_of(files):
-        name, schema = file["source"], work.schemas[file["source"]]
+        name, schema = file["kind"], work.schemas[file["kind"]]
         columns = columns_of("event_time", work.mapping.sources[name], own_columns(schema.names))
         needed = pa.schema(schema.field(column) for column in dict.fromkeys((*columns, *PLACE)))
-        for records in _read(file["location"], needed):
+        for records in table_rows(file["location"], needed):
             sample = records.filter(pl.struct(PLACE).hash() % every[name] == 0)
             counts = coarsest_clocks(event_times(sample, name, work.mapping), work.mapping.timezone)
             rows = {"source": [name] * len(counts), "clock": [*counts], "num_times": [*counts.values()]}
@@ -147,20 +142,6 @@ def count_clocks(
 def _says(field: str) -> str:
     """The field that a description must have to say something of `field`: a currency says nothing without a price."""
     return "price" if field == "currency" else field
-
-
-def _read(location: str, schema: pa.Schema) -> Iterator[pl.DataFrame]:
-    """The rows of a Parquet file with the columns of `schema`; one that the file lacks is null."""
-    filesystem, path = filesystem_of(location)
-    dataset = ds.dataset(path, schema=schema, format="parquet", filesystem=filesystem)
-    taken: list[pa.RecordBatch] = []
-    for batch in dataset.to_batches(use_threads=False):
-        taken.append(batch)
-        if sum(map(len, taken)) >= ROWS_AT_ONCE:
-            yield pl.DataFrame(pa.Table.from_batches(taken))
-            taken = []
-    if any(map(len, taken)):
-        yield pl.DataFrame(pa.Table.from_batches(taken))
 
 
 def whole_of(records: pl.DataFrame, source: Source) -> pl.Series:

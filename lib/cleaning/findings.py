@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
 
 from lib.cleaning.batches import COUNTS, DAYS, FORMS, GATHERED
-from lib.engines.arrow_tasks import written
+from lib.engines.arrow_tasks import gathered, written
 from lib.formats.columns import locate
 from lib.formats.json_lines import nested_texts
 from lib.formats.log_files import filesystem_of
@@ -26,13 +26,6 @@ from lib.tables.bronze import IGNORED, REJECTS
 from lib.tables.silver import EVENTS
 
 Part = tuple[str, bytes]  # its kind and content (lib/engines/arrow_tasks.py)
-
-
-def gathered(parts: Sequence[Part], kind: str) -> pl.DataFrame:
-    """The rows of the parts of one kind."""
-    columns = GATHERED[kind]
-    frames = [pl.read_ipc_stream(content).select(*columns) for of_kind, content in parts if of_kind == kind]
-    return pl.concat([pl.DataFrame(schema=columns), *frames])
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class Findings:
     @classmethod
     def of(cls, parts: Sequence[Part]) -> "Findings":
         """From the parts that the shards go on as."""
-        counts, forms, days = (gathered(parts, kind) for kind in (COUNTS, FORMS, DAYS))
+        counts, forms, days = (gathered(parts, kind, GATHERED[kind]) for kind in (COUNTS, FORMS, DAYS))
         by_outcome = counts.group_by("source", "outcome").agg(pl.col("num_records", "num_events").sum())
         by_form = forms.group_by("source", "outcome", "form").agg(
             pl.col("num_records").sum(), pl.col("first_file").min(), pl.col("last_file").max()

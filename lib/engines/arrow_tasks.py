@@ -6,20 +6,24 @@ format. So a shuffle moves a few blobs and no columns, whose way through the JVM
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
 
+from lib.formats.log_files import filesystem_of
 from lib.lake.lake import Lake
 from lib.lake.writes import conform, write_files
 from lib.tables import Table
 
 PARTS = pa.schema([("shard", pa.int32()), ("kind", pa.string()), ("content", pa.binary())])
+TABLE_FILES = pa.schema([("location", pa.string()), ("num_bytes", pa.int64()), ("kind", pa.string())])
 FILE_BYTES = 256 << 20  # of rows in memory, which become one file
+ROWS_AT_ONCE = 500_000  # of a file that is read
 SHARD = "(shard)"
 Maker = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
@@ -30,10 +34,10 @@ def packed(rows: pl.DataFrame, kind: str, shards: pl.Series | None = None) -> It
         return
     numbers = pl.zeros(rows.height, pl.Int32, eager=True) if shards is None else shards
     by_shard = rows.with_columns(numbers.alias(SHARD)).partition_by(SHARD, as_dict=True, include_key=False)
-    for (shard,), part in by_shard.items():
+    for (shard,), of_shard in by_shard.items():
         content = io.BytesIO()
-        part.write_ipc_stream(content, compression="lz4")
-        yield _part(shard, kind, content.getvalue())
+        of_shard.write_ipc_stream(content, compression="lz4")
+        yield part(kind, content.getvalue(), shard)
 
 
 def unpacked(parts: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
@@ -58,12 +62,48 @@ def write_rows(
     """
     for rows in _by_size(made_by(batches), FILE_BYTES):
         for file in write_files(lake, table, [conform(table, rows)]):
-            yield _part(0, table.name, json.dumps(asdict(file)).encode())
+            yield written_part(table.name, file)
+
+
+def gathered(parts: Iterable[tuple[str, bytes]], kind: str, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """The rows of the parts of one kind, given by kind and content."""
+    frames = [pl.read_ipc_stream(content).select(*columns) for of_kind, content in parts if of_kind == kind]
+    return pl.concat([pl.DataFrame(schema=columns), *frames])
+
+
+def part(kind: str, content: bytes, shard: int = 0) -> pa.RecordBatch:
+    """A part."""
+    return pa.RecordBatch.from_pydict({"shard": [shard], "kind": [kind], "content": [content]}, schema=PARTS)
+
+
+def written_part(table: str, file: AddAction) -> pa.RecordBatch:
+    """The part that says that a task wrote a file of a table, after which its kind is named."""
+    return part(table, json.dumps(asdict(file)).encode())
 
 
 def written(content: bytes) -> AddAction:
     """A file that a task wrote, from the content of its part."""
     return AddAction(**json.loads(content))
+
+
+def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The rows, about files, that a task is given."""
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def table_rows(location: str, schema: pa.Schema) -> Iterator[pl.DataFrame]:
+    """The rows of a table's file with the columns of `schema`; one that the file lacks is null."""
+    filesystem, path = filesystem_of(location)
+    dataset = ds.dataset(path, schema=schema, format="parquet", filesystem=filesystem)
+    taken: list[pa.RecordBatch] = []
+    for batch in dataset.to_batches(use_threads=False):
+        taken.append(batch)
+        if sum(map(len, taken)) >= ROWS_AT_ONCE:
+            yield pl.DataFrame(pa.Table.from_batches(taken))
+            taken = []
+    if any(map(len, taken)):
+        yield pl.DataFrame(pa.Table.from_batches(taken))
 
 
 def apply_to_shard(
@@ -79,10 +119,6 @@ def apply_to_shard(
     shard = pl.from_arrow(pa.Table.from_batches(received))
     assert isinstance(shard, pl.DataFrame)
     yield from function(shard).to_arrow().select(schema.names).cast(schema).to_batches()
-
-
-def _part(shard: int, kind: str, content: bytes) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict({"shard": [shard], "kind": [kind], "content": [content]}, schema=PARTS)
 
 
 def _by_size(batches: Iterable[pa.RecordBatch], num_bytes: int) -> Iterator[pa.Table]:

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
-from lib.engines.arrow_tasks import PARTS, apply_to_shard, write_rows, written
+from lib.engines.arrow_tasks import PARTS, TABLE_FILES, apply_to_shard, write_rows, written
 from lib.formats.mapping import LogMapping
 from lib.formats.money import has_several
 from lib.lake.writes import commit_files, remove_files, transaction_id
@@ -42,6 +42,9 @@ ON_ONE_MACHINE = {
     "spark.driver.host": "localhost",
     "spark.driver.bindAddress": "127.0.0.1",
 }
+
+LEAST_SHARD_ROWS = 20_000  # smaller shards cost more than they save
+TASK_BYTES = 64 << 20  # of a table's files that one task reads
 
 
 def spark_schema(schema: pa.Schema) -> StructType:
@@ -98,6 +101,20 @@ class SparkRun(runs.Run):
     def read_or_empty(self, table: str) -> DataFrame:
         """An input table at its pinned version, or no rows of its contract where the lake has none."""
         return self.read(table) if table in self.inputs else self.empty(table)
+
+    def files_of(self, tables: Mapping[str, str]) -> DataFrame:
+        """The files of input tables at their pinned versions, each named by a kind, spread over tasks."""
+        rows = [
+            {"location": location, "num_bytes": num_bytes, "kind": kind}
+            for kind, table in tables.items()
+            for location, num_bytes in self.lake.data_files(table, self.version_of(table))
+        ]
+        return in_tasks(self.spark, pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
+
+    def num_shards(self, num_rows: int, *, rows_per_shard: int) -> int:
+        """Into how many shards so many rows are divided: enough for the cores, where that saves time."""
+        of_cores = min(self.spark.sparkContext.defaultParallelism, ceil(num_rows / LEAST_SHARD_ROWS))
+        return max(1, ceil(num_rows / rows_per_shard), of_cores)
 
     def empty(self, table: str) -> DataFrame:
         """No rows, with the contract's columns."""

@@ -44,7 +44,6 @@ def _decoder(on_constant: Callable[[str], None]) -> json.JSONDecoder:
 
 
 DECODER = _decoder(lambda name: None)
-ANY_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_finite)
 
 
@@ -65,58 +64,70 @@ def parse_json(text: str, decoder: json.JSONDecoder = DECODER) -> Any:
     return value
 
 
-class JsonKeys(NamedTuple):
-    """The keys of all objects of a file, and how many lines, objects, and NaN or Infinity it holds."""
+class JsonLines:
+    """Reads JSON lines, and learns the keys of their objects on the way.
 
-    names: tuple[str, ...]
-    num_lines: int
-    num_objects: int
-    num_constants: int
+    `keys` are in order of appearance; those that differ only in case are one, the first, until an object has both. A NaN
+    or Infinity is a constant.
+    """
 
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.num_lines = self.num_objects = self.num_constants = 0
+        self._apart = set[str]()  # keys in lower case of which an object has two
+        self._plain: msgspec.json.Decoder[Any] | None = None
 
-def json_keys(blocks: Iterable[bytes]) -> JsonKeys:
-    """The keys in order of appearance; those that differ only in case are one, the first, unless an object has both."""
-    shapes: dict[tuple[str, ...], None] = {}
-    constants: list[str] = []
-    decoder = _decoder(constants.append)
-    num_lines = num_objects = 0
-    for block in blocks:
-        parsed = _parsed(block, ANY_KEYS, decoder)
-        records = [*parsed.received, *(line.record for line in parsed.others if line.record is not None)]
-        shapes |= dict.fromkeys(map(tuple, records))
-        num_lines += len(parsed.received) + len(parsed.others)
-        num_objects += len(records)
-    keys = dict.fromkeys(key for shape in shapes for key in shape)
-    apart = {low for shape in shapes for low in _repeated(key.lower() for key in shape)}
-    first: dict[str, str] = {}
-    for key in keys:
-        first.setdefault(key if key.lower() in apart else key.lower(), key)
-    return JsonKeys(tuple(first.values()), num_lines, num_objects, len(constants))
-
-
-def json_records(blocks: Iterable[bytes], keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The records of blocks of whole lines: a text column for each of `keys`, named by position, and `malformed`."""
-    any_case = {key.lower(): key for key in keys}
-
-    def named(record: dict[str, Any]) -> dict[str, Any]:
-        return {key if key in keys else any_case.get(key.lower(), key): value for key, value in record.items()}
-
-    plain = _decoder_of(keys)
-    for block in blocks:
-        parsed = _parsed(block, plain, DECODER)
-        try:
-            columns = _texts_as_received(parsed.received, len(keys))
-        except ValueError:  # JSON, but with a number that Python cannot read: it says in which line
-            parsed = _parsed(block, None, DECODER)
-            columns = _texts_as_received([], len(keys))
+    def read(self, block: bytes) -> pa.RecordBatch:
+        """The records of a block of whole lines: a text column for each of `keys`, named by position, and `malformed`."""
+        if not self.keys:
+            self._learn(_lines(filter(bytes.strip, block.split(b"\n", LINES_AT_ONCE)[:LINES_AT_ONCE]), DECODER))
+        parsed, columns, constants = self._columns(block)
+        if self._learn(parsed.others):
+            parsed, columns, constants = self._columns(block)
         if parsed.others:
-            records = [named(line.record) if line.record else {} for line in parsed.others]
-            others = [text_array([record.get(key) for record in records]) for key in keys]
+            records = self._named(line.record or {} for line in parsed.others)
+            others = [text_array([record.get(key) for record in records]) for key in self.keys]
             columns = [pa.concat_arrays(pair).take(parsed.places) for pair in zip(columns, others, strict=True)]
         whole = [_kept_whole(line.text) if line.record is None else None for line in parsed.others]
         malformed = pa.concat_arrays([pa.nulls(len(parsed.received), pa.string()), pa.array(whole, pa.string())])
-        names = [*map(str, range(len(keys))), "malformed"]
-        yield pa.record_batch([*columns, malformed.take(parsed.places)], names=names)
+        self.num_lines += len(malformed)
+        self.num_objects += malformed.null_count
+        self.num_constants += len(constants)
+        names = [*map(str, range(len(self.keys))), "malformed"]
+        return pa.record_batch([*columns, malformed.take(parsed.places)], names=names)
+
+    def _columns(self, block: bytes) -> "tuple[_Parsed, list[pa.Array], list[str]]":
+        """A block's lines, the columns of those that were plain, and the constants of the others."""
+        constants: list[str] = []
+        parsed = _parsed(block, self._plain, _decoder(constants.append))
+        try:
+            return parsed, _texts_as_received(parsed.received, len(self.keys)), constants
+        except ValueError:  # JSON, but with a number that Python cannot read: it says in which line
+            constants.clear()
+            parsed = _parsed(block, None, _decoder(constants.append))
+            return parsed, _texts_as_received([], len(self.keys)), constants
+
+    def _learn(self, lines: "Iterable[_Line]") -> bool:
+        """Add the keys that are new; returns whether any is."""
+        shapes = dict.fromkeys(tuple(line.record) for line in lines if line.record)
+        self._apart |= {low for shape in shapes for low in _repeated(key.lower() for key in shape)}
+        num_before, known, in_any_case = len(self.keys), set(self.keys), {key.lower() for key in self.keys}
+        for key in (key for shape in shapes for key in shape):
+            if key not in known and (key.lower() not in in_any_case or key.lower() in self._apart):
+                self.keys.append(key)
+                known.add(key)
+                in_any_case.add(key.lower())
+        if len(self.keys) > num_before:
+            self._plain = _decoder_of(self.keys)
+        return len(self.keys) > num_before
+
+    def _named(self, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Records under the names of `keys`."""
+        known, in_any_case = set(self.keys), {key.lower(): key for key in reversed(self.keys)}
+        return [
+            {key if key in known else in_any_case.get(key.lower(), key): value for key, value in record.items()}
+            for record in records
+        ]
 
 
 def _kept_whole(line: bytes) -> str:

@@ -1,10 +1,12 @@
 """A file of a log, where it lies, and the content of a text file in blocks of whole lines."""
 
 import codecs
+import hashlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from gzip import BadGzipFile, GzipFile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 BLOCK_BYTES = 8 << 20
+CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 256 << 20
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 WIDE = {"utf-16": ("utf-16-le", "utf-16-be"), "utf-32": ("utf-32-le", "utf-32-be")}
@@ -30,14 +33,22 @@ class UnreadableError(ValueError):
     """A file that cannot be read; the message says why, in a few words."""
 
 
+class ChangedError(UnreadableError):
+    """A file that is no longer the one that was found; it may be read at another time."""
+
+
 @dataclass(frozen=True)
 class LogFile:
-    """A file of the log: its location, its path below the log folder, its size, and the source it belongs to."""
+    """A file of the log: its location, its path below the log folder, its size, and the source it belongs to.
+
+    And when it was changed last, where the file system tells it.
+    """
 
     location: str
     path: str
     num_bytes: int
     source: str
+    modified_at: datetime | None = None
 
 
 def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
@@ -57,14 +68,24 @@ def open_file(location: str) -> Iterator[pa.NativeFile]:
 
 
 def require_unchanged(file: LogFile) -> None:
-    """Check that a file has the size at which it was found.
+    """Check that a file has the size and the time of change at which it was found.
 
     Raises:
-        UnreadableError: it has another, or is gone.
+        ChangedError: it has others, or is gone.
     """
     filesystem, path = filesystem_of(file.location)
-    if filesystem.get_file_info(path).size != file.num_bytes:
-        raise UnreadableError("was changed while the log was read")
+    now = filesystem.get_file_info(path)
+    if now.size != file.num_bytes or (file.modified_at is not None and now.mtime != file.modified_at):
+        raise ChangedError("was changed while the log was read")
+
+
+def sha256_of(file: LogFile) -> str:
+    """What a file is known by: the SHA-256 of its content."""
+    digest = hashlib.sha256()
+    with open_file(file.location) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def text_blocks(file: LogFile, encoding: str) -> Iterator[bytes]:

@@ -348,11 +348,18 @@ def load_mapping(name_or_path: str) -> LogMapping:
         if not path.is_file():
             raise ValueError(f"there is no mapping file {name_or_path}; shipped are {', '.join(shipped_names())}")
         return parse_mapping(text_of(path), str(path))
-    if name_or_path not in shipped_names():
-        raise ValueError(
-            f"unknown format {name_or_path!r}; shipped are {', '.join(shipped_names())}, or give a mapping file"
-        )
-    return parse_mapping(_shipped(f"{name_or_path}.yaml").read_text(), f"conf/formats/{name_or_path}.yaml")
+    return parse_mapping(shipped_text(name_or_path), f"conf/formats/{name_or_path}.yaml")
+
+
+def shipped_text(name: str) -> str:
+    """The text of the shipped mapping of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in shipped_names():
+        raise ValueError(f"unknown format {name!r}; shipped are {', '.join(shipped_names())}, or give a mapping file")
+    return _shipped(f"{name}.yaml").read_text()
 
 
 def text_of(file: Path) -> str:

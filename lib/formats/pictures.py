@@ -2,19 +2,18 @@
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.formats.arrow_texts import arrow_texts, is_bytes, is_text, is_type, plain
 from lib.formats.columns import ends_of_keys, locate, stored_names
-from lib.formats.files import record_batches
 from lib.formats.ids import item_ids
 from lib.formats.json_lines import nested_texts
 from lib.formats.log_files import LogFile, UnreadableError
 from lib.formats.mapping import Source
-from lib.formats.parquet_rows import parquet_batches
+from lib.formats.parquet_rows import parquet_batches, parquet_names
 
 ROWS_PER_BATCH = 256
 MOST_PIXELS = 2**31 - 1
@@ -23,18 +22,17 @@ DATA_URI = re.compile(r"data:[^,]*;base64,")
 Fields = dict[str, pa.Array]
 
 
-def read_pictures(file: LogFile, source: Source, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_pictures(file: LogFile, source: Source, texts: Iterable[pa.RecordBatch] | None) -> Iterator[pa.RecordBatch]:
     """The rows of a file of pictures: item_id, bytes, uri, width, height, record_number, and refusal.
 
-    `refusal` says why a row is no picture: malformed or bad_value:<column>; else it is null. Bytes in a text are in
-    base64.
+    `texts` are the file's records as text, their columns named as in bronze; a Parquet file is read as it is. `refusal`
+    says why a row is no picture: malformed or bad_value:<column>; else it is null. Bytes in a text are in base64.
 
     Raises:
         UnreadableError: the file is damaged, or a column cannot hold what the mapping looks for in it.
     """
     first = 1
-    rows = _from_parquet if source.reader.type == "parquet" else _from_text
-    for given, malformed in rows(file, source, names):
+    for given, malformed in _from_parquet(file, source) if texts is None else _from_texts(texts, source):
         num_rows = len(malformed)
         for field, text in source.constants.items():
             value = text.format(**source.path_values(file.path) or {})
@@ -48,8 +46,9 @@ def read_pictures(file: LogFile, source: Source, names: Sequence[str]) -> Iterat
         yield pa.RecordBatch.from_pydict(fields)
 
 
-def _from_parquet(file: LogFile, source: Source, names: Sequence[str]) -> Iterator[tuple[Fields, pa.Array]]:
-    places = _places(source, names)
+def _from_parquet(file: LogFile, source: Source) -> Iterator[tuple[Fields, pa.Array]]:
+    names = parquet_names(file)
+    places = _places(source, stored_names(names))
     outer = list(dict.fromkeys(names[place] for place, _ in places.values()))
     for batch in parquet_batches(file, outer, batch_size=ROWS_PER_BATCH):
         given = {
@@ -58,18 +57,18 @@ def _from_parquet(file: LogFile, source: Source, names: Sequence[str]) -> Iterat
         yield given, pa.nulls(len(batch), pa.string())
 
 
-def _from_text(file: LogFile, source: Source, names: Sequence[str]) -> Iterator[tuple[Fields, pa.Array]]:
-    places = _places(source, names)
-    for records in record_batches(file, source, names):
+def _from_texts(texts: Iterable[pa.RecordBatch], source: Source) -> Iterator[tuple[Fields, pa.Array]]:
+    for records in texts:
+        names = records.schema.names[:-1]
+        places = _places(source, names)
         for start in range(0, len(records), ROWS_PER_BATCH):
             batch = records.slice(start, ROWS_PER_BATCH)
             given = {field: _inner(batch.column(place), path, names[place]) for field, (place, path) in places.items()}
-            yield given, batch.column(len(names))
+            yield given, batch.column("malformed")
 
 
-def _places(source: Source, names: Sequence[str]) -> dict[str, tuple[int, str | None]]:
-    """For each field that the file has, the place of its column, and its path in it."""
-    stored = stored_names(names)
+def _places(source: Source, stored: Sequence[str]) -> dict[str, tuple[int, str | None]]:
+    """For each field that the file has, the place of its column among those of bronze, and its path in it."""
     found = {field: locate(stored, name.source_columns[0]) for field, name in source.names.items()}
     return {field: (stored.index(place[0]), place[1]) for field, place in found.items() if place is not None}
 

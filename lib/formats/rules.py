@@ -183,10 +183,14 @@ class Condition(Part):
 
 
 class TypeColumn(Part):
-    """The column that holds the event's type, translated by `values`; without them its texts must be our own types."""
+    """The column that holds the event's type, translated by `values`; without them its texts must be our own types.
+
+    A record with another text is refused, or ignored where a log has many types that are not wanted.
+    """
 
     column: Text
     values: dict[Text, EventType] | None = None
+    others: Literal["refuse", "ignore"] = "refuse"
 
 
 class Rule(Part):

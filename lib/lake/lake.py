@@ -115,9 +115,9 @@ class Lake:
             return delta.to_pyarrow_dataset()
         return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(self.uri(table), pafs.LocalFileSystem()))
 
-    def data_files(self, table: str, version: int) -> list[tuple[str, int]]:
-        """Path or URI and size in bytes of each file of a table at a version."""
-        delta = self.open(table, self.kept_version(table, version))
+    def data_files(self, table: str, version: int | None = None) -> list[tuple[str, int]]:
+        """Path or URI and size in bytes of each file of a table, at a version or the latest."""
+        delta = self.open(table, None if version is None else self.kept_version(table, version))
         files = pa.table(delta.get_add_actions(flatten=True)).select(["path", "size_bytes"]).to_pylist()
         return [(f"{self.uri(table)}/{unquote(file['path'])}", file["size_bytes"]) for file in files]
 

@@ -152,11 +152,20 @@ def commit_files(
     return version
 
 
-def remove_files(lake: Lake, table: str, files: Iterable[AddAction]) -> None:
-    """Remove files that were written and will not be committed."""
+def remove_files(lake: Lake, table: str, files: Sequence[AddAction]) -> None:
+    """Remove files that were written and will not be committed; those of the table's newest version stay."""
     filesystem, root = _place(lake, table)
+    committed = {name for name, _ in lake.data_files(table)} if files and lake.exists(table) else set()
     for file in files:
+        if f"{lake.uri(table)}/{file.path}" in committed:
+            continue
         filesystem.delete_file(f"{root}/{file.path}")
+
+
+def missing_files(lake: Lake, table: str, files: Iterable[AddAction]) -> list[AddAction]:
+    """Those of a table's files that are not there."""
+    filesystem, root = _place(lake, table)
+    return [file for file in files if not filesystem.get_file_info(f"{root}/{file.path}").is_file]
 
 
 def _place(lake: Lake, table: str) -> tuple[pafs.FileSystem, str]:

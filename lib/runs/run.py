@@ -182,27 +182,9 @@ class Run:
         return model_registry.current_model(self.lake, model)
 
     def take_files(self, files: Iterable[InputFile]) -> None:
-        """Pin the files that this run reads, before its next write."""
+        """Note the files that this run has read, before it commits what they hold."""
         self.input_files = list(files)
         self.save("running")
-
-    def start_anew(self) -> None:
-        """Leave this run as abandoned, before it has committed anything, and go on as the next one."""
-        assert not self.outputs, f"{self.run_id} has committed to {', '.join(self.outputs)}"
-        self.save("abandoned")
-        self.number += 1
-        self.run_id = _run_id(self.job, self.number)
-        self.started_at, self.input_files, self.is_taken_up = datetime.now(UTC), [], False
-        self.save("running")
-
-    def abandoned_files(self) -> list[InputFile]:
-        """Files that the run before this one began to read and did not commit, if it was abandoned."""
-        rows = history.runs(self.lake, self.job.name)
-        before = next((row for row in rows if row["number"] == self.number - 1), None)
-        if before is None or before["status"] != "abandoned":
-            return []
-        known = self.known_files()
-        return [InputFile(**file) for file in before["input_files"] if file["sha256"] not in known]
 
     def known_files(self) -> set[str]:
         """SHA-256 of every file that an earlier run of this job has read and committed."""

@@ -52,4 +52,18 @@ MODELS = Table(
     checks={"known_status": "status IN ('candidate', 'promoted', 'retired')"},
 )
 
-TABLES = (RUNS, MODELS)
+FILES = Table(
+    name="ops/files",
+    comment="By what a file of the log is known: ingest does not open one again that has not changed.",
+    version=1,
+    columns=(
+        required("location", TEXT, "where the file is"),
+        required("num_bytes", COUNT, "its size"),
+        required("modified_at", TIME, "when it was changed last, as its file system tells"),
+        required("sha256", TEXT, "SHA-256 of its content"),
+        required("hashed_at", TIME, "a time just before it was hashed"),
+    ),
+    key=("location",),
+)
+
+TABLES = (RUNS, MODELS, FILES)

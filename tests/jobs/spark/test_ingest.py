@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from lib.cli.jobs import load_job
 from lib.formats.mapping import parse_mapping
+from lib.ingestion.refusals import judged_before, not_looked_at
+from lib.ingestion.staged import FoundFile
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.runs.errors import ExitCode
@@ -210,43 +213,41 @@ def statuses(shop: Shop) -> dict[str, str]:
     return {row["run_id"]: row["status"] for row in history.runs(shop.lake, "ingest")}
 
 
-def test_a_run_that_failed_before_its_first_commit_starts_anew_with_what_is_there_now(
-    shop: Shop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_failed_before_it_had_read_all_starts_anew_with_what_is_there_now(shop: Shop) -> None:
     shop.put("mended.csv", ONE)
     shop.put("removed.csv", ONE + b"r,i,t\n")
-    shop.put("stays.csv", ONE + b"s,i,t\n")
     obstacle = in_the_way_of("bronze/lines", shop)
     with pytest.raises(Exception, match="lines"):
         shop.ingest()
     obstacle.unlink()
     shop.put("mended.csv", ONE + b"m,i,t\n")
     (shop.log / "removed.csv").unlink()
-    shop.put("stays again.csv", ONE + b"s,i,t\n")
-    capsys.readouterr()
 
     assert shop.ingest() == 0
-    assert [row["user"] for row in shop.read("bronze/lines")] == ["u", "m", "u", "s"]
-    assert statuses(shop) == {"ingest-000001": "abandoned", "ingest-000002": "done"}
-    assert "gone before they were read, as the last run failed: removed.csv" in capsys.readouterr().out
+    assert [row["user"] for row in shop.read("bronze/lines")] == ["u", "m"]
+    assert statuses(shop) == {"ingest-000001": "done"}
     shop.put("removed.csv", ONE + b"r,i,t\n")
     assert shop.ingest() == 0
-    assert len(shop.read("bronze/lines")) == 6, "what came back is read"
+    assert len(shop.read("bronze/lines")) == 4, "what came back is read"
 
 
-def test_a_run_that_broke_between_two_sources_is_finished_with_the_files_still_there(
-    shop: Shop, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clicks = [json.dumps({"item": f"i{number}", "at": "t"}).encode() for number in range(4)]
+def broken_between_two_sources(shop: Shop) -> None:
+    """A run that has committed its lines and not its clicks; whatever stood in the way is gone."""
     shop.put("1.csv", ONE)
-    for name, content in zip(("here", "gone", "changed", "unreadable"), clicks, strict=True):
-        shop.put(f"clicks/{name}", content)
-    obstacle = in_the_way_of("bronze/clicks", shop)
+    for number, name in enumerate(("here", "gone", "changed")):
+        shop.put(f"clicks/{name}", json.dumps({"item": f"i{number}", "at": "t"}))
+    obstacle = in_the_way_of("bronze/clicks/_delta_log", shop)
     with pytest.raises(Exception, match="clicks"):
         shop.ingest()
     assert len(shop.read("bronze/lines")) == 1
     obstacle.unlink()
-    (shop.log / "1.csv").unlink()  # it is in bronze: rotating it away does no harm
+
+
+def test_a_run_that_broke_between_two_sources_commits_what_it_had_read(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken_between_two_sources(shop)
+    (shop.log / "1.csv").unlink()
     (shop.log / "clicks/gone").unlink()
     shop.put("clicks/changed", b'{"item": "new", "at": "t"}')
     shop.put("clicks/unreadable", b"")
@@ -254,26 +255,33 @@ def test_a_run_that_broke_between_two_sources_is_finished_with_the_files_still_t
     capsys.readouterr()
 
     assert shop.ingest() == ExitCode.FILES_SET_ASIDE
-    told = capsys.readouterr().out
-    assert "resumes ingest-000001, which did not finish" in told
-    assert "set aside clicks/gone: it is gone or changed since a run that did not finish began to read it" in told
+    assert "resumes ingest-000001, which did not finish" in capsys.readouterr().out
     read = {row["item"]: row["batch_id"] for row in shop.read("bronze/clicks")}
-    assert read == {"i0": "ingest-000001", "new": "ingest-000002"}, "what came since is read by a run of its own"
+    earlier = dict.fromkeys(("i0", "i1", "i2"), "ingest-000001")
+    assert read == earlier | {"new": "ingest-000002"}, "what came since is read by a run of its own"
     lines = [(row["source_file"], row["batch_id"]) for row in shop.read("bronze/lines")]
     assert lines == [("1.csv", "ingest-000001")] + [("2.csv", "ingest-000002")] * 2
     assert statuses(shop) == {"ingest-000001": "done", "ingest-000002": "done"}
     rejects = {row["source_file"]: row["reason"] for row in shop.read("bronze/rejects")}
-    lost = "file:is gone or changed since a run that did not finish began to read it"
-    assert rejects == {"clicks/gone": lost, "clicks/unreadable": "file:is empty"}, "what has replaced the other is read"
+    assert rejects == {"clicks/unreadable": "file:is empty"}
 
-    shop.put("clicks/gone", clicks[1])
-    shop.ingest()
-    assert sorted(row["item"] for row in shop.read("bronze/clicks")) == ["i0", "i1", "new"], "what came back is read"
-    assert "clicks/gone" not in {row["source_file"] for row in shop.read("bronze/rejects")}
+    shop.put("clicks/gone", json.dumps({"item": "i1", "at": "t"}))
+    assert shop.ingest() == 0
+    assert len(shop.read("bronze/clicks")) == 4, "what was read is known when it comes back"
+
+
+def test_what_a_broken_run_had_read_and_a_vacuum_removed_is_read_again(shop: Shop) -> None:
+    broken_between_two_sources(shop)
+    for file in (shop.lake.folder / "bronze/clicks").glob("*.parquet"):
+        file.unlink()
+    assert shop.ingest() == 0
+    read = {row["item"]: row["batch_id"] for row in shop.read("bronze/clicks")}
+    assert read == dict.fromkeys(("i0", "i1", "i2"), "ingest-000002")
+    assert len(shop.read("bronze/lines")) == 1
 
 
 @pytest.mark.slow
-def test_a_kill_followed_by_a_rotation_of_the_log_is_over_with_the_next_run(shop: Shop, tmp_path: Path) -> None:
+def test_a_kill_followed_by_a_rotation_of_the_log_loses_nothing(shop: Shop, tmp_path: Path) -> None:
     shop.put("1.csv", ONE)
     places = {
         "lake.path": shop.lake.path,
@@ -286,12 +294,11 @@ def test_a_kill_followed_by_a_rotation_of_the_log_is_over_with_the_next_run(shop
         wait_for(lambda: pinned_by_last_run(shop) or None, seconds=60, what="the pinned file", started=ingest)
         os.killpg(ingest.pid, signal.SIGKILL)
         ingest.wait()
-    assert statuses(shop) == {"ingest-000001": "running"}
     (shop.log / "1.csv").unlink()
     shop.put("2.csv", ONE + b"v,j,t\n")
     assert shop.ingest() == 0
-    assert [row["source_file"] for row in shop.read("bronze/lines")] == ["2.csv", "2.csv"]
-    assert statuses(shop) == {"ingest-000001": "abandoned", "ingest-000002": "done"}
+    assert [row["source_file"] for row in shop.read("bronze/lines")] == ["1.csv", "2.csv", "2.csv"]
+    assert statuses(shop) == {"ingest-000001": "done", "ingest-000002": "done"}
 
 
 def pinned_by_last_run(shop: Shop) -> list[str]:
@@ -306,37 +313,28 @@ def paths() -> dict[str, str]:
 
 def test_a_file_that_could_not_be_opened_is_looked_at_again_and_hides_no_other() -> None:
     """Its content is not known, so it is known by its path."""
-    job = load_job(JOBS["ingest"])
     mapping = parse_mapping(MAPPING, "own.yaml")
-
-    def closed(path: str) -> dict[str, Any]:
-        return {"path": path, "sha256": "", "problem": "cannot be opened: Permission denied"}
-
+    closed = FoundFile("a.csv", "lines", "", problem="cannot be opened: Permission denied", may_pass=True)
     raw = json.dumps({"sha256": "", "mapping_sha256": mapping.sha256})
     refused = [{"source_file": path, "raw": raw} for path in ("a.csv", "b.csv")]
-    assert job.judged_before(refused, mapping) == set()
-    assert job.told_apart([closed("a.csv"), closed("c.csv")], read_before=set()) == (
-        [],
-        [closed("a.csv"), closed("c.csv")],
-    )
-    assert job.not_looked_at(refused, [closed("a.csv")]) == refused[1:]
+    assert judged_before(refused, mapping) == set()
+    assert not_looked_at(refused, [closed]) == refused[1:]
 
 
-@pytest.mark.slow
-def test_a_file_that_breaks_after_its_inspection_stops_no_other(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in (1, 2, 3):
+def test_a_file_that_changes_while_the_log_is_read_stops_no_other(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3, 4):
         shop.put(f"{number}.csv", ONE + b"u,i,%d\n" % number)
     job = load_job(JOBS["ingest"])
-    append_all = job.append_all
+    written_by_tasks = job.written_by_tasks
 
-    def as_files_break(*given: Any, **more: Any) -> None:
+    def as_files_change(*given: Any) -> Any:
         (shop.log / "2.csv").unlink(missing_ok=True)
         shop.put("3.csv", ONE)
-        append_all(*given, **more)
+        return written_by_tasks(*given)
 
-    monkeypatch.setattr(job, "append_all", as_files_break)
-    assert shop.ingest() == 3
-    assert {row["source_file"] for row in shop.read("bronze/lines")} == {"1.csv"}
+    monkeypatch.setattr(job, "written_by_tasks", as_files_change)
+    assert shop.ingest() == ExitCode.FILES_SET_ASIDE
+    assert {row["source_file"] for row in shop.read("bronze/lines")} == {"1.csv", "4.csv"}
     assert [(row["source_file"], row["reason"]) for row in shop.read("bronze/rejects")] == [
         ("2.csv", "file:is no longer there"),
         ("3.csv", "file:was changed while the log was read"),
@@ -344,8 +342,52 @@ def test_a_file_that_breaks_after_its_inspection_stops_no_other(shop: Shop, monk
     monkeypatch.undo()
     shop.put("2.csv", ONE + b"u,i,2\n")
     assert shop.ingest() == 0
-    assert [row["source_file"] for row in shop.read("bronze/lines")] == [*["1.csv"] * 2, *["2.csv"] * 2, "3.csv"]
+    assert [row["source_file"] for row in shop.read("bronze/lines")] == [
+        *("1.csv", "1.csv", "2.csv", "2.csv", "3.csv", "4.csv", "4.csv"),
+    ]
     assert shop.read("bronze/rejects") == []
+
+
+def users(shop: Shop) -> list[str]:
+    return sorted(row["user"] for row in shop.read("bronze/lines"))
+
+
+def test_a_file_that_has_kept_its_place_size_and_time_is_not_opened_again(shop: Shop) -> None:
+    long_ago = time.time() - 1000
+
+    def put(content: bytes, at: float) -> None:
+        shop.put("1.csv", content)
+        os.utime(shop.log / "1.csv", (at, at))
+
+    put(ONE, long_ago)
+    assert shop.ingest() == 0
+    put(ONE.replace(b"u,i", b"v,i"), long_ago)
+    assert shop.ingest() == 0
+    assert users(shop) == ["u"], "nothing tells that it is another file"
+    assert shop.ingest(hash_every_file=True) == 0
+    assert users(shop) == ["u", "v"]
+    put(ONE.replace(b"u,i", b"w,i"), long_ago + 1)
+    assert shop.ingest() == 0
+    assert users(shop) == ["u", "v", "w"]
+    put(ONE, long_ago + 2)
+    assert shop.ingest() == 0, "its content judges what is new"
+    assert len(shop.read("bronze/lines")) == 3
+
+
+@pytest.mark.slow
+def test_new_columns_of_several_tasks_that_differ_only_in_case_are_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.put("0.csv", b"Shade,time,item,user\nred,t,j,v\n")
+    shop.put("2.csv", b"user,item,time,shade\nw,k,t,blue\n")
+    monkeypatch.setattr(load_job(JOBS["ingest"]), "READ_IN_PROCESS", 0)
+    assert shop.ingest() == 0
+    assert "differ only in case" in capsys.readouterr().out
+    assert shop.read("bronze/lines", "source_file", "Shade") == [
+        {"source_file": "0.csv", "Shade": "red"},
+        {"source_file": "2.csv", "Shade": "blue"},
+    ]
+    assert len(list((shop.lake.folder / "bronze/lines").glob("*.parquet"))) == 2, "what is not committed is removed"
 
 
 def test_rows_that_are_no_pictures_are_refused_one_by_one(shop: Shop) -> None:

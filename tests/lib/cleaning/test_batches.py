@@ -11,7 +11,6 @@ import pytest
 
 from lib.cleaning.batches import (
     CLOCKS,
-    FILES,
     ShardWork,
     count_clocks,
     latest_items,
@@ -21,7 +20,7 @@ from lib.cleaning.batches import (
 from lib.cleaning.fields import SUPERSEDED
 from lib.cleaning.shard import DESCRIPTION
 from lib.cleaning.thresholds import Thresholds
-from lib.engines.arrow_tasks import unpacked
+from lib.engines.arrow_tasks import TABLE_FILES, unpacked
 from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
 from lib.tables.bronze import SOURCE
@@ -42,8 +41,8 @@ def stored(folder: Path, *tables: pa.Table) -> list[pa.RecordBatch]:
     for number, table in enumerate(tables):
         location = str(folder / f"{number}.parquet")
         pq.write_table(table, location)
-        files.append({"location": location, "num_bytes": 1, "source": "clicks"})
-    return pa.Table.from_pylist(files, schema=FILES).to_batches()
+        files.append({"location": location, "num_bytes": 1, "kind": "clicks"})
+    return pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches()
 
 
 def work(given: LogMapping, schema: pa.Schema, num_shards: int = 1) -> ShardWork:

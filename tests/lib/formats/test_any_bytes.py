@@ -5,11 +5,11 @@ another. Takes about 20 s in all; CARTWHEEL_FUZZ_SECONDS=60 sets another time, a
 """
 
 import gzip
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,17 +24,16 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from lib.cleaning.batches import COUNTS, ShardWork, clean_event_shard, clean_item_shard, spread_records
-from lib.cleaning.batches import FILES as BRONZE_FILES
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog
-from lib.engines.arrow_tasks import InProcess, unpacked
+from lib.engines.arrow_tasks import TABLE_FILES, InProcess, unpacked
 from lib.formats.arrow_texts import arrow_texts
-from lib.formats.columns import stored_names
-from lib.formats.file_batches import FILES, FOUND, inspect_files, read_files
 from lib.formats.files import find_files
+from lib.formats.log_files import LogFile, sha256_of
 from lib.formats.mapping import LogMapping, parse_mapping
+from lib.ingestion.staged import FoundFile
+from lib.ingestion.tasks import FILES, FOUND, IngestWork, stage_files
 from lib.lake.lake import Lake
-from lib.tables.bronze import IMAGES, source_table
 from tests import any_files as drawn
 
 SECONDS = float(os.environ.get("CARTWHEEL_FUZZ_SECONDS", "20"))
@@ -95,16 +94,7 @@ def is_accounted_for(files: dict[str, bytes], source: Any) -> None:
         for name, content in {"good/1.csv": GOOD_FILE, **files}.items():
             (Path(folder) / name).parent.mkdir(exist_ok=True)
             (Path(folder) / name).write_bytes(content)
-        found = find_files(folder, mapping)[0]
-        rows = pa.Table.from_pylist([vars(file) for file in found], schema=FILES).to_batches()
-        inspected = [batch.to_pylist()[0] for batch in inspect_files(rows, mapping=mapping, known=InProcess(()))]
-        assert len(inspected) == len(found)
-        for row in inspected:
-            assert row["sha256"]
-            assert all(line and "\n" not in line for line in [*row["notes"], row["problem"] or "none"])
-        bronze = {
-            name: as_bronze([r for r in inspected if r["source"] == name], name, mapping) for name in mapping.sources
-        }
+        bronze = staged(folder, mapping)
     assert bronze["good"] is not None
     for kind in ("events", "items"):
         records = {name: table for name in mapping.of_kind(kind) if (table := bronze[name]) is not None}
@@ -112,35 +102,53 @@ def is_accounted_for(files: dict[str, bytes], source: Any) -> None:
             is_cleaned(records, kind, mapping)
 
 
-def as_bronze(rows: list[dict[str, Any]], source: str, mapping: LogMapping) -> pa.Table | None:
-    """The records of a source's files as its table of bronze holds them."""
-    good = [row for row in rows if row["problem"] is None]
-    if not good:
-        return None
-    own: dict[str, str] = {}
-    for row in good:
-        for name in stored_names(row["names"]):
-            own.setdefault(name.lower(), name)
-    table_of_source = source_table(f"bronze/{source}").with_source_columns(tuple(own.values()))
-    schema = (IMAGES if source == "images" else table_of_source).schema
-    batches = pa.Table.from_pylist(good, schema=FOUND).to_batches()
-    arrived = datetime(2026, 1, 1, tzinfo=UTC)
-    table = pa.Table.from_batches(
-        read_files(batches, mapping=mapping, schema=schema, batch_id="ingest-000001", arrived_at=arrived), schema=schema
-    )
-    table.validate(full=True)
-    pq.write_table(table, BytesIO())
-    for row in good:
-        records = table.filter(pc.equal(table["source_file"], row["path"]))
-        assert len(records) > 0
-        if source != "images":
-            assert records["record_number"].to_pylist() == list(range(1, len(records) + 1))
-        if row["path"].endswith(".parquet"):
-            assert len(records) + len(row["refused"]) == pq.read_metadata(row["location"]).num_rows
-        if row["path"].endswith(".json_lines") and mapping.sources[source].reader.encoding == "utf-8":
-            lines = gunzipped(Path(row["location"]).read_bytes().removeprefix(b"\xef\xbb\xbf")).split(b"\n")
-            assert len(records) + len(row["refused"]) >= sum(bool(line.strip()) for line in lines)
-    return table
+def staged(folder: str, mapping: LogMapping) -> dict[str, pa.Table | None]:
+    """The records of each source's files, as ingest's tasks write them for its table of bronze."""
+    files = find_files(folder, mapping)[0]
+    rows = pa.Table.from_pylist([vars(file) | {"sha256": sha256_of(file)} for file in files], schema=FILES)
+    lake = Lake(f"{folder}/.lake")
+    work = IngestWork(lake, mapping, "ingest-000001", datetime(2026, 1, 1, tzinfo=UTC), columns={})
+    found: list[FoundFile] = []
+    tables: dict[str, list[pa.Table]] = {}
+    for part in pa.Table.from_batches(stage_files(rows.to_batches(), work=work)).to_pylist():
+        content = json.loads(part["content"])
+        if part["kind"] == FOUND:
+            found.append(FoundFile.of_json(content))
+        else:
+            written = pq.read_table(f"{lake.uri(part['kind'])}/{content['path']}")
+            tables.setdefault(part["kind"].removeprefix("bronze/"), []).append(written)
+    assert [file.path for file in found] == [file.path for file in files]
+    for file in found:
+        assert all(line and "\n" not in line for line in [*file.notes, file.problem or "none"])
+    for file in files:
+        told = next(other for other in found if other.path == file.path)
+        is_whole(file, told, mapping, tables.get(file.source, []))
+    return {
+        name: pa.concat_tables(tables[name], promote_options="default") if name in tables else None
+        for name in mapping.sources
+    }
+
+
+def is_whole(file: LogFile, told: FoundFile, mapping: LogMapping, tables: list[pa.Table]) -> None:
+    """Every record of a file that can be read is in a table, and none of another."""
+    of_file = [table.filter(pc.equal(table["source_file"], file.path)) for table in tables]
+    if told.problem is not None:
+        assert not sum(map(len, of_file))
+        return
+    numbers = [
+        n for table in of_file if "record_number" in table.column_names for n in table["record_number"].to_pylist()
+    ]
+    num_rows = sum(map(len, of_file))
+    for table in of_file:
+        table.validate(full=True)
+    assert num_rows > 0
+    if mapping.sources[file.source].kind != "images":
+        assert numbers == list(range(1, num_rows + 1))
+    if file.path.endswith(".parquet"):
+        assert num_rows + len(told.refused) == pq.read_metadata(file.location).num_rows
+    if file.path.endswith(".json_lines") and mapping.sources[file.source].reader.encoding == "utf-8":
+        lines = gunzipped(Path(file.location).read_bytes().removeprefix(b"\xef\xbb\xbf")).split(b"\n")
+        assert num_rows + len(told.refused) >= sum(bool(line.strip()) for line in lines)
 
 
 def gunzipped(content: bytes) -> bytes:
@@ -153,10 +161,10 @@ def is_cleaned(records: dict[str, pa.Table], kind: str, mapping: LogMapping) -> 
         files = []
         for name, table in records.items():
             pq.write_table(table, f"{folder}/{name}.parquet")
-            files.append({"location": f"{folder}/{name}.parquet", "num_bytes": 1, "source": name})
+            files.append({"location": f"{folder}/{name}.parquet", "num_bytes": 1, "kind": name})
         schemas = {name: table.schema for name, table in records.items()}
         work = ShardWork(Lake(folder), mapping, RULES, schemas, num_shards=1, num_item_shards=1)
-        parts = spread_records(pa.Table.from_pylist(files, schema=BRONZE_FILES).to_batches(), work=work)
+        parts = spread_records(pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches(), work=work)
         if kind == "events":
             stated = {name: source.clock for name, source in mapping.sources.items() if source.clock is not None}
             key, log = InProcess(b"a key of the tests"), WholeLog(clocks=stated)

@@ -10,12 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib.formats import log_files
-from lib.formats.columns import stored_names
 from lib.formats.csv_lines import _batch, _plain_block, _rows_of_lines
-from lib.formats.files import find_files, read_records
-from lib.formats.inspection import Inspection, inspect_file
-from lib.formats.log_files import LogFile
+from lib.formats.files import find_files
+from lib.formats.log_files import LogFile, sha256_of
 from lib.formats.mapping import LogMapping, Source
+from lib.formats.reading import Inspection, Reading
 from lib.formats.rules import Reader
 
 
@@ -24,17 +23,22 @@ def a_source(*, files: str = "**/*", names: dict[str, str] | None = None, **over
     return Source(files=files, names=names or {"item_id": "item", "event_time": "time"}, **events, **overrides)
 
 
-def inspect(path: Path, content: bytes, source: Source) -> Inspection:
+def read_whole(path: Path, content: bytes, source: Source) -> tuple[Inspection, list[pa.RecordBatch]]:
     path.write_bytes(content)
-    return inspect_file(LogFile(str(path), path.name, len(content), "events"), source)
+    reading = Reading(LogFile(str(path), path.name, len(content), "events"), source)
+    batches = list(reading)
+    return reading.inspection, batches
 
 
-def read(path: Path, content: bytes, source: Source, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    inspection = inspect(path, content, source)
+def inspect(path: Path, content: bytes, source: Source) -> Inspection:
+    return read_whole(path, content, source)[0]
+
+
+def read(path: Path, content: bytes, source: Source) -> list[dict[str, Any]]:
+    inspection, batches = read_whole(path, content, source)
     assert inspection.problem is None
-    file = LogFile(str(path), path.name, len(content), "events")
-    columns = columns or stored_names(inspection.names)
-    return [row for batch in read_records(file, source, inspection.names, columns) for row in batch.to_pylist()]
+    tables = [pa.Table.from_batches([batch]) for batch in batches]
+    return pa.concat_tables(tables, promote_options="default").to_pylist()
 
 
 def test_records_are_text_as_received_and_an_empty_field_is_null(tmp_path: Path) -> None:
@@ -113,11 +117,6 @@ def test_records_of_parquet_become_text(tmp_path: Path) -> None:
     ]
 
 
-def test_a_column_that_the_file_lacks_is_null(tmp_path: Path) -> None:
-    rows = read(tmp_path / "a.csv", b"time,item\nt,1\n", a_source(), columns=("item", "brand", "time"))
-    assert rows == [{"item": "1", "brand": None, "time": "t", "record_number": 1, "malformed": None}]
-
-
 @pytest.mark.parametrize("type_", ["csv", "json_lines"])
 def test_gzip_is_known_by_its_first_bytes(tmp_path: Path, type_: str) -> None:
     content = {"csv": b"item,time\n1,t\n", "json_lines": b'{"item": "1", "time": "t"}\n'}[type_]
@@ -157,8 +156,11 @@ def test_a_file_of_another_type_says_so(tmp_path: Path, type_: str, content: byt
 
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     content = b"item,time\n1,t\n"
-    one, other = (inspect(tmp_path / name, content, a_source()) for name in ("a.csv", "copy.csv"))
-    assert one.sha256 == other.sha256 != inspect(tmp_path / "b.csv", content + b"2,t\n", a_source()).sha256
+    files = {"a.csv": content, "copy.csv": content, "b.csv": content + b"2,t\n"}
+    for name, held in files.items():
+        (tmp_path / name).write_bytes(held)
+    found = {file.path: sha256_of(file) for file in find_files(str(tmp_path), a_mapping(a_source()))[0]}
+    assert found["a.csv"] == found["copy.csv"] != found["b.csv"]
 
 
 def test_optional_columns_and_patterns_decide_what_a_file_must_hold(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib.formats import json_lines
-from lib.formats.json_lines import json_keys, json_records
+from lib.formats.json_lines import JsonLines
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
 numbers = st.sampled_from(
@@ -73,12 +73,17 @@ lines = st.lists(
 )
 
 
-def rows(block: bytes) -> tuple[Any, list[dict[str, Any]]]:
-    keys = json_keys([block])
-    batches = list(json_records([block], keys.names))
+def rows(*blocks: bytes) -> tuple[JsonLines, list[dict[str, Any]]]:
+    reader = JsonLines()
+    batches = [reader.read(block) for block in blocks]
     for batch in batches:
         batch.validate(full=True)
-    return keys, pa.Table.from_batches(batches).to_pylist()
+    named = [pa.Table.from_batches([batch]).rename_columns(names_of(batch, reader)) for batch in batches]
+    return reader, pa.concat_tables(named, promote_options="default").to_pylist()
+
+
+def names_of(batch: pa.RecordBatch, reader: JsonLines) -> list[str]:
+    return [*(repr(key) for key in reader.keys[: batch.num_columns - 1]), "malformed"]
 
 
 @settings(max_examples=400, deadline=None)
@@ -86,14 +91,26 @@ def rows(block: bytes) -> tuple[Any, list[dict[str, Any]]]:
 @example([b'{"a": "x"}', b'{"a": 1e999999999999999999999}'])
 @example([b'{"a": 1}', b'{"A": 2, "a": 3}', b'{"b": [1, 2.50, {"c": 1e5}]}'])
 def test_a_block_is_read_as_python_reads_its_lines(given_lines: list[bytes]) -> None:
-    block = b"\n".join(given_lines)
-    found = rows(block)
+    blocks = [b"\n".join(given_lines[:3]), b"\n".join(given_lines[3:])]
+    reader, found = rows(*blocks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_lines, "_plain_records", lambda *_: None)
-        by_python = rows(block)
-    assert found[1] == by_python[1] or {*found[0].names} != {*by_python[0].names}
-    assert found[0].num_lines == by_python[0].num_lines
-    assert {*by_python[0].names} <= {*found[0].names}
+        by_python, expected = rows(*blocks)
+    assert found == expected
+    assert reader.keys == by_python.keys
+    assert (reader.num_lines, reader.num_objects) == (by_python.num_lines, by_python.num_objects)
+    assert reader.num_constants == by_python.num_constants
+
+
+def test_keys_may_come_late_and_in_another_case() -> None:
+    many = b"".join(b'{"n": %d}\n' % number for number in range(1000))
+    blocks = [many + b'{"N": 1000, "late": [1]}\n', b'{"late": 2}\n{"n": 1, "N": 2}\n', b'{"N": 3}\n']
+    reader, found = rows(*blocks)
+    assert reader.keys == ["n", "late", "N"]
+    assert [row["'n'"] for row in found] == [*map(str, range(1001)), None, "1", None]
+    assert [row["'late'"] for row in found[1000:]] == ["[1]", "2", None, None]
+    assert [row["'N'"] for row in found[1000:]] == [None, None, "2", "3"]
+    assert (reader.num_lines, reader.num_objects) == (1004, 1004)
 
 
 def test_lines_that_are_not_plain_stand_where_they_stood_among_those_that_are() -> None:
@@ -102,5 +119,5 @@ def test_lines_that_are_not_plain_stand_where_they_stood_among_those_that_are() 
     _, found = rows(b"\n".join(given_lines))
     expected: list[str | None] = [str(number) for number in range(2000)]
     expected[700], expected[701], expected[1999] = None, None, "\U0001f600"
-    assert [row["0"] for row in found] == expected
+    assert [row["'n'"] for row in found] == expected
     assert [place for place, row in enumerate(found) if row["malformed"]] == [700]

@@ -162,7 +162,7 @@ def test_an_impossible_fact_of_an_experiment_is_one_line(facts: str, message: st
 @pytest.mark.bad_input("a wrong format name")
 def test_a_wrong_name_lists_the_shipped_mappings() -> None:
     with pytest.raises(
-        ValueError, match="unknown format 'online-retail'; shipped are market, obd, online_retail, otto, rees46"
+        ValueError, match="unknown format 'online-retail'; shipped are ga4, market, movielens, obd, online_retail, "
     ):
         load_mapping("online-retail")
     with pytest.raises(ValueError, match=r"there is no mapping file own\.yaml; shipped are"):
@@ -170,7 +170,9 @@ def test_a_wrong_name_lists_the_shipped_mappings() -> None:
 
 
 def test_every_shipped_mapping_loads_and_bears_its_files_name() -> None:
-    assert set(shipped_names()) == {"market", "online_retail", "rees46", "otto", "obd"}
+    assert set(shipped_names()) == {
+        *("market", "online_retail", "rees46", "otto", "obd", "taobao", "retailrocket", "movielens", "ga4"),
+    }
     for name in shipped_names():
         assert load_mapping(name).name == name
 

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib.formats.inspection import Inspection, inspect_file
 from lib.formats.log_files import LogFile
 from lib.formats.mapping import Source
-from lib.formats.pictures import read_pictures
+from lib.formats.reading import Inspection, Reading
 
 JPEG = b"\xff\xd8\xff\xe0"
 BASE64 = base64.b64encode(JPEG).decode()
@@ -21,19 +20,20 @@ def a_source(type_: str = "parquet", **names: str) -> Source:
     return Source(kind="images", files="*/{part}", names=mapped, reader={"type": type_}, null_values=["n/a"])
 
 
-def inspect(path: Path, content: bytes | dict[str, Any], source: Source) -> tuple[Inspection, LogFile]:
+def inspect(path: Path, content: bytes | dict[str, Any], source: Source) -> tuple[Inspection, list[dict[str, Any]]]:
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         pq.write_table(pa.table(content), path)
-    file = LogFile(str(path), "images/p", path.stat().st_size, "images")
-    return inspect_file(file, source), file
+    reading = Reading(LogFile(str(path), "images/p", path.stat().st_size, "images"), source)
+    rows = [row for batch in reading for row in batch.to_pylist()]
+    return reading.inspection, rows
 
 
 def read(path: Path, content: bytes | dict[str, Any], source: Source) -> list[dict[str, Any]]:
-    inspection, file = inspect(path, content, source)
+    inspection, rows = inspect(path, content, source)
     assert inspection.problem is None
-    return [row for batch in read_pictures(file, source, inspection.names) for row in batch.to_pylist()]
+    return rows
 
 
 def test_a_picture_keeps_its_bytes(tmp_path: Path) -> None:
@@ -87,8 +87,7 @@ def test_a_row_that_is_no_picture_is_refused_and_the_others_stand(tmp_path: Path
     refused = [(2, "item_id"), (3, "bytes"), (4, "bytes"), (5, "width"), (6, "item_id")]
     assert inspection.refused == tuple((number, f"bad_value:{column}") for number, column in refused)
     assert inspection.notes == ("5 rows are no pictures; first: row 2, bad_value:item_id",)
-    rows = read(tmp_path / "p", content, source)
-    assert [row["refusal"] for row in rows] == [None, *(reason for _, reason in inspection.refused)]
+    assert [(row["item_id"], row["record_number"]) for row in read(tmp_path / "p", content, source)] == [("i", 1)]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_pictures_bear_the_ids_that_events_have(tmp_path: Path) -> None:
         whole_number_ids="item_id", null_values="-",
     )  # fmt: skip
     rows = read(tmp_path / "p", {"id": ["7.0", "8   ", "  ", "-"], "jpg": [b"a", b"b", b"c", b"d"]}, source)
-    assert [row["item_id"] for row in rows] == ["7", "8", None, None]
+    assert [row["item_id"] for row in rows] == ["7", "8"]
 
 
 def test_a_part_of_the_path_may_be_the_item(tmp_path: Path) -> None:
