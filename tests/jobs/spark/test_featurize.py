@@ -9,11 +9,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import polars as pl
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from lib.cli.jobs import load_job
+from lib.engines.arrow_tasks import TABLE_FILES, unpacked
 from lib.engines.spark import found_currencies, session, spark_schema
+from lib.features import tasks
+from lib.features.interactions import interactions
+from lib.features.item_counts import item_counts, together
+from lib.features.item_profiles import item_profiles
+from lib.features.prices import in_shop_currency
+from lib.features.tasks import FeaturizeWork
 from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
@@ -140,14 +149,14 @@ def test_what_was_known_at_any_moment_is_what_silver_counts(job: ModuleType, spa
     )
     as_of = START + timedelta(days=day)
     counted = Counter((row["user_key"], row["item_id"]) for row in purchases if row["event_time"] < as_of)
-    stored = job.interactions(
-        frame(spark, "silver/events", purchases),
+    stored = interactions(
+        pl.DataFrame(purchases, infer_schema_length=None).cast({"event_time": pl.Datetime("us", "UTC")}),
         valid_from=VALID_FROM,
         test_from=TEST_FROM,
         event_weights={"purchase": 1.0},
         relevant="purchase",
     )
-    known = pairs_of_log(stored, as_of=as_of).collect()
+    known = pairs_of_log(spark.createDataFrame(stored.to_arrow()), as_of=as_of).collect()
     assert {(row["user_key"], row["item_id"]): row["num_relevant"] for row in known} == counted
     assert {(row["user_key"], row["item_id"]): row["weight"] for row in known} == counted
 
@@ -289,52 +298,68 @@ def test_a_log_that_names_no_users_has_item_profiles_and_empty_user_tables(job: 
         assert read(tmp_path, table) == []
 
 
-def test_an_item_s_rate_is_null_where_the_log_has_no_views_or_impressions(job: ModuleType, spark: SparkSession) -> None:
-    events = frame(spark, "silver/events", numbered(event(1, event_type="purchase")))
-    counts = job.item_counts(events, as_of=TEST_FROM)
-    profiles = job.item_profiles(
+def events_of(*rows: dict[str, Any]) -> pl.DataFrame:
+    """Events as the tasks have them."""
+    whole = lakes.whole_rows(contract("silver/events"), numbered(*rows))
+    return pl.DataFrame(pa.Table.from_pylist(whole, schema=contract("silver/events").schema))
+
+
+def test_an_item_s_rate_is_null_where_the_log_has_no_views_or_impressions() -> None:
+    counts = together(item_counts(events_of(event(1, event_type="purchase")), as_of=TEST_FROM))
+    profiles = item_profiles(
         counts,
-        frame(spark, "silver/items", []),
+        pl.DataFrame(contract("silver/items").schema.empty_table()),
         num_shop_users=1,
         as_of=TEST_FROM,
         prior_views=20,
         prior_impressions=50,
     )
-    row = profiles.first()
-    assert row is not None
+    (row,) = profiles.to_dicts()
     assert (row["click_rate"], row["purchase_rate"], row["price"], row["price_position"]) == (None, None, None, None)
 
 
-def test_the_relevant_event_may_be_another_than_the_purchase(job: ModuleType, spark: SparkSession) -> None:
-    events = frame(spark, "silver/events", numbered(event(1), event(2), event(3, event_type="purchase")))
-    pairs = job.interactions(
-        events,
+def test_the_relevant_event_may_be_another_than_the_purchase() -> None:
+    pairs = interactions(
+        events_of(event(1), event(2), event(3, event_type="purchase")),
         valid_from=VALID_FROM,
         test_from=TEST_FROM,
         event_weights={"view": 0.5, "purchase": 2.0},
         relevant="view",
     )
-    rows = sorted((row["event_time"], row["num_relevant"], row["count"], row["weight"]) for row in pairs.collect())
-    assert [row[1:] for row in rows] == [(1, 1, 0.5), (1, 1, 0.5), (0, 1, 2.0)]
+    rows = pairs.sort("event_time").select("num_relevant", "count", "weight").rows()
+    assert rows == [(1, 1, 0.5), (1, 1, 0.5), (0, 1, 2.0)]
 
 
-def test_prices_are_in_one_currency_and_one_without_a_rate_is_not_added(job: ModuleType, spark: SparkSession) -> None:
+def test_prices_are_in_one_currency_and_one_without_a_rate_is_not_added(spark: SparkSession) -> None:
     paid = [(1500, "JPY"), (10, " eur"), (7, None), (3, "CHF"), (None, "CHF"), (99_999_999_999_999, "XAU")]
     prices = [None if price is None else Decimal(price) for price, _ in paid]
     rows = [event(n, price=price, currency=paid[n][1]) for n, price in enumerate(prices)]
-    events = frame(spark, "silver/events", numbered(*rows))
-    assert found_currencies(events) == {"JPY", "EUR", None, "CHF", "XAU"}
+    events = events_of(*rows)
+    assert found_currencies(frame(spark, "silver/events", numbered(*rows))) == {"JPY", "EUR", None, "CHF", "XAU"}
     rates = {"EUR": Decimal(1), None: Decimal(1), "JPY": Decimal("0.00625"), "XAU": Decimal("2000.5")}
-    found = job.in_shop_currency(events, rates).orderBy("event_time").select("price", "is_unconverted").collect()
-    assert [tuple(row) for row in found] == [
+    found = in_shop_currency(events, rates).select("price", "is_unconverted")
+    assert found.rows() == [
         *((Decimal("9.3750"), False), (Decimal("10.0000"), False), (Decimal("7.0000"), False)),
         *((None, True), (None, False), (None, True)),  # too much for an amount is none
     ]
-    assert {row["price"] for row in job.in_shop_currency(events, {}).collect()} == {None}
+    assert in_shop_currency(events, {})["price"].null_count() == len(rows)
 
 
-def test_an_hour_is_known_where_the_clock_of_the_source_tells_it(job: ModuleType, spark: SparkSession) -> None:
+def test_an_hour_is_known_where_the_clock_of_the_source_tells_it(tmp_path: Path) -> None:
     rows = [event(n, source_record=f"{source}/2024/a.csv:1") for n, source in enumerate(("orders", "clicks"))]
-    events = frame(spark, "silver/events", numbered(*rows))
-    known = job.with_hour(events, {"orders": "day", "clicks": "second"}).orderBy("event_time").collect()
-    assert [row["has_hour"] for row in known] == [False, True]
+    put(tmp_path, "silver/events", numbered(*rows))
+    work = FeaturizeWork(
+        lake=Lake(str(tmp_path)),
+        items_version=None,
+        rates={None: Decimal(1)},
+        sources_by_day=("orders",),
+        **{"as_of": TEST_FROM, "valid_from": VALID_FROM, "test_from": TEST_FROM, "dates": ()},
+        **{"relevant": "purchase", "event_weights": {}, "half_life_days": 30, "max_tags": 20},
+        **{"prior_views": 20, "prior_impressions": 50, "num_shards": 1},
+    )
+    files = [
+        {"location": location, "num_bytes": 1, "kind": tasks.EVENT}
+        for location, _ in work.lake.data_files("silver/events")
+    ]
+    parts = tasks.spread_events(pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches(), work=work)
+    assert unpacked(parts)[tasks.EVENT].sort("event_time")["has_hour"].to_list() == [False, True]
