@@ -152,7 +152,9 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     if source.explode:
         frame = _exploded(frame, source.explode)
     own = [column for column in frame.columns if column not in (*DECLARED, NUMBER, SOURCE_NAME, SUPERSEDED)]
-    unwanted = pl.any_horizontal(pl.lit(False), *(_meets(conditions, source, own) for conditions in source.ignore))
+    ignored = [_meets(conditions, source, own) for conditions in source.ignore]
+    ignored += [_has_other_type(rule, source, own) for rule in source.events]
+    unwanted = pl.any_horizontal(pl.lit(False), *ignored)
     frame = frame.with_columns(_identity(own, mapping.name).alias(IDENTITY), unwanted.alias(UNWANTED))
     if source.equal_records_are_separate:
         place = pl.col("record_number").rank("ordinal").over("source_file", IDENTITY)
@@ -421,14 +423,26 @@ def _is_met(condition: Condition, name: str, source: Source, own: Sequence[str])
     return (value.is_in(asked) | text.str.strip_chars().is_in(asked)).fill_null(False)
 
 
+def _has_other_type(rule: Rule, source: Source, own: Sequence[str]) -> pl.Expr:
+    """Whether the rule holds for a record, but its type is one of the others, which are ignored."""
+    if not isinstance(rule.type, TypeColumn) or rule.type.others == "refuse":
+        return pl.lit(False)
+    given = _value(_column(rule.type.column, own), "event_type", source)
+    return _holds(rule, source, own) & ~given.is_in([*_types_of(rule.type)]).fill_null(True)
+
+
+def _types_of(column: TypeColumn) -> dict[str, str]:
+    """The texts of a column of types -> the types."""
+    return dict(column.values or zip(EVENT_TYPES, EVENT_TYPES, strict=True))
+
+
 def _event_type(source: Source, own: Sequence[str]) -> pl.Expr:
     """The event type that the row's rule gives; null where it is not in EVENT_TYPES or no rule holds."""
     types = pl.lit(None, pl.String)
     for number, rule in enumerate(source.events):
         if isinstance(rule.type, TypeColumn):
-            values: dict[str, str] = dict(rule.type.values or zip(EVENT_TYPES, EVENT_TYPES, strict=True))
             given = _value(_column(rule.type.column, own), "event_type", source).replace_strict(
-                values, default=None, return_dtype=pl.String
+                _types_of(rule.type), default=None, return_dtype=pl.String
             )
         else:
             given = pl.lit(rule.type)

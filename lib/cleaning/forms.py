@@ -93,7 +93,7 @@ def _how(field: str, form: str | None) -> str:
 def hint(field: str, form: str | None, source: Source) -> str | None:
     """What the form of a refused value suggests for the mapping."""
     if field == "event_type":
-        return "name such types under values, or under ignore if they are not wanted"
+        return "name such types under values, or set others: ignore beside them if they are not wanted"
     if form is None:
         return None
     if field in NUMBERS:

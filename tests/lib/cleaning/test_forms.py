@@ -72,7 +72,7 @@ def test_refusals_that_share_a_form_are_said_with_what_to_set() -> None:
         ("event_time", "dddd/dd/dd", None),
         ("candidates", "a|a", "does it need a separator?"),
         ("user_id", "a", "it is no whole number; name it under null_values or guests if it stands for nobody"),
-        ("event_type", None, "name such types under values, or under ignore if they are not wanted"),
+        ("event_type", None, "name such types under values, or set others: ignore beside them if they are not wanted"),
         ("item_id", None, None),
     ],
 )
