@@ -68,6 +68,7 @@ PIPELINE: tuple[Job, ...] = (
         "spark",
         "reads new files of the log, every record as received",
         writes=("bronze/*", "bronze/images", "bronze/rejects"),
+        code=("lib/ingestion",),
         finds_new_files=True,
         before_events=True,
     ),
@@ -192,4 +193,16 @@ PIPELINE: tuple[Job, ...] = (
     ),
 )
 
-JOBS: dict[str, Job] = {job.name: job for job in PIPELINE}
+# Jobs that a scheduler starts beside the pipeline.
+UPKEEP: tuple[Job, ...] = (
+    Job(
+        "maintain",
+        "local",
+        "brings small files together and removes what is past its retention",
+        may_read=("*",),
+        finds_new_files=True,
+        before_events=True,
+    ),
+)
+
+JOBS: dict[str, Job] = {job.name: job for job in (*PIPELINE, *UPKEEP)}

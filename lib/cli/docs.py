@@ -11,7 +11,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from lib.cli.jobs import settings_class
-from lib.pipeline import PIPELINE, ROOT
+from lib.pipeline import JOBS, PIPELINE, ROOT
 from lib.settings import SHARED_SECTIONS
 from lib.tables import TABLES, Table
 
@@ -44,7 +44,7 @@ def settings_page() -> str:
     for name, section in SHARED_SECTIONS.items():
         lines += _section_lines(name, section.__doc__, section.model_fields)
     lines += ["## By job", ""]
-    for job in PIPELINE:
+    for job in JOBS.values():
         settings = settings_class(job)
         lines += _section_lines(job.name, settings.__doc__, settings.own_fields())
     return "\n".join(lines).rstrip() + "\n"

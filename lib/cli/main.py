@@ -51,7 +51,7 @@ def run(
     arguments = ["--lake.path", str(folder)]
     names = names_between(first, last)
     if logs is not None:
-        arguments += ["--log.path", _place_of(logs)]
+        arguments += ["--log.path", _place_of(logs, "--logs")]
         names = [name for name in names if not JOBS[name].makes_log]
     if format is not None:
         arguments += ["--log.format", str(Path(format).absolute()) if Path(format).is_file() else format]
@@ -150,6 +150,40 @@ def query(
     console.print(grid)
 
 
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
+def maintain(context: typer.Context, lake: LakePath = "lake") -> None:
+    """Bring the tables' small files together, and remove files past their retention, while no run is at work.
+
+    Further flags are settings, such as --maintain.retention-hours 48.
+    """
+    from lib.cli.jobs import plan  # noqa: PLC0415
+    from lib.cli.walk import walk  # noqa: PLC0415
+
+    folder = _held(lake).folder
+    walk(plan(["maintain"], ["--lake.path", str(folder), *context.args]), folder, _show)
+
+
+@app.command()
+def formats(
+    name: Annotated[str | None, typer.Argument(help="Print this shipped mapping.")] = None,
+    log: Annotated[str | None, typer.Option("--try", help="File or folder of a log to try a mapping on.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="The mapping to try; unset: a shipped one that fits, else a proposal.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Rows to look at.", min=1)] = 10_000,
+) -> None:
+    """List the shipped mappings, print one, or try one on a log before anything is written."""
+    from lib.cli import formats as trying  # noqa: PLC0415
+    from lib.formats.mapping import shipped_text  # noqa: PLC0415
+
+    if log is not None:
+        trying.show_trial(console, _place_of(log, "--try"), format, max_rows=rows)
+    elif name is not None:
+        print(shipped_text(name), end="")
+    else:
+        console.print(trying.shipped())
+
+
 @app.command()
 def report(
     lake: LakePath = "lake", out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None
@@ -184,7 +218,7 @@ def _folder(lake: str) -> Path:
         raise ValueError(f"--lake {lake}: {error}") from None
 
 
-def _place_of(logs: str) -> str:
+def _place_of(logs: str, option: str) -> str:
     """The logs' absolute path, or their address as it is.
 
     Raises:
@@ -194,7 +228,7 @@ def _place_of(logs: str) -> str:
         return logs
     path = Path(logs).expanduser().absolute()
     if not path.exists():
-        raise ValueError(f"--logs {logs}: no such file or folder")
+        raise ValueError(f"{option} {logs}: no such file or folder")
     return str(path)
 
 

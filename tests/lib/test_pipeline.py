@@ -16,7 +16,7 @@ def test_each_job_reads_only_what_earlier_ones_write() -> None:
 def test_every_table_has_a_writer_and_every_job_a_file() -> None:
     written = {table for job in PIPELINE for table in job.writes}
     assert {name for name in TABLES if not name.startswith("ops/")} - {"bronze/source"} == written - {"bronze/*"}
-    declared = {str(job.path) for job in PIPELINE}
+    declared = {str(job.path) for job in JOBS.values()}
     assert declared == {str(file.relative_to(ROOT)) for file in (ROOT / "jobs").rglob("*.py")}
 
 
@@ -47,5 +47,5 @@ def test_the_generated_pages_are_not_stale() -> None:
 
 @pytest.mark.parametrize("file", ["local.yaml", "cluster.yaml"])
 def test_every_settings_file_is_loaded_by_every_jobs_class(file: str) -> None:
-    for job in PIPELINE:
+    for job in JOBS.values():
         assert settings_class(job).load(["--config", str(ROOT / "conf" / file)]).lake.path
