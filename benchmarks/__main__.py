@@ -15,7 +15,9 @@ from math import log
 from pathlib import Path
 
 from acceptance.machine import machine
+from benchmarks import featurize
 from benchmarks.clean import PROGRAMS, YARDSTICK, Run, make_log
+from benchmarks.measured import Measured
 from lib.pipeline import ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -34,11 +36,14 @@ class Compared:
     """The runs of every program on one size of log."""
 
     num_records: int
-    runs: dict[str, list[Run]]
+    runs: dict[str, list[Run]]  # to bronze and silver
+    features: dict[str, list[Measured]]  # from silver to gold
+    different_features: list[str]
 
-    def seconds(self, program: str) -> float:
-        """The median of its runs."""
-        return statistics.median(run.measured.seconds for run in self.runs[program])
+    @property
+    def cleaning(self) -> dict[str, list[Measured]]:
+        """What the runs to bronze and silver took."""
+        return {program: [run.measured for run in runs] for program, runs in self.runs.items()}
 
     @property
     def are_equal(self) -> bool:
@@ -60,7 +65,7 @@ def main() -> int:
     compared = [compare(millions, options.repeats) for millions in sorted(options.millions)]
     PAGE.write_text(page(compared))
     print(PAGE.read_text())
-    return 0 if all(one.are_equal for one in compared) else 1
+    return 0 if all(one.are_equal and not one.different_features for one in compared) else 1
 
 
 def compare(millions: float, repeats: int) -> Compared:
@@ -68,41 +73,59 @@ def compare(millions: float, repeats: int) -> Compared:
     folder = STATE / f"{millions:g}"
     raw = make_log(folder / "log", num_users=round(millions * USERS_PER_MILLION))
     runs: dict[str, list[Run]] = {name: [] for name in PROGRAMS}
+    features: dict[str, list[Measured]] = {name: [] for name in PROGRAMS}
+    lake, out = folder / "lake", folder / "features"
     for number in range(repeats):
         for name, program in PROGRAMS.items():
             run = program(raw, folder)
             runs[name].append(run)
             print(f"{millions:g} M, {name}, run {number + 1}: {run.measured.seconds:.1f} s", flush=True)
-    return Compared(sum(runs["DuckDB"][0].outcomes.values()), runs)
+        features["Cartwheel"].append(featurize.cartwheel(lake))
+        features["DuckDB"].append(featurize.duckdb(lake, out))
+        told = ", ".join(f"{name} {found[-1].seconds:.1f} s" for name, found in features.items())
+        print(f"{millions:g} M, features, run {number + 1}: {told}", flush=True)
+    different = featurize.differences(lake, out)
+    return Compared(sum(runs["DuckDB"][0].outcomes.values()), runs, features, different)
 
 
 def page(compared: Sequence[Compared]) -> str:
     """The page."""
-    lines = [HEAD, f"{datetime.now(UTC):%Y-%m-%d}. Machine: {machine()}.\n"]
-    lines += [
-        "## Raw log to bronze and silver\n",
-        "| records | program | seconds (all runs) | of DuckDB's | slope | peak memory |",
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for place, one in enumerate(compared):
-        before = compared[place - 1] if place else None
-        lines += [_row(one, before, program) for program in one.runs]
-    lines += ["", *(_stages(one) for one in compared), ""]
+    sizes = [one.num_records for one in compared]
+    lines = [HEAD, f"{datetime.now(UTC):%Y-%m-%d}. Machine: {machine()}.\n", "## Raw log to bronze and silver\n"]
+    lines += [*_table(sizes, [one.cleaning for one in compared]), "", *(_stages(one) for one in compared), ""]
     differ = [f"{one.num_records:,}" for one in compared if not one.are_equal]
     same = "Every program gave every outcome to the same number of records, in every run."
     lines.append(f"**The outcomes differ** at {', '.join(differ)} records." if differ else same)
+    lines += ["\n## Silver to profiles, interactions and examples\n"]
+    lines += _table(sizes, [one.features for one in compared])
+    wrong = [f"{one.num_records:,} records: {line}" for one in compared for line in one.different_features]
+    tables = ", ".join(featurize.KEYS)
+    equal = f"The tables of both programs ({tables}) have the same keys and values, to {featurize.TOLERANCE:g}."
+    lines.append(f"\n**The tables differ**: {'; '.join(wrong)}." if wrong else f"\n{equal}")
     return "\n".join(lines) + "\n"
 
 
-def _row(one: Compared, before: Compared | None, program: str) -> str:
-    seconds, runs = one.seconds(program), one.runs[program]
-    all_runs = ", ".join(f"{run.measured.seconds:.1f}" for run in runs)
-    slope = (
-        f"{log(seconds / before.seconds(program)) / log(one.num_records / before.num_records):.2f}" if before else ""
-    )
-    peak = max(run.measured.peak_bytes for run in runs) / 1e9
-    ratio = seconds / one.seconds("DuckDB")
-    return f"| {one.num_records:,} | {program} | {seconds:.1f} ({all_runs}) | {ratio:.2f} | {slope} | {peak:.1f} GB |"
+def _table(sizes: Sequence[int], taken: Sequence[dict[str, list[Measured]]]) -> list[str]:
+    """A row for each size of log and program."""
+    lines = [
+        "| records | program | seconds (all runs) | of DuckDB's | slope | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for place, (size, by_program) in enumerate(zip(sizes, taken, strict=True)):
+        for program, runs in by_program.items():
+            seconds, all_runs = _seconds(runs), ", ".join(f"{run.seconds:.1f}" for run in runs)
+            before = _seconds(taken[place - 1][program]) if place else None
+            slope = f"{log(seconds / before) / log(size / sizes[place - 1]):.2f}" if before else ""
+            ratio, peak = seconds / _seconds(by_program["DuckDB"]), max(run.peak_bytes for run in runs) / 1e9
+            lines.append(
+                f"| {size:,} | {program} | {seconds:.1f} ({all_runs}) | {ratio:.2f} | {slope} | {peak:.1f} GB |"
+            )
+    return lines
+
+
+def _seconds(runs: Sequence[Measured]) -> float:
+    """The median of some runs."""
+    return statistics.median(run.seconds for run in runs)
 
 
 def _stages(one: Compared) -> str:

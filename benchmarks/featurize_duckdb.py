@@ -72,7 +72,8 @@ COUNTS = f"""
         ) AS mean_price,
         num_carts / nullif(num_views, 0) AS cart_rate,
         num_purchases / nullif(num_views, 0) AS purchase_rate,
-        least(count(DISTINCT request_id) FILTER (event_type = 'view') / nullif(num_impressions, 0), 1.0) AS click_rate
+        CASE WHEN num_impressions > 0
+            THEN least(count(DISTINCT request_id) FILTER (event_type = 'view') / num_impressions, 1.0) END AS click_rate
     FROM events WHERE user_key IS NOT NULL AND event_time < TIMESTAMPTZ '{{as_of}}'
     GROUP BY user_key
 """
@@ -114,7 +115,7 @@ OPEN_CARTS = """
     WHERE carted_at IS NOT NULL GROUP BY user_key
 """
 HOURS = f"""
-    SELECT user_key, list_transform(range(24), h -> (coalesce(by_hour[h], 0) / num)::FLOAT) AS active_hours,
+    SELECT user_key, list_transform(range(24), lambda h: (coalesce(by_hour[h], 0) / num)::FLOAT) AS active_hours,
         list_position(active_hours, list_max(active_hours)) - 1 AS favourite_hour
     FROM (
         SELECT user_key, histogram(hour(event_time)) AS by_hour, count(*) AS num
@@ -131,7 +132,7 @@ TAGS = f"""
         SELECT user_key, item_id, sum(weight) AS weight FROM weighed GROUP BY ALL
     ), tags AS (
         SELECT item_id, unnest(list_transform(
-            range(1, len(category) + 1), n -> 'category=' || array_to_string(category[:n], '/'))) AS tag FROM items
+            range(1, len(category) + 1), lambda n: 'category=' || array_to_string(category[:n], '/'))) AS tag FROM items
         UNION ALL SELECT item_id, 'brand=' || brand FROM items WHERE brand IS NOT NULL
     ), summed AS (
         SELECT user_key, tag, round(sum(weight), 12) AS weight FROM by_item JOIN tags USING (item_id) GROUP BY ALL
@@ -140,8 +141,8 @@ TAGS = f"""
     )
     SELECT user_key,
         list({{{{'tag': tag, 'weight': weight}}}} ORDER BY place) FILTER (place <= {{max_tags}}) AS heaviest,
-        list_transform(heaviest, t -> {{{{
-            'tag': t.tag, 'weight': t.weight / list_sum(list_transform(heaviest, o -> o.weight))}}}}) AS interest_tags,
+        list_transform(heaviest, lambda t: {{{{
+            'tag': t.tag, 'weight': t.weight / list_sum(list_transform(heaviest, lambda o: o.weight))}}}}) AS interest_tags,
         arg_min(substr(tag, 10), place) FILTER (tag LIKE 'category=%') AS favourite_category
     FROM ranked GROUP BY user_key
 """

@@ -10,9 +10,10 @@ plain (a line that it refuses, an escape, a number to be written anew) is read b
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import reduce
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -44,6 +45,7 @@ def _decoder(on_constant: Callable[[str], None]) -> json.JSONDecoder:
 
 
 DECODER = _decoder(lambda name: None)
+ABSENT = msgspec.Raw(b"null")
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_finite)
 
 
@@ -75,6 +77,7 @@ class JsonLines:
         self.keys: list[str] = []
         self.num_lines = self.num_objects = self.num_constants = 0
         self._apart = set[str]()  # keys in lower case of which an object has two
+        self._others = set[str]()  # keys under which a value is no text
         self._plain: msgspec.json.Decoder[Any] | None = None
 
     def read(self, block: bytes) -> pa.RecordBatch:
@@ -108,18 +111,25 @@ class JsonLines:
             return parsed, _texts_as_received([], len(self.keys)), constants
 
     def _learn(self, lines: "Iterable[_Line]") -> bool:
-        """Add the keys that are new; returns whether any is."""
-        shapes = dict.fromkeys(tuple(line.record) for line in lines if line.record)
+        """Learn of keys, and of those whose values are not all texts; returns whether anything is new."""
+        records = [line.record for line in lines if line.record]
+        shapes = dict.fromkeys(map(tuple, records))
         self._apart |= {low for shape in shapes for low in _repeated(key.lower() for key in shape)}
-        num_before, known, in_any_case = len(self.keys), set(self.keys), {key.lower() for key in self.keys}
+        num_before, known, in_any_case = self._num_learnt(), set(self.keys), {key.lower() for key in self.keys}
         for key in (key for shape in shapes for key in shape):
             if key not in known and (key.lower() not in in_any_case or key.lower() in self._apart):
                 self.keys.append(key)
                 known.add(key)
                 in_any_case.add(key.lower())
-        if len(self.keys) > num_before:
-            self._plain = _decoder_of(self.keys)
-        return len(self.keys) > num_before
+        for record in records:
+            others = (key for key, value in record.items() if value is not None and not isinstance(value, str))
+            self._others.update(key for key in others if key in known)
+        if self._num_learnt() > num_before:
+            self._plain = _decoder_of(self.keys, self._others)
+        return self._num_learnt() > num_before
+
+    def _num_learnt(self) -> int:
+        return len(self.keys) + len(self._others)
 
     def _named(self, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Records under the names of `keys`."""
@@ -134,10 +144,13 @@ def _kept_whole(line: bytes) -> str:
     return line.decode(errors="backslashreplace").replace("\0", "\\x00").rstrip("\r")
 
 
-def _decoder_of(keys: Sequence[str]) -> "msgspec.json.Decoder[Any] | None":
-    """A decoder of objects with no other keys, whose values stay as received; None if msgspec cannot take a key."""
-    fields = [(f"field_{place}", msgspec.Raw, msgspec.Raw(b"null")) for place in range(len(keys))]
-    names = {name: key for (name, _, _), key in zip(fields, keys, strict=True)}
+def _decoder_of(keys: Sequence[str], others: Collection[str]) -> "msgspec.json.Decoder[Any] | None":
+    """A decoder of objects with no other keys; None if msgspec cannot take a key.
+
+    The values of `others` stay as received, those of the other keys are texts or null.
+    """
+    names = {f"field_{place}": key for place, key in enumerate(keys)}
+    fields = [(name, msgspec.Raw, ABSENT) if key in others else (name, str | None, None) for name, key in names.items()]
     try:
         record = msgspec.defstruct("Record", fields, rename=names, forbid_unknown_fields=True, gc=False)
     except ValueError:
@@ -153,7 +166,19 @@ def _texts_as_received(records: Sequence[msgspec.Struct], num_keys: int) -> list
     """
     if not records:
         return [pa.array([], pa.string())] * num_keys
-    return [_texts_of(values) for values in zip(*map(msgspec.structs.astuple, records), strict=True)]
+    return [_texts_of_column([*map(attrgetter(f"field_{place}"), records)]) for place in range(num_keys)]
+
+
+def _texts_of_column(values: list[Any]) -> pa.Array:
+    """The texts of one key's values, which are texts and null, or all as received."""
+    if not isinstance(next((value for value in values if value is not None), None), msgspec.Raw):
+        return text_array(values)
+    places = [place for place, value in enumerate(values) if value is not ABSENT]
+    if len(places) == len(values):
+        return _texts_of(values)
+    numbers = np.full(len(values), -1)
+    numbers[places] = np.arange(len(places))
+    return _texts_of([values[place] for place in places]).take(pa.array(numbers, mask=numbers < 0))
 
 
 def _texts_of(values: Sequence[msgspec.Raw]) -> pa.Array:
