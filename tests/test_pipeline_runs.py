@@ -105,7 +105,11 @@ def test_one_run_runs_every_job_and_fills_every_table(first: PipelineRun, folder
     assert first.code == 0, first.printed
     lake = Lake(str(folder))
     assert [(row["job"], row["status"]) for row in history.runs(lake)[: len(ORDER)]] == [(job, "done") for job in ORDER]
-    assert {table for table in lake.tables() if lake.num_rows(table) > 0} == TABLES | {"ops/models", "ops/runs"}
+    assert {table for table in lake.tables() if lake.num_rows(table) > 0} == TABLES | {
+        "ops/files",
+        "ops/models",
+        "ops/runs",
+    }
     assert first.runs == dict.fromkeys(ORDER, 1)
 
 

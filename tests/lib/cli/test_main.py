@@ -213,9 +213,45 @@ def test_a_wrong_format_name_lists_the_shipped_ones_and_changes_no_table(
     code, printed = cartwheel("run", "--logs", tmp_path, "--format", "oto", "--lake", lake, "--to", "clean")
     assert code == 2
     assert one_line(printed).startswith(
-        "error  unknown format 'oto'; shipped are market, obd, online_retail, otto, rees46"
+        "error  unknown format 'oto'; shipped are ga4, market, movielens, obd, online_retail, otto, rees46"
     )
     assert Lake(str(lake)).tables() == before
+
+
+def test_the_shipped_mappings_are_listed_and_shown(cartwheel: Cartwheel) -> None:
+    code, printed = cartwheel("formats")
+    assert code == 0
+    assert "UCI" in next(line for line in printed.splitlines() if line.strip().startswith("online_retail"))
+    code, printed = cartwheel("formats", "otto")
+    assert (code, printed) == (0, (ROOT / "conf/formats/otto.yaml").read_text())
+    code, printed = cartwheel("formats", "oto")
+    assert (code, one_line(printed)[:30]) == (2, "error  unknown format 'oto'; s")
+
+
+def test_a_mapping_is_tried_on_a_file_and_proposed_for_one_that_none_knows(
+    cartwheel: Cartwheel, tmp_path: Path
+) -> None:
+    (tmp_path / "events.csv").write_text("timestamp,visitorid,event,itemid,transactionid\n1433221332117,1,view,7,\n")
+    code, printed = cartwheel("formats", "--try", tmp_path / "events.csv")
+    assert code == 0
+    assert printed.startswith("The shipped mapping retailrocket reads it: --format retailrocket.")
+    (tmp_path / "own.csv").write_text("user;article;when\nann;lamp;31.12.2024\n")
+    code, printed = cartwheel("formats", "--try", tmp_path / "own.csv")
+    assert code == 0
+    assert printed.startswith("No shipped mapping reads it.")
+    assert 'time_format: "%d.%m.%Y"' in printed
+    assert "1 accepted" in printed
+    code, printed = cartwheel("formats", "--try", tmp_path / "own.csv", "--format", "otto")
+    assert (code, "no file matches a pattern of otto" in one_line(printed)) == (2, True)
+    code, printed = cartwheel("formats", "--try", tmp_path / "absent.csv")
+    assert (code, "no such file or folder" in one_line(printed)) == (2, True)
+
+
+def test_a_lake_is_maintained_by_one_command(cartwheel: Cartwheel, lake: Path) -> None:
+    code, printed = cartwheel("maintain", "--lake", lake, "--maintain.retention-hours", "48")
+    assert code == 0
+    assert "maintained all  tables=" in printed
+    assert history.last_run(Lake(str(lake)), "maintain")["status"] == "done"
 
 
 @pytest.mark.bad_input("an unwritable lake")
