@@ -34,6 +34,7 @@ from lib.engines.spark import SparkRun, collected, files_written, in_parts, star
 from lib.formats.columns import find_columns
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
+from lib.lake.writes import discard, discarded_on_error
 from lib.settings import JobSettings
 from lib.tables.silver import CLOCKS, PSEUDONYM_KEY, SESSION_GAP
 
@@ -122,7 +123,7 @@ def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
             for name, table in sampled.items()
         }
         parts = in_parts(run.files_of(sampled), tasks.count_clocks, work=work, every=every)
-        counts = gathered(collected(parts), tasks.CLOCKS, tasks.GATHERED[tasks.CLOCKS])
+        counts = gathered(collected(parts), tasks.CLOCKS, tasks.GATHERED)
         for name in sampled:
             of_source = counts.filter(pl.col("source") == name).group_by("clock").agg(pl.col("num_times").sum())
             found[name] = clock_of(dict(of_source.rows()))
@@ -175,7 +176,7 @@ def cleaned_without_strays(
         run.log(line)
     if first <= min(by_day) and max(by_day) <= last:
         return result
-    result.findings.discard(run.lake)
+    discard(run.lake, result.findings.files)
     result.parts.unpersist()
     return cleaned(run, work, key, replace(log, first_day=first, last_day=last))
 
@@ -214,7 +215,7 @@ def main(settings: CleanSettings) -> None:
             run.log(line)
         found, parts = cleaned_without_strays(run, settings, work, shared_key, log)
         tell(run, found, log)
-        with found.discarded_on_error(run.lake):
+        with discarded_on_error(run.lake, found.files):
             require_fit_records(run.lake, found, run.mapping, max_reject_frac=settings.max_reject_frac)
 
         known = {PSEUDONYM_KEY: fingerprint(key), SESSION_GAP: str(settings.session_gap_minutes)}

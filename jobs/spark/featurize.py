@@ -11,12 +11,11 @@ from decimal import Decimal
 
 import polars as pl
 import pyarrow as pa
-from deltalake.transaction import AddAction
 from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lib.engines.arrow_tasks import gathered, written
+from lib.engines.arrow_tasks import files_of, gathered
 from lib.engines.spark import (
     SparkRun,
     collected,
@@ -111,11 +110,7 @@ def write_examples(run: SparkRun, work: FeaturizeWork, examples: DataFrame, boun
     of_all = bounds.group_by("feature").agg(pl.col("min").min(), pl.col("max").max())
     bound = {feature: (low, high) for feature, low, high in of_all.rows()}
     found = collected(in_parts(examples, tasks.scale_examples, work=work, bounds=bound)) if bound else []
-    clipped = (
-        dict(gathered(found, tasks.CLIPPED, tasks.GATHERED[tasks.CLIPPED]).group_by("feature").sum().rows())
-        if bound
-        else {}
-    )
+    clipped = dict(gathered(found, tasks.CLIPPED, tasks.GATHERED).group_by("feature").sum().rows())
     rows = [
         {"feature": name, "as_of": work.as_of, "position": place, "min": bound[name][0], "max": bound[name][1]}
         | {"num_clipped": clipped.get(name, 0)}
@@ -124,11 +119,6 @@ def write_examples(run: SparkRun, work: FeaturizeWork, examples: DataFrame, boun
     ]
     run.commit_arrow("gold/scaling", pa.Table.from_pylist(rows, schema=contract("gold/scaling").schema))
     run.commit_written("gold/examples", files_of(found, "gold/examples"))
-
-
-def files_of(parts: list[tuple[str, bytes]], table: str) -> list[AddAction]:
-    """The files of a table that tasks wrote."""
-    return [written(content) for kind, content in parts if kind == table]
 
 
 def main(settings: FeaturizeSettings) -> None:
@@ -140,13 +130,13 @@ def main(settings: FeaturizeSettings) -> None:
         found = collected(parts.where(~is_large))
         for table in ("gold/interactions", "gold/user_profiles"):
             run.commit_written(table, files_of(found, table))
-        num_users = gathered(found, tasks.USERS, tasks.GATHERED[tasks.USERS])["num_users"].sum()
+        num_users = gathered(found, tasks.USERS, tasks.GATHERED)["num_users"].sum()
         # Ranks need all items in one task: a narrow row each, and items are few compared with events.
         counts = to_shards(parts.where(F.col("kind") == tasks.ITEM_COUNT), 1)
         items = in_parts(counts, tasks.describe_items, work=work, num_shop_users=num_users)
         run.commit_written("gold/item_profiles", files_written(items))
         examples = parts.where(F.col("kind") == tasks.EXAMPLE)
-        write_examples(run, work, examples, gathered(found, tasks.BOUNDS, tasks.GATHERED[tasks.BOUNDS]))
+        write_examples(run, work, examples, gathered(found, tasks.BOUNDS, tasks.GATHERED))
         parts.unpersist()
 
 

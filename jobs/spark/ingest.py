@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pyarrow as pa
-from deltalake import Field as DeltaField
-from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction
 from pydantic import Field
 
@@ -26,11 +24,11 @@ from lib.ingestion.refusals import judged_before, not_looked_at, refusals, refus
 from lib.ingestion.seen_files import hashes, save_hashes
 from lib.ingestion.staged import FoundFile, Staged
 from lib.lake.lake import Lake
-from lib.lake.writes import missing_files, remove_files
+from lib.lake.writes import discard, discarded_on_error, missing_files
 from lib.runs.errors import ExitCode, PrivateValueError
 from lib.runs.run import InputFile
 from lib.settings import JobSettings
-from lib.tables import Table, contract
+from lib.tables import contract
 
 MOST_LINES = 20  # log lines about files
 # Files that are no larger together are hashed, or read, in this process before Spark would have started.
@@ -87,7 +85,7 @@ def find(run: SparkRun, settings: IngestSettings) -> tuple[list[LogFile], dict[s
     log = settings.log.path or str(run.lake.folder / "raw" / "market")
     files, num_strangers = find_files(log, run.mapping)
     if not files:
-        patterns = ", ".join(pattern for source in run.mapping.sources.values() for pattern in source.files)
+        patterns = ", ".join(run.mapping.file_patterns)
         raise ValueError(
             f"none of the {num_strangers} files of {log} matches a pattern of {run.mapping.name}: {patterns}"
         )
@@ -122,15 +120,12 @@ def stage(run: SparkRun, settings: IngestSettings) -> Staged:
         for column in file.columns
     ):
         run.log("new columns differ only in case: the files are read once more")
-        discard(run.lake, staged)
+        discard(run.lake, staged.written)
         staged = written_by_tasks(run, new, sha256, spelled, settings)
     staged = Staged(staged.good, [*staged.bad, *closed], staged.written)
     tell(run, staged)
-    try:
+    with discarded_on_error(run.lake, staged.written):
         require_good_files(staged, most_bad_frac=settings.max_bad_files_frac)
-    except ValueError:
-        discard(run.lake, staged)
-        raise
     staged.keep(run.files("ingest"))
     return staged
 
@@ -201,12 +196,6 @@ def require_good_files(staged: Staged, *, most_bad_frac: float) -> None:
         raise PrivateValueError(message, recorded=message.partition("; it has ")[0])
 
 
-def discard(lake: Lake, staged: Staged) -> None:
-    """Remove the files of bronze that will not be committed."""
-    for table, files in staged.written.items():
-        remove_files(lake, table, files)
-
-
 def kept(run: SparkRun) -> Staged | None:
     """What a run that is taken up has read, but for sources whose files a vacuum has removed: these are read again."""
     staged = Staged.kept(run.files("ingest")) if run.is_taken_up else None
@@ -230,7 +219,6 @@ def commit(run: SparkRun, staged: Staged) -> None:
         if table.name in staged.written and table.name not in run.outputs:
             if table.open:
                 table = table.with_source_columns(own_columns(run.lake, table.name, of_source(staged, source)))
-                add_columns(run.lake, table)
             run.commit_written(table.name, staged.written[table.name], mode="append", declared=table)
     refused = refusals(run.lake)
     still = not_looked_at(refused, [*staged.good, *staged.bad])
@@ -242,16 +230,6 @@ def commit(run: SparkRun, staged: Staged) -> None:
     if new or len(still) < len(refused):
         rows = pa.Table.from_pylist([*still, *new], schema=contract("bronze/rejects").schema)
         run.commit_arrow("bronze/rejects", rows, where={"stage": "ingest"})
-
-
-def add_columns(lake: Lake, table: Table) -> None:
-    """Add to an open table the columns that it lacks, as text; they are null in existing records."""
-    if lake.exists(table.name):
-        delta = lake.open(table.name)
-        present = {field.name for field in delta.schema().fields}
-        missing = [DeltaField(name, PrimitiveType("string")) for name in table.schema.names if name not in present]
-        if missing:
-            delta.alter.add_columns(missing)
 
 
 def main(settings: IngestSettings) -> None:

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from lib.cleaning.corrections import mark_superseded, record_keys
-from lib.cleaning.fields import DECLARED, SUPERSEDED, columns_of, event_times, field_texts
+from lib.cleaning.fields import SUPERSEDED, columns_of, event_times, field_texts
 from lib.cleaning.parsing import to_arrow
 from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_items
 from lib.cleaning.thresholds import Thresholds
@@ -21,7 +21,7 @@ from lib.cleaning.whole_log import WholeLog, coarsest_clocks
 from lib.engines.arrow_tasks import packed, rows_of, table_rows, unpacked, write_rows
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
-from lib.tables.bronze import REJECTS
+from lib.tables.bronze import DECLARED, REJECTS
 from lib.tables.silver import EVENTS, ITEMS
 
 if TYPE_CHECKING:

@@ -20,10 +20,9 @@ from lib.formats.json_lines import text_array
 from lib.formats.mapping import FIELDS, LIST_FIELDS, MAP_FIELDS, LogMapping, Source
 from lib.formats.rules import Condition, Rule, TypeColumn, placeholders
 from lib.formats.times import TIME, parse_time
-from lib.tables.bronze import IGNORED, SOURCE
+from lib.tables.bronze import DECLARED, IGNORED
 from lib.tables.silver import EVENT_TYPES
 
-DECLARED = frozenset(column.name for column in SOURCE.columns)
 ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "record")
 # Columns added to the source's own, with names that no column of bronze can have (lib/formats/columns.py).
 NUMBER, SOURCE_NAME, IDENTITY, RULE, UNWANTED = "(record)", "(source)", "(identity)", "(rule)", "(unwanted)"

@@ -1,8 +1,7 @@
 """What cleaning all shards has found, gathered from their parts, and whether too many records were refused."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -14,13 +13,12 @@ import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
 
 from lib.cleaning.batches import COUNTS, DAYS, FORMS, GATHERED
-from lib.engines.arrow_tasks import gathered, written
+from lib.engines.arrow_tasks import files_of, gathered
 from lib.formats.columns import locate
 from lib.formats.json_lines import nested_texts
 from lib.formats.log_files import filesystem_of
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
-from lib.lake.writes import remove_files
 from lib.runs.errors import PrivateValueError
 from lib.tables.bronze import IGNORED, REJECTS
 from lib.tables.silver import EVENTS
@@ -40,32 +38,18 @@ class Findings:
     @classmethod
     def of(cls, parts: Sequence[Part]) -> "Findings":
         """From the parts that the shards go on as."""
-        counts, forms, days = (gathered(parts, kind, GATHERED[kind]) for kind in (COUNTS, FORMS, DAYS))
+        counts, forms, days = (gathered(parts, kind, GATHERED) for kind in (COUNTS, FORMS, DAYS))
         by_outcome = counts.group_by("source", "outcome").agg(pl.col("num_records", "num_events").sum())
         by_form = forms.group_by("source", "outcome", "form").agg(
             pl.col("num_records").sum(), pl.col("first_file").min(), pl.col("last_file").max()
         )
         tables = (EVENTS.name, REJECTS.name)
         return cls(
-            {table: [written(content) for kind, content in parts if kind == table] for table in tables},
+            {table: files_of(parts, table) for table in tables},
             by_outcome.sort("source", "outcome").to_dicts(),
             by_form.sort("source", "outcome", "form").to_dicts(),
             dict(days.group_by("event_date").agg(pl.col("num_events").sum()).rows()),
         )
-
-    def discard(self, lake: Lake) -> None:
-        """Remove what was written."""
-        for table, files in self.files.items():
-            remove_files(lake, table, files)
-
-    @contextmanager
-    def discarded_on_error(self, lake: Lake) -> Iterator[None]:
-        """Remove what was written if the block raises an error."""
-        try:
-            yield
-        except Exception:
-            self.discard(lake)
-            raise
 
 
 def require_fit_records(lake: Lake, found: Findings, mapping: LogMapping, *, max_reject_frac: float) -> None:

@@ -1,7 +1,5 @@
 """What `cartwheel formats` shows: the shipped mappings, what one makes of a file, and a proposal for a file none knows."""
 
-from collections.abc import Iterator
-
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -26,9 +24,11 @@ def show_trial(console: Console, log: str, given: str | None, *, max_rows: int) 
     if given is not None:
         _show(console, outcomes(log, load_mapping(given), max_rows=max_rows))
         return
-    for name, found in _by_fit(log, max_rows):
-        console.print(f"The shipped mapping {name} reads it: --format {name}.\n")
-        _show(console, found)
+    found = {name: read for name in shipped_names() if (read := _tried(log, load_mapping(name), max_rows))}
+    if found:
+        best = max(found, key=lambda name: _share(found[name]))
+        console.print(f"The shipped mapping {best} reads it: --format {best}.\n")
+        _show(console, found[best])
         return
     text = proposal(log, max_rows=max_rows)
     console.print("No shipped mapping reads it. A proposal, to be saved and mended:\n")
@@ -37,12 +37,6 @@ def show_trial(console: Console, log: str, given: str | None, *, max_rows: int) 
         _show(console, outcomes(log, parse_mapping(text, "the proposal"), max_rows=max_rows))
     except ValueError as error:
         console.print(f"It is not yet right: {error}", soft_wrap=True)
-
-
-def _by_fit(log: str, max_rows: int) -> Iterator[tuple[str, list[Outcome]]]:
-    """The shipped mappings that fit a log, with what they make of it; the one that accepts most first."""
-    found = {name: read for name in shipped_names() if (read := _tried(log, load_mapping(name), max_rows))}
-    yield from sorted(found.items(), key=lambda pair: -_share(pair[1]))
 
 
 def _tried(log: str, mapping: LogMapping, max_rows: int) -> list[Outcome]:

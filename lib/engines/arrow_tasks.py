@@ -25,7 +25,6 @@ TABLE_FILES = pa.schema([("location", pa.string()), ("num_bytes", pa.int64()), (
 FILE_BYTES = 256 << 20  # of rows in memory, which become one file
 ROWS_AT_ONCE = 500_000  # of a file that is read
 SHARD = "(shard)"
-Maker = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
 
 def packed(rows: pl.DataFrame, kind: str, shards: pl.Series | None = None) -> Iterator[pa.RecordBatch]:
@@ -49,24 +48,24 @@ def unpacked(parts: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
     return {kind: pl.concat(frames[kind], how="diagonal") for kind in sorted(frames)}
 
 
-def write_rows(
-    batches: Iterable[pa.RecordBatch], *, lake: Lake, table: Table, made_by: Maker = iter
-) -> Iterator[pa.RecordBatch]:
+def write_rows(batches: Iterable[pa.RecordBatch], *, lake: Lake, table: Table) -> Iterator[pa.RecordBatch]:
     """Write a task's rows into files of the table; they count for nothing until they are committed.
 
-    The rows are those of `batches`, or those that `made_by` makes of them. Yields a part for each file, whose kind is the
-    table's name.
+    Yields a part for each file, whose kind is the table's name.
 
     Raises:
         ValueError: the rows break the contract.
     """
-    for rows in _by_size(made_by(batches), FILE_BYTES):
+    for rows in _by_size(batches, FILE_BYTES):
         for file in write_files(lake, table, [conform(table, rows)]):
             yield written_part(table.name, file)
 
 
-def gathered(parts: Iterable[tuple[str, bytes]], kind: str, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    """The rows of the parts of one kind, given by kind and content."""
+def gathered(
+    parts: Iterable[tuple[str, bytes]], kind: str, columns_of: Mapping[str, Mapping[str, type[pl.DataType]]]
+) -> pl.DataFrame:
+    """The rows of the parts of one kind, given by kind and content; `columns_of` says which columns each kind has."""
+    columns = columns_of[kind]
     frames = [pl.read_ipc_stream(content).select(*columns) for of_kind, content in parts if of_kind == kind]
     return pl.concat([pl.DataFrame(schema=columns), *frames])
 
@@ -84,6 +83,11 @@ def written_part(table: str, file: AddAction) -> pa.RecordBatch:
 def written(content: bytes) -> AddAction:
     """A file that a task wrote, from the content of its part."""
     return AddAction(**json.loads(content))
+
+
+def files_of(parts: Iterable[tuple[str, bytes]], table: str) -> list[AddAction]:
+    """The files of a table that tasks wrote, among parts given by kind and content."""
+    return [written(content) for kind, content in parts if kind == table]
 
 
 def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:

@@ -324,6 +324,11 @@ class LogMapping(Part):
         """Hash of the mapping's content, whatever its comments and layout."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
+    @property
+    def file_patterns(self) -> list[str]:
+        """The patterns of all sources."""
+        return [pattern for source in self.sources.values() for pattern in source.files]
+
     def of_kind(self, kind: str) -> dict[str, Source]:
         """The sources of one kind, by name."""
         return {name: source for name, source in self.sources.items() if source.kind == kind}

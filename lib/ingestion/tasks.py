@@ -20,7 +20,7 @@ from lib.ingestion.staged import FoundFile
 from lib.lake.lake import Lake
 from lib.lake.writes import conform, remove_files, write_files
 from lib.tables import contract
-from lib.tables.bronze import SOURCE
+from lib.tables.bronze import DECLARED
 
 FILES = pa.schema(
     [
@@ -29,7 +29,6 @@ FILES = pa.schema(
     ]
 )  # a LogFile, and the SHA-256 of its content where it is known
 FOUND = "found"  # the kind of parts that hold a FoundFile; the others are named after the table of a written file
-DECLARED = frozenset(column.name for column in SOURCE.columns)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -160,6 +161,22 @@ def remove_files(lake: Lake, table: str, files: Sequence[AddAction]) -> None:
         if f"{lake.uri(table)}/{file.path}" in committed:
             continue
         filesystem.delete_file(f"{root}/{file.path}")
+
+
+def discard(lake: Lake, written: Mapping[str, Sequence[AddAction]]) -> None:
+    """Remove the files, by table, that were written and will not be committed."""
+    for table, files in written.items():
+        remove_files(lake, table, files)
+
+
+@contextmanager
+def discarded_on_error(lake: Lake, written: Mapping[str, Sequence[AddAction]]) -> Iterator[None]:
+    """Remove what was written if the block raises an error."""
+    try:
+        yield
+    except Exception:
+        discard(lake, written)
+        raise
 
 
 def missing_files(lake: Lake, table: str, files: Iterable[AddAction]) -> list[AddAction]:

@@ -27,6 +27,8 @@ SOURCE = Table(
     open=True,
 )
 
+DECLARED = frozenset(column.name for column in SOURCE.columns)  # the columns of a source's table that are not its own
+
 IMAGES = Table(
     name="bronze/images",
     comment="One product picture as received.",

@@ -51,7 +51,7 @@ def outcomes(log: str, mapping: LogMapping, *, max_rows: int) -> list[Outcome]:
     """
     files, _ = find_files(log, mapping)
     if not files:
-        patterns = ", ".join(pattern for source in mapping.sources.values() for pattern in source.files)
+        patterns = ", ".join(mapping.file_patterns)
         raise ValueError(f"{log}: no file matches a pattern of {mapping.name}: {patterns}")
     first: dict[str, LogFile] = {}
     for file in files:

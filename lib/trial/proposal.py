@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from lib.formats.log_files import BLOCK_BYTES, LogFile, filesystem_of, is_utf8, open_file, text_blocks
 from lib.formats.mapping import LIST_FIELDS, Source
-from lib.formats.reading import Reading
 from lib.formats.rules import Reader
 from lib.trial.guesses import (
     Column,
@@ -24,6 +23,7 @@ from lib.trial.guesses import (
     time_format_of,
     types_of,
 )
+from lib.trial.outcome import first_batches
 
 DELIMITERS = (",", ";", "\t", "|")
 LOOKED_AT_LINES = 200
@@ -87,15 +87,9 @@ def first_columns(file: LogFile, reader: Mapping[str, Any], max_rows: int) -> li
         ValueError: it cannot be read.
     """
     any_column = Source(kind="items", files="*", names={"item_id": "*"}, reader=Reader(**reader))
-    reading, batches = Reading(file, any_column), list[pa.Table]()
-    for batch in reading:
-        batches.append(pa.Table.from_batches([batch]))
-        if sum(map(len, batches)) >= max_rows:
-            break
-    else:
-        if reading.inspection.problem:
-            raise ValueError(f"{file.path} {reading.inspection.problem}")
-    rows = pl.DataFrame(pa.concat_tables(batches, promote_options="default").slice(0, max_rows))
+    batches, _ = first_batches(file, any_column, max_rows)
+    tables = (pa.Table.from_batches([batch]) for batch in batches)
+    rows = pl.DataFrame(pa.concat_tables(tables, promote_options="default").slice(0, max_rows))
     own = [name for name in rows.columns if name not in ("malformed", "record_number")]
     return [Column(name, rows[name].str.strip_chars().drop_nulls(), rows.height) for name in own]
 

@@ -94,5 +94,5 @@ def test_rows_are_made_of_what_a_task_is_given(lake: Lake) -> None:
     def vectors(given: object) -> list[pa.RecordBatch]:
         return batches(*({"id": name} for batch in given for name in batch["name"].to_pylist()))  # type: ignore[attr-defined]
 
-    (content,) = files_of([*write_rows([names], lake=lake, table=VECTORS, made_by=vectors)])
+    (content,) = files_of([*write_rows(vectors([names]), lake=lake, table=VECTORS)])
     assert num_rows([written(content)]) == 2
