@@ -1,10 +1,13 @@
 """On the market: the policy that would serve sells more, estimates of value cover the truth, the verdict is right."""
 
+import functools
+import multiprocessing
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +26,8 @@ from rl.ope.estimators import Estimate
 from rl.ope.target import choose_temperature, on_log
 from rl.ope.valuation import Valuation, verdict
 from rl.policies import ServedPolicy
+
+Found = TypeVar("Found")
 
 TRUE_SESSIONS = 20_000
 MIN_GAIN = 1.2
@@ -131,20 +136,29 @@ def _moments_ms(market: Market) -> tuple[int, int]:
     return market.start_ms + int(0.8 * span), market.start_ms + int(0.9 * span)
 
 
-def doubly_robust_covers(num_markets: int = NUM_MARKETS, *, num_users: int = 400, num_items: int = 100) -> Claim:
+def doubly_robust_covers(num_markets: int = NUM_MARKETS, *, num_users: int = 400) -> Claim:
     """Count the small markets whose doubly robust interval of a fixed target policy holds the policy's true value."""
-    target = ServedPolicy(FixedTaste(), temperature=0.3, epsilon=0.1)
-    covered = []
-    for seed in range(num_markets):
-        market = Market.generate(seed, num_users=num_users, num_items=num_items)
-        valued = Valuation.on(market.decisions(), discount=0.9)
-        estimate = valued.target(on_log(target, valued.decisions))["dr"]
-        covered.append(estimate.low <= market.true_value(target, num_sessions=TRUE_SESSIONS).value <= estimate.high)
+    num_covered = sum(on_each_market(functools.partial(is_covered, num_users=num_users), range(num_markets)))
     return Claim(
         f"for a fixed target policy at least {MIN_COVERED} of {NUM_MARKETS} doubly robust intervals cover the truth",
-        f"{sum(covered)} of {num_markets} small markets ({num_users} users each)",
-        sum(covered) * NUM_MARKETS >= MIN_COVERED * num_markets,
+        f"{num_covered} of {num_markets} small markets ({num_users} users each)",
+        num_covered * NUM_MARKETS >= MIN_COVERED * num_markets,
     )
+
+
+def is_covered(seed: int, *, num_users: int) -> bool:
+    """Whether one market's doubly robust interval of a fixed target policy holds its true value."""
+    target = ServedPolicy(FixedTaste(), temperature=0.3, epsilon=0.1)
+    market = Market.generate(seed, num_users=num_users, num_items=100)
+    valued = Valuation.on(market.decisions(), discount=0.9)
+    estimate = valued.target(on_log(target, valued.decisions))["dr"]
+    return bool(estimate.low <= true_value(market, target).value <= estimate.high)
+
+
+def on_each_market(look: Callable[[int], Found], seeds: Iterable[int]) -> list[Found]:
+    """What `look` finds on the market of each seed, in the seeds' order; as many markets at once as there are cores."""
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+        return [*processes.map(look, seeds)]
 
 
 class Truth(NamedTuple):
@@ -184,40 +198,55 @@ def planted_policies_are_judged_rightly(
     Among the worse is one that beats the mixture of the strategies all the same. The truth is asked of the market first: a
     plant that is not what it should be is a failure too. And a better policy on the log of a few users must wait.
     """
-    better, between, worse, early = [], [], [], []
+    found = on_each_market(functools.partial(judged_plants, num_users=num_users), seeds)
+    better, between, worse, early = zip(*found, strict=True)
     num_markets = len(seeds)
-    for seed in seeds:
-        market = Market.generate(seed, num_users=num_users, num_items=100)
-        truth, whole = Truth.of(market), market.decisions()
-        plant, reverse = fixed(TASTE, GREEDY), fixed(DISTASTE, GREEDY)
-        better.append(judged(market, whole, plant, truth))
-        between.append(judged(market, whole, between_mixture_and_best(market, truth), truth))
-        worse.append(judged(market, whole, reverse, truth))
-        early.append(judged(market, whole.take(whole.users < 10), plant, truth))
-    num_promoted = sum(found.verdict == "promote" for found in better)
-    wrongly = sum(found.verdict == "promote" for found in (*between, *worse))
-    misled = sum(found.against_mixture == "promote" for found in between)
+    num_promoted = sum(plant.verdict == "promote" for plant in better)
+    wrongly = sum(plant.verdict == "promote" for plant in (*between, *worse))
+    misled = sum(plant.against_mixture == "promote" for plant in between)
     return [
         Claim(
             f"a policy truly better than the best logging strategy is promoted on at least {MIN_PROMOTED} of {NUM_VERDICTS} markets",
             f"{num_promoted} of {num_markets}; true values {_gains(better)} times the best strategy's",
-            num_promoted * NUM_VERDICTS >= MIN_PROMOTED * num_markets and all(found.is_better for found in better),
+            num_promoted * NUM_VERDICTS >= MIN_PROMOTED * num_markets and all(plant.is_better for plant in better),
         ),
         Claim(
             "a policy truly worse than the best strategy is never promoted: one that beats the mixture, and the reverse of the better",
             f"{wrongly} of {len(between) + len(worse)}; true values {_gains(between)} and {_gains(worse)} times the best "
-            f"strategy's, the former {np.mean([found.gain_on_mixture for found in between]):.2f} times the mixture's on "
+            f"strategy's, the former {np.mean([plant.gain_on_mixture for plant in between]):.2f} times the mixture's on "
             f"average (against the mixture {misled} of {num_markets} would be promoted)",
             wrongly <= MAX_WRONGLY_PROMOTED
-            and all(found.is_worse for found in (*between, *worse))
-            and bool(np.mean([found.gain_on_mixture for found in between]) > 1),
+            and all(plant.is_worse for plant in (*between, *worse))
+            and bool(np.mean([plant.gain_on_mixture for plant in between]) > 1),
         ),
         Claim(
             "the better policy is not promoted on the log of ten users",
-            f"promoted on {sum(found.verdict == 'promote' for found in early)} of {num_markets}",
-            all(found.verdict == "keep_logging" for found in early),
+            f"promoted on {sum(plant.verdict == 'promote' for plant in early)} of {num_markets}",
+            all(plant.verdict == "keep_logging" for plant in early),
         ),
     ]
+
+
+class JudgedPlants(NamedTuple):
+    """The four planted policies of one market."""
+
+    better: Judged
+    between: Judged  # better than the mixture of the strategies, worse than the best of them
+    worse: Judged
+    early: Judged  # the better one, on the log of ten users
+
+
+def judged_plants(seed: int, *, num_users: int) -> JudgedPlants:
+    """The planted policies on the market of a seed."""
+    market = Market.generate(seed, num_users=num_users, num_items=100)
+    truth, whole = Truth.of(market), market.decisions()
+    plant, reverse = fixed(TASTE, GREEDY), fixed(DISTASTE, GREEDY)
+    return JudgedPlants(
+        better=judged(market, whole, plant, truth),
+        between=judged(market, whole, between_mixture_and_best(market, truth), truth),
+        worse=judged(market, whole, reverse, truth),
+        early=judged(market, whole.take(whole.users < 10), plant, truth),
+    )
 
 
 def fixed(taste: Mapping[str, float], temperature: float) -> ServedPolicy:
