@@ -49,7 +49,7 @@ def check() -> list[Claim]:
     return [
         *of_learned,
         doubly_robust_covers(),
-        *planted_policies_are_judged_rightly(),
+        *planted_policies_are_judged_rightly(on_each_market(judged_plants, range(NUM_VERDICTS))),
         verdict_is_right(lakes.market()),
     ]
 
@@ -190,17 +190,36 @@ def true_value(market: Market, policy: Any, strategy: str | None = None) -> True
     return market.true_value(policy, num_sessions=TRUE_SESSIONS, strategy=strategy)
 
 
-def planted_policies_are_judged_rightly(
-    seeds: Sequence[int] = range(NUM_VERDICTS), *, num_users: int = 600
-) -> list[Claim]:
+class JudgedPlants(NamedTuple):
+    """The four planted policies of one market."""
+
+    better: Judged
+    between: Judged  # better than the mixture of the strategies, worse than the best of them
+    worse: Judged
+    early: Judged  # the better one, on the log of ten users
+
+
+def judged_plants(seed: int, *, num_users: int = 600) -> JudgedPlants:
+    """The planted policies on the market of a seed."""
+    market = Market.generate(seed, num_users=num_users, num_items=100)
+    truth, whole = Truth.of(market), market.decisions()
+    plant, reverse = fixed(TASTE, GREEDY), fixed(DISTASTE, GREEDY)
+    return JudgedPlants(
+        better=judged(market, whole, plant, truth),
+        between=judged(market, whole, between_mixture_and_best(market, truth), truth),
+        worse=judged(market, whole, reverse, truth),
+        early=judged(market, whole.take(whole.users < 10), plant, truth),
+    )
+
+
+def planted_policies_are_judged_rightly(judged_on: Sequence[JudgedPlants]) -> list[Claim]:
     """On small markets: a policy truly better than the best logging strategy must be promoted, one truly worse must not.
 
     Among the worse is one that beats the mixture of the strategies all the same. The truth is asked of the market first: a
     plant that is not what it should be is a failure too. And a better policy on the log of a few users must wait.
     """
-    found = on_each_market(functools.partial(judged_plants, num_users=num_users), seeds)
-    better, between, worse, early = zip(*found, strict=True)
-    num_markets = len(seeds)
+    better, between, worse, early = zip(*judged_on, strict=True)
+    num_markets = len(judged_on)
     num_promoted = sum(plant.verdict == "promote" for plant in better)
     wrongly = sum(plant.verdict == "promote" for plant in (*between, *worse))
     misled = sum(plant.against_mixture == "promote" for plant in between)
@@ -225,28 +244,6 @@ def planted_policies_are_judged_rightly(
             all(plant.verdict == "keep_logging" for plant in early),
         ),
     ]
-
-
-class JudgedPlants(NamedTuple):
-    """The four planted policies of one market."""
-
-    better: Judged
-    between: Judged  # better than the mixture of the strategies, worse than the best of them
-    worse: Judged
-    early: Judged  # the better one, on the log of ten users
-
-
-def judged_plants(seed: int, *, num_users: int) -> JudgedPlants:
-    """The planted policies on the market of a seed."""
-    market = Market.generate(seed, num_users=num_users, num_items=100)
-    truth, whole = Truth.of(market), market.decisions()
-    plant, reverse = fixed(TASTE, GREEDY), fixed(DISTASTE, GREEDY)
-    return JudgedPlants(
-        better=judged(market, whole, plant, truth),
-        between=judged(market, whole, between_mixture_and_best(market, truth), truth),
-        worse=judged(market, whole, reverse, truth),
-        early=judged(market, whole.take(whole.users < 10), plant, truth),
-    )
 
 
 def fixed(taste: Mapping[str, float], temperature: float) -> ServedPolicy:

@@ -17,5 +17,5 @@ def test_a_verdict_that_never_changes_does_not_pass(
     monkeypatch.setattr(policy, "TRUE_SESSIONS", 4000)
     if always is not None:
         monkeypatch.setattr(policy, "verdict", lambda *_, **__: Verdict(always, "always"))
-    claims = policy.planted_policies_are_judged_rightly(seeds=[5])
+    claims = policy.planted_policies_are_judged_rightly([policy.judged_plants(5)])
     assert [claim.holds for claim in claims] == holds
