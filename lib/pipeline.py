@@ -193,8 +193,17 @@ PIPELINE: tuple[Job, ...] = (
     ),
 )
 
-# Jobs that a scheduler starts beside the pipeline.
+# Jobs that a scheduler, or a person, starts beside the pipeline.
 UPKEEP: tuple[Job, ...] = (
+    Job(
+        "erase",
+        "local",
+        "removes a person who asked to be forgotten",
+        may_read=("*",),
+        code=("lib/cleaning", "lib/engines/arrow_tasks.py"),
+        finds_new_files=True,
+        before_events=True,
+    ),
     Job(
         "maintain",
         "local",

@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 
 from lib.cleaning import batches as tasks
 from lib.cleaning.batches import ShardWork, own_columns
+from lib.cleaning.erasures import erased_digests
 from lib.cleaning.findings import Findings, require_fit_records
 from lib.cleaning.forms import remarks
 from lib.cleaning.notices import about_clocks, about_days, about_repeats
@@ -210,7 +211,7 @@ def main(settings: CleanSettings) -> None:
         require_same_key(run.lake, key)
         shared_key = run.spark.sparkContext.broadcast(key)
         work = work_of(run, settings)
-        log = WholeLog(clocks=clocks(run, work))
+        log = WholeLog(clocks=clocks(run, work), erased=erased_digests(run.lake))
         for line in about_clocks(log.clocks, run.mapping):
             run.log(line)
         found, parts = cleaned_without_strays(run, settings, work, shared_key, log)

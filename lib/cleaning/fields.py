@@ -111,6 +111,12 @@ def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
     return frame.with_columns(_text(field, source, own).alias(field))[field]
 
 
+def form_of_id(text: str, field: str, source: Source) -> str | None:
+    """An id that a person gives, in the form in which `field_texts` has it; null where it stands for nobody."""
+    form: str | None = pl.DataFrame({"text": [text]}).select(_value(pl.col("text"), field, source)).item()
+    return form
+
+
 def event_times(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.Series:
     """The times of the records' events in UTC, as `type_events` reads them; null where there is none.
 

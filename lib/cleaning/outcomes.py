@@ -9,13 +9,13 @@ import polars as pl
 
 from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
 from lib.cleaning.whole_log import WholeLog
-from lib.tables.bronze import IGNORED
+from lib.tables.bronze import ERASED, IGNORED, UNSHOWN
 
 # Outcomes of an event. A record with several events has the first of these that any of its events has. In the data,
 # bad_value is followed by its column.
 OUTCOMES = (
     *("accepted", "malformed", "bad_value", "superseded", "duplicate", "not_a_product", "stray_time", "double_click"),
-    IGNORED,
+    *(IGNORED, ERASED),
 )
 REASON, RAW = "(reason)", "(raw)"
 
@@ -23,12 +23,15 @@ REASON, RAW = "(reason)", "(raw)"
 def decide_outcomes(events: pl.DataFrame, log: WholeLog, *, double_click_seconds: float) -> pl.DataFrame:
     """Add `outcome`: the first of these that applies.
 
-    malformed, ignored, bad_value:<column>, superseded, duplicate, not_a_product, stray_time, double_click, accepted.
-    The columns of type_events are needed, `user_key`, `is_superseded` and `clock_seconds` (of the source's clock).
+    erased, malformed, ignored, bad_value:<column>, superseded, duplicate, not_a_product, stray_time, double_click, accepted.
+    The columns of type_events are needed, `user_key`, `is_erased`, `is_superseded` and `clock_seconds` (of the source's
+    clock).
     """
     standing = events.with_columns(event_id=pl.when(~pl.col("is_superseded")).then("event_id"))
     decided = events.with_columns(
-        outcome=pl.when(pl.col("refusal").is_not_null())
+        outcome=pl.when(pl.col("is_erased"))
+        .then(pl.lit(ERASED))
+        .when(pl.col("refusal").is_not_null())
         .then("refusal")
         .when(pl.col("is_superseded"))
         .then(pl.lit("superseded"))
@@ -119,7 +122,8 @@ def _rejects(frame: pl.DataFrame, source: str, rejected: pl.DataFrame) -> pl.Dat
         pl.col("record").alias(NUMBER), pl.col("outcome").alias(REASON)
     )
     records = frame.join(reasons, on=NUMBER, how="inner")
-    unwanted, refused = records.filter(pl.col(REASON) == IGNORED), records.filter(pl.col(REASON) != IGNORED)
+    is_unwanted = pl.col(REASON).is_in(UNSHOWN)
+    unwanted, refused = records.filter(is_unwanted), records.filter(~is_unwanted)
     kept = pl.concat([refused.with_columns(raw_json(refused).alias(RAW)), unwanted], how="diagonal")
     return kept.select(
         pl.lit(source).alias("source"),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import polars as pl
 
 from lib.cleaning.bots import flag_bots
+from lib.cleaning.erasures import are_erased
 from lib.cleaning.fields import NUMBER, SUPERSEDED, type_events, type_items
 from lib.cleaning.forms import forms_of_ids, forms_of_prices
 from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
@@ -54,7 +55,7 @@ def clean_events(
         order_id=pseudonyms(typed["order_id"], key, of="order"),
         is_superseded=pl.col("record").is_in(pl.concat(superseded).implode()) if superseded else pl.lit(False),
         clock_seconds=log.clock_seconds(pl.col("source")),
-    )
+    ).with_columns(is_erased=pl.col("user_key").map_batches(lambda keys: are_erased(keys, log.erased, key), pl.Boolean))
     events = decide_outcomes(placed, log, double_click_seconds=thresholds.double_click_seconds)
     accepted = events.filter(pl.col("outcome") == "accepted")
     known = number_sessions(accepted, gap_minutes=thresholds.session_gap_minutes)

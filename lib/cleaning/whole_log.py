@@ -25,6 +25,7 @@ class WholeLog:
     clocks: Mapping[str, Clock] = field(default_factory=dict)  # by source; a source without one has the finest
     first_day: date | None = None  # UTC; events before it are strays
     last_day: date | None = None  # UTC; events after it are strays
+    erased: frozenset[str] = frozenset()  # digests of the people who asked to be forgotten (lib/cleaning/erasures.py)
 
     def clock_seconds(self, source: pl.Expr) -> pl.Expr:
         """The resolution, in seconds, of the clock of each event's source."""

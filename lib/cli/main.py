@@ -1,5 +1,6 @@
 """`cartwheel`: run the pipeline, submit a job, look at the tables."""
 
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -161,6 +162,35 @@ def maintain(context: typer.Context, lake: LakePath = "lake") -> None:
 
     folder = _held(lake).folder
     walk(plan(["maintain"], ["--lake.path", str(folder), *context.args]), folder, _show)
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
+def erase(
+    context: typer.Context,
+    users: Annotated[
+        list[str] | None, typer.Argument(metavar="USER...", help="User ids, as the log writes them.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="The mapping by which the log was read.")] = "market",
+    lake: LakePath = "lake",
+) -> None:
+    """Remove people from every table and file of a lake; the next run trains anew what models have learnt of them.
+
+    Without a USER: what has arrived since of those who were erased before.
+    """
+    from lib.cli.jobs import plan  # noqa: PLC0415
+    from lib.cli.walk import walk  # noqa: PLC0415
+
+    folder = _held(lake).folder
+    mapping = str(Path(format).absolute()) if Path(format).is_file() else format
+    arguments = [
+        "--lake.path",
+        str(folder),
+        "--log.format",
+        mapping,
+        f"--erase.users={json.dumps(users or [])}",
+        *context.args,
+    ]
+    walk(plan(["erase"], arguments), folder, _show)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from lib.runs.errors import RetryableError, SettingError
 from lib.tables import Table, contract
 
 CONTRACT_VERSION = "cartwheel.contractVersion"
+INDEXED_COLUMNS = "delta.dataSkippingStatsColumns"  # other writers keep statistics of these alone, too
 # What a commit in Delta's history says: its run (under the name that Spark's option has), and how many rows it wrote.
 RUN_OF_COMMIT, ROWS_OF_COMMIT = "userMetadata", "numRows"
 # Commits that rearrange or describe a table without changing its data: they make nothing stale.
@@ -150,6 +151,7 @@ class Lake:
     def ensure(self, table: Table, properties: Mapping[str, str] | None = None) -> DeltaTable:
         """Create the table by its contract if it is missing, and add what it lacks: nullable columns, checks, `properties`."""
         assert set(properties or {}) <= set(table.properties), f"{table.name} declares no such property"
+        wanted = {**(properties or {}), INDEXED_COLUMNS: ",".join(table.indexed_columns)}
         uri = self.uri(table.name)
         if not DeltaTable.is_deltatable(uri):
             DeltaTable.create(
@@ -159,7 +161,7 @@ class Lake:
                 partition_by=list(table.partition_by),
                 name=table.name,
                 description=table.comment,
-                configuration={CONTRACT_VERSION: str(table.version), **(properties or {})},
+                configuration={CONTRACT_VERSION: str(table.version), **wanted},
                 raise_if_key_not_exists=False,
             )
         delta = self.open(table.name)
@@ -169,7 +171,7 @@ class Lake:
             delta.alter.add_columns(list(Schema.from_arrow(pa.schema(added)).fields))
             delta = self.open(table.name)
         present = delta.metadata().configuration
-        changed = {name: value for name, value in (properties or {}).items() if present.get(name) != value}
+        changed = {name: value for name, value in wanted.items() if present.get(name) != value}
         if changed:
             delta.alter.set_table_properties(changed, raise_if_not_exists=False)
         for name, condition in table.checks.items():

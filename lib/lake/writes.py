@@ -106,7 +106,9 @@ def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[A
             filesystem.create_dir(f"{root}/{folder}".rstrip("/"), recursive=True)
             pq.write_table(rows, f"{root}/{path}", filesystem=filesystem, compression="zstd")
             size = filesystem.get_file_info(f"{root}/{path}").size
-            added.append(AddAction(path, size, values, int(time.time() * 1000), True, json.dumps(_statistics(rows))))
+            added.append(
+                AddAction(path, size, values, int(time.time() * 1000), True, json.dumps(_statistics(table, rows)))
+            )
     return added
 
 
@@ -209,22 +211,20 @@ def _partitions(table: Table, batch: pa.Table) -> Iterable[tuple[dict[str, str],
         yield {column: str(value) for column, value in row.items()}, batch.filter(chosen).drop_columns(columns)
 
 
-def _statistics(rows: pa.Table) -> dict[str, Any]:
-    """Number of rows, and the minimum, maximum and number of nulls of each scalar column, as in Delta's log."""
+def _statistics(table: Table, rows: pa.Table) -> dict[str, Any]:
+    """Number of rows, and the minimum, maximum and number of nulls of each indexed column, as in Delta's log."""
     smallest: dict[str, Any] = {}
     largest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
-    for field in rows.schema:
-        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
-            continue
-        column = rows[field.name]
-        nulls[field.name] = column.null_count
-        if pa.types.is_boolean(field.type) or column.null_count == len(column):
+    for name in table.indexed_columns:
+        column = rows[name]
+        nulls[name] = column.null_count
+        if pa.types.is_boolean(column.type) or column.null_count == len(column):
             continue
         bounds = pc.min_max(column).as_py()
         low, high = _json_value(bounds["min"]), _json_value(bounds["max"])
         if low is not None and high is not None:
-            smallest[field.name], largest[field.name] = low, high
+            smallest[name], largest[name] = low, high
     return {"numRecords": rows.num_rows, "minValues": smallest, "maxValues": largest, "nullCount": nulls}
 
 
@@ -239,6 +239,15 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, int):
         return value
     return float(value) if hasattr(value, "as_tuple") else str(value)
+
+
+def delete_rows(lake: Lake, name: str, keys: pa.Table) -> int:
+    """Delete the rows of a table that have the values of some row of `keys` in its columns; returns how many."""
+    if not keys.num_rows:
+        return 0
+    same = " AND ".join(f'target."{column}" = source."{column}"' for column in keys.schema.names)
+    merge = lake.open(name).merge(keys, same, source_alias="source", target_alias="target")
+    return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
 
 
 def rows_of(lake: Lake, table: Table, order: str) -> list[dict[str, Any]]:

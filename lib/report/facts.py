@@ -17,7 +17,7 @@ from lib.lake.lake import Lake
 from lib.lake.query import connect
 from lib.runs import history, model_registry
 from lib.tables import contract
-from lib.tables.bronze import IGNORED, MANY_REJECTED_FRAC
+from lib.tables.bronze import IGNORED, MANY_REJECTED_FRAC, UNSHOWN
 from lib.tables.silver import CLOCKS
 
 Row = dict[str, Any]
@@ -159,7 +159,7 @@ class LakeFacts:
         rules = [
             {**row, "num_read": num_read[row["source"]]}
             for row in self.rejects
-            if row["stage"] == "clean" and row["reason"] != IGNORED and row["source"] in num_read
+            if row["stage"] == "clean" and row["reason"] not in UNSHOWN and row["source"] in num_read
         ]
         return [rule for rule in rules if rule["n"] > MANY_REJECTED_FRAC * rule["num_read"]]
 
@@ -302,6 +302,6 @@ def by_reason(rejects: list[Row], stage: str) -> Mapping[str, int]:
     """Refused records by reason over all sources, most frequent first; ignored ones are not refused."""
     totals: dict[str, int] = {}
     for row in rejects:
-        if row["stage"] == stage and row["reason"] != IGNORED:
+        if row["stage"] == stage and row["reason"] not in UNSHOWN:
             totals[row["reason"]] = totals.get(row["reason"], 0) + row["n"]
     return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))

@@ -10,6 +10,8 @@ ARRIVAL = (
 )
 
 IGNORED = "ignored"  # reason of the records that the mapping does not want; they count for no limit
+ERASED = "erased"  # reason of the records of people who asked to be forgotten
+UNSHOWN = (IGNORED, ERASED)  # reasons of records that the rejects do not repeat, and that no rule has found fault with
 MANY_REJECTED_FRAC = 0.1  # a rule that refuses more of a source's records than this is said loudly
 
 SOURCE = Table(
@@ -20,7 +22,7 @@ SOURCE = Table(
         required("source_file", TEXT, "the file's path below the log folder"),
         required("source_file_sha256", TEXT, "SHA-256 of the file's content, which identifies the file"),
         required("record_number", COUNT, "position in the file, from 1, without the header"),
-        Column("malformed", TEXT, "the whole line or record if it did not fit, else null"),
+        Column("malformed", TEXT, "the whole line or record if it did not fit, else null", personal=True),
         *ARRIVAL,
     ),
     key=("source_file_sha256", "record_number"),
@@ -62,9 +64,14 @@ REJECTS = Table(
             "reason",
             TEXT,
             "malformed, bad_value:<column>, superseded (a record with the same record_key arrived later), duplicate, "
-            "not_a_product, stray_time (far outside the days of the log), double_click, ignored or file:<what is wrong>",
+            "not_a_product, stray_time (far outside the days of the log), double_click, ignored, erased or file:<what is wrong>",
         ),
-        Column("raw", TEXT, "the record as received, as JSON; null if ignored, for bronze/<source> holds it"),
+        Column(
+            "raw",
+            TEXT,
+            "the record as received, as JSON; null if ignored (bronze/<source> holds it) or erased",
+            personal=True,
+        ),
         *ARRIVAL,
     ),
     partition_by=("stage",),

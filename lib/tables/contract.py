@@ -23,10 +23,11 @@ TAGS = pa.list_(pa.struct([pa.field("tag", pa.string()), pa.field("weight", pa.f
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type, what it means and in which unit, and whether it may be null or is volatile.
+    """One column: its Arrow type, what it means and in which unit, and whether it may be null, is volatile or personal.
 
     A volatile column (batch, run, arrival) says how a row came to be, not what it says; it is not part of a table's
-    content.
+    content. A personal one may tell who somebody is: no statistics of it are kept, for those stay in a table's log when
+    its rows are gone.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Column:
     comment: str
     nullable: bool = True
     volatile: bool = False
+    personal: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,27 @@ class Table:
         """The columns that make up the table's content: all but the volatile ones."""
         return tuple(c.name for c in self.columns if not c.volatile)
 
+    @property
+    def indexed_columns(self) -> tuple[str, ...]:
+        """The columns of whose values in a file Delta's log keeps the smallest and the largest."""
+        return tuple(
+            c.name
+            for c in self.columns
+            if not c.personal
+            and c.name not in self.partition_by
+            and not (pa.types.is_nested(c.type) or pa.types.is_binary(c.type))
+        )
+
     def with_source_columns(self, names: tuple[str, ...]) -> "Table":
         """The contract of an open table for one source, whose own columns (all text) come first."""
         assert self.open, f"{self.name} takes no further columns"
-        own = tuple(Column(name, TEXT, "as received") for name in names)
+        own = tuple(Column(name, TEXT, "as received", personal=True) for name in names)
         return replace(self, columns=own + self.columns, open=False)
 
 
-def required(name: str, type: pa.DataType, comment: str) -> Column:
+def required(name: str, type: pa.DataType, comment: str, *, personal: bool = False) -> Column:
     """A column that is never null."""
-    return Column(name, type, comment, nullable=False)
+    return Column(name, type, comment, nullable=False, personal=personal)
 
 
 def volatile(name: str, type: pa.DataType, comment: str, *, nullable: bool = False) -> Column:

@@ -27,7 +27,7 @@ USER_PROFILES = Table(
     comment="One user as of one time: recency, frequency, spend, rates, active hours, interest tags. Without bots.",
     version=2,
     columns=(
-        required("user_key", TEXT, "keyed pseudonym"),
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
         AS_OF,
         required("first_event_at", TIME, "the user's first event"),
         required("last_event_at", TIME, "the user's last event before as_of"),
@@ -107,7 +107,7 @@ INTERACTIONS = Table(
     comment="One user-item pair at one moment: what was known before any as_of is the sum of its rows before then.",
     version=2,
     columns=(
-        required("user_key", TEXT, "keyed pseudonym"),
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
         required("item_id", TEXT, "the source's item id"),
         required("event_time", TIME, "when it happened, UTC"),
         required("split", TEXT, "train before valid_from, valid before test_from, test from then on"),
@@ -125,7 +125,7 @@ EXAMPLES = Table(
     comment="One user as of one time: features from before as_of, label from the window after it.",
     version=1,
     columns=(
-        required("user_key", TEXT, "keyed pseudonym"),
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
         AS_OF,
         required("split", TEXT, "train, valid or test; each has its own as_of"),
         required("features", VECTOR, "scaled to 0..1 with the bounds of gold/scaling, in the order of its positions"),
@@ -166,7 +166,7 @@ VECTORS_TABLE = Table(
         required("model", TEXT, "als, two_tower, encoder"),
         required("version", TEXT, "the model's version: its run's id"),
         required("kind", TEXT, "user or item"),
-        required("id", TEXT, "user_key or item_id"),
+        required("id", TEXT, "user_key or item_id", personal=True),
         required("values", VECTOR, "the vector"),
         AS_OF,
     ),
@@ -183,7 +183,7 @@ RECOMMENDATIONS = Table(
         AS_OF,
         required("strategy", TEXT, "popularity, rebuy, item_to_item, als, two_tower"),
         required("question", TEXT, "all: every item; new: items the user had not interacted with before as_of"),
-        required("user_key", TEXT, "keyed pseudonym"),
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
         required("rank", INT, "from 1"),
         required("item_id", TEXT, "the source's item id"),
         required("score", REAL, "the strategy's own score; comparable within a strategy only"),
@@ -246,7 +246,7 @@ DECISIONS = Table(
     columns=(
         required("episode_id", TEXT, "the session, or the impression in a log without users"),
         required("step", INT, "from 0"),
-        Column("user_key", TEXT, "keyed pseudonym; null where the log names no user"),
+        Column("user_key", TEXT, "keyed pseudonym; null where the log names no user", personal=True),
         required("event_time", TIME, "when the decision was made"),
         required("split", TEXT, "train, valid or test (from as_of on), by the episode's first decision"),
         required("state", VECTOR, "features of the user and the session so far"),

@@ -66,4 +66,15 @@ FILES = Table(
     key=("location",),
 )
 
-TABLES = (RUNS, MODELS, FILES)
+ERASURES = Table(
+    name="ops/erasures",
+    comment="One person who asked to be forgotten, and of whom nothing is kept that tells who it was.",
+    version=1,
+    columns=(
+        required("digest", TEXT, "keyed hash of the user's pseudonym: by it clean refuses records that arrive later"),
+        required("erased_at", TIME, "when it was asked last"),
+    ),
+    key=("digest",),
+)
+
+TABLES = (RUNS, MODELS, FILES, ERASURES)

@@ -30,7 +30,7 @@ EVENTS = Table(
         required(
             "event_id", TEXT, "SHA-256 over the format's name, the source's fields as received and the event type"
         ),
-        Column("user_key", TEXT, "keyed pseudonym, 32 hex digits; null where the log names no user"),
+        Column("user_key", TEXT, "keyed pseudonym, 32 hex digits; null where the log names no user", personal=True),
         required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),
         required("event_type", TEXT, "one of " + ", ".join(EVENT_TYPES)),
         required("event_time", TIME, "when it happened, UTC"),
@@ -44,7 +44,7 @@ EVENTS = Table(
         Column("price", MONEY, "of one piece, in `currency`"),
         Column("currency", TEXT, "ISO 4217"),
         Column("rating", REAL, "on the source's scale"),
-        Column("order_id", TEXT, "keyed pseudonym of the source's order, 32 hex digits"),
+        Column("order_id", TEXT, "keyed pseudonym of the source's order, 32 hex digits", personal=True),
         Column("request_id", TEXT, "joins a click to its impression"),
         Column("position", INT, "position of the impression in its session or page, from 1"),
         Column("propensity", REAL, "logged probability of showing this item, above 0, at most 1"),
