@@ -34,21 +34,32 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def lake_folder(path: str) -> str:
-    """The lake's path as given, if it is a folder that every engine reads.
+def hidden_credentials(address: str) -> str:
+    """An address without what stands before its host."""
+    return re.sub(r"//[^/]*@", "//...@", address)
+
+
+def lake_place(path: str) -> str:
+    """The lake's path as given, if it is a folder, or an address of an object store, that every engine reads.
 
     Raises:
-        ValueError: it is an address, or holds characters that an engine reads otherwise.
+        ValueError: it is another address, or holds characters that an engine reads otherwise.
     """
     if not path.strip():
-        raise ValueError("should be a folder; nothing was given")
+        raise ValueError("should be a folder or s3://bucket/folder; nothing was given")
     address = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", path)
-    if address:
+    if address and address[1] != "s3":
         hint = (
             "give the folder's path itself" if address[1].lower() == "file" else "mount the store and give its folder"
         )
-        raise ValueError(f"should be a folder of a file system that every node mounts, not an address; {hint}")
-    whole = str(Path(path).expanduser().absolute())
+        raise ValueError(f"should be a folder or s3://bucket/folder, not another address; {hint}")
+    if address and "@" in path:
+        raise ValueError(
+            "should hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
+    if address and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.=-]+)+/?", path):
+        raise ValueError("should be s3://bucket/folder, of letters, digits and _.=- in the folder's names")
+    whole = path if address else str(Path(path).expanduser().absolute())
     unread = re.search(r"%[0-9A-Fa-f]{2}|[\\#?\x00-\x1f\x7f\ud800-\udfff]", whole)
     if unread:
         where = "" if unread[0] in path else f" (it is in {whole})"
@@ -64,14 +75,14 @@ class LakeSettings(Section):
     path: str = Field(
         "lake",
         min_length=1,
-        description="folder of the lake, on a file system that every node mounts; one lake holds one shop. An "
-        "object-store address is refused, until it works",
+        description="folder of the lake, on a file system that every node mounts, or s3://bucket/folder on an object store; "
+        "one lake holds one shop. A store's keys, endpoint and region come from the environment (AWS_ACCESS_KEY_ID ...)",
     )
 
     @field_validator("path")
     @classmethod
-    def is_a_folder(cls, value: str) -> str:
-        return lake_folder(value)
+    def is_a_place(cls, value: str) -> str:
+        return lake_place(value)
 
 
 class LogSettings(Section):
@@ -321,7 +332,7 @@ def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
         fields = SHARED_SECTIONS[section].model_fields if section in SHARED_SECTIONS else settings.own_fields()
         return f"unknown setting {location}; known in {section!r} are {', '.join(fields)}{more}"
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{location} = {first['input']!r}: {expected}{more}"
+    return f"{location} = {hidden_credentials(repr(first['input']))}: {expected}{more}"
 
 
 def _end_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

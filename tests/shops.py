@@ -61,7 +61,7 @@ class Shop:
         said = io.StringIO()
         with redirect_stdout(said):
             try:
-                code = walk(plan(names_between(first, last), [*places, *flags]), Path(self.lake.path), print)
+                code = walk(plan(names_between(first, last), [*places, *flags]), self.lake, print)
             except (JobError, ValueError) as error:
                 print(error)
                 code = 1

@@ -190,7 +190,9 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
     lake = tmp_path / "lake"
     places = ["--lake.path", str(lake), "--log.path", str(tmp_path / "log"), "--log.format", str(tmp_path / "own.yaml")]
     stages = plan([name for name in ORDER if name != "simulate"], [*places, "--cluster.driver-memory=1g"])
-    assert walk(stages, lake, lambda line: None) == 0  # and no Ray cluster starts, for no job has anything to do there
+    assert (
+        walk(stages, Lake(str(lake)), lambda line: None) == 0
+    )  # and no Ray cluster starts, for no job has anything to do there
 
     said = capsys.readouterr().out.splitlines()
     status = {row["job"]: row["status"] for row in history.runs(Lake(str(lake)))}

@@ -1,15 +1,14 @@
 """The shop's product pictures as the lake holds them: which are used, and their bytes, decoded a few at a time."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.fs as pafs
 
 from gan.arrays import Picture
 from gan.training.dataset import hashed_order
 from gan.training.decoding import MAX_FILE_BYTES, decode
+from lib.lake.places import filesystem_of
 
 COLUMNS = ("item_id", "source_file_sha256", "bytes", "uri")
 ROWS_PER_READ = 64  # pictures in memory at a time, encoded
@@ -47,7 +46,7 @@ def read_pictures(images: pads.Dataset, chosen: Mapping[str, str], resolution: i
 def read_content(uri: str) -> bytes | None:
     """The bytes of the file at a path or URI; None where there is none, or one too large for a picture."""
     try:
-        filesystem, path = pafs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
+        filesystem, path = filesystem_of(uri)
         info = filesystem.get_file_info(path)
         if not info.is_file or info.size > MAX_FILE_BYTES:
             return None

@@ -5,7 +5,6 @@ training is started again under the same name, it resumes from the last checkpoi
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from ray import train
@@ -14,6 +13,7 @@ from ray.train.torch import get_device
 from gan.training import dataset as pictures
 from gan.training.loop import TrainOptions, TrainState, new_state, train_epoch
 from lib.engines.ray_train import fit_on_workers, last_state, report_epoch
+from lib.lake.lake import Lake
 from lib.settings import ClusterSettings
 
 
@@ -21,7 +21,8 @@ from lib.settings import ClusterSettings
 class Task:
     """What a worker is given."""
 
-    prepared: str  # the prepared file, on a file system that every node mounts
+    lake: Lake
+    prepared: str  # the prepared file, below the lake
     options: TrainOptions
     use_gpu: bool
 
@@ -33,7 +34,7 @@ def train_worker(config: dict[str, Task]) -> None:
     context = train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = get_device() if task.use_gpu else torch.device("cpu")
-    share = pictures.read_training_share(Path(task.prepared), rank=rank, num_workers=num_workers)
+    share = pictures.read_training_share(task.lake.local(task.prepared), rank=rank, num_workers=num_workers)
     pixels, labels = torch.from_numpy(share.pixels).to(device), torch.from_numpy(share.labels).to(device)
     state = new_state(task.options, device)
     reached = last_state()
@@ -46,14 +47,17 @@ def train_worker(config: dict[str, Task]) -> None:
         report_epoch(state.state_dict(), row)
 
 
-def fit(prepared: Path, options: TrainOptions, cluster: ClusterSettings, *, name: str, max_failures: int) -> TrainState:
-    """Train on a prepared file and return the final state; checkpoints lie beside the file.
+def fit(
+    lake: Lake, prepared: str, options: TrainOptions, cluster: ClusterSettings, *, name: str, max_failures: int
+) -> TrainState:
+    """Train on a prepared file below the lake and return the final state; checkpoints lie beside the file.
 
     A training that was begun there under the same name resumes from its last checkpoint. Lost workers are started again up to
     `max_failures` times.
     """
-    task = Task(str(prepared), options, cluster.use_gpu)
-    last = fit_on_workers(train_worker, task, cluster, name=name, storage=prepared.parent, max_failures=max_failures)
+    task = Task(lake.absolute(), prepared, options, cluster.use_gpu)
+    storage = lake.uri(prepared.rpartition("/")[0])
+    last = fit_on_workers(train_worker, task, cluster, name=name, storage=storage, max_failures=max_failures)
     state = new_state(options, torch.device("cpu"))
     state.load_state_dict(last)
     return state

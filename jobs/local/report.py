@@ -23,8 +23,8 @@ class ReportSettings(JobSettings):
 
 def main(settings: ReportSettings) -> None:
     with start_run("report", settings) as run:
-        page = write_report(run.lake.folder, Path(settings.out) if settings.out else None, name=settings.name)
-        run.log(f"wrote {page}", bytes=page.stat().st_size)
+        page = write_report(run.lake, Path(settings.out) if settings.out else None, name=settings.name)
+        run.log(f"wrote {page}")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def read_model(run: Run) -> Model:
     row = run.current_model(MODEL)
     if row is None:
         run.skip("there is no generator of pictures: train_gan has registered none")
-    folder = run.lake.folder / row["uri"]
+    folder = run.lake.local(row["uri"])
     return Model(
         version=row["version"],
         trained_on={read["table"]: read["version"] for read in row["inputs"] if read["table"] == "bronze/images"},

@@ -179,7 +179,7 @@ def task_of(run: Run, settings: TrainEncoderSettings, *, with_encoder: bool = Tr
     num_workers = settings.cluster.num_workers
     tables = ["gold/examples", "gold/interactions"] + (["silver/items"] if run.has("silver/items") else [])
     task = Task(
-        lake=settings.lake.path if "://" in settings.lake.path else str(run.lake.folder),
+        lake=run.lake.absolute().path,
         versions={table: run.version_of(table) for table in tables},
         as_of=run.as_of,
         valid_from=validation_from(run),
@@ -247,7 +247,7 @@ def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State
         task,
         settings.cluster,
         name=run.run_id,
-        storage=run.files("encoder"),
+        storage=run.storage("encoder"),
         max_failures=settings.max_failures,
     )
     return states
@@ -287,7 +287,7 @@ def publish_encoder(run: Run, task: Task, states: dict[str, State], settings: Tr
 def encoder_scores(run: Run, chosen: PurchaseEncoder, valid: Examples, current: Row) -> Scores:
     """The log likelihoods of the labels of valid by the encoder that was chosen on it, and by the current version's."""
     new = {"log likelihood": log_likelihoods(chosen, valid)}
-    file = run.lake.folder / current["uri"] / f"{judged('encoder')}.pt"
+    file = run.lake.local(current["uri"]) / f"{judged('encoder')}.pt"
     num_features = chosen.hidden.in_features
     try:
         before = encoder_of(torch.load(file, map_location="cpu", weights_only=True), num_features)

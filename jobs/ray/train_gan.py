@@ -201,7 +201,7 @@ def scores(
     run: Run, prepared: PreparedPictures, known: Mapping[int, CategoryQuality], generator: KeptGenerator, current: Row
 ) -> Scores:
     """Both generators' quality and coverage, against the same pictures, in the classes that both know."""
-    file = run.lake.folder / current["uri"] / GENERATOR_FILE
+    file = run.lake.local(current["uri"]) / GENERATOR_FILE
     try:
         before = KeptGenerator.load(file)
     except UNREADABLE:
@@ -242,9 +242,12 @@ def main(settings: TrainGanSettings) -> None:
         prepared = dataset.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
         path = run.files(MODEL) / PREPARED_FILE
         dataset.write(prepared, path)
+        run.keep_files()
         options = train_options(settings, num_classes=len(prepared.classes))
         with ray_session(settings.cluster):
-            state = fit(path, options, settings.cluster, name=run.run_id, max_failures=settings.max_failures)
+            state = fit(
+                run.lake, run.uri(path), options, settings.cluster, name=run.run_id, max_failures=settings.max_failures
+            )
         last = state.history[-1]
         losses = {"loss_d": last["loss_discriminator"], "loss_g": last["loss_generator"]}
         run.log("trained", epochs=state.num_epochs_done, **losses)

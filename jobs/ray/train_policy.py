@@ -32,7 +32,7 @@ from rl.dataset.logged import RewardWeights
 from rl.learning import qnet
 from rl.learning.tabular import TabularQ, fit_tabular
 from rl.learning.train import DqnOptions, train_dqn
-from rl.market.truth import LOG_FOLDER, Simulation, is_known, logging_values, policy_values
+from rl.market.truth import Simulation, is_known, logging_values, policy_values
 from rl.ope.rows import Row, logging_rows, policy_rows, true_rows
 from rl.ope.target import choose_temperature, on_log
 from rl.ope.valuation import Valuation, Verdict, verdict
@@ -236,12 +236,11 @@ def choose_policies(
 
 def simulation(run: Run, dataset: str, settings: TrainPolicySettings) -> Simulation | None:
     """The sessions of `dataset`, to be simulated for true values; None where the log is not the simulator's."""
-    folder = run.lake.folder / LOG_FOLDER
-    if run.mapping.name != "market" or not is_known(folder):
+    if run.mapping.name != "market" or not is_known(run.lake):
         return None
     times = run.times.at(run.as_of)
     return Simulation(
-        folder,
+        run.lake.absolute(),
         since=times.test_from if dataset == "test" else times.valid_from,
         until=times.end if dataset == "test" else times.test_from,
         rewards=RewardWeights(**json.loads(run.property_of("gold/decisions", REWARD_WEIGHTS))),

@@ -133,7 +133,7 @@ def scores(run: SparkRun, fit: DataFrame | None, interactions: DataFrame, curren
 
 def stored_fits(run: SparkRun, version: str) -> DataFrame:
     """The rows of gold/vectors, as it is now, of a version of this model."""
-    stored = run.spark.read.format("delta").load(run.lake.uri("gold/vectors"))
+    stored = run.spark.read.format("delta").load(run.address("gold/vectors"))
     return stored.where((F.col("model") == MODEL) & F.col("version").isin(version, judged(version)))
 
 

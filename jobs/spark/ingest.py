@@ -82,7 +82,7 @@ def find(run: SparkRun, settings: IngestSettings) -> tuple[list[LogFile], dict[s
     Raises:
         ValueError: there is no log, or none of its files belongs to a source.
     """
-    log = settings.log.path or str(run.lake.folder / "raw" / "market")
+    log = settings.log.path or run.lake.uri("raw/market")
     files, num_strangers = find_files(log, run.mapping)
     if not files:
         patterns = ", ".join(run.mapping.file_patterns)

@@ -19,6 +19,8 @@ from pyspark.sql import DataFrame, SparkSession
 from lib.engines.spark import SparkRun, start_run
 from lib.settings import JobSettings
 from rl.market.log_files import (
+    LOG_FOLDER,
+    TRUTH_FOLDER,
     WRITTEN,
     make_folders,
     read_manifest,
@@ -27,7 +29,7 @@ from rl.market.log_files import (
     write_manifest,
     write_pictures,
 )
-from rl.market.market import NUM_ITEMS, Market
+from rl.market.market import MANIFEST, NUM_ITEMS, Market
 from rl.market.pictures import SIZE, draw_picture
 from rl.market.products import Attributes, drawn_attributes, photographed_attributes
 
@@ -86,6 +88,8 @@ def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
     """Write the whole log below `raw`, the manifest last."""
     attributes, photographs = read_catalogue(settings)
     market = Market(attributes, settings.seed, settings.num_users, settings.days, settings.sessions_per_user)
+    for folder in (LOG_FOLDER, TRUTH_FOLDER):
+        run.lake.clear(f"raw/{folder}")  # what an earlier simulation left there
     make_folders(raw)
     write_catalogue(raw, attributes)
     if photographs is None:
@@ -94,16 +98,19 @@ def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
     else:
         write_pictures(raw, attributes.item_id, photographs, side=PHOTOGRAPH_SIDE)
     run.log("drew the catalogue", items=len(attributes.item_id))
-    write = partial(write_events, market=market, bots_per_user=settings.bots_per_user, raw=raw)
+    write = partial(write_events, market=market, bots_per_user=settings.bots_per_user, raw=raw, keep=run.lake.keep)
     written = ranges(run.spark, settings.num_users, settings.num_files).mapInArrow(write, WRITTEN).toArrow()
     records, dirty = (sum(written[name].to_pylist()) for name in ("num_records", "num_dirty"))
     run.log("wrote the log", files=written.num_rows, records=records, dirty=dirty)
+    run.lake.keep(raw)
     write_manifest(raw, {"simulate": own_settings(settings), "market": market.settings})
+    run.lake.keep(raw)
 
 
 def main(settings: SimulateSettings) -> None:
     with start_run("simulate", settings) as run:
         raw = run.lake.folder / "raw"
+        run.lake.local(f"raw/{LOG_FOLDER}/{MANIFEST}")
         manifest = read_manifest(raw)
         if manifest is not None and manifest["simulate"] == own_settings(settings):
             run.log("the log is there already")

@@ -16,9 +16,9 @@ from lib.cleaning.batches import COUNTS, DAYS, FORMS, GATHERED
 from lib.engines.arrow_tasks import files_of, gathered
 from lib.formats.columns import locate
 from lib.formats.json_lines import nested_texts
-from lib.formats.log_files import filesystem_of
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
+from lib.lake.places import filesystem_of
 from lib.runs.errors import PrivateValueError
 from lib.tables.bronze import IGNORED, REJECTS
 from lib.tables.silver import EVENTS

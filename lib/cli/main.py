@@ -16,7 +16,7 @@ from lib.cli import submit as submitting
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import EXIT_CODES, ExitCode, ending_of, one_line
-from lib.settings import ClusterSettings, lake_folder
+from lib.settings import ClusterSettings, hidden_credentials, lake_place
 from lib.tables import contract
 
 app = typer.Typer(
@@ -25,7 +25,9 @@ app = typer.Typer(
 console = Console(highlight=False, markup=False, emoji=False)  # texts from a lake or a user may contain brackets
 SIGNALLED = 128  # a shell's exit code of a command that a signal ended: this and the signal's number
 FLAGS_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
-LakePath = Annotated[str, typer.Option("--lake", help="Folder of the lake.")]  # a Path would shorten s3:// to s3:/
+LakePath = Annotated[
+    str, typer.Option("--lake", help="The lake's folder, or s3://bucket/folder.")
+]  # a Path would shorten s3:// to s3:/
 
 
 @app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
@@ -48,8 +50,8 @@ def run(
     from lib.cli.jobs import names_between, plan  # noqa: PLC0415
     from lib.cli.walk import JobError, walk  # noqa: PLC0415 - the jobs' modules take seconds to load
 
-    folder = _folder(lake)
-    arguments = ["--lake.path", str(folder)]
+    place = _lake(lake)
+    arguments = ["--lake.path", place.path]
     names = names_between(first, last)
     if logs is not None:
         arguments += ["--log.path", _place_of(logs, "--logs")]
@@ -61,11 +63,11 @@ def run(
     if config is not None:
         arguments += ["--config", str(config.absolute())]
     try:
-        code = walk(plan(names, [*arguments, *context.args]), folder, _show)
+        code = walk(plan(names, [*arguments, *context.args]), place, _show)
     except JobError as failure:
         console.print(Text.assemble(("failed", "red"), f"  {failure}"), soft_wrap=True)
         raise typer.Exit(failure.code) from None
-    _print_summary(folder)
+    _print_summary(place)
     raise typer.Exit(code)
 
 
@@ -160,8 +162,8 @@ def maintain(context: typer.Context, lake: LakePath = "lake") -> None:
     from lib.cli.jobs import plan  # noqa: PLC0415
     from lib.cli.walk import walk  # noqa: PLC0415
 
-    folder = _held(lake).folder
-    walk(plan(["maintain"], ["--lake.path", str(folder), *context.args]), folder, _show)
+    held = _held(lake)
+    walk(plan(["maintain"], ["--lake.path", held.path, *context.args]), held, _show)
 
 
 @app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
@@ -180,17 +182,17 @@ def erase(
     from lib.cli.jobs import plan  # noqa: PLC0415
     from lib.cli.walk import walk  # noqa: PLC0415
 
-    folder = _held(lake).folder
+    held = _held(lake)
     mapping = str(Path(format).absolute()) if Path(format).is_file() else format
     arguments = [
         "--lake.path",
-        str(folder),
+        held.path,
         "--log.format",
         mapping,
         f"--erase.users={json.dumps(users or [])}",
         *context.args,
     ]
-    walk(plan(["erase"], arguments), folder, _show)
+    walk(plan(["erase"], arguments), held, _show)
 
 
 @app.command()
@@ -221,8 +223,7 @@ def report(
     """Write the HTML report of a lake, one self-contained page, and print its path."""
     from lib.report import write_report  # noqa: PLC0415
 
-    _held(lake)
-    print(write_report(_folder(lake), out))
+    print(write_report(_held(lake), out))
 
 
 def main() -> None:
@@ -236,16 +237,16 @@ def main() -> None:
         raise SystemExit(ExitCode.WRONG_SETTING if is_usage else end.code) from None
 
 
-def _folder(lake: str) -> Path:
-    """The lake's folder.
+def _lake(lake: str) -> Lake:
+    """The lake at a place.
 
     Raises:
         ValueError: it is none that every engine reads.
     """
     try:
-        return Lake(lake_folder(lake)).folder
+        return Lake(lake_place(lake)).absolute()
     except ValueError as error:
-        raise ValueError(f"--lake {lake}: {error}") from None
+        raise ValueError(f"--lake {hidden_credentials(lake)}: {error}") from None
 
 
 def _place_of(logs: str, option: str) -> str:
@@ -263,12 +264,12 @@ def _place_of(logs: str, option: str) -> str:
 
 
 def _held(lake: str) -> Lake:
-    """The lake in a folder.
+    """The lake at a place.
 
     Raises:
         ValueError: it holds no table.
     """
-    held = Lake(str(_folder(lake)))
+    held = _lake(lake)
     if not held.tables():
         raise ValueError(f"--lake {lake}: there is no table; `cartwheel run --lake {lake}` makes a lake")
     return held
@@ -278,7 +279,7 @@ def _show(line: str) -> None:
     print(line, flush=True)
 
 
-def _print_summary(lake: Path) -> None:
+def _print_summary(lake: Lake) -> None:
     from lib.report import summary_rows  # noqa: PLC0415
 
     grid = Grid(box=None, show_header=False)

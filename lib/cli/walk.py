@@ -26,18 +26,18 @@ class JobError(Exception):
         self.code = code
 
 
-def walk(stages: Sequence[Stage], lake: Path, show: Callable[[str], None]) -> int:
+def walk(stages: Sequence[Stage], lake: Lake, show: Callable[[str], None]) -> int:
     """Run the stages whose inputs, settings or code have changed; returns 3 if a bad file was set aside, else 0.
 
     Raises:
         JobError: a job ended with an error, in one line.
         ValueError: another walk is running on this lake, or the lake cannot be written.
     """
-    require_writable(Lake(str(lake)))
-    log = lake / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
+    require_writable(lake)
+    log = lake.folder / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     exit_code: int = ExitCode.DONE
-    with _only_walk(lake), _noise_to(log), _ray_when_needed(stages, log) as ray_address:
+    with _only_walk(lake.folder), _noise_to(log), _ray_when_needed(stages, log) as ray_address:
         for number, stage in enumerate(stages, 1):
             show(f"[{number}/{len(stages)}] {stage.job.name}: {stage.job.does}")
             outcome = None if stage.job.finds_new_files else outcome_if_unchanged(stage.job, stage.settings)

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
 
-from lib.formats.log_files import filesystem_of
 from lib.lake.lake import Lake
+from lib.lake.places import filesystem_of
 from lib.lake.writes import conform, write_files
 from lib.tables import Table
 

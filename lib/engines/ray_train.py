@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lib.lake.places import filesystem_of, is_address
 from lib.settings import ClusterSettings
 
 LOCAL_LOGICAL_CPUS = 4  # more workers would only compete for two cores
@@ -62,17 +63,18 @@ def fit_on_workers(
     cluster: ClusterSettings,
     *,
     name: str,
-    storage: Path,
+    storage: str,
     max_failures: int,
 ) -> Any:
     """Run `worker({"task": task})` on every training worker; returns the state last given to `report_epoch`.
 
-    A training run of the same name continues from its last checkpoint under `storage`; lost workers are restarted up to
-    `max_failures` times.
+    A training run of the same name continues from its last checkpoint under `storage`, a folder or an address; lost
+    workers are restarted up to `max_failures` times.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig  # noqa: PLC0415
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
+    filesystem, folder = filesystem_of(storage)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", REPORT_SECONDS)
     trainer = TorchTrainer(
         worker,
@@ -81,7 +83,8 @@ def fit_on_workers(
         scaling_config=scaling_config(cluster),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=folder,
+            storage_filesystem=filesystem if is_address(storage) else None,
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
         ),

@@ -26,6 +26,7 @@ from pyspark.sql.types import StructType
 from lib.engines.arrow_tasks import PARTS, TABLE_FILES, apply_to_shard, write_rows, written
 from lib.formats.mapping import LogMapping
 from lib.formats.money import has_several
+from lib.lake.places import STORE, hadoop_options
 from lib.lake.writes import commit_files, remove_files, transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
@@ -42,6 +43,12 @@ ON_ONE_MACHINE = {
     "spark.driver.host": "localhost",
     "spark.driver.bindAddress": "127.0.0.1",
 }
+
+SPARKS_STORE = "s3a://"  # what Hadoop's connector calls the store that all others call STORE
+STORE_CONNECTOR = (
+    "org.apache.hadoop:hadoop-aws:3.5.0"  # for Spark's own reading: 674 MB, fetched where a lake is on a store
+)
+PACKAGES = "spark.jars.packages"
 
 LEAST_SHARD_ROWS = 20_000  # smaller shards cost more than they save
 TASK_BYTES = 64 << 20  # of a table's files that one task reads
@@ -72,6 +79,10 @@ def session(settings: JobSettings) -> SparkSession:
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{ROOT / 'conf' / 'log4j2.properties'}",
         }
     )
+    if settings.lake.path.startswith(STORE):
+        defaults |= hadoop_options()
+        if not submitted:
+            defaults[PACKAGES] = f"{defaults[PACKAGES]},{STORE_CONNECTOR}"
     if submitted:
         SparkContext._ensure_initialized()  # SparkConf is empty until it knows the JVM of spark-submit
     given = dict(SparkConf().getAll()) if submitted else defaults
@@ -96,7 +107,11 @@ class SparkRun(runs.Run):
         version = self.lake.kept_version(table, self.version_of(table))
         self.lake.open(table, version)
         reader = self.spark.read.format("delta").option("versionAsOf", version)
-        return reader.load(self.lake.uri(table))
+        return reader.load(self.address(table))
+
+    def address(self, table: str) -> str:
+        """Where Spark finds a table."""
+        return self.lake.uri(table).replace(STORE, SPARKS_STORE, 1)
 
     def read_or_empty(self, table: str) -> DataFrame:
         """An input table at its pinned version, or no rows of its contract where the lake has none."""
@@ -156,6 +171,7 @@ class SparkRun(runs.Run):
         They replace the table's content, or its partitions `where`, or are appended. `declared` is the contract of an open
         table with its source's own columns.
         """
+        self.keep_files()
         transaction = transaction_id(self.job.name, table, where)
         if self.lake.last_committed_run(table, transaction) >= self.number:
             remove_files(self.lake, table, files)

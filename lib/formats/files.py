@@ -4,8 +4,9 @@ from pathlib import PurePosixPath
 
 import pyarrow.fs as pafs
 
-from lib.formats.log_files import LogFile, filesystem_of
+from lib.formats.log_files import LogFile
 from lib.formats.mapping import LogMapping
+from lib.lake.places import filesystem_of
 
 
 def find_files(log: str, mapping: LogMapping) -> tuple[list[LogFile], int]:

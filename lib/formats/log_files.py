@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from gzip import BadGzipFile, GzipFile
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs as pafs
+
+from lib.lake.places import filesystem_of
 
 BLOCK_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 20
@@ -49,14 +49,6 @@ class LogFile:
     num_bytes: int
     source: str
     modified_at: datetime | None = None
-
-
-def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or a URI, and the path in it."""
-    if "://" in location:
-        filesystem, path = pafs.FileSystem.from_uri(location)
-        return filesystem, path
-    return pafs.LocalFileSystem(), str(Path(location).absolute())
 
 
 @contextmanager

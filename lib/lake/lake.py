@@ -1,6 +1,9 @@
 """The lake: where tables and files are, and which version of a table holds its newest data."""
 
 import errno
+import hashlib
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +17,15 @@ import pyarrow.fs as pafs
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
+from lib.lake.places import (
+    download,
+    filesystem_of,
+    is_address,
+    names_in,
+    require_answer,
+    storage_options,
+    upload,
+)
 from lib.runs.errors import RetryableError, SettingError
 from lib.tables import Table, contract
 
@@ -39,31 +51,62 @@ UNREADABLE_FEATURES = frozenset({"deletionVectors", "columnMapping"})
 
 @dataclass(frozen=True)
 class Lake:
-    """One shop's tables and files below one folder or object-store URI."""
+    """One shop's tables and files below one folder, or below the address of an object store."""
 
     path: str
 
-    def uri(self, table: str) -> str:
-        """Path or URI of the table `<layer>/<name>`."""
-        return f"{self.path.rstrip('/')}/{table}" if "://" in self.path else str(self.folder / table)
+    def uri(self, below: str) -> str:
+        """Path or address of the table `<layer>/<name>`, or of anything else below the lake."""
+        return f"{self.path.rstrip('/')}/{below}" if self.is_remote else str(self.folder / below)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies on an object store."""
+        return is_address(self.path)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rstrip("/").rpartition("/")[2] if self.is_remote else self.folder.name
 
     @cached_property
     def folder(self) -> Path:
-        """The lake as a folder, for its files: on a file system that every node mounts."""
-        return Path(self.path).expanduser().absolute()
+        """The lake as a folder, on a file system that every node mounts; of one on a store, the copy of its files here."""
+        if not self.is_remote:
+            return Path(self.path).expanduser().absolute()
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return caches / "cartwheel" / "stores" / hashlib.sha256(self.path.rstrip("/").encode()).hexdigest()[:16]
 
     def absolute(self) -> "Lake":
         """The same lake, for a process with another working folder."""
-        return self if "://" in self.path else Lake(str(self.folder))
+        return self if self.is_remote else Lake(str(self.folder))
 
     def files(self, kind: str, run_id: str) -> Path:
         """The folder of one run's files, `<lake>/files/<kind>/<run_id>`, created if missing."""
-        folder = self.folder / "files" / kind / run_id
+        folder = self.local(f"files/{kind}/{run_id}")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def local(self, uri: str) -> Path:
+        """A file or folder below the lake, as a path on this machine; from a store it is copied first."""
+        if self.is_remote:
+            download(self.uri(uri), self.folder / uri)
+        return self.folder / uri
+
+    def keep(self, path: Path) -> None:
+        """Bring a file or folder below `folder` to where the lake lies: nothing is to be done but on a store."""
+        if self.is_remote:
+            upload(path, self.uri(path.relative_to(self.folder).as_posix()))
+
+    def clear(self, uri: str) -> None:
+        """Remove a folder of files below the lake."""
+        shutil.rmtree(self.folder / uri, ignore_errors=True)
+        if self.is_remote:
+            filesystem, path = filesystem_of(self.uri(uri))
+            filesystem.delete_dir_contents(path, missing_dir_ok=True)
+
     def exists(self, table: str) -> bool:
-        return bool(DeltaTable.is_deltatable(self.uri(table)))
+        return bool(DeltaTable.is_deltatable(self.uri(table), storage_options(self.path)))
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
         """The Delta table at a version (default: the latest).
@@ -71,7 +114,7 @@ class Lake:
         Raises:
             ValueError: it has another contract version, or uses a feature that Ray and DuckDB read wrongly.
         """
-        delta = DeltaTable(self.uri(table), version=version)
+        delta = DeltaTable(self.uri(table), version=version, storage_options=storage_options(self.path))
         features = set(delta.protocol().reader_features or ()) & UNREADABLE_FEATURES
         if features:
             raise ValueError(
@@ -108,13 +151,12 @@ class Lake:
     def dataset(self, table: str, version: int | None = None) -> ds.Dataset:
         """The table as an Arrow dataset, at a version or the latest, with projection and filters pushed down to its files.
 
-        Arrow reads local files itself. Otherwise its threads would call back into Python, which aborts the process if
-        they do so while it exits.
+        Arrow reads the files itself. Otherwise its threads would call back into Python, which aborts the process if they
+        do so while it exits.
         """
         delta = self.open(table, None if version is None else self.kept_version(table, version))
-        if "://" in self.path:
-            return delta.to_pyarrow_dataset()
-        return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(self.uri(table), pafs.LocalFileSystem()))
+        filesystem, root = filesystem_of(self.uri(table))
+        return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, filesystem))
 
     def data_files(self, table: str, version: int | None = None) -> list[tuple[str, int]]:
         """Path or URI and size in bytes of each file of a table, at a version or the latest."""
@@ -135,27 +177,23 @@ class Lake:
 
     def sources(self) -> list[str]:
         """The bronze tables of the mapping's sources, by name."""
-        bronze = self.folder / "bronze"
-        names = sorted(f"bronze/{folder.name}" for folder in bronze.iterdir()) if bronze.is_dir() else []
+        names = [f"bronze/{name}" for name in names_in(self.uri("bronze"))]
         return [name for name in names if name not in ("bronze/images", "bronze/rejects") and self.exists(name)]
 
     def tables(self) -> list[str]:
         """Every table that the lake holds, in the order of its layers."""
         found = []
         for layer in ("bronze", "silver", "gold", "ops"):
-            folder = self.folder / layer
-            names = sorted(f"{layer}/{entry.name}" for entry in folder.iterdir()) if folder.is_dir() else []
-            found += [name for name in names if self.exists(name)]
+            found += [name for entry in names_in(self.uri(layer)) if self.exists(name := f"{layer}/{entry}")]
         return found
 
     def ensure(self, table: Table, properties: Mapping[str, str] | None = None) -> DeltaTable:
         """Create the table by its contract if it is missing, and add what it lacks: nullable columns, checks, `properties`."""
         assert set(properties or {}) <= set(table.properties), f"{table.name} declares no such property"
         wanted = {**(properties or {}), INDEXED_COLUMNS: ",".join(table.indexed_columns)}
-        uri = self.uri(table.name)
-        if not DeltaTable.is_deltatable(uri):
+        if not self.exists(table.name):
             DeltaTable.create(
-                uri,
+                self.uri(table.name),
                 table.schema,
                 mode="ignore",
                 partition_by=list(table.partition_by),
@@ -163,6 +201,7 @@ class Lake:
                 description=table.comment,
                 configuration={CONTRACT_VERSION: str(table.version), **wanted},
                 raise_if_key_not_exists=False,
+                storage_options=storage_options(self.path),
             )
         delta = self.open(table.name)
         held = {field.name for field in delta.schema().fields}
@@ -204,18 +243,18 @@ class Lake:
 def require_writable(lake: Lake) -> None:
     """Create the lake's folder, for its owner only, and try to write to it.
 
-    An object store is only tested by the first commit.
-
     Raises:
         SettingError, RetryableError: it cannot be written; the message says why.
     """
-    if "://" in lake.path:
+    probe_name = f".writable-{time.monotonic_ns()}"
+    if lake.is_remote:
+        require_answer(lake.path, probe_name)
         return
     try:
         if not lake.folder.exists():
             lake.folder.mkdir(mode=0o700, parents=True)
             (lake.folder / ".gitignore").write_text("*\n")  # a lake in a checkout is never committed with it
-        probe = lake.folder / f".writable-{time.monotonic_ns()}"
+        probe = lake.folder / probe_name
         probe.touch()
         probe.unlink()
     except OSError as error:

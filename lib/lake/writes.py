@@ -15,13 +15,13 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from lib.lake.lake import ROWS_OF_COMMIT, RUN_OF_COMMIT, Lake
+from lib.lake.places import filesystem_of
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
@@ -97,13 +97,14 @@ def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[A
     Each of `batches` conforms to the contract and becomes one file per partition. A writer that is retried leaves
     unlisted files, which a vacuum removes.
     """
-    filesystem, root = _place(lake, table.name)
+    filesystem, root = filesystem_of(lake.uri(table.name))
     added = []
     for batch in batches:
         for values, rows in _partitions(table, batch):
             folder = "/".join(f"{column}={value}" for column, value in values.items())
             path = "/".join(part for part in (folder, f"part-{uuid.uuid4()}.parquet") if part)
-            filesystem.create_dir(f"{root}/{folder}".rstrip("/"), recursive=True)
+            if not lake.is_remote:  # a store has no folders
+                filesystem.create_dir(f"{root}/{folder}".rstrip("/"), recursive=True)
             pq.write_table(rows, f"{root}/{path}", filesystem=filesystem, compression="zstd")
             size = filesystem.get_file_info(f"{root}/{path}").size
             added.append(
@@ -157,7 +158,7 @@ def commit_files(
 
 def remove_files(lake: Lake, table: str, files: Sequence[AddAction]) -> None:
     """Remove files that were written and will not be committed; those of the table's newest version stay."""
-    filesystem, root = _place(lake, table)
+    filesystem, root = filesystem_of(lake.uri(table))
     committed = {name for name, _ in lake.data_files(table)} if files and lake.exists(table) else set()
     for file in files:
         if f"{lake.uri(table)}/{file.path}" in committed:
@@ -183,14 +184,8 @@ def discarded_on_error(lake: Lake, written: Mapping[str, Sequence[AddAction]]) -
 
 def missing_files(lake: Lake, table: str, files: Iterable[AddAction]) -> list[AddAction]:
     """Those of a table's files that are not there."""
-    filesystem, root = _place(lake, table)
+    filesystem, root = filesystem_of(lake.uri(table))
     return [file for file in files if not filesystem.get_file_info(f"{root}/{file.path}").is_file]
-
-
-def _place(lake: Lake, table: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a table, and its folder there."""
-    uri = lake.uri(table)
-    return pafs.FileSystem.from_uri(uri) if "://" in lake.path else (pafs.LocalFileSystem(), uri)
 
 
 def num_rows(files: Iterable[AddAction]) -> int:

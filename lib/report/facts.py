@@ -287,7 +287,7 @@ class LakeFacts:
 
     def file(self, uri: str) -> Path:
         """The file that a `uri` column of the lake names."""
-        return self.lake.folder / uri
+        return self.lake.local(uri)
 
 
 def _first_line(error: Exception) -> str:

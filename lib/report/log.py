@@ -192,7 +192,7 @@ def where(facts: LakeFacts) -> Section:
         for table in facts.tables
     ]
     text = (
-        f"Each is the Delta table {facts.lake.folder}/<table>, read alike by Spark, delta-rs and DuckDB. In SQL from the shell: "
+        f"Each is the Delta table {facts.lake.absolute().path}/<table>, read alike by Spark, delta-rs and DuckDB. In SQL from the shell: "
         'cartwheel query "SELECT * FROM gold.item_profiles LIMIT 5". What every column means stands in docs/tables.md.'
     )
     table = Grid("Tables of the lake", ("table", "one row is", "rows", "version"), rows, num_text_columns=2)

@@ -31,7 +31,7 @@ SECTIONS = (
     log.stages,
     log.where,
 )
-REPORT_FILE = Path("files/report/index.html")
+REPORT_FILE = "files/report/index.html"  # below the lake
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,22 @@ class Header:
     made_at: datetime | None
 
 
-def write_report(lake_path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
-    """Write the page and return its path, `<lake>/files/report/index.html` by default.
+def write_report(lake: Lake, out: Path | None = None, *, name: str | None = None) -> str:
+    """Write the page and return its path or address, `<lake>/files/report/index.html` by default.
 
-    `name` is what the page calls the log or shop; by default the lake's folder. The page needs no network and no second
+    `name` is what the page calls the log or shop; by default that of the lake's folder. The page needs no network and no second
     file. It is written to a temporary file and then moved, so that a reader never sees an incomplete page.
     """
-    facts = LakeFacts(Lake(str(lake_path)))
-    path = out if out is not None else facts.lake.folder / REPORT_FILE
+    facts = LakeFacts(lake)
+    path = out if out is not None else lake.folder / REPORT_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     unfinished.write_text(render(facts, name=name), encoding="utf-8")
     unfinished.replace(path)
-    return path
+    if out is not None:
+        return str(out)
+    lake.keep(path)
+    return lake.uri(REPORT_FILE)
 
 
 def render(facts: LakeFacts, *, name: str | None = None) -> str:
@@ -84,16 +87,15 @@ def header(facts: LakeFacts, name: str | None) -> Header:
         span = facts.rows("SELECT min(event_time) AS first, max(event_time) AS last FROM silver.events")[0]
         first, last = span["first"], span["last"]
     finished = [run["finished_at"] for run in facts.latest_runs.values() if run["finished_at"] is not None]
-    return Header(name or facts.lake.folder.name, first, last, facts.as_of, max(finished, default=None))
+    return Header(name or facts.lake.name, first, last, facts.as_of, max(finished, default=None))
 
 
-def summary_rows(lake_path: Path) -> list[tuple[str, str]]:
+def summary_rows(lake: Lake) -> list[tuple[str, str]]:
     """The rows of the end-of-run table, (subject, text): read, rejected, kept, rankings, policy and so on.
 
     The last row is the page's path.
     """
-    facts = LakeFacts(Lake(str(lake_path)))
-    return [*summary_of(facts), ("report", str(facts.lake.folder / REPORT_FILE))]
+    return [*summary_of(LakeFacts(lake)), ("report", lake.uri(REPORT_FILE))]
 
 
 def summary_of(facts: LakeFacts) -> list[tuple[str, str]]:
@@ -105,7 +107,7 @@ def summary_of(facts: LakeFacts) -> list[tuple[str, str]]:
         ("policy", _policy_line(facts)),
         ("experiment", _experiment_line(facts)),
         ("adverts", _adverts_line(facts)),
-        ("tables", str(facts.lake.folder)),
+        ("tables", facts.lake.absolute().path),
     ]
 
 

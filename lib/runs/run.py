@@ -120,6 +120,7 @@ class Run:
 
     def commit_arrow(self, table: str, rows: pa.Table, where: Mapping[str, str] | None = None) -> None:
         """Replace the table's content, or its partitions `where`, by `rows`, in one transaction, once per run."""
+        self.keep_files()
         conforming = conform(contract(table), rows)
         require_keys(contract(table), conforming)
         transaction = transaction_id(self.job.name, table, where)
@@ -147,6 +148,16 @@ class Run:
         """The run's folder for files of a kind; the same if the run is resumed."""
         return self.lake.files(kind, self.run_id)
 
+    def storage(self, kind: str) -> str:
+        """Where the lake holds the run's files of a kind: a path or an address, for writers on other machines."""
+        return self.lake.uri(f"files/{kind}/{self.run_id}")
+
+    def keep_files(self) -> None:
+        """Bring the run's files to where the lake lies, before a row says where they are."""
+        if self.lake.is_remote:
+            for folder in self.lake.folder.glob(f"files/*/{self.run_id}"):
+                self.lake.keep(folder)
+
     def uri(self, path: Path) -> str:
         """A file's path below the lake, for a uri column."""
         return path.absolute().relative_to(self.lake.folder).as_posix()
@@ -162,6 +173,7 @@ class Run:
         reason: str | None = None,
     ) -> None:
         """Record this run's version of a model; a promoted one retires the previous one."""
+        self.keep_files()
         row = {
             "model": model,
             "version": self.run_id,
@@ -247,7 +259,9 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
         run.log(f"skipped: {reason}")
     except BaseException as error:
         with suppress(Exception):  # on a full disk neither succeeds, and the first error is the one to tell
-            keep_traceback(error, run.lake.folder / "logs" / f"{run.run_id}.txt")
+            trace = run.lake.folder / "logs" / f"{run.run_id}.txt"
+            keep_traceback(error, trace)
+            run.lake.keep(trace)
         with suppress(Exception):
             run.save("failed", recordable(error)[:2000] + (FAILED_AGAIN if run.is_taken_up else ""))
         raise

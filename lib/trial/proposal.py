@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from lib.formats.log_files import BLOCK_BYTES, LogFile, filesystem_of, is_utf8, open_file, text_blocks
+from lib.formats.log_files import BLOCK_BYTES, LogFile, is_utf8, open_file, text_blocks
 from lib.formats.mapping import LIST_FIELDS, Source
 from lib.formats.rules import Reader
+from lib.lake.places import filesystem_of
 from lib.trial.guesses import (
     Column,
     fields_of,

@@ -7,8 +7,7 @@
 import csv
 import gzip
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ WRITTEN = "file string, num_records bigint, num_dirty bigint"
 
 
 def make_folders(raw: Path) -> None:
-    """Empty folders for a new log below `raw`; what an earlier simulation left there is deleted."""
-    for folder in (LOG_FOLDER, TRUTH_FOLDER):
-        shutil.rmtree(raw / folder, ignore_errors=True)
+    """Folders for a new log below `raw`."""
     for folder in ("market/events", "market/items", "market/images", TRUTH_FOLDER):
         (raw / folder).mkdir(parents=True)
 
@@ -63,11 +60,12 @@ def read_manifest(raw: Path) -> dict[str, Any] | None:
 
 
 def write_events(
-    batches: Iterator[pa.RecordBatch], *, market: Market, bots_per_user: float, raw: Path
+    batches: Iterator[pa.RecordBatch], *, market: Market, bots_per_user: float, raw: Path, keep: Callable[[Path], None]
 ) -> Iterator[pa.RecordBatch]:
     """Write the log of users [first, last) for each row (file, first, last).
 
-    The records go to one file, the truth about the dirty ones to another. Yields a row of WRITTEN for each file.
+    The records go to one file, the truth about the dirty ones to another; `keep` is called for each. Yields a row of
+    WRITTEN for each file.
     """
     for batch in batches:
         for row in batch.to_pylist():
@@ -88,7 +86,10 @@ def write_events(
                     "time_ms": pa.array([record.time_ms for _, record in dirty], pa.int64()),
                 }
             )
-            pq.write_table(truth, raw / TRUTH_FOLDER / f"part-{row['file']:05d}.parquet")
+            of_truth = raw / TRUTH_FOLDER / f"part-{row['file']:05d}.parquet"
+            pq.write_table(truth, of_truth)
+            keep(target)
+            keep(of_truth)
             yield pa.RecordBatch.from_pydict(
                 {"file": [name], "num_records": [len(made)], "num_dirty": [len(dirty)]},
             )

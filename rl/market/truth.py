@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
+from lib.lake.lake import Lake
 from lib.statistics.bootstrap import TAILS
 from rl.dataset.logged import RewardWeights
-from rl.market.market import MANIFEST, STRATEGIES, Market, TrueValue
+from rl.market.market import CATALOGUE_FILE, MANIFEST, STRATEGIES, Market, TrueValue
 from rl.market.sessions import Policy
 from rl.observation import Floats
 
@@ -23,19 +23,19 @@ def logging_itself(states: Floats, candidates: Floats, logging: Floats) -> Float
     return logging
 
 
-def is_known(folder: Path) -> bool:
-    """Whether the simulator's finished log lies in `folder`."""
-    return (folder / MANIFEST).is_file()
+def is_known(lake: Lake) -> bool:
+    """Whether the lake holds the simulator's finished log."""
+    return lake.local(f"{LOG_FOLDER}/{MANIFEST}").is_file()
 
 
 @dataclass(frozen=True)
 class Simulation:
     """Which sessions of the simulated market are simulated again, and how their returns are counted.
 
-    The market is built again from the manifest in its log's `folder`, which takes some seconds.
+    The market is built again from the manifest and the catalogue of the log that the lake holds, which takes some seconds.
     """
 
-    folder: Path
+    lake: Lake
     since: datetime  # of the sessions' starts, in [since, until)
     until: datetime
     rewards: RewardWeights
@@ -57,8 +57,10 @@ def policy_values(simulation: Simulation, policies: Mapping[str, Policy]) -> dic
 
 
 def _true_value(simulation: Simulation) -> Callable[..., TrueValue]:
+    for name in (MANIFEST, CATALOGUE_FILE):
+        simulation.lake.local(f"{LOG_FOLDER}/{name}")
     return partial(
-        Market.read(simulation.folder).true_value,
+        Market.read(simulation.lake.folder / LOG_FOLDER).true_value,
         num_sessions=simulation.num_sessions,
         since_ms=int(simulation.since.timestamp() * 1000),
         until_ms=int(simulation.until.timestamp() * 1000),

@@ -91,13 +91,39 @@ def test_a_wrong_setting_ends_a_job_with_code_2_and_one_line(capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.bad_input("a lake at an object-store address")
-@pytest.mark.parametrize("scheme", ["s3", "s3a", "gs", "abfss", "hdfs", "S3", "dbfs", "file"])
+@pytest.mark.bad_input("a lake at an address that not every engine reads")
+@pytest.mark.parametrize("scheme", ["s3a", "s3n", "gs", "abfss", "hdfs", "S3", "dbfs", "file"])
 @pytest.mark.parametrize("form", ["{}://bucket/lake", "{}:///bucket/lake", "{}:/bucket/lake"])
 def test_a_lake_at_an_address_is_refused_in_one_line(scheme: str, form: str) -> None:
-    with pytest.raises(ValueError, match=r"^lake\.path = .*: should be a folder of a file system that every") as error:
+    with pytest.raises(ValueError, match=r"^lake\.path = .*: should be a folder or s3://bucket/folder, ") as error:
         FeaturizeSettings.load(["--lake.path", form.format(scheme)])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.bad_input("a lake at an address that not every engine reads")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3:/b/lake",
+        "s3:///lake",
+        "s3://bucket",
+        "s3://Bucket/lake",
+        "s3://bucket/a b",
+        "s3://bucket//lake",
+        "s3://b?c/d",
+    ],
+)
+def test_an_address_of_another_form_is_refused_in_one_line(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^lake\.path = .*: should be s3://bucket/folder, ") as error:
+        FeaturizeSettings.load(["--lake.path", address])
+    assert "\n" not in str(error.value)
+
+
+def test_credentials_in_an_address_are_refused_and_not_said_again() -> None:
+    with pytest.raises(ValueError, match="should hold no credentials") as error:
+        FeaturizeSettings.load(["--lake.path", "s3://key:secret@bucket/lake"])
+    assert "secret" not in str(error.value)
+    assert FeaturizeSettings.load(["--lake.path", "s3://bucket/shops/lake"]).lake.path == "s3://bucket/shops/lake"
 
 
 @pytest.mark.bad_input("a lake whose path Delta reads otherwise")

@@ -84,8 +84,8 @@ def test_a_job_that_is_done_is_passed_over_until_something_changes(
             began.append(run.run_id)
 
     shown: list[str] = []
-    assert walk([stage(lake, main)], lake, shown.append) == 0
-    assert walk([stage(lake, main)], lake, shown.append) == 0
+    assert walk([stage(lake, main)], Lake(str(lake)), shown.append) == 0
+    assert walk([stage(lake, main)], Lake(str(lake)), shown.append) == 0
     assert began == ["clean-000001"]
     assert shown == ["[1/1] clean: " + JOBS["clean"].does] * 2
     assert capsys.readouterr().out == "clean          unchanged (done)\n"
@@ -98,7 +98,7 @@ def test_a_job_that_set_a_file_aside_makes_the_exit_code_3_and_the_pipeline_goes
         raise SystemExit(3)
 
     stages = [stage(lake, set_aside), stage(lake, lambda settings: ran.append(settings.job), DecisionsSettings)]
-    assert walk(stages, lake, lambda line: None) == 3
+    assert walk(stages, Lake(str(lake)), lambda line: None) == 3
     assert ran == ["decisions"]
 
 
@@ -106,7 +106,7 @@ def test_what_a_job_writes_to_standard_error_is_in_the_log_alone(lake: Path, cap
     def noisy(settings: JobSettings) -> None:
         os.write(2, b"WARN something that Java says\n")
 
-    walk([stage(lake, noisy)], lake, print)
+    walk([stage(lake, noisy)], Lake(str(lake)), print)
     os.write(2, b"after the walk\n")
     shown, noise = capfd.readouterr()
     assert "WARN" not in shown
@@ -133,7 +133,7 @@ def test_a_job_that_fails_ends_the_walk_with_one_line_its_code_and_the_path_of_t
         raise error
 
     with pytest.raises(JobError) as failure:
-        walk([stage(lake, fails), stage(lake, unexpected, DecisionsSettings)], lake, lambda line: None)
+        walk([stage(lake, fails), stage(lake, unexpected, DecisionsSettings)], Lake(str(lake)), lambda line: None)
     first, second = str(failure.value).splitlines()
     assert (first, failure.value.code) == (told, code)
     assert second == f"all output: {next((lake / 'logs').glob('run-*.log'))}"
@@ -144,7 +144,7 @@ def test_a_real_job_that_fails_has_changed_no_table_and_says_why_in_one_line(lak
     stages = plan(["ingest", "clean"], ["--lake.path", str(lake), "--log.path", str(tmp_path / "absent")])
     shown: list[str] = []
     with pytest.raises(JobError) as failure:
-        walk(stages, lake, shown.append)
+        walk(stages, Lake(str(lake)), shown.append)
     assert str(failure.value).splitlines()[0].startswith(f"ingest: there is no log at {tmp_path / 'absent'}; set")
     assert [line for line in shown if line.startswith("[")] == [f"[1/2] ingest: {JOBS['ingest'].does}"]
     held = Lake(str(lake))
@@ -157,15 +157,15 @@ def test_one_lake_has_one_walk_at_a_time(lake: Path) -> None:
     with (lake / ".walk").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match=f"another `cartwheel run` is running on {lake}"):
-            walk([stage(lake, unexpected)], lake, lambda line: None)
-    assert walk([stage(lake, lambda settings: None)], lake, lambda line: None) == 0
+            walk([stage(lake, unexpected)], Lake(str(lake)), lambda line: None)
+    assert walk([stage(lake, lambda settings: None)], Lake(str(lake)), lambda line: None) == 0
 
 
 @pytest.mark.bad_input("an unwritable lake")
 def test_a_lake_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"the lake .*/file/lake cannot be written: Not a directory"):
-        walk([stage(tmp_path / "file" / "lake", unexpected)], tmp_path / "file" / "lake", lambda line: None)
+        walk([stage(tmp_path / "file" / "lake", unexpected)], Lake(str(tmp_path / "file" / "lake")), lambda line: None)
 
 
 @pytest.mark.bad_input("no Ray cluster at the given address")
@@ -179,7 +179,7 @@ def test_no_ray_cluster_at_the_address_ends_the_walk_and_changes_no_table(lake: 
         unused,
     )
     with pytest.raises(JobError, match=r"train_policy: no Ray job server answers at http://127\.0\.0\.1:9"):
-        walk([ray_job], lake, lambda line: None)
+        walk([ray_job], Lake(str(lake)), lambda line: None)
     assert Lake(str(lake)).tables() == []
 
 
@@ -187,7 +187,7 @@ def test_a_ray_job_without_its_input_is_skipped_before_a_cluster_starts(
     lake: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--lake.path", str(lake), "--cluster.ray-address", "http://127.0.0.1:9"]
-    assert walk(plan(["train_policy"], arguments), lake, lambda line: None) == 0
+    assert walk(plan(["train_policy"], arguments), Lake(str(lake)), lambda line: None) == 0
     assert "train_policy   skipped: there is no gold/decisions" in capsys.readouterr().out
     (row,) = history.runs(Lake(str(lake)))
     assert (row["job"], row["status"]) == ("train_policy", "skipped")

@@ -15,7 +15,7 @@ from lib.lake.lake import CONTRACT_VERSION, Lake
 from lib.lake.query import query
 from lib.lake.writes import commit_files, conform, require_keys, write_files
 from lib.pipeline import ROOT
-from lib.settings import lake_folder
+from lib.settings import lake_place
 from lib.tables import contract
 from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
 from tests.lakes import STRANGE_NAMES, arrow_rows, content, put
@@ -86,9 +86,10 @@ def test_a_share_of_a_table_is_replaced_and_the_rest_stays(lake: Lake) -> None:
 def test_files_carry_statistics_that_let_a_reader_skip_them(lake: Lake) -> None:
     commit(lake, vectors({"id": "a"}, {"id": "b"}), number=1)
     actions = pa.table(lake.open("gold/vectors").get_add_actions(flatten=True))
-    assert actions["min.id"].to_pylist() == ["a"]
-    assert actions["max.id"].to_pylist() == ["b"]
+    assert actions["min.version"].to_pylist() == ["als-000001"]
+    assert actions["max.version"].to_pylist() == ["als-000001"]
     assert actions["num_records"].to_pylist() == [2]
+    assert "min.id" not in actions.schema.names, "a log does not keep who is in a file"
 
 
 def test_compaction_is_no_newer_data(lake: Lake) -> None:
@@ -167,7 +168,7 @@ def test_a_changed_property_stands_from_the_next_version_on_and_is_no_newer_data
 
 @pytest.mark.parametrize("name", STRANGE_NAMES)
 def test_a_lake_of_any_name_is_written_and_read(tmp_path: Path, name: str) -> None:
-    lake = Lake(str(tmp_path / lake_folder(name)))
+    lake = Lake(str(tmp_path / lake_place(name)))
     commit(lake, vectors({}), number=1)
     put(lake, "ops/models")
     assert lake.tables() == ["gold/vectors", "ops/models"]

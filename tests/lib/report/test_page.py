@@ -245,7 +245,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture(scope="module")
 def html(full: Lake) -> str:
-    return write_report(full.folder).read_text()
+    return Path(write_report(full)).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,7 @@ def test_a_title_that_closes_the_chart_s_script_stays_inside_it(html: str) -> No
 
 
 def test_the_summary_tells_counts_ranks_verdict_and_adverts(full: Lake) -> None:
-    rows = dict(summary_rows(full.folder))
+    rows = dict(summary_rows(full))
     assert rows["read"] == "1,000 records"
     assert rows["rejected"] == "42 (4.20 %): duplicate 30, bad value: price 12; 1 file set aside whole"
     assert rows["kept"] == "958 records, 14 events"
@@ -356,7 +356,7 @@ def test_a_coarse_clock_is_said_with_what_is_not_asked_of_it(tmp_path: Path) -> 
     # Money that could not be added is null for every user.
     profile = {**lake.dataset("gold/user_profiles").to_table().to_pylist()[0], "spend": None}
     put(lake, "gold/user_profiles", profile)
-    said = Page(write_report(lake.folder).read_text()).text
+    said = Page(Path(write_report(lake)).read_text()).text
     assert "The clock of events is the day: there are no double clicks, bots or hours of day" in said["data"]
     assert "The clock of orders" not in said["data"]
     assert "spend – – –" in said["shoppers"]
@@ -376,11 +376,11 @@ def test_a_section_without_its_table_says_why_in_one_line(tmp_path: Path) -> Non
         },
         RUN | {"run_id": "decisions-000001", "job": "decisions", "status": "failed", "message": "ValueError: lost"},
     )
-    page = Page(write_report(lake.folder).read_text())
+    page = Page(Path(write_report(lake)).read_text())
     assert page.text["adverts"].endswith("train_gan was skipped: no pictures in this log.")
     assert page.text["policy"].endswith("decisions is failed: ValueError: lost.")
     assert page.text["experiment"].endswith("experiment has not run on this lake.")
-    assert dict(summary_rows(lake.folder))["adverts"] == "train_gan was skipped: no pictures in this log."
+    assert dict(summary_rows(lake))["adverts"] == "train_gan was skipped: no pictures in this log."
 
 
 def test_a_day_without_an_event_is_a_day_with_none(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_day_without_an_event_is_a_day_with_none(tmp_path: Path) -> None:
     days = [START, START + timedelta(days=4)]
     events = [EVENT | {"event_id": str(n), "event_type": "view", "event_time": day} for n, day in enumerate(days)]
     put(lake, "silver/events", *events)
-    page = Page(write_report(lake.folder).read_text())
+    page = Page(Path(write_report(lake)).read_text())
     assert "view 2 0 05 Mar 2026 1" in re.sub(r"\s+", " ", page.text["activity"])  # 2 in 5 days: 0.4 a day
 
 
@@ -402,7 +402,7 @@ def test_a_log_of_rare_clicks_without_users_is_shown_to_the_digit_that_counts(tm
     put(lake, "gold/experiments", arms)
     logging = {"policy": "logging", "estimator": "mean_return", "value": 0.0046, "low": 0.0033, "high": 0.006}
     put(lake, "gold/policy_values", VALUE | logging)
-    page = Page(write_report(lake.folder).read_text())
+    page = Page(Path(write_report(lake)).read_text())
     assert "10,000 against 10,000 impressions" in page.text["experiment"]
     assert "0.00460 0.00690 −0.00230 [−0.00440, −0.00020]" in re.sub(r"\s+", " ", page.text["experiment"])
     assert "0.00460 [0.00330, 0.00600]" in re.sub(r"\s+", " ", page.text["policy"])
@@ -419,13 +419,13 @@ def test_experiments_say_which_metric_decides_and_what_to_know_of_each(tmp_path:
         checkout | {"metric": "ctr", "is_primary": True, "notes": "debug (2 users) left out"},
         pair | {"experiment": "banner", "metric": "ctr", "is_primary": True},
     )
-    text = re.sub(r"\s+", " ", Page(write_report(lake.folder).read_text()).text["experiment"])
+    text = re.sub(r"\s+", " ", Page(Path(write_report(lake)).read_text()).text["experiment"])
     assert "banner: new against old: running on CTR (decides). 1 against 2 users" in text
     assert "checkout: new against old: running on CTR (decides); better on conversion. 1 against 2 users" in text
     assert "checkout: debug (2 users) left out." in text
     assert "checkout conversion new old better" in text
     assert "0.010 0.030" in text
-    line = dict(summary_rows(lake.folder))["experiment"]
+    line = dict(summary_rows(lake))["experiment"]
     assert line.split("\n")[-1] == "checkout: debug (2 users) left out."
 
 
@@ -435,9 +435,7 @@ def test_experiments_of_an_earlier_release_are_shown_without_what_they_lack(tmp_
     arms = {"experiment": "e", "arm": "b", "control": "a", "metric": "ctr", "num_arm": 1, "num_control": 2}
     earlier = replace(now, columns=tuple(column for column in now.columns if column.name not in gained))
     put(lake, earlier, arms | {"verdict": "undecided", "reason": "r"})
-    assert (
-        "b against a: undecided on CTR. 1 against 2" in Page(write_report(lake.folder).read_text()).text["experiment"]
-    )
+    assert "b against a: undecided on CTR. 1 against 2" in Page(Path(write_report(lake)).read_text()).text["experiment"]
 
 
 def test_a_log_with_one_class_of_labels_says_so(tmp_path: Path) -> None:
@@ -445,19 +443,19 @@ def test_a_log_with_one_class_of_labels_says_so(tmp_path: Path) -> None:
     example = {"as_of": AS_OF, "split": "train", "features": [0.0], "label": 1}
     put(lake, "gold/examples", *(example | {"user_key": str(user)} for user in range(3)))
     put(lake, "ops/runs", *(RUN | {"run_id": f"{j}-000001", "job": j} for j in ("featurize", "train_encoder")))
-    page = Page(write_report(lake.folder).read_text())
+    page = Page(Path(write_report(lake)).read_text())
     assert page.text["models"].endswith("All 3 labels of the train split are 1: nothing to learn.")
 
 
 def test_a_lake_without_any_table_still_gets_a_page(tmp_path: Path) -> None:
-    page = Page(write_report(tmp_path).read_text())
+    page = Page(Path(write_report(Lake(str(tmp_path)))).read_text())
     assert "ingest has not run on this lake." in page.text["data"]
     assert page.plots == []
 
 
 def test_the_page_goes_where_it_is_asked_to_and_leaves_no_half_file(full: Lake, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "report.html"
-    assert write_report(full.folder, out, name="Corner shop") == out
+    assert write_report(full, out, name="Corner shop") == str(out)
     assert list(out.parent.iterdir()) == [out]
     assert "<h1>Corner shop</h1>" in out.read_text()
 
@@ -466,7 +464,7 @@ def test_the_run_that_writes_the_page_is_not_on_it(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "reported"))
     report = {"run_id": "report-000001", "job": "report", "status": "running", "finished_at": None}
     put(lake, "ops/runs", RUN | {"run_id": "ingest-000001", "job": "ingest"}, RUN | report)
-    page = Page(write_report(lake.folder).read_text())
+    page = Page(Path(write_report(lake)).read_text())
     assert "ingest" in page.text["stages"]
     assert "running" not in page.text["stages"]
 
@@ -478,10 +476,10 @@ def test_a_rule_that_refuses_more_than_a_tenth_is_a_warning_and_ignored_records_
     put(lake, source, *(row | {"record_number": n} for n in range(100)))
     reasons = ["double_click"] * 52 + ["duplicate"] * 10 + ["ignored"] * 30
     put(lake, "bronze/rejects", *(REJECT | {"reason": reason} for reason in reasons))
-    rows = dict(summary_rows(lake.folder))
+    rows = dict(summary_rows(lake))
     assert rows["rejected"] == "62 (62.00 %): double click 52, duplicate 10"
     assert rows["WARNING"] == "52 of 100 records of events (52.0 %) are refused as double click"
     assert rows["ignored"] == "30 records, as the mapping says"
     assert rows["kept"] == "8 records, 0 events"
-    page = write_report(lake.folder).read_text()
+    page = Path(write_report(lake)).read_text()
     assert "52 of 100 records of events (52.0 %) are refused as double click." in page

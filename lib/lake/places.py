@@ -1,0 +1,163 @@
+"""Places: a folder of a file system, or the address of an object store that speaks S3.
+
+A store's credentials, endpoint and region come from the environment alone, under the names that AWS's own tools, delta-rs and
+Hadoop share: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION; without keys there,
+from the role that the machine or pod has. They stand in no setting, plan or log.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow.fs as pafs
+
+from lib.runs.errors import RetryableError, SettingError
+
+STORE = "s3://"
+CONNECT_SECONDS, REQUEST_SECONDS, MAX_ATTEMPTS = 5, 60, 3
+# What a store's error says -> what a person is told, and whether it may pass by itself.
+REFUSALS = (
+    (r"INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|INVALID_SIGNATURE", "the store knows no such key, or the secret is not the key's: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", False),
+    (r"NO_SUCH_BUCKET|NoSuchBucket|RESOURCE_NOT_FOUND", "there is no such bucket at this endpoint", False),
+    (r"ACCESS_DENIED|AccessDenied|Forbidden|HTTP status 403", "the store denies access: the key may not do this to the bucket", False),
+    (r"NETWORK_CONNECTION|REQUEST_TIMEOUT|[Cc]onnect|[Tt]imeout|timed out|resolve host", "the store does not answer: is AWS_ENDPOINT_URL right, and is it up?", True),
+)  # fmt: skip
+
+
+def is_address(location: str) -> bool:
+    """Whether a location is an address rather than a path."""
+    return "://" in location
+
+
+def filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or an address, and the path in it."""
+    if location.startswith(STORE) and "?" not in location:
+        return _store(), location.removeprefix(STORE).rstrip("/")
+    if is_address(location):
+        filesystem, path = pafs.FileSystem.from_uri(location)
+        return filesystem, path
+    return pafs.LocalFileSystem(), str(Path(location).absolute())
+
+
+def storage_options(location: str) -> dict[str, str] | None:
+    """What delta-rs must be told of a store beside the environment; None for a path."""
+    if not location.startswith(STORE):
+        return None
+    endpoint = _endpoint()
+    given = {"aws_endpoint_url": endpoint, "aws_allow_http": "true"} if endpoint else {}
+    return given | {"aws_region": _region(), "connect_timeout": f"{CONNECT_SECONDS}s"}
+
+
+def hadoop_options() -> dict[str, str]:
+    """What Spark must be told of a store beside the environment, by the names of Hadoop's connector."""
+    endpoint = _endpoint()
+    given = {"endpoint": endpoint, "path.style.access": "true"} if endpoint else {}
+    return {f"spark.hadoop.fs.s3a.{name}": value for name, value in {**given, "endpoint.region": _region()}.items()}
+
+
+def require_answer(location: str, probe: str) -> None:
+    """Write a small file of the name `probe` below the location, and remove it.
+
+    Raises:
+        SettingError, RetryableError: the store does not let it; one line says why.
+    """
+    filesystem, root = filesystem_of(location)
+    try:
+        with filesystem.open_output_stream(f"{root}/{probe}") as stream:
+            stream.write(b"writable")
+        filesystem.delete_file(f"{root}/{probe}")
+    except OSError as error:
+        raise refusal(location, error) from None
+
+
+def refusal(location: str, error: OSError) -> SettingError | RetryableError:
+    """An error of a store, as a person is told of it."""
+    for pattern, told, may_pass in REFUSALS:
+        if re.search(pattern, str(error)):
+            return (RetryableError if may_pass else SettingError)(f"{location}: {told}")
+    return RetryableError(f"{location}: {' '.join(str(error).split())[:300]}")
+
+
+def names_in(location: str) -> list[str]:
+    """The names of what lies in a folder, sorted; none where there is no folder.
+
+    Raises:
+        SettingError, RetryableError: a store does not let it be listed.
+    """
+    filesystem, root = filesystem_of(location)
+    try:
+        found = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
+    except OSError as error:
+        raise (refusal(location, error) if is_address(location) else error) from None
+    return sorted(info.base_name for info in found)
+
+
+def download(location: str, path: Path) -> None:
+    """Make a local copy of a file or folder of a store; what is there unchanged is not read again."""
+    filesystem, root = filesystem_of(location)
+    for info in _files_at(filesystem, root):
+        target = path / info.path.removeprefix(root).lstrip("/") if info.path != root else path
+        if not _is_same(target, info):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+            pafs.copy_files(info.path, str(unfinished), source_filesystem=filesystem)
+            _mark_as_same(unfinished, info)
+            unfinished.replace(target)
+
+
+def upload(path: Path, location: str) -> None:
+    """Bring a local file or folder into a store; what is there unchanged is not written again."""
+    filesystem, root = filesystem_of(location)
+    there = {info.path: info for info in _files_at(filesystem, root)}
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        target = root if file == path else f"{root}/{file.relative_to(path).as_posix()}"
+        if target not in there or not _is_same(file, there[target]):
+            pafs.copy_files(str(file), target, destination_filesystem=filesystem)
+            _mark_as_same(file, filesystem.get_file_info(target))
+
+
+def _files_at(filesystem: pafs.FileSystem, root: str) -> Iterator[pafs.FileInfo]:
+    """The file `root`, or the files below the folder `root`."""
+    own = filesystem.get_file_info(root)
+    if own.is_file:
+        yield own
+        return
+    below = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+    yield from (info for info in below if info.is_file)
+
+
+def _is_same(path: Path, info: pafs.FileInfo) -> bool:
+    """Whether a local file is the copy that was made of a store's, or of which the store's was made."""
+    if not path.is_file():
+        return False
+    held = path.stat()
+    return bool(held.st_size == info.size and held.st_mtime_ns == info.mtime_ns)
+
+
+def _mark_as_same(path: Path, info: pafs.FileInfo) -> None:
+    os.utime(path, ns=(info.mtime_ns, info.mtime_ns))
+
+
+@cache
+def _store() -> pafs.S3FileSystem:
+    endpoint = urlsplit(_endpoint() or "")
+    given = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme} if endpoint.netloc else {}
+    return pafs.S3FileSystem(
+        **given,
+        region=_region(),
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=REQUEST_SECONDS,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
+    )
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _region() -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
