@@ -18,9 +18,9 @@ OVERLAP = 0.99
 METRIC_TOLERANCE = 0.01
 
 
-def differences(one: Path, other: Path, *, but: Sequence[str] = ()) -> list[str]:
+def differences(one: Path | Lake, other: Path | Lake, *, but: Sequence[str] = ()) -> list[str]:
     """The tables whose content is not the same, each with what differs; `ops/` is exempt."""
-    first, second = Lake(str(one)), Lake(str(other))
+    first, second = (lake if isinstance(lake, Lake) else Lake(str(lake)) for lake in (one, other))
     names = [name for name in first.tables() if not name.startswith("ops/") and name not in but]
     missing = set(names) ^ {name for name in second.tables() if not name.startswith("ops/") and name not in but}
     found = [f"{name}: in one lake only" for name in sorted(missing)]

@@ -1,9 +1,12 @@
 """What tests share: one local Ray, the folder of real data, and which case of bad input a test shows."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests import object_store as stores
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -28,6 +31,25 @@ def ray_cluster() -> Iterator[None]:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, **sizes)
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stores.ObjectStore]:
+    """A real object store; its tests are skipped where its server cannot be had."""
+    try:
+        with stores.object_store(tmp_path_factory.mktemp("store")) as store:
+            yield store
+    except stores.NoObjectStoreError as reason:
+        warnings.warn(f"NO TEST OF OBJECT STORES RUNS: {reason}", stacklevel=1)
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def bucket(object_store: stores.ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> stores.ObjectStore:
+    """The store, reachable from this process and those that it starts; local copies of files lie in the test's folder."""
+    for name, value in {**object_store.environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return object_store
 
 
 @pytest.fixture(scope="session")

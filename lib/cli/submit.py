@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from lib.engines.spark_properties import store_packages
+from lib.lake.places import STORE
 from lib.pipeline import Job
 from lib.settings import ClusterSettings
 
@@ -26,6 +28,7 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
             *("--master", _spark_master(target, cluster)),
             *(("--deploy-mode", "cluster") if target == "kubernetes" else ()),
             *("--properties-file", "conf/spark-defaults.conf"),
+            *(("--packages", store_packages()) if _is_on_store(arguments) else ()),
             *("--py-files", PACKAGE),
             str(job.path),
             *arguments,
@@ -55,6 +58,11 @@ def require_java() -> None:
         raise ValueError(f"JAVA_HOME is {home}, but there is no bin/java in it; set it to the folder of Java 17")
     if not home and shutil.which("java") is None:
         raise ValueError("Spark needs Java 17, and there is no java on the path; install it or set JAVA_HOME")
+
+
+def _is_on_store(arguments: Sequence[str]) -> bool:
+    """Whether the flags name a lake on an object store."""
+    return f"--lake.path {STORE}" in " ".join(arguments).replace("--lake.path=", "--lake.path ")
 
 
 def _spark_master(target: Target, cluster: ClusterSettings) -> str:

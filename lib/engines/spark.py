@@ -24,9 +24,16 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lib.engines.arrow_tasks import PARTS, TABLE_FILES, apply_to_shard, write_rows, written
+from lib.engines.spark_properties import (
+    PACKAGES,
+    address_for_spark,
+    shipped_properties,
+    store_packages,
+    store_properties,
+)
 from lib.formats.mapping import LogMapping
 from lib.formats.money import has_several
-from lib.lake.places import STORE, hadoop_options
+from lib.lake.places import STORE
 from lib.lake.writes import commit_files, remove_files, transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
@@ -43,12 +50,6 @@ ON_ONE_MACHINE = {
     "spark.driver.host": "localhost",
     "spark.driver.bindAddress": "127.0.0.1",
 }
-
-SPARKS_STORE = "s3a://"  # what Hadoop's connector calls the store that all others call STORE
-STORE_CONNECTOR = (
-    "org.apache.hadoop:hadoop-aws:3.5.0"  # for Spark's own reading: 674 MB, fetched where a lake is on a store
-)
-PACKAGES = "spark.jars.packages"
 
 LEAST_SHARD_ROWS = 20_000  # smaller shards cost more than they save
 TASK_BYTES = 64 << 20  # of a table's files that one task reads
@@ -73,16 +74,14 @@ def session(settings: JobSettings) -> SparkSession:
         {}
         if submitted
         else {
-            **_properties(),
+            **shipped_properties(),
             "spark.master": settings.cluster.spark_master,
             "spark.driver.memory": settings.cluster.driver_memory,
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{ROOT / 'conf' / 'log4j2.properties'}",
         }
     )
     if settings.lake.path.startswith(STORE):
-        defaults |= hadoop_options()
-        if not submitted:
-            defaults[PACKAGES] = f"{defaults[PACKAGES]},{STORE_CONNECTOR}"
+        defaults |= store_properties() | ({} if submitted else {PACKAGES: store_packages()})
     if submitted:
         SparkContext._ensure_initialized()  # SparkConf is empty until it knows the JVM of spark-submit
     given = dict(SparkConf().getAll()) if submitted else defaults
@@ -111,7 +110,7 @@ class SparkRun(runs.Run):
 
     def address(self, table: str) -> str:
         """Where Spark finds a table."""
-        return self.lake.uri(table).replace(STORE, SPARKS_STORE, 1)
+        return address_for_spark(self.lake.uri(table))
 
     def read_or_empty(self, table: str) -> DataFrame:
         """An input table at its pinned version, or no rows of its contract where the lake has none."""
@@ -283,10 +282,3 @@ def conform(table: Table, frame: DataFrame) -> DataFrame:
                 f"{table.name}.{field.name}: {field.dataType.simpleString()} expected, {found.simpleString()} given"
             )
     return frame.select(*[F.col(f"`{name}`") for name in wanted.names])
-
-
-def _properties() -> dict[str, str]:
-    """The properties of conf/spark-defaults.conf."""
-    lines = (ROOT / "conf" / "spark-defaults.conf").read_text().splitlines()
-    pairs = (line.split(None, 1) for line in lines if line.strip() and not line.startswith("#"))
-    return {name: value.strip() for name, value in pairs}

@@ -46,16 +46,19 @@ def storage_options(location: str) -> dict[str, str] | None:
     """What delta-rs must be told of a store beside the environment; None for a path."""
     if not location.startswith(STORE):
         return None
-    endpoint = _endpoint()
-    given = {"aws_endpoint_url": endpoint, "aws_allow_http": "true"} if endpoint else {}
-    return given | {"aws_region": _region(), "connect_timeout": f"{CONNECT_SECONDS}s"}
+    own = endpoint()
+    given = {"aws_endpoint_url": own, "aws_allow_http": "true"} if own else {}
+    return given | {"aws_region": region(), "connect_timeout": f"{CONNECT_SECONDS}s"}
 
 
-def hadoop_options() -> dict[str, str]:
-    """What Spark must be told of a store beside the environment, by the names of Hadoop's connector."""
-    endpoint = _endpoint()
-    given = {"endpoint": endpoint, "path.style.access": "true"} if endpoint else {}
-    return {f"spark.hadoop.fs.s3a.{name}": value for name, value in {**given, "endpoint.region": _region()}.items()}
+def endpoint() -> str | None:
+    """The store's address, if it is not Amazon's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def region() -> str:
+    """The store's region."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
 def require_answer(location: str, probe: str) -> None:
@@ -144,20 +147,12 @@ def _mark_as_same(path: Path, info: pafs.FileInfo) -> None:
 
 @cache
 def _store() -> pafs.S3FileSystem:
-    endpoint = urlsplit(_endpoint() or "")
-    given = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme} if endpoint.netloc else {}
+    own = urlsplit(endpoint() or "")
+    given = {"endpoint_override": own.netloc, "scheme": own.scheme} if own.netloc else {}
     return pafs.S3FileSystem(
         **given,
-        region=_region(),
+        region=region(),
         connect_timeout=CONNECT_SECONDS,
         request_timeout=REQUEST_SECONDS,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
     )
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _region() -> str:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"

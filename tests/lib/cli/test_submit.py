@@ -26,13 +26,20 @@ def test_on_one_machine_nothing_but_the_job_need_be_said() -> None:
 
 
 def test_on_a_standalone_cluster_the_addresses_are_given() -> None:
-    assert typed("clean", "standalone", ["--lake.path", "s3://l"], spark_master="spark://head:7077") == (
+    assert typed("clean", "standalone", ["--lake.path", "/mnt/lake"], spark_master="spark://head:7077") == (
         "spark-submit --master spark://head:7077 --properties-file conf/spark-defaults.conf "
-        "--py-files dist/cartwheel.zip jobs/spark/clean.py --lake.path s3://l"
+        "--py-files dist/cartwheel.zip jobs/spark/clean.py --lake.path /mnt/lake"
     )
     assert typed("train_gan", "kubernetes", ray_address="http://head:8265") == (
         "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_gan.py"
     )
+
+
+@pytest.mark.parametrize("place", [["--lake.path", "s3://b/lake"], ["--lake.path=s3://b/lake"]])
+def test_for_a_lake_on_an_object_store_spark_gets_the_connector_beside_what_it_always_needs(place: list[str]) -> None:
+    told = typed("als", "local", place)
+    assert " --packages io.delta:delta-spark_4.2_2.13:4.4.0,org.apache.hadoop:hadoop-aws:3.5.0 --py-files " in told
+    assert "--packages" not in typed("train_encoder", "local", place)
 
 
 def test_on_kubernetes_the_driver_runs_in_the_cluster_too() -> None:

@@ -1,0 +1,144 @@
+"""A real object store of this machine: SeaweedFS, which speaks S3, built once from its sources and kept outside the checkout."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+MODULE, VERSION = "github.com/seaweedfs/seaweedfs", "v0.0.0-20261109003541-7506e5f91cd6"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cartwheel" / "seaweedfs" / VERSION
+BUILD_SECONDS, START_SECONDS = 1800, 60
+BUCKET = "shop"
+SECRET = "of-the-shop-and-of-nobody-else"
+
+
+class NoObjectStoreError(Exception):
+    """There is no object store on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A store that answers, and how to reach it."""
+
+    port: int
+
+    def environment(self, key: str = "shop", secret: str = SECRET) -> dict[str, str]:
+        """The variables by which every engine reaches it, with the key of one who may do all, or `reader`, who may not write."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def filesystem(self) -> pafs.S3FileSystem:
+        """The store, as its owner sees it."""
+        return pafs.S3FileSystem(
+            endpoint_override=f"127.0.0.1:{self.port}",
+            scheme="http",
+            access_key="shop",
+            secret_key=SECRET,
+            region="us-east-1",
+            allow_bucket_creation=True,
+        )
+
+    def contents(self, folder: str) -> dict[str, bytes]:
+        """What lies below a folder of the bucket, by path."""
+        store = self.filesystem()
+        infos = store.get_file_info(pafs.FileSelector(f"{BUCKET}/{folder}", recursive=True, allow_not_found=True))
+        return {info.path: store.open_input_file(info.path).read() for info in infos if info.is_file}
+
+
+@contextmanager
+def object_store(folder: Path) -> Iterator[ObjectStore]:
+    """A store with one bucket, which keeps its data in `folder` and ends with the block.
+
+    Raises:
+        NoObjectStoreError: its server can neither be found nor be built here.
+    """
+    server = binary()
+    folder.mkdir(parents=True, exist_ok=True)
+    actions = {"shop": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
+    identities = [
+        {"name": name, "credentials": [{"accessKey": name, "secretKey": SECRET}], "actions": allowed}
+        for name, allowed in actions.items()
+    ]
+    keys = folder / "keys.json"
+    keys.write_text(json.dumps({"identities": identities}))
+    master, volume, filer, port, *inner = free_ports(8)
+    command = [
+        *(server, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-master.volumeSizeLimitMB=256"),
+        *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+        *(f"-master.port.grpc={inner[0]}", f"-volume.port.grpc={inner[1]}", f"-filer.port.grpc={inner[2]}"),
+        *("-s3", f"-s3.port={port}", f"-s3.port.grpc={inner[3]}", f"-s3.config={keys}"),
+    ]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        store = ObjectStore(port)
+        wait_until_it_answers(store, process, folder / "server.log")
+        yield store
+    finally:
+        process.kill()  # what it holds is of no use any more
+        process.wait()
+
+
+def binary() -> Path:
+    """The server's binary; its first build takes minutes."""
+    path = CACHE / "weed"
+    if path.is_file():
+        return path
+    go = shutil.which("go")
+    if go is None:
+        raise NoObjectStoreError("the object store's server is not built, and there is no Go to build it")
+    build = CACHE.with_name(f".build-{os.getpid()}")
+    build.mkdir(parents=True)
+    (build / "go.mod").write_text("module server\n\ngo 1.24\n")
+    modules = {**os.environ, "GOFLAGS": "-mod=mod"}
+    for command in ([go, "get", f"{MODULE}@{VERSION}"], [go, "build", "-o", "weed", f"{MODULE}/weed"]):
+        try:
+            subprocess.run(command, cwd=build, env=modules, check=True, capture_output=True, timeout=BUILD_SECONDS)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            said = (error.stderr or b"").decode(errors="replace").strip()[-300:]
+            raise NoObjectStoreError(f"the object store's server cannot be built: {error}: {said}") from None
+    CACHE.mkdir(parents=True, exist_ok=True)
+    (build / "weed").replace(path)
+    shutil.rmtree(build, ignore_errors=True)
+    return path
+
+
+def free_ports(number: int) -> list[int]:
+    """So many ports that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_until_it_answers(store: ObjectStore, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Make the bucket as soon as the store can.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time.
+    """
+    for _ in range(START_SECONDS * 4):
+        try:
+            store.filesystem().create_dir(BUCKET)
+            with store.filesystem().open_output_stream(f"{BUCKET}/.first") as stream:
+                stream.write(b"answers")
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.25)
+        else:
+            return
+    raise RuntimeError(f"the object store did not start: {log.read_text(errors='replace')[-2000:]}")
