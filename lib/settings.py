@@ -150,7 +150,11 @@ class ClusterSettings(Section):
     ray_address: str | None = Field(
         None, description="Ray's job server, such as http://head:8265; unset: a local cluster"
     )
-    spark_master: str = Field("local[2]", description="Spark master of jobs that spark-submit does not start")
+    spark_master: str = Field(
+        "local[2]",
+        description="Spark master of jobs that spark-submit does not start. `local[N]` gives the tasks of ingest, clean and "
+        "featurize to N processes of this machine without Spark; `local[N,1]` gives them to Spark there",
+    )
     driver_memory: str = Field("6g", pattern=r"^\d+[mg]$", description="heap of the Spark driver on one machine")
 
 

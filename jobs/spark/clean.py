@@ -1,8 +1,9 @@
 """clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, bronze/rejects.
 
 Parses types and UTC times, gives each record one outcome, finds duplicates, double clicks, sessions and bots, and
-replaces user and order ids by keyed pseudonyms. One shuffle brings a user's records together; Polars cleans each shard
-(lib/cleaning/shard.py) and writes its rows into files, which are committed at the end. What concerns the whole log is settled around that: each source's clock before, and after it
+replaces user and order ids by keyed pseudonyms. A user's records are brought together; Polars cleans each shard
+(lib/cleaning/shard.py) and writes its rows into files, which are committed at the end. The tasks run in Spark or in
+processes of one machine (lib/engines/parts.py). What concerns the whole log is settled around that: each source's clock before, and after it
 which events lie far outside the log; where there are any, the shards are cleaned again without them
 (lib/cleaning/whole_log.py). Rebuilds its tables in one transaction each; accepted and rejected records add up to
 bronze. Too many refused records, or another pseudonym key, stop the job before it writes. A rerun, a retry or a kill changes
@@ -18,8 +19,6 @@ from typing import NamedTuple
 import polars as pl
 from deltalake.transaction import AddAction
 from pydantic import Field
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lib.cleaning import batches as tasks
 from lib.cleaning.batches import ShardWork, own_columns
@@ -31,7 +30,8 @@ from lib.cleaning.pseudonyms import fingerprint, load_key
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
 from lib.engines.arrow_tasks import Broadcast, gathered
-from lib.engines.spark import SparkRun, collected, files_written, in_parts, start_run, to_shards
+from lib.engines.parts import Parts, files_written
+from lib.engines.spark import SparkRun, start_run
 from lib.formats.columns import find_columns
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
@@ -123,15 +123,15 @@ def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
             name: max(1, run.lake.num_rows(table, run.inputs[table]) // SAMPLED_TIMES)
             for name, table in sampled.items()
         }
-        parts = in_parts(run.files_of(sampled), tasks.count_clocks, work=work, every=every)
-        counts = gathered(collected(parts), tasks.CLOCKS, tasks.GATHERED)
+        parts = run.files_of(sampled).then(tasks.count_clocks, work=work, every=every)
+        counts = gathered(parts.collected(), tasks.CLOCKS, tasks.GATHERED)
         for name in sampled:
             of_source = counts.filter(pl.col("source") == name).group_by("clock").agg(pl.col("num_times").sum())
             found[name] = clock_of(dict(of_source.rows()))
     return {name: clock for name, clock in found.items() if clock is not None}
 
 
-def sharded(run: SparkRun, work: ShardWork, kind: str) -> DataFrame:
+def sharded(run: SparkRun, work: ShardWork, kind: str) -> Parts:
     """The records of the sources of a kind, in parts that are brought together by shard."""
     parts = []
     for name in run.mapping.of_kind(kind):
@@ -139,27 +139,30 @@ def sharded(run: SparkRun, work: ShardWork, kind: str) -> DataFrame:
             continue
         files = run.files_of({name: f"bronze/{name}"})
         if run.mapping.sources[name].record_key:
-            by_key = in_parts(files, tasks.spread_records, work=work, by_record_key=True)
-            parts.append(in_parts(to_shards(by_key, work.num_shards), tasks.spread_marked_records, work=work))
+            by_key = files.then(tasks.spread_records, work=work, by_record_key=True)
+            parts.append(by_key.to_shards(work.num_shards).then(tasks.spread_marked_records, work=work))
         else:
-            parts.append(in_parts(files, tasks.spread_records, work=work))
-    return to_shards(reduce(DataFrame.unionAll, parts), work.num_shards)
+            parts.append(files.then(tasks.spread_records, work=work))
+    return reduce(lambda some, others: some.union(others), parts).to_shards(work.num_shards)
 
 
 class Cleaned(NamedTuple):
-    """What was found, and all parts of the shards, persisted: descriptions of items are still to be brought together."""
+    """What was found, and all parts of the shards, kept: descriptions of items are still to be brought together."""
 
     findings: Findings
-    parts: DataFrame
+    parts: Parts
 
 
 def cleaned(run: SparkRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog) -> Cleaned:
     """Clean all records; the events and rejects are written into files, which are not committed yet."""
-    parts = in_parts(sharded(run, work, "events"), tasks.clean_event_shard, work=work, key=key, log=log)
+    shards = sharded(run, work, "events")
+    parts = shards.then(tasks.clean_event_shard, work=work, key=key, log=log)
     if {*work.schemas} & {*run.mapping.of_kind("items")}:
-        parts = parts.unionAll(in_parts(sharded(run, work, "items"), tasks.clean_item_shard, work=work))
-    parts = parts.persist()
-    return Cleaned(Findings.of(collected(parts.where(F.col("kind") != tasks.DESCRIPTIONS))), parts)
+        parts = parts.union(sharded(run, work, "items").then(tasks.clean_item_shard, work=work))
+    parts = parts.keep()
+    found = Findings.of(parts.but(tasks.DESCRIPTIONS).collected())
+    shards.drop()
+    return Cleaned(found, parts)
 
 
 def cleaned_without_strays(
@@ -178,18 +181,17 @@ def cleaned_without_strays(
     if first <= min(by_day) and max(by_day) <= last:
         return result
     discard(run.lake, result.findings.files)
-    result.parts.unpersist()
+    result.parts.drop()
     return cleaned(run, work, key, replace(log, first_day=first, last_day=last))
 
 
-def write_items(run: SparkRun, work: ShardWork, parts: DataFrame) -> list[AddAction]:
+def write_items(run: SparkRun, work: ShardWork, parts: Parts) -> list[AddAction]:
     """Bring the descriptions of each item together; returns the files of silver/items."""
-    descriptions = parts.where(F.col("kind") == tasks.DESCRIPTIONS)
+    descriptions = parts.of(tasks.DESCRIPTIONS)
     if run.has("bronze/images"):
         pictures = run.files_of({"images": "bronze/images"})
-        descriptions = descriptions.unionAll(in_parts(pictures, tasks.spread_pictures, work=work))
-    files = in_parts(to_shards(descriptions, work.num_item_shards), tasks.write_items, work=work)
-    return files_written(files)
+        descriptions = descriptions.union(pictures.then(tasks.spread_pictures, work=work))
+    return files_written(descriptions.to_shards(work.num_item_shards).then(tasks.write_items, work=work))
 
 
 def tell(run: SparkRun, found: Findings, log: WholeLog) -> None:
@@ -209,7 +211,7 @@ def main(settings: CleanSettings) -> None:
     with start_run("clean", settings) as run:
         key = load_key(settings.privacy, settings.lake.path)
         require_same_key(run.lake, key)
-        shared_key = run.spark.sparkContext.broadcast(key)
+        shared_key = run.engine.broadcast(key)
         work = work_of(run, settings)
         log = WholeLog(clocks=clocks(run, work), erased=erased_digests(run.lake))
         for line in about_clocks(log.clocks, run.mapping):
@@ -224,8 +226,7 @@ def main(settings: CleanSettings) -> None:
         run.commit_written("silver/events", found.files["silver/events"], properties=known)
         run.commit_written("silver/items", write_items(run, work, parts))
         run.commit_written("bronze/rejects", found.files["bronze/rejects"], where={"stage": "clean"})
-        parts.unpersist()
-        shared_key.destroy()
+        parts.drop()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """featurize: silver/events, silver/items -> gold/user_profiles, gold/item_profiles, gold/interactions, gold/examples, gold/scaling.
 
-One shuffle brings a user's events together; Polars describes the users of each shard (lib/features/tasks.py) and writes
-their rows into files, which are committed at the end. Profiles are as of `run.as_of`; examples describe each user at three dates (lib/features/examples.py). A row uses
+A user's events are brought together; Polars describes the users of each shard (lib/features/tasks.py) and writes their
+rows into files, which are committed at the end. The tasks run in Spark or in processes of one machine (lib/engines/parts.py). Profiles are as of `run.as_of`; examples describe each user at three dates (lib/features/examples.py). A row uses
 nothing from its `as_of` or later, except in its label. Bots are left out. A log without users gives item profiles and
 empty user tables. Rebuilds its tables in one transaction each. A rerun, a retry or a kill changes nothing.
 """
@@ -12,19 +12,10 @@ from decimal import Decimal
 import polars as pl
 import pyarrow as pa
 from pydantic import Field
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lib.engines.arrow_tasks import files_of, gathered
-from lib.engines.spark import (
-    SparkRun,
-    collected,
-    currencies_of,
-    files_written,
-    in_parts,
-    start_run,
-    to_shards,
-)
+from lib.engines.parts import Parts, files_written
+from lib.engines.spark import SparkRun, currencies_of, start_run
 from lib.features import tasks
 from lib.features.examples import example_dates
 from lib.features.tasks import FeaturizeWork
@@ -102,14 +93,14 @@ def work_of(run: SparkRun, settings: FeaturizeSettings) -> FeaturizeWork:
     )
 
 
-def write_examples(run: SparkRun, work: FeaturizeWork, examples: DataFrame, bounds: pl.DataFrame) -> None:
+def write_examples(run: SparkRun, work: FeaturizeWork, examples: Parts, bounds: pl.DataFrame) -> None:
     """Scale the examples by the bounds of train, and write gold/scaling and gold/examples.
 
     Without train examples there are no bounds, and both tables are empty.
     """
     of_all = bounds.group_by("feature").agg(pl.col("min").min(), pl.col("max").max())
     bound = {feature: (low, high) for feature, low, high in of_all.rows()}
-    found = collected(in_parts(examples, tasks.scale_examples, work=work, bounds=bound)) if bound else []
+    found = examples.then(tasks.scale_examples, work=work, bounds=bound).collected() if bound else []
     clipped = dict(gathered(found, tasks.CLIPPED, tasks.GATHERED).group_by("feature").sum().rows())
     rows = [
         {"feature": name, "as_of": work.as_of, "position": place, "min": bound[name][0], "max": bound[name][1]}
@@ -124,20 +115,18 @@ def write_examples(run: SparkRun, work: FeaturizeWork, examples: DataFrame, boun
 def main(settings: FeaturizeSettings) -> None:
     with start_run("featurize", settings) as run:
         work = work_of(run, settings)
-        events = in_parts(run.files_of({tasks.EVENT: "silver/events"}), tasks.spread_events, work=work)
-        parts = in_parts(to_shards(events, work.num_shards), tasks.describe_users, work=work).persist()
-        is_large = F.col("kind").isin(tasks.EXAMPLE, tasks.ITEM_COUNT)
-        found = collected(parts.where(~is_large))
+        events = run.files_of({tasks.EVENT: "silver/events"}).then(tasks.spread_events, work=work)
+        parts = events.to_shards(work.num_shards).then(tasks.describe_users, work=work).keep()
+        found = parts.but(tasks.EXAMPLE, tasks.ITEM_COUNT).collected()
         for table in ("gold/interactions", "gold/user_profiles"):
             run.commit_written(table, files_of(found, table))
         num_users = gathered(found, tasks.USERS, tasks.GATHERED)["num_users"].sum()
         # Ranks need all items in one task: a narrow row each, and items are few compared with events.
-        counts = to_shards(parts.where(F.col("kind") == tasks.ITEM_COUNT), 1)
-        items = in_parts(counts, tasks.describe_items, work=work, num_shop_users=num_users)
+        counts = parts.of(tasks.ITEM_COUNT).to_shards(1)
+        items = counts.then(tasks.describe_items, work=work, num_shop_users=num_users)
         run.commit_written("gold/item_profiles", files_written(items))
-        examples = parts.where(F.col("kind") == tasks.EXAMPLE)
-        write_examples(run, work, examples, gathered(found, tasks.BOUNDS, tasks.GATHERED))
-        parts.unpersist()
+        write_examples(run, work, parts.of(tasks.EXAMPLE), gathered(found, tasks.BOUNDS, tasks.GATHERED))
+        parts.drop()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ per run: a rerun, a retry or a kill changes nothing.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -16,7 +16,8 @@ from deltalake.transaction import AddAction
 from pydantic import Field
 
 from lib.engines.arrow_tasks import written
-from lib.engines.spark import SparkRun, collected, in_parts, in_tasks, start_run
+from lib.engines.parts import Task
+from lib.engines.spark import SparkRun, start_run
 from lib.formats.files import find_files
 from lib.formats.log_files import LogFile
 from lib.ingestion import tasks
@@ -31,9 +32,6 @@ from lib.settings import JobSettings
 from lib.tables import contract
 
 MOST_LINES = 20  # log lines about files
-# Files that are no larger together are hashed, or read, in this process before Spark would have started.
-HASHED_IN_PROCESS, READ_IN_PROCESS = 2 << 30, 64 << 20
-Task = Callable[..., Iterator[pa.RecordBatch]]
 
 
 class IngestSettings(JobSettings):
@@ -49,16 +47,13 @@ class IngestSettings(JobSettings):
 
 
 def by_tasks(
-    run: SparkRun, task: Task, files: Sequence[LogFile], sha256: Mapping[str, str], *, task_bytes: int, in_process: int
+    run: SparkRun, task: Task, files: Sequence[LogFile], sha256: Mapping[str, str], *, task_bytes: int
 ) -> list[tuple[str, bytes]]:
-    """The kind and content of the parts that tasks make of files; of no more than `in_process` bytes without Spark."""
+    """The kind and content of the parts that tasks make of files."""
     rows = pa.Table.from_pylist(
         [vars(file) | {"sha256": sha256.get(file.location)} for file in files], schema=tasks.FILES
     )
-    if sum(file.num_bytes for file in files) > in_process:
-        return collected(in_parts(in_tasks(run.spark, rows, task_bytes=task_bytes), task))
-    parts = pa.Table.from_batches(task(rows.to_batches())) if files else None
-    return list(zip(parts["kind"].to_pylist(), parts["content"].to_pylist(), strict=True)) if parts else []
+    return run.engine.over(rows, task_bytes=task_bytes).then(task).collected() if files else []
 
 
 def hashed(run: SparkRun, files: Sequence[LogFile], settings: IngestSettings) -> tuple[dict[str, str], dict[str, str]]:
@@ -67,7 +62,7 @@ def hashed(run: SparkRun, files: Sequence[LogFile], settings: IngestSettings) ->
     unseen = [file for file in files if file.location not in seen]
     began = datetime.now(UTC)
     task_bytes = settings.task_megabytes << 20
-    parts = by_tasks(run, tasks.hash_files, unseen, {}, task_bytes=task_bytes, in_process=HASHED_IN_PROCESS)
+    parts = by_tasks(run, tasks.hash_files, unseen, {}, task_bytes=task_bytes)
     rows = [json.loads(content) for _, content in parts]
     sha256 = {row["location"]: row["sha256"] for row in rows if row["sha256"]}
     save_hashes(run.lake, unseen, sha256, began)
@@ -142,7 +137,7 @@ def written_by_tasks(
     task = partial(tasks.stage_files, work=work)
     task_bytes = settings.task_megabytes << 20
     files, tables = list[FoundFile](), dict[str, list[AddAction]]()
-    for kind, content in by_tasks(run, task, new, sha256, task_bytes=task_bytes, in_process=READ_IN_PROCESS):
+    for kind, content in by_tasks(run, task, new, sha256, task_bytes=task_bytes):
         if kind == tasks.FOUND:
             files.append(FoundFile.of_json(json.loads(content)))
         else:

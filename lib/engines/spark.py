@@ -3,8 +3,8 @@
 The only file besides jobs/spark that imports pyspark.
 """
 
-import heapq
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -23,7 +23,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
-from lib.engines.arrow_tasks import PARTS, TABLE_FILES, apply_to_shard, write_rows, written
+from lib.engines.arrow_tasks import PARTS, TABLE_FILES, Broadcast, apply_to_shard, write_rows
+from lib.engines.local_tasks import LocalEngine
+from lib.engines.parts import Engine, Parts, Task, files_written, spread
 from lib.engines.spark_properties import (
     PACKAGES,
     address_for_spark,
@@ -51,8 +53,8 @@ ON_ONE_MACHINE = {
     "spark.driver.bindAddress": "127.0.0.1",
 }
 
-LEAST_SHARD_ROWS = 20_000  # smaller shards cost more than they save
 TASK_BYTES = 64 << 20  # of a table's files that one task reads
+Value = TypeVar("Value")
 
 
 def spark_schema(schema: pa.Schema) -> StructType:
@@ -116,18 +118,26 @@ class SparkRun(runs.Run):
         """An input table at its pinned version, or no rows of its contract where the lake has none."""
         return self.read(table) if table in self.inputs else self.empty(table)
 
-    def files_of(self, tables: Mapping[str, str]) -> DataFrame:
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the job's tasks: Spark on a cluster and where spark-submit has started it, else this machine's processes."""
+        local = re.fullmatch(r"local(?:\[(\d+|\*)\])?", self.settings.cluster.spark_master)
+        if local is None or "PYSPARK_GATEWAY_PORT" in os.environ:
+            return SparkEngine(self.spark)
+        return LocalEngine((os.cpu_count() or 1) if local[1] == "*" else int(local[1] or 1))
+
+    def files_of(self, tables: Mapping[str, str]) -> Parts:
         """The files of input tables at their pinned versions, each named by a kind, spread over tasks."""
         rows = [
             {"location": location, "num_bytes": num_bytes, "kind": kind}
             for kind, table in tables.items()
             for location, num_bytes in self.lake.data_files(table, self.version_of(table))
         ]
-        return in_tasks(self.spark, pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
+        return self.engine.over(pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
 
     def num_shards(self, num_rows: int, *, rows_per_shard: int) -> int:
         """Into how many shards so many rows are divided: enough for the cores, where that saves time."""
-        of_cores = min(self.spark.sparkContext.defaultParallelism, ceil(num_rows / LEAST_SHARD_ROWS))
+        of_cores = min(self.engine.parallelism, ceil(num_rows / self.engine.least_shard_rows))
         return max(1, ceil(num_rows / rows_per_shard), of_cores)
 
     def empty(self, table: str) -> DataFrame:
@@ -152,7 +162,7 @@ class SparkRun(runs.Run):
         chosen = conform(contract(table), frame)
         files = []
         if self.lake.last_committed_run(table, transaction_id(self.job.name, table, where)) < self.number:
-            files = files_written(in_parts(chosen, write_rows, lake=self.lake.absolute(), table=contract(table)))
+            files = files_written(SparkParts(chosen).then(write_rows, lake=self.lake.absolute(), table=contract(table)))
         self.commit_written(table, files, where=where, properties=properties)
 
     def commit_written(
@@ -193,40 +203,67 @@ class SparkRun(runs.Run):
 def start_run(job: str, settings: JobSettings) -> Iterator[SparkRun]:
     """A run of a Spark job; see `lib.runs.run.start_run`."""
     with runs.start_run(job, settings, SparkRun) as run:
-        yield run
+        try:
+            yield run
+        finally:
+            if "engine" in run.__dict__:
+                run.engine.close()
 
 
-def in_tasks(spark: SparkSession, files: pa.Table, *, task_bytes: int) -> DataFrame:
-    """Spread files over tasks of about equal `num_bytes`: the largest first, each to the task with the least so far."""
-    sizes = files["num_bytes"].to_pylist()
-    num_tasks = max(min(len(sizes), spark.sparkContext.defaultParallelism), ceil(sum(sizes) / task_bytes))
-    loads = [(0, task) for task in range(num_tasks)]
-    chosen = [0] * len(sizes)
-    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
-        load, chosen[place] = heapq.heappop(loads)
-        heapq.heappush(loads, (load + sizes[place], chosen[place]))
-    spread = files.append_column("task", pa.array(chosen, pa.int32()))
-    return spark.createDataFrame(spread).repartitionById(num_tasks, "task").drop("task")
+@dataclass(frozen=True)
+class SparkParts:
+    """`Parts` in a DataFrame."""
+
+    frame: DataFrame
+
+    def then(self, task: Task, **given: Any) -> "SparkParts":
+        return SparkParts(self.frame.mapInArrow(partial(task, **given), spark_schema(PARTS)))
+
+    def to_shards(self, num_shards: int) -> "SparkParts":
+        return SparkParts(self.frame.repartitionById(num_shards, "shard"))
+
+    def union(self, other: "SparkParts") -> "SparkParts":
+        return SparkParts(self.frame.unionAll(other.frame))
+
+    def of(self, *kinds: str) -> "SparkParts":
+        return SparkParts(self.frame.where(F.col("kind").isin(*kinds)))
+
+    def but(self, *kinds: str) -> "SparkParts":
+        return SparkParts(self.frame.where(~F.col("kind").isin(*kinds)))
+
+    def keep(self) -> "SparkParts":
+        return SparkParts(self.frame.persist())
+
+    def drop(self) -> None:
+        self.frame.unpersist()
+
+    def collected(self) -> list[tuple[str, bytes]]:
+        return [(row["kind"], row["content"]) for row in self.frame.select("kind", "content").collect()]
 
 
-def in_parts(frame: DataFrame, task: Callable[..., Iterator[pa.RecordBatch]], **given: Any) -> DataFrame:
-    """The parts that a task makes of a frame (lib/engines/arrow_tasks.py)."""
-    return frame.mapInArrow(partial(task, **given), spark_schema(PARTS))
+@dataclass(frozen=True)
+class SparkEngine:
+    """Runs tasks in Spark's executors."""
 
+    spark: SparkSession
+    least_shard_rows: int = 20_000
 
-def collected(parts: DataFrame) -> list[tuple[str, bytes]]:
-    """The kind and content of parts that are few and small."""
-    return [(row["kind"], row["content"]) for row in parts.select("kind", "content").collect()]
+    @property
+    def parallelism(self) -> int:
+        return self.spark.sparkContext.defaultParallelism
 
+    def over(self, rows: pa.Table, *, task_bytes: int) -> SparkParts:
+        """Rows about files, spread over tasks."""
+        tasks = spread(rows["num_bytes"].to_pylist(), task_bytes=task_bytes, parallelism=self.parallelism)
+        frame = self.spark.createDataFrame(rows.append_column("task", pa.array(tasks, pa.int32())))
+        return SparkParts(frame.repartitionById(max(tasks, default=0) + 1, "task").drop("task"))
 
-def files_written(parts: DataFrame) -> list[AddAction]:
-    """The files that tasks wrote, and said so in parts."""
-    return [written(content) for _, content in collected(parts)]
+    def broadcast(self, value: Value) -> Broadcast[Value]:
+        broadcast: Broadcast[Value] = self.spark.sparkContext.broadcast(value)
+        return broadcast
 
-
-def to_shards(parts: DataFrame, num_shards: int) -> DataFrame:
-    """Bring the parts of each shard together."""
-    return parts.repartitionById(num_shards, "shard")
+    def close(self) -> None:
+        """Nothing is kept."""
 
 
 def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema) -> DataFrame:

@@ -48,6 +48,10 @@ class PrivateValueError(ValueError):
         self.recorded = recorded
 
 
+class TaskError(Exception):
+    """An error in a task, whose text is the traceback there."""
+
+
 class JobEndedError(Exception):
     """A job that ran in a process of its own has ended with an exit code, and has said why."""
 
@@ -69,7 +73,7 @@ ENGINE_WORDS = (
     (r"No space left on device", "the disk is full"),
     (r"JAVA_GATEWAY_EXITED", "Spark could not start Java: install Java 17, or set JAVA_HOME to its folder"),
     (r"java\.lang\.OutOfMemoryError|std::bad_alloc", "Spark ran out of memory: give it more by cluster.driver_memory or its submit command"),
-    (r"Python worker exited unexpectedly|ExecutorLostFailure|WorkerCrashedError|ActorDiedError|OutOfMemoryError",
+    (r"Python worker exited unexpectedly|ExecutorLostFailure|WorkerCrashedError|ActorDiedError|OutOfMemoryError|BrokenProcessPool",
      "a worker was killed or crashed, perhaps for want of memory"),
     (r"Concurrent\w+Exception|CommitFailedError|ProtocolChangedException|MetadataChangedException",
      "another job changed the same table meanwhile"),
@@ -154,7 +158,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _is_of_an_engine(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in ("py4j", "pyspark", "ray", "deltalake", "_internal")
+    engines = ("py4j", "pyspark", "ray", "deltalake", "_internal", "concurrent")
+    return isinstance(error, TaskError) or type(error).__module__.partition(".")[0] in engines
 
 
 def _ending_of_engine(error: BaseException) -> Ending:

@@ -380,7 +380,6 @@ def test_new_columns_of_several_tasks_that_differ_only_in_case_are_one(
 ) -> None:
     shop.put("0.csv", b"Shade,time,item,user\nred,t,j,v\n")
     shop.put("2.csv", b"user,item,time,shade\nw,k,t,blue\n")
-    monkeypatch.setattr(load_job(JOBS["ingest"]), "READ_IN_PROCESS", 0)
     assert shop.ingest() == 0
     assert "differ only in case" in capsys.readouterr().out
     assert shop.read("bronze/lines", "source_file", "Shade") == [
