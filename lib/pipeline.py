@@ -81,7 +81,7 @@ PIPELINE: tuple[Job, ...] = (
         "types and deduplicates records, adds sessions, bot flags and pseudonyms",
         reads=("bronze/*",),
         may_read=("bronze/images",),
-        writes=("silver/events", "silver/items", "bronze/rejects"),
+        writes=("silver/events", "silver/items", "silver/descriptions", "bronze/rejects"),
         code=("lib/cleaning",),
         before_events=True,
     ),

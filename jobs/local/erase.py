@@ -114,6 +114,9 @@ def main(settings: EraseSettings) -> None:
                     removed[table] = removed.get(table, 0) + number
         for table, column in user_columns(run).items():
             removed[table] = erase_from_table(run, table, column, key, erased)
+        if removed.get("silver/events") and run.lake.exists("silver/descriptions"):
+            # They name events by a hash of what these were; clean makes them anew, from all records.
+            removed["silver/descriptions"] = int(run.lake.open("silver/descriptions").delete()["num_deleted_rows"])
         for table, number in removed.items():
             maintain(run.lake, table, target_bytes=FILE_BYTES, retention=timedelta(0))
             if number:

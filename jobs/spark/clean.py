@@ -1,46 +1,60 @@
-"""clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, bronze/rejects.
+"""clean: bronze/<source> of every source, bronze/images -> silver/events, silver/items, silver/descriptions, bronze/rejects.
 
 Parses types and UTC times, gives each record one outcome, finds duplicates, double clicks, sessions and bots, and
 replaces user and order ids by keyed pseudonyms. A user's records are brought together; Polars cleans each shard
-(lib/cleaning/shard.py) and writes its rows into files, which are committed at the end. The tasks run in Spark or in
-processes of one machine (lib/engines/parts.py). What concerns the whole log is settled around that: each source's clock before, and after it
-which events lie far outside the log; where there are any, the shards are cleaned again without them
-(lib/cleaning/whole_log.py). Rebuilds its tables in one transaction each; accepted and rejected records add up to
-bronze. Too many refused records, or another pseudonym key, stop the job before it writes. A rerun, a retry or a kill changes
-nothing.
+(lib/cleaning/shard.py), and others write the rows of each day into files, which are committed at the end. The tasks run in
+Spark or in processes of one machine (lib/engines/parts.py).
+
+Cleans what is new in bronze since its last run, and the days of users that this opens again (lib/cleaning/reopening.py); the
+tables are those of all records at once. Everything is cleaned where settings, mapping or code are others, where the new
+records change what concerns the whole log (its clocks, the days that it covers), and where the mapping names a record_key or
+an array to explode. Each table is committed in one transaction; accepted and rejected records add up to bronze. Too many
+refused records, or another pseudonym key, stop the job before it commits. A rerun, a retry or a kill changes nothing.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import reduce
+from datetime import date, timedelta
+from functools import partial, reduce
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
+import pyarrow.compute as pc
 from deltalake.transaction import AddAction
 from pydantic import Field
 
 from lib.cleaning import batches as tasks
+from lib.cleaning import increment as of_new
 from lib.cleaning.batches import ShardWork, own_columns
 from lib.cleaning.erasures import erased_digests
 from lib.cleaning.findings import Findings, require_fit_records
 from lib.cleaning.forms import remarks
+from lib.cleaning.increment import Increment
 from lib.cleaning.notices import about_clocks, about_days, about_repeats
 from lib.cleaning.pseudonyms import fingerprint, load_key
+from lib.cleaning.reopening import DAY, Reopened, reopened
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
-from lib.engines.arrow_tasks import Broadcast, gathered
-from lib.engines.parts import Parts, files_written
+from lib.engines.arrow_tasks import Broadcast, files_of, gathered
+from lib.engines.parts import Parts
 from lib.engines.spark import SparkRun, start_run
 from lib.formats.columns import find_columns
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
-from lib.lake.writes import discard, discarded_on_error
+from lib.lake.writes import discarded_on_error
 from lib.settings import JobSettings
+from lib.tables.bronze import NO_DAY
 from lib.tables.silver import CLOCKS, PSEUDONYM_KEY, SESSION_GAP
 
 SHARDS_OF_RECORDS_PER_ITEMS = 8  # records are many, items are few
 SAMPLED_TIMES = 100_000  # of a source, from which its clock is found
+MOST_REOPENED = (
+    5_000_000  # old records that a run cleans again beside the new; where they are more it cleans everything
+)
+CLOCK_COUNTS = "cartwheel.clockCounts"  # in a commit to silver/events: how many times of each source lie on which clock
+WRITTEN = ("silver/events", "silver/descriptions", "bronze/rejects")
 
 
 class CleanSettings(Thresholds, JobSettings):
@@ -62,6 +76,10 @@ class CleanSettings(Thresholds, JobSettings):
         ge=1000,
         le=5_000_000,
         description="approximate number of records per task; they must fit in its memory",
+    )
+
+    rebuild: bool = Field(
+        False, exclude=True, description="clean every record again, instead of the new ones and what they open again"
     )
 
     def thresholds(self) -> Thresholds:
@@ -113,85 +131,275 @@ def work_of(run: SparkRun, settings: CleanSettings) -> ShardWork:
     )
 
 
-def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
+def clocks(run: SparkRun, work: ShardWork, key: Broadcast[bytes]) -> dict[str, Clock]:
     """The clock of each source of events: what the mapping says, else what a sample of its times shows."""
-    sources = {name: source for name, source in run.mapping.of_kind("events").items() if name in work.schemas}
-    sampled = {name: f"bronze/{name}" for name, source in sources.items() if source.clock is None}
-    found: dict[str, Clock | None] = {name: source.clock for name, source in sources.items()}
-    if sampled:
-        every = {
-            name: max(1, run.lake.num_rows(table, run.inputs[table]) // SAMPLED_TIMES)
-            for name, table in sampled.items()
-        }
-        parts = run.files_of(sampled).then(tasks.count_clocks, work=work, every=every)
-        counts = gathered(parts.collected(), tasks.CLOCKS, tasks.GATHERED)
-        for name in sampled:
-            of_source = counts.filter(pl.col("source") == name).group_by("clock").agg(pl.col("num_times").sum())
-            found[name] = clock_of(dict(of_source.rows()))
-    return {name: clock for name, clock in found.items() if clock is not None}
+    tables = {name: f"bronze/{name}" for name in unstated_clocks(run, work)}
+    every = {
+        name: max(1, run.lake.num_rows(table, run.inputs[table]) // SAMPLED_TIMES) for name, table in tables.items()
+    }
+    parts = run.files_of(tables).then(tasks.count_clocks, work=work, every=every).collected() if tables else []
+    return clocks_by(run, work, gathered(parts, tasks.CLOCKS, tasks.GATHERED))
 
 
-def sharded(run: SparkRun, work: ShardWork, kind: str) -> Parts:
-    """The records of the sources of a kind, in parts that are brought together by shard."""
+def unstated_clocks(run: SparkRun, work: ShardWork) -> list[str]:
+    """The sources of events whose clock the mapping does not say."""
+    return [name for name, source in run.mapping.of_kind("events").items() if name in work.schemas and not source.clock]
+
+
+def clocks_by(run: SparkRun, work: ShardWork, counts: pl.DataFrame) -> dict[str, Clock]:
+    """The clock of each source of events, by how many of its times lie on which."""
+    found: dict[str, Clock | None] = {name: source.clock for name, source in run.mapping.of_kind("events").items()}
+    for name in unstated_clocks(run, work):
+        of_source = counts.filter(source=name).group_by("clock").agg(pl.col("num_times").sum())
+        found[name] = clock_of(dict(of_source.rows()))
+    return {name: clock for name, clock in found.items() if clock is not None and name in work.schemas}
+
+
+def sharded(
+    run: SparkRun, work: ShardWork, kind: str, key: Broadcast[bytes], increment: Increment | None = None
+) -> Parts:
+    """The records of the sources of a kind, all or those of an increment, packed by shard."""
     parts = []
     for name in run.mapping.of_kind(kind):
         if name not in work.schemas:
             continue
-        files = run.files_of({name: f"bronze/{name}"})
+        files = run.files_of({name: f"bronze/{name}"}, holding=increment.holding(name) if increment else None)
+        given: dict[str, Any] = {"work": work, "key": key, "choose": increment.choose if increment else None}
         if run.mapping.sources[name].record_key:
-            by_key = files.then(tasks.spread_records, work=work, by_record_key=True)
-            parts.append(by_key.to_shards(work.num_shards).then(tasks.spread_marked_records, work=work))
+            by_key = files.then(tasks.spread_records, by_record_key=True, **given)
+            parts.append(by_key.to_shards(work.num_shards).then(tasks.spread_marked_records, work=work, key=key))
         else:
-            parts.append(files.then(tasks.spread_records, work=work))
-    return reduce(lambda some, others: some.union(others), parts).to_shards(work.num_shards)
+            parts.append(files.then(tasks.spread_records, **given))
+    return reduce(lambda some, others: some.union(others), parts)
 
 
 class Cleaned(NamedTuple):
-    """What was found, and all parts of the shards, kept: descriptions of items are still to be brought together."""
+    """What was found, and all parts of the shards, kept: days and descriptions of items are still to be brought together."""
 
     findings: Findings
     parts: Parts
+    log: WholeLog
 
 
-def cleaned(run: SparkRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog) -> Cleaned:
-    """Clean all records; the events and rejects are written into files, which are not committed yet."""
-    shards = sharded(run, work, "events")
-    parts = shards.then(tasks.clean_event_shard, work=work, key=key, log=log)
+def cleaned(run: SparkRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog, events: Parts) -> Cleaned:
+    """Clean the records of events, packed by shard, and those of all catalogues."""
+    parts = events.to_shards(work.num_shards).then(tasks.clean_event_shard, work=work, key=key, log=log)
     if {*work.schemas} & {*run.mapping.of_kind("items")}:
-        parts = parts.union(sharded(run, work, "items").then(tasks.clean_item_shard, work=work))
+        items = sharded(run, work, "items", key).to_shards(work.num_shards)
+        parts = parts.union(items.then(tasks.clean_item_shard, work=work))
     parts = parts.keep()
-    found = Findings.of(parts.but(tasks.DESCRIPTIONS).collected())
-    shards.drop()
-    return Cleaned(found, parts)
+    found = Findings.of(parts.but(tasks.DESCRIBED, tasks.EVENT_ROWS, tasks.REJECT_ROWS).collected())
+    return Cleaned(found, parts, log)
 
 
-def cleaned_without_strays(
-    run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes], log: WholeLog
-) -> Cleaned:
-    """The cleaned records; where some events lie far outside the log, cleaned again without them."""
-    result = cleaned(run, work, key, log)
-    by_day = result.findings.events_by_day
-    if not by_day:
-        return result
+def covered(run: SparkRun, by_day: Mapping[date, int], settings: CleanSettings) -> tuple[date, date]:
+    """The first and the last day that the log covers; what lies outside is stray."""
     stated = [moment.date() for _, moment in run.mapping.times if moment is not None]  # the log's own, strays or not
-    covered = days_covered(by_day, max_stray_frac=settings.max_stray_frac)
-    first, last = min(*covered, *stated), max(*covered, *stated)
-    for line in about_days(by_day, first, last):
-        run.log(line)
-    if first <= min(by_day) and max(by_day) <= last:
-        return result
-    discard(run.lake, result.findings.files)
-    result.parts.drop()
-    return cleaned(run, work, key, replace(log, first_day=first, last_day=last))
+    days = days_covered(by_day, max_stray_frac=settings.max_stray_frac)
+    return min(*days, *stated), max(*days, *stated)
 
 
-def write_items(run: SparkRun, work: ShardWork, parts: Parts) -> list[AddAction]:
-    """Bring the descriptions of each item together; returns the files of silver/items."""
-    descriptions = parts.of(tasks.DESCRIPTIONS)
+def cleaned_all(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes]) -> Cleaned:
+    """All records, cleaned; again where it shows that some lie far outside the log, or that a clock is another."""
+    log = WholeLog(clocks=clocks(run, work, key), erased=erased_digests(run.lake))
+    events = sharded(run, work, "events", key)
+    result = cleaned(run, work, key, log, events)
+    by_day = result.findings.events_by_day
+    right = replace(log, clocks=clocks_by(run, work, result.findings.clocks))
+    if by_day:
+        first, last = covered(run, by_day, settings)
+        for line in about_days(by_day, first, last):
+            run.log(line)
+        if min(by_day) < first or last < max(by_day):
+            right = replace(right, first_day=first, last_day=last)
+    if right != log:
+        result.parts.drop()
+        result = cleaned(run, work, key, right, events)
+    events.drop()
+    return result
+
+
+class New(NamedTuple):
+    """What is new in bronze since the last run, and what it opens again."""
+
+    batches: dict[str, frozenset[str]]  # by source of events: the runs of ingest that brought the new records
+    clock_counts: pl.DataFrame  # of all times: source, clock, num_times
+    by_day: dict[date, int]  # events of each day before, strays among them
+    days: frozenset[date]  # that are written anew
+    opened: Reopened
+
+    @property
+    def partitions(self) -> list[str]:
+        """The days as partitions name them."""
+        return sorted(map(str, self.days))
+
+
+def new_batches(run: SparkRun, work: ShardWork) -> tuple[dict[str, frozenset[str]], str] | None:
+    """The batches of each source since the last run of this code with these settings, and the run that wrote silver/events.
+
+    None where everything is to be cleaned: there is no such run, another has written since, or the mapping says of records
+    what only all of them show.
+    """
+    sources = {name: source for name, source in run.mapping.of_kind("events").items() if name in work.schemas}
+    done = run.done_before()
+    if (
+        not done
+        or not run.lake.num_rows("silver/descriptions")
+        or any(source.explode or source.record_key for source in sources.values())
+    ):
+        return None
+    wrote = {table: run.lake.newest_run(table, run.job.name) for table in WRITTEN}
+    if not {*wrote.values()} <= {row["run_id"] for row in done}:
+        return None
+    before = {row["table"]: row["version"] for row in done[-1]["inputs"]}
+    batches = {}
+    for name in sources:
+        known, now = before.get(f"bronze/{name}", -1), run.inputs[f"bronze/{name}"]
+        if known > now:
+            return None
+        batches[name] = frozenset(run.lake.runs_between(f"bronze/{name}", known, now))
+    return batches, str(wrote["silver/events"])
+
+
+def survey(
+    run: SparkRun, work: ShardWork, key: Broadcast[bytes], batches: Mapping[str, frozenset[str]], last_day: date
+) -> dict[str, pl.DataFrame]:
+    """What must be known of new records before they are cleaned (lib/cleaning/increment.py)."""
+    found: list[tuple[str, bytes]] = []
+    for name, of_source in batches.items():
+        if of_source:
+            files = run.files_of({name: f"bronze/{name}"}, holding={"batch_id": of_source})
+            found += files.then(of_new.survey, work=work, key=key, batches=batches, last_day=last_day).collected()
+    return {kind: gathered(found, kind, of_new.GATHERED) for kind in (of_new.TOUCHED, of_new.DATES, tasks.CLOCKS)}
+
+
+def old_rows(run: SparkRun, pairs: pl.DataFrame) -> pl.DataFrame:
+    """What was made before of the records of these days of users."""
+    days = pairs["event_date"].unique().to_list()
+    rejects = {"stage": ["clean"], "day": [*map(str, days)]}
+    files = run.files_of({"silver/events": "silver/events"}, holding={"event_date": days}, now=True).union(
+        run.files_of({"bronze/rejects": "bronze/rejects"}, holding=rejects, now=True)
+    )
+    return gathered(files.then(of_new.find_old_rows, pairs=pairs).collected(), of_new.OLD, of_new.GATHERED)
+
+
+def events_by_day(lake: Lake) -> dict[date, int]:
+    """How many events silver holds of each day, and the strays that were refused."""
+    by_day = lake.rows_by_partition("silver/events", "event_date")
+    is_stray = (pc.field("stage") == "clean") & (pc.field("reason") == "stray_time")
+    strays = pl.DataFrame(lake.dataset("bronze/rejects").to_table(columns=["event_time"], filter=is_stray))
+    for day, number in strays.group_by(pl.col("event_time").dt.date()).len().rows():
+        by_day[day] = by_day.get(day, 0) + number
+    return by_day
+
+
+def whats_new(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes]) -> New | None:
+    """What is new since the last run; None where everything is to be cleaned."""
+    since = None if settings.rebuild else new_batches(run, work)
+    by_day = events_by_day(run.lake) if since else {}
+    if since is None or not by_day:
+        return None
+    batches, written_by = since
+    found = survey(run, work, key, batches, max(by_day))
+    counted = json.loads(run.lake.metadata_of_run("silver/events", written_by, CLOCK_COUNTS))
+    counts = pl.concat([pl.DataFrame(counted, schema=of_new.GATHERED[tasks.CLOCKS]), found[tasks.CLOCKS]])
+    opened = reopened(
+        found[of_new.TOUCHED],
+        partial(old_rows, run),
+        session_gap=timedelta(minutes=settings.session_gap_minutes),
+        double_click=timedelta(seconds=settings.double_click_seconds),
+    )
+    if opened.rows.height > MOST_REOPENED:
+        run.log("cleans everything: the new records open most of the log again", reopened=opened.rows.height)
+        return None
+    dates = [*found[of_new.DATES]["event_date"], *opened.pairs["event_date"]]
+    summed = counts.group_by("source", "clock").agg(pl.col("num_times").sum()).sort("source", "clock")
+    return New(batches, summed, by_day, frozenset(dates), opened)
+
+
+def cleaned_new(
+    run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes], new: New
+) -> Cleaned | None:
+    """The new records and what they open again, cleaned; None where they change what was known of the whole log."""
+    before = json.loads(run.lake.table_property("silver/events", CLOCKS) or "{}")
+    log = WholeLog(clocks=clocks_by(run, work, new.clock_counts), erased=erased_digests(run.lake))
+    if log.clocks != before:
+        run.log("cleans everything: with the new records the clock is another")
+        return None
+    first, last = covered(run, new.by_day, settings)
+    if min(new.by_day) < first or last < max(new.by_day):
+        log = replace(log, first_day=first, last_day=max(last, *new.days) if new.days else last)
+    pairs, records = new.opened.pairs, new.opened.rows.select("source", "source_record").unique()
+    increment = Increment(new.batches, pairs, records)
+    gap = timedelta(minutes=settings.session_gap_minutes)
+    eves = run.files_of({"": "silver/events"}, holding={"event_date": {day - DAY for day in new.days}}, now=True)
+    given = {"days": new.days, "pairs": pairs, "log": log, "session_gap": gap, "num_shards": work.num_shards}
+    events = sharded(run, work, "events", key, increment).union(eves.then(of_new.spread_last_events, **given))
+    result = cleaned(run, work, key, log, events)
+    events.drop()
+    by_day = dict(new.by_day)
+    for day, number in new.opened.rows.filter("is_counted").group_by("event_date").len().rows():
+        by_day[day] -= number
+    for day, number in result.findings.events_by_day.items():
+        by_day[day] = by_day.get(day, 0) + number
+    held = {day for day, number in by_day.items() if number}
+    now = covered(run, {day: by_day[day] for day in held}, settings) if held else (first, last)
+    if any(_is_covered(day, now) != _is_covered(day, (log.first_day, log.last_day)) for day in held):
+        run.log("cleans everything: with the new records the log covers other days")
+        result.parts.drop()
+        return None
+    return result
+
+
+def _is_covered(day: date, days: tuple[date | None, date | None]) -> bool:
+    first, last = days
+    return (first is None or first <= day) and (last is None or day <= last)
+
+
+def written(run: SparkRun, work: ShardWork, parts: Parts, new: New | None) -> list[tuple[str, bytes]]:
+    """Write the events and rejects of each day: all, or those of the days that new records touch, with what stays of these."""
+    rows = parts.of(tasks.EVENT_ROWS, tasks.REJECT_ROWS)
+    if new:
+        rejects = {"stage": ["clean"], "day": new.partitions}
+        files = run.files_of({"silver/events": "silver/events"}, holding={"event_date": new.days}, now=True).union(
+            run.files_of({"bronze/rejects": "bronze/rejects"}, holding=rejects, now=True)
+        )
+        rows = rows.union(files.then(of_new.keep_old_rows, pairs=new.opened.pairs, num_shards=work.num_shards))
+    return rows.to_shards(work.num_shards).then(tasks.write_days, work=work).collected()
+
+
+def write_items(run: SparkRun, work: ShardWork, parts: Parts, *, is_increment: bool) -> dict[str, list[AddAction]]:
+    """Bring the descriptions of each item together; returns the files of silver/items and silver/descriptions."""
+    described = parts.of(tasks.DESCRIBED)
+    if is_increment:
+        before = run.files_of({"before": "silver/descriptions"}, now=True)
+        described = described.union(before.then(tasks.spread_described, work=work))
     if run.has("bronze/images"):
         pictures = run.files_of({"images": "bronze/images"})
-        descriptions = descriptions.union(pictures.then(tasks.spread_pictures, work=work))
-    return files_written(descriptions.to_shards(work.num_item_shards).then(tasks.write_items, work=work))
+        described = described.union(pictures.then(tasks.spread_pictures, work=work))
+    found = described.to_shards(work.num_item_shards).then(tasks.write_items, work=work).collected()
+    return {table: files_of(found, table) for table in ("silver/items", "silver/descriptions")}
+
+
+def commit_rejects(run: SparkRun, files: list[AddAction], new: New | None) -> None:
+    """Commit the rejects: in place of all, or of the touched days of events and of all catalogues.
+
+    Those without a time depend on nothing else: they are added to those before.
+    """
+    if new is None:
+        run.commit_written("bronze/rejects", files, where={"stage": "clean"})
+        return
+    sources = {kind: sorted(run.mapping.of_kind(kind)) for kind in ("events", "items")}
+    of_events = [file for file in files if file.partition_values["source"] in sources["events"]]
+    timed = [file for file in of_events if file.partition_values["day"] != NO_DAY]
+    where: dict[str, Any] = {"stage": "clean", "source": sources["events"]}
+    if new.days:
+        run.commit_written("bronze/rejects", timed, where={**where, "day": new.partitions})
+    timeless = [file for file in of_events if file not in timed]
+    run.commit_written("bronze/rejects", timeless, where={**where, "day": NO_DAY}, mode="append")
+    if sources["items"]:
+        of_items = [file for file in files if file not in of_events]
+        run.commit_written("bronze/rejects", of_items, where={"stage": "clean", "source": sources["items"]})
 
 
 def tell(run: SparkRun, found: Findings, log: WholeLog) -> None:
@@ -207,25 +415,35 @@ def tell(run: SparkRun, found: Findings, log: WholeLog) -> None:
 
 
 def main(settings: CleanSettings) -> None:
-    """Rebuild silver, and the rows of this job in bronze/rejects, from all of bronze."""
+    """Clean what is new in bronze since the last run and what that opens again, or everything."""
     with start_run("clean", settings) as run:
         key = load_key(settings.privacy, settings.lake.path)
         require_same_key(run.lake, key)
         shared_key = run.engine.broadcast(key)
         work = work_of(run, settings)
-        log = WholeLog(clocks=clocks(run, work), erased=erased_digests(run.lake))
+        new = whats_new(run, settings, work, shared_key)
+        result = cleaned_new(run, settings, work, shared_key, new) if new else None
+        if result is None:
+            new, result = None, cleaned_all(run, settings, work, shared_key)
+        log, parts = result.log, result.parts
         for line in about_clocks(log.clocks, run.mapping):
             run.log(line)
-        found, parts = cleaned_without_strays(run, settings, work, shared_key, log)
-        tell(run, found, log)
+        tell(run, result.findings, log)
+        found = result.findings.with_files(written(run, work, parts, new))
         with discarded_on_error(run.lake, found.files):
             require_fit_records(run.lake, found, run.mapping, max_reject_frac=settings.max_reject_frac)
 
         known = {PSEUDONYM_KEY: fingerprint(key), SESSION_GAP: str(settings.session_gap_minutes)}
         known |= {CLOCKS: json.dumps(log.clocks, sort_keys=True)}
-        run.commit_written("silver/events", found.files["silver/events"], properties=known)
-        run.commit_written("silver/items", write_items(run, work, parts))
-        run.commit_written("bronze/rejects", found.files["bronze/rejects"], where={"stage": "clean"})
+        counts = json.dumps((new.clock_counts if new else found.clocks).to_dicts())
+        items = write_items(run, work, parts, is_increment=new is not None)
+        if new is None or new.days:
+            where = {"event_date": new.partitions} if new else None
+            events = found.files["silver/events"]
+            run.commit_written("silver/events", events, where=where, properties=known, metadata={CLOCK_COUNTS: counts})
+        for table, files in items.items():
+            run.commit_written(table, files)
+        commit_rejects(run, found.files["bronze/rejects"], new)
         parts.drop()
 
 

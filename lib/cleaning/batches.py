@@ -1,11 +1,10 @@
 """The functions that clean's tasks run, on files of bronze and on shards of records.
 
-A task reads files and packs their records by shard; the next unpacks a shard, cleans it and writes its events and
-rejects into files, which the job commits. What is counted, or brought together once more, goes on in parts
-(lib/engines/arrow_tasks.py). Does not import Spark.
+A task reads files and packs their records by shard; the next unpacks a shard and cleans it; others write the events and
+rejects of a day, and what is said of an item, into files, which the job commits. Does not import Spark.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,22 +13,24 @@ import pyarrow as pa
 
 from lib.cleaning.corrections import mark_superseded, record_keys
 from lib.cleaning.fields import SUPERSEDED, columns_of, event_times, field_texts
-from lib.cleaning.parsing import to_arrow
-from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_items
+from lib.cleaning.parsing import to_arrow, with_pairs
+from lib.cleaning.pseudonyms import pseudonyms
+from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_items, clocks_of, latest_descriptions
 from lib.cleaning.thresholds import Thresholds
-from lib.cleaning.whole_log import WholeLog, coarsest_clocks
+from lib.cleaning.whole_log import WholeLog
 from lib.engines.arrow_tasks import packed, rows_of, table_rows, unpacked, write_rows
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
 from lib.tables.bronze import DECLARED, REJECTS
-from lib.tables.silver import EVENTS, ITEMS
+from lib.tables.silver import DESCRIPTIONS, EVENTS, ITEMS
 
 if TYPE_CHECKING:
     from lib.engines.arrow_tasks import Broadcast
 
 PLACE = ("source_file_sha256", "record_number")
 # Kinds of parts, beside those of written files and those of records, which are named after their table and source.
-COUNTS, FORMS, DAYS, CLOCKS, DESCRIPTIONS, PICTURES = "counts", "forms", "days", "clocks", "descriptions", "pictures"
+COUNTS, FORMS, DAYS, CLOCKS, DESCRIBED, PICTURES = "counts", "forms", "days", "clocks", "described", "pictures"
+EVENT_ROWS, REJECT_ROWS, LAST_EVENTS = "(events)", "(rejects)", "(last events)"
 # The columns of those that the job gathers.
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     COUNTS: {"source": pl.String, "outcome": pl.String, "num_records": pl.Int64, "num_events": pl.Int64},
@@ -55,36 +56,45 @@ class ShardWork:
 
 
 def spread_records(
-    files: Iterable[pa.RecordBatch], *, work: ShardWork, by_record_key: bool = False
+    files: Iterable[pa.RecordBatch],
+    *,
+    work: ShardWork,
+    key: "Broadcast[bytes]",
+    by_record_key: bool = False,
+    choose: "Callable[[pl.DataFrame, str], pl.DataFrame] | None" = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Read files of bronze (rows of TABLE_FILES) and pack their records by shard.
+    """Read files of bronze (rows of TABLE_FILES) and pack their records by shard: all, or those that `choose` takes of a source.
 
     All records with the same user are in one shard, those of a catalogue with the same item. Records without are spread
     by their content: equal ones are in one shard, but they do not all gather in one. Or all records of a source with
     the same `record_key` are in one shard.
     """
     for file in rows_of(files):
-        source = work.mapping.sources[file["kind"]]
-        for records in table_rows(file["location"], work.schemas[file["kind"]]):
-            key = record_keys(records, source) if by_record_key else whole_of(records, source)
-            yield from packed(records, file["kind"], shards_of(records, key, work.num_shards))
+        name, source = file["kind"], work.mapping.sources[file["kind"]]
+        for read in table_rows(file["location"], work.schemas[name]):
+            records = read if choose is None else choose(read, name)
+            whole = record_keys(records, source) if by_record_key else whole_of(records, source, key.value)
+            yield from packed(records, name, shards_of(records, whole, work.num_shards))
 
 
-def spread_marked_records(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+def spread_marked_records(
+    parts: Iterable[pa.RecordBatch], *, work: ShardWork, key: "Broadcast[bytes]"
+) -> Iterator[pa.RecordBatch]:
     """Mark the superseded records in a shard of whole record keys, and pack them by the shards of `spread_records`."""
     for name, records in unpacked(parts).items():
         marked = mark_superseded(records, name, work.mapping)
-        key = whole_of(marked, work.mapping.sources[name])
-        yield from packed(marked, name, shards_of(marked, key, work.num_shards))
+        whole = whole_of(marked, work.mapping.sources[name], key.value)
+        yield from packed(marked, name, shards_of(marked, whole, work.num_shards))
 
 
 def clean_event_shard(
     parts: Iterable[pa.RecordBatch], *, work: ShardWork, key: "Broadcast[bytes]", log: WholeLog
 ) -> Iterator[pa.RecordBatch]:
-    """Clean a shard of whole users; see `lib.cleaning.shard.clean_events`."""
+    """Clean a shard of whole users, or of whole days of users; see `lib.cleaning.shard.clean_events`."""
     records = unpacked(parts)
+    last_events = records.pop(LAST_EVENTS, None)
     if records:
-        yield from _results(clean_events(records, work.mapping, work.thresholds, key.value, log), work)
+        yield from _results(clean_events(records, work.mapping, work.thresholds, key.value, log, last_events), work)
 
 
 def clean_item_shard(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
@@ -102,13 +112,33 @@ def spread_pictures(files: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iter
             yield from packed(items, PICTURES, shards_of(items, items["item_id"], work.num_item_shards))
 
 
-def write_items(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
-    """Write the rows of silver/items for the items of a shard."""
+def write_days(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """Write the events and rejects of whole days."""
     found = unpacked(parts)
-    if DESCRIPTIONS in found:
+    if EVENT_ROWS in found:
+        events = found[EVENT_ROWS].sort("event_date", "user_key", "event_time", "event_id")
+        yield from write_rows(to_arrow(events, EVENTS.schema).to_batches(), lake=work.lake, table=EVENTS)
+    if REJECT_ROWS in found:
+        rejects = found[REJECT_ROWS].sort("day", "source", "source_record")
+        yield from write_rows(to_arrow(rejects, REJECTS.schema).to_batches(), lake=work.lake, table=REJECTS)
+
+
+def spread_described(files: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """Pack what silver/descriptions holds by the shards of items."""
+    for file in rows_of(files):
+        for stored in table_rows(file["location"], DESCRIPTIONS.schema):
+            rows = with_pairs(stored)
+            yield from packed(rows, DESCRIBED, shards_of(rows, rows["item_id"], work.num_item_shards))
+
+
+def write_items(parts: Iterable[pa.RecordBatch], *, work: ShardWork) -> Iterator[pa.RecordBatch]:
+    """Write the rows of silver/items for the items of a shard, and those of silver/descriptions behind them."""
+    found = unpacked(parts)
+    if DESCRIBED in found:
+        described = latest_descriptions(found[DESCRIBED])
         pictured = found[PICTURES]["item_id"] if PICTURES in found else pl.Series([], dtype=pl.String)
-        items = to_arrow(latest_items(found[DESCRIPTIONS], pictured), ITEMS.schema)
-        yield from write_rows(items.to_batches(), lake=work.lake, table=ITEMS)
+        for table, rows in ((DESCRIPTIONS, described), (ITEMS, latest_items(described, pictured))):
+            yield from write_rows(to_arrow(rows, table.schema).to_batches(), lake=work.lake, table=table)
 
 
 def latest_items(descriptions: pl.DataFrame, pictured: pl.Series) -> pl.DataFrame:
@@ -134,9 +164,7 @@ def count_clocks(
         needed = pa.schema(schema.field(column) for column in dict.fromkeys((*columns, *PLACE)))
         for records in table_rows(file["location"], needed):
             sample = records.filter(pl.struct(PLACE).hash() % every[name] == 0)
-            counts = coarsest_clocks(event_times(sample, name, work.mapping), work.mapping.timezone)
-            rows = {"source": [name] * len(counts), "clock": [*counts], "num_times": [*counts.values()]}
-            yield from packed(pl.DataFrame(rows), CLOCKS)
+            yield from packed(clocks_of(event_times(sample, name, work.mapping), name, work.mapping), CLOCKS)
 
 
 def _says(field: str) -> str:
@@ -144,12 +172,16 @@ def _says(field: str) -> str:
     return "price" if field == "currency" else field
 
 
-def whole_of(records: pl.DataFrame, source: Source) -> pl.Series:
-    """What keeps records together: the user or item that the code which types the record finds in it; null if none."""
+def whole_of(records: pl.DataFrame, source: Source, key: bytes) -> pl.Series:
+    """What keeps records together: the pseudonym of the user, or the item, that the code which types the record finds.
+
+    Null where there is none.
+    """
     field = "user_id" if source.kind == "events" else "item_id"
     if not columns_of(field, source, own_columns(records.columns)):
         return pl.repeat(None, records.height, dtype=pl.String, eager=True)
-    return field_texts(records, field, source)
+    texts = field_texts(records, field, source)
+    return pseudonyms(texts, key) if source.kind == "events" else texts
 
 
 def shards_of(records: pl.DataFrame, key: pl.Series, num_shards: int) -> pl.Series:
@@ -161,6 +193,11 @@ def shards_of(records: pl.DataFrame, key: pl.Series, num_shards: int) -> pl.Seri
     return (hashes % num_shards).cast(pl.Int32)
 
 
+def shards_of_days(days: pl.Series, num_shards: int) -> pl.Series:
+    """The shard of each day, as text."""
+    return (days.hash() % num_shards).cast(pl.Int32)
+
+
 def own_columns(columns: Iterable[str]) -> list[str]:
     """The source's own columns among those of its table."""
     return [column for column in columns if column not in DECLARED and column != SUPERSEDED]
@@ -169,12 +206,13 @@ def own_columns(columns: Iterable[str]) -> list[str]:
 def _results(shard: CleanShard, work: ShardWork) -> Iterator[pa.RecordBatch]:
     """The parts that a cleaned shard goes on as."""
     rejects = shard.rejects.with_columns(stage=pl.lit("clean"))
-    for table, rows in ((EVENTS, shard.events), (REJECTS, rejects)):
-        if rows is not None and not rows.is_empty():
-            yield from write_rows(to_arrow(rows, table.schema).to_batches(), lake=work.lake, table=table)
+    yield from packed(rejects, REJECT_ROWS, shards_of_days(rejects["day"], work.num_shards))
+    if shard.events is not None:
+        days = shard.events["event_date"].cast(pl.String)
+        yield from packed(shard.events, EVENT_ROWS, shards_of_days(days, work.num_shards))
     yield from packed(shard.counts, COUNTS)
     yield from packed(shard.forms, FORMS)
+    yield from packed(shard.clocks, CLOCKS)
     if shard.events is not None:
-        yield from packed(shard.events.group_by("event_date").agg(num_events=pl.len().cast(pl.Int64)), DAYS)
-    items = shard.items.with_columns(is_catalogue=pl.lit(shard.events is None))
-    yield from packed(items, DESCRIPTIONS, shards_of(items, items["item_id"], work.num_item_shards))
+        yield from packed(shard.days, DAYS)
+    yield from packed(shard.items, DESCRIBED, shards_of(shard.items, shard.items["item_id"], work.num_item_shards))

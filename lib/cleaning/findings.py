@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
 
-from lib.cleaning.batches import COUNTS, DAYS, FORMS, GATHERED
+from lib.cleaning.batches import CLOCKS, COUNTS, DAYS, FORMS, GATHERED
 from lib.engines.arrow_tasks import files_of, gathered
 from lib.formats.columns import locate
 from lib.formats.json_lines import nested_texts
@@ -30,26 +30,31 @@ Part = tuple[str, bytes]  # its kind and content (lib/engines/arrow_tasks.py)
 class Findings:
     """Counts of what became of the records, and the files that were written and are not committed yet."""
 
-    files: Mapping[str, list[AddAction]]  # of silver/events and bronze/rejects
+    files: Mapping[str, list[AddAction]]  # of silver/events and bronze/rejects, when they are written
     counts: list[dict[str, Any]]  # numbers of records and events by source and outcome
     forms: list[dict[str, Any]]  # how many records have values of which form, and the first and last of their files
     events_by_day: dict[date, int]
+    clocks: pl.DataFrame  # source, clock, num_times
 
     @classmethod
     def of(cls, parts: Sequence[Part]) -> "Findings":
         """From the parts that the shards go on as."""
-        counts, forms, days = (gathered(parts, kind, GATHERED) for kind in (COUNTS, FORMS, DAYS))
+        counts, forms, days, clocks = (gathered(parts, kind, GATHERED) for kind in (COUNTS, FORMS, DAYS, CLOCKS))
         by_outcome = counts.group_by("source", "outcome").agg(pl.col("num_records", "num_events").sum())
         by_form = forms.group_by("source", "outcome", "form").agg(
             pl.col("num_records").sum(), pl.col("first_file").min(), pl.col("last_file").max()
         )
-        tables = (EVENTS.name, REJECTS.name)
         return cls(
-            {table: files_of(parts, table) for table in tables},
+            {},
             by_outcome.sort("source", "outcome").to_dicts(),
             by_form.sort("source", "outcome", "form").to_dicts(),
             dict(days.group_by("event_date").agg(pl.col("num_events").sum()).rows()),
+            clocks.group_by("source", "clock").agg(pl.col("num_times").sum()).sort("source", "clock"),
         )
+
+    def with_files(self, parts: Sequence[Part]) -> "Findings":
+        """With the files that tasks have written, and say so in parts."""
+        return replace(self, files={table: files_of(parts, table) for table in (EVENTS.name, REJECTS.name)})
 
 
 def require_fit_records(lake: Lake, found: Findings, mapping: LogMapping, *, max_reject_frac: float) -> None:
@@ -95,10 +100,11 @@ def _described(reason: str, source: Source) -> str:
 
 def _first_of(lake: Lake, found: Findings, source: str, reason: str, mapping: LogMapping) -> tuple[str | None, str]:
     """The first record that was refused for this reason: its bad value, if in a single column, and its place."""
-    files = [f"{lake.uri(REJECTS.name)}/{file.path}" for file in found.files[REJECTS.name]]
+    own = [file for file in found.files[REJECTS.name] if file.partition_values["source"] == source]
+    files = [f"{lake.uri(REJECTS.name)}/{file.path}" for file in own]
     filesystem, _ = filesystem_of(files[0])
     rejects = ds.dataset([filesystem_of(file)[1] for file in files], format="parquet", filesystem=filesystem)
-    is_it = (pc.field("source") == source) & (pc.field("reason") == reason)
+    is_it = pc.field("reason") == reason
     order = ("source_file", pl.col("source_record").str.len_bytes(), "source_record")
     first = pl.DataFrame(schema=dict.fromkeys(("source_file", "source_record", "raw"), pl.String))
     for batch in rejects.to_batches(columns=first.columns, filter=is_it):

@@ -9,7 +9,7 @@ import polars as pl
 
 from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
 from lib.cleaning.whole_log import WholeLog
-from lib.tables.bronze import ERASED, IGNORED, UNSHOWN
+from lib.tables.bronze import ERASED, IGNORED, NO_DAY, UNSHOWN
 
 # Outcomes of an event. A record with several events has the first of these that any of its events has. In the data,
 # bad_value is followed by its column.
@@ -17,7 +17,9 @@ OUTCOMES = (
     *("accepted", "malformed", "bad_value", "superseded", "duplicate", "not_a_product", "stray_time", "double_click"),
     *(IGNORED, ERASED),
 )
-REASON, RAW = "(reason)", "(raw)"
+# What a record says of its product does not depend on what its user did before.
+DESCRIBING = ("accepted", "duplicate", "double_click")
+REASON, RAW, EVENT_TIME, USER_KEY = "(reason)", "(raw)", "(event_time)", "(user_key)"
 
 
 def decide_outcomes(events: pl.DataFrame, log: WholeLog, *, double_click_seconds: float) -> pl.DataFrame:
@@ -100,9 +102,11 @@ def rejects_and_counts(records: Mapping[str, pl.DataFrame], decided: pl.DataFram
         .str.extract("^([a-z_]+)")
         .replace_strict(OUTCOMES, range(len(OUTCOMES)), return_dtype=pl.UInt8)
     )
-    by_record = decided.select("record", "source", "source_file", "outcome", "form", order=order)
+    by_record = decided.select(
+        "record", "source", "source_file", "outcome", "form", "event_time", "user_key", order=order
+    )
     if not by_record["record"].is_unique().all():
-        by_record = by_record.sort("order", "outcome", "form").unique("record", keep="first")
+        by_record = by_record.sort("order", "outcome", "form", "event_time").unique("record", keep="first")
     rejected = by_record.filter(pl.col("order") > 0)
     rejects = pl.concat([_rejects(frame, source, rejected) for source, frame in records.items()])
     num_events = decided.group_by("source", "outcome").agg(num_events=pl.len().cast(pl.Int64))
@@ -118,8 +122,12 @@ def rejects_and_counts(records: Mapping[str, pl.DataFrame], decided: pl.DataFram
 
 
 def _rejects(frame: pl.DataFrame, source: str, rejected: pl.DataFrame) -> pl.DataFrame:
+    is_told = ~pl.col("outcome").is_in(UNSHOWN)
     reasons = rejected.filter(pl.col("source") == source).select(
-        pl.col("record").alias(NUMBER), pl.col("outcome").alias(REASON)
+        pl.col("record").alias(NUMBER),
+        pl.col("outcome").alias(REASON),
+        pl.when(is_told).then("event_time").alias(EVENT_TIME),
+        pl.when(is_told).then("user_key").alias(USER_KEY),
     )
     records = frame.join(reasons, on=NUMBER, how="inner")
     is_unwanted = pl.col(REASON).is_in(UNSHOWN)
@@ -131,6 +139,9 @@ def _rejects(frame: pl.DataFrame, source: str, rejected: pl.DataFrame) -> pl.Dat
         pl.format("{}:{}", "source_file", "record_number").alias("source_record"),
         pl.col(REASON).alias("reason"),
         pl.col(RAW).alias("raw"),
+        pl.col(EVENT_TIME).dt.date().cast(pl.String).fill_null(NO_DAY).alias("day"),
+        pl.col(EVENT_TIME).alias("event_time"),
+        pl.col(USER_KEY).alias("user_key"),
         "batch_id",
         "arrived_at",
     )

@@ -25,6 +25,12 @@ PRINTED_ARRAY = re.compile(rf"""\[\s*(?:(?:{_ELEMENT})(?:\s*,\s*|\s+|(?=\])))*\]
 PAIRS = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))  # how Polars represents a map
 
 
+def with_pairs(stored: pl.DataFrame) -> pl.DataFrame:
+    """Rows that were read from a table, whose maps become PAIRS."""
+    maps = [name for name, kind in stored.schema.items() if isinstance(kind, pl.Map)]
+    return stored.with_columns(pl.col(name).cast(PAIRS) for name in maps)
+
+
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """The frame's columns that `schema` names, in its types; PAIRS become maps."""
     table = frame.select(schema.names).to_arrow()

@@ -14,16 +14,17 @@ from lib.cleaning.bots import flag_bots
 from lib.cleaning.erasures import are_erased
 from lib.cleaning.fields import NUMBER, SUPERSEDED, type_events, type_items
 from lib.cleaning.forms import forms_of_ids, forms_of_prices
-from lib.cleaning.outcomes import decide_outcomes, rejects_and_counts, repeats
+from lib.cleaning.outcomes import DESCRIBING, decide_outcomes, rejects_and_counts, repeats
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.sessions import number_sessions
 from lib.cleaning.thresholds import Thresholds
-from lib.cleaning.whole_log import WholeLog
+from lib.cleaning.whole_log import WholeLog, coarsest_clocks
 from lib.formats.mapping import ITEM_FIELDS, LogMapping
 from lib.tables.silver import EVENTS
 
 NOTHING_KNOWN = WholeLog()
 DESCRIPTION = (*ITEM_FIELDS, "price", "currency")  # what a record may say about its item
+LAST_EVENTS = ("user_key", "event_time", "event_id", "session_id", "clock_seconds")  # what a session is continued from
 
 
 class CleanShard(NamedTuple):
@@ -33,7 +34,9 @@ class CleanShard(NamedTuple):
     rejects: pl.DataFrame  # the columns of bronze/rejects but stage
     counts: pl.DataFrame  # source, outcome, num_records, num_events
     forms: pl.DataFrame  # source, outcome, form, num_records, first_file, last_file: how values are written
-    items: pl.DataFrame  # item_id, DESCRIPTION, and what orders descriptions: event_time, then described_by
+    days: pl.DataFrame  # event_date, num_events: of each day, strays among them
+    clocks: pl.DataFrame  # source, clock, num_times: how many times lie on which clock and on none coarser
+    items: pl.DataFrame  # item_id, DESCRIPTION, and what orders descriptions: is_catalogue, event_time, described_by
 
 
 def clean_events(
@@ -42,10 +45,12 @@ def clean_events(
     thresholds: Thresholds,
     key: bytes,
     log: WholeLog = NOTHING_KNOWN,
+    last_events: pl.DataFrame | None = None,
 ) -> CleanShard:
-    """Clean the records of event sources, by source: whole users, and all equal records of those without a user.
+    """Clean the records of event sources, by source: whole days of users, and all equal records of those without a user.
 
-    `log` is what must be known beyond the shard. A record that another one supersedes is marked so (SUPERSEDED).
+    `log` is what must be known beyond the shard. A record that another one supersedes is marked so (SUPERSEDED). A session
+    that began on a day which is not among the records goes on from `last_events` (columns LAST_EVENTS).
     """
     numbered = _numbered(records)
     typed = pl.concat([type_events(frame, source, mapping) for source, frame in numbered.items()])
@@ -58,16 +63,24 @@ def clean_events(
     ).with_columns(is_erased=pl.col("user_key").map_batches(lambda keys: are_erased(keys, log.erased, key), pl.Boolean))
     events = decide_outcomes(placed, log, double_click_seconds=thresholds.double_click_seconds)
     accepted = events.filter(pl.col("outcome") == "accepted")
-    known = number_sessions(accepted, gap_minutes=thresholds.session_gap_minutes)
-    silver = pl.concat([flag_bots(known, thresholds), accepted.filter(pl.col("user_key").is_null())], how="diagonal")
+    known = number_sessions(accepted, gap_minutes=thresholds.session_gap_minutes, last_events=last_events)
+    flagged = flag_bots(known, thresholds).filter(~pl.col("is_earlier"))
+    silver = pl.concat([flagged, accepted.filter(pl.col("user_key").is_null())], how="diagonal")
     decisions = rejects_and_counts(numbered, events)
+    times = typed.select("record", "source", "event_time").unique("record")
     written = (forms_of_ids(typed, ("user_id", "item_id", "order_id")), forms_of_prices(typed))
     return CleanShard(
         _as_silver(silver),
         decisions.rejects,
         decisions.counts,
         pl.concat([decisions.forms, *written], how="diagonal"),
-        _latest(accepted.rename({"event_id": "described_by"})),
+        _days_of(events),
+        pl.concat([clocks_of(times.filter(source=source)["event_time"], source, mapping) for source in numbered]),
+        latest_descriptions(
+            events.filter(pl.col("outcome").is_in(DESCRIBING)).select(
+                "item_id", "event_time", *DESCRIPTION, described_by="event_id", is_catalogue=pl.lit(False)
+            )
+        ),
     )
 
 
@@ -83,6 +96,8 @@ def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> Cle
         .then(pl.lit("accepted"))
         .otherwise("refusal"),
         described_by=pl.format("{}:{}", "source_file", pl.col("record_number").cast(pl.String).str.zfill(20)),
+        is_catalogue=pl.lit(True),
+        user_key=pl.lit(None, pl.String),
     )
     decisions = rejects_and_counts(numbered, items)
     return CleanShard(
@@ -90,13 +105,31 @@ def clean_items(records: Mapping[str, pl.DataFrame], mapping: LogMapping) -> Cle
         decisions.rejects,
         decisions.counts,
         pl.concat([decisions.forms, forms_of_ids(typed, ("item_id",)), forms_of_prices(typed)], how="diagonal"),
-        _latest(items.filter(pl.col("outcome") == "accepted")),
+        pl.DataFrame(),
+        pl.DataFrame(),
+        latest_descriptions(items.filter(pl.col("outcome") == "accepted")),
     )
 
 
-def _latest(described: pl.DataFrame) -> pl.DataFrame:
-    """For each item its latest row, and the latest row that fills each field of DESCRIPTION."""
-    ordered = described.select("item_id", "event_time", "described_by", *DESCRIPTION).sort("event_time", "described_by")
+def _days_of(events: pl.DataFrame) -> pl.DataFrame:
+    """How many events there are of each day, strays among them."""
+    counted = events.filter(pl.col("outcome").is_in(("accepted", "stray_time")))
+    return counted.group_by(event_date=pl.col("event_time").dt.date()).agg(num_events=pl.len().cast(pl.Int64))
+
+
+def clocks_of(times: pl.Series, source: str, mapping: LogMapping) -> pl.DataFrame:
+    """How many of a source's times lie on which clock and on none coarser: source, clock, num_times."""
+    counts = coarsest_clocks(times, mapping.timezone)
+    return pl.DataFrame(
+        {"source": [source] * len(counts), "clock": [*counts], "num_times": [*counts.values()]},
+        schema={"source": pl.String, "clock": pl.String, "num_times": pl.Int64},
+    )
+
+
+def latest_descriptions(described: pl.DataFrame) -> pl.DataFrame:
+    """For each item its latest row, and the latest row that fills each field of DESCRIPTION; a catalogue's is later."""
+    order = ("is_catalogue", "event_time", "described_by")
+    ordered = described.select("item_id", *order, *DESCRIPTION).unique(["item_id", *order]).sort(*order)
     rows = ordered.with_row_index("row")
     last = [
         rows.filter(pl.col(field).is_not_null()).select("item_id", "row").unique("item_id", keep="last")["row"]

@@ -6,7 +6,7 @@ The only file besides jobs/spark that imports pyspark.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -36,7 +36,7 @@ from lib.engines.spark_properties import (
 from lib.formats.mapping import LogMapping
 from lib.formats.money import has_several
 from lib.lake.places import STORE
-from lib.lake.writes import commit_files, remove_files, transaction_id
+from lib.lake.writes import Where, commit_files, remove_files, transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
 from lib.settings import JobSettings
@@ -126,12 +126,20 @@ class SparkRun(runs.Run):
             return SparkEngine(self.spark)
         return LocalEngine((os.cpu_count() or 1) if local[1] == "*" else int(local[1] or 1))
 
-    def files_of(self, tables: Mapping[str, str]) -> Parts:
-        """The files of input tables at their pinned versions, each named by a kind, spread over tasks."""
+    def files_of(
+        self, tables: Mapping[str, str], *, holding: Mapping[str, Collection[Any]] | None = None, now: bool = False
+    ) -> Parts:
+        """The files of input tables at their pinned versions, each named by a kind, spread over tasks.
+
+        Or of tables as they are `now`, which the job has written before. Of all files, or of those that may hold rows with one
+        of the values `holding` in each of its columns.
+        """
         rows = [
             {"location": location, "num_bytes": num_bytes, "kind": kind}
             for kind, table in tables.items()
-            for location, num_bytes in self.lake.data_files(table, self.version_of(table))
+            for location, num_bytes in self.lake.data_files(
+                table, None if now else self.version_of(table), holding=holding
+            )
         ]
         return self.engine.over(pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
 
@@ -170,10 +178,11 @@ class SparkRun(runs.Run):
         table: str,
         files: Sequence[AddAction],
         *,
-        where: Mapping[str, str] | None = None,
+        where: Where | None = None,
         mode: Literal["overwrite", "append"] = "overwrite",
         declared: Table | None = None,
         properties: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Commit files that tasks wrote, in one transaction, once per run: if it has committed before, they are removed.
 
@@ -195,6 +204,7 @@ class SparkRun(runs.Run):
             mode=mode,
             properties=properties,
             run_id=self.run_id,
+            metadata=metadata,
         )
         self.record_output(table, version, self.lake.rows_of_commit(table, version))
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from lib.formats.mapping import LogMapping
 from lib.ingestion.staged import FoundFile
 from lib.lake.lake import Lake
+from lib.tables.bronze import NO_DAY
 
 Row = dict[str, Any]
 
@@ -56,6 +57,9 @@ def refusals_of(file: FoundFile, mapping: LogMapping, *, batch_id: str, arrived_
         "source_record": None,
         "reason": f"file:{file.problem}",
         "raw": json.dumps({"sha256": file.sha256, "mapping_sha256": judged_under}),
+        "day": NO_DAY,
+        "event_time": None,
+        "user_key": None,
         "batch_id": batch_id,
         "arrived_at": arrived_at,
     }

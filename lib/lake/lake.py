@@ -5,10 +5,11 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -158,11 +159,18 @@ class Lake:
         filesystem, root = filesystem_of(self.uri(table))
         return delta.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, filesystem))
 
-    def data_files(self, table: str, version: int | None = None) -> list[tuple[str, int]]:
-        """Path or URI and size in bytes of each file of a table, at a version or the latest."""
+    def data_files(
+        self, table: str, version: int | None = None, *, holding: Mapping[str, Collection[Any]] | None = None
+    ) -> list[tuple[str, int]]:
+        """Path or URI and size in bytes of each file of a table, at a version or the latest.
+
+        Of all files, or of those that may hold rows with one of the values `holding` in each of its columns: by the value of a
+        partition, or by the smallest and largest of a file.
+        """
         delta = self.open(table, None if version is None else self.kept_version(table, version))
-        files = pa.table(delta.get_add_actions(flatten=True)).select(["path", "size_bytes"]).to_pylist()
-        return [(f"{self.uri(table)}/{unquote(file['path'])}", file["size_bytes"]) for file in files]
+        files = pa.table(delta.get_add_actions(flatten=True)).to_pylist()
+        chosen = [file for file in files if all(_may_hold(file, *asked) for asked in (holding or {}).items())]
+        return [(f"{self.uri(table)}/{unquote(file['path'])}", file["size_bytes"]) for file in chosen]
 
     def is_whole(self, table: str, version: int) -> bool:
         """Whether the table can be read at a version: neither its log nor its files were removed since."""
@@ -234,10 +242,40 @@ class Lake:
         commit = next(commit for commit in self.open(table).history() if commit["version"] == version)
         return int(commit.get(ROWS_OF_COMMIT) or (commit.get("operationMetrics") or {}).get("numOutputRows") or 0)
 
+    def newest_run(self, table: str, job: str) -> str | None:
+        """The run of a job that has committed to the table last; None if none has."""
+        commits = self.open(table).history() if self.exists(table) else []
+        runs = (str(commit.get(RUN_OF_COMMIT) or "") for commit in commits)
+        return next((run for run in runs if run.rpartition("-")[0] == job), None)
+
+    def runs_between(self, table: str, after: int, until: int) -> list[str]:
+        """The runs that have committed data to the table after one version and until another."""
+        commits = [commit for commit in self.open(table).history() if after < commit["version"] <= until]
+        return sorted({str(commit[RUN_OF_COMMIT]) for commit in commits if commit.get(RUN_OF_COMMIT)})
+
+    def metadata_of_run(self, table: str, run_id: str, name: str) -> str:
+        """What the run's newest commit to the table says under a name."""
+        commits = self.open(table).history()
+        return str(next(commit[name] for commit in commits if commit.get(RUN_OF_COMMIT) == run_id and name in commit))
+
+    def rows_by_partition(self, table: str, column: str) -> dict[Any, int]:
+        """How many rows each partition holds, by its value."""
+        files = pa.table(self.open(table).get_add_actions(flatten=True)).select([f"partition.{column}", "num_records"])
+        counts = files.group_by(f"partition.{column}").aggregate([("num_records", "sum")])
+        return dict(zip(counts[f"partition.{column}"].to_pylist(), counts["num_records_sum"].to_pylist(), strict=True))
+
     def version_of_run(self, table: str, run_id: str) -> int | None:
         """The version that a run's newest commit to the table made, whatever share of it; None if it made none."""
         commits = self.open(table).history() if self.exists(table) else []
         return next((int(commit["version"]) for commit in commits if commit.get(RUN_OF_COMMIT) == run_id), None)
+
+
+def _may_hold(file: Mapping[str, Any], column: str, values: Collection[Any]) -> bool:
+    """Whether a file, by its row of add actions, may hold one of the values."""
+    if f"partition.{column}" in file:
+        return file[f"partition.{column}"] in values
+    low, high = file.get(f"min.{column}"), file.get(f"max.{column}")
+    return low is None or high is None or any(low <= value <= high for value in values)
 
 
 def require_writable(lake: Lake) -> None:

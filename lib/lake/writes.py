@@ -25,12 +25,18 @@ from lib.lake.places import filesystem_of
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
+Where = Mapping[
+    str, str | Sequence[str]
+]  # partition columns -> the value, or the values, of the partitions that are meant
 MAX_ATTEMPTS = 8  # of a merge that conflicts with another writer's commit
 
 
-def transaction_id(job: str, table: str, where: Mapping[str, str] | None = None) -> str:
+def transaction_id(job: str, table: str, where: Where | None = None) -> str:
     """The Delta transaction id of a job's commits to a table, or to the partitions `where` of it."""
-    share = "".join(f":{column}={value}" for column, value in sorted((where or {}).items()))
+    share = "".join(
+        f":{column}={value}" if isinstance(value, str) else f":{column}"
+        for column, value in sorted((where or {}).items())
+    )
     return f"cartwheel:{job}:{table}{share}"
 
 
@@ -120,21 +126,25 @@ def commit_files(
     *,
     transaction: str,
     number: int,
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
     mode: Literal["overwrite", "append"] = "overwrite",
     properties: Mapping[str, str] | None = None,
     run_id: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> int:
     """Replace the table's content, or the partitions `where`, by `files`, or append them, in one transaction.
 
-    The commit names the run. If run `number` of `transaction` has already committed, it changes nothing.
+    The commit names the run, and says what `metadata` says. If run `number` of `transaction` has already committed, it changes nothing.
 
     Returns the table's version.
 
     Raises:
         ValueError: a file does not belong to the partitions `where`.
     """
-    strays = {name for name, value in (where or {}).items() for file in files if file.partition_values[name] != value}
+    partitions = {column: [value] if isinstance(value, str) else [*value] for column, value in (where or {}).items()}
+    strays = {
+        name for name, values in partitions.items() for file in files if file.partition_values[name] not in values
+    }
     if strays:
         raise ValueError(f"{table.name}: rows outside {where} by their {', '.join(sorted(strays))}")
     lake.ensure(table, properties)
@@ -145,10 +155,14 @@ def commit_files(
             mode=mode,
             schema=table.schema,
             partition_by=list(table.partition_by),
-            partition_filters=[(column, "=", value) for column, value in (where or {}).items()] or None,
+            partition_filters=[(column, "in", values) for column, values in partitions.items()] or None,
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(transaction, number)],
-                custom_metadata={ROWS_OF_COMMIT: str(num_rows(files)), **({RUN_OF_COMMIT: run_id} if run_id else {})},
+                custom_metadata={
+                    ROWS_OF_COMMIT: str(num_rows(files)),
+                    **({RUN_OF_COMMIT: run_id} if run_id else {}),
+                    **(metadata or {}),
+                },
             ),
         )
     version = lake.data_version(table.name)
@@ -199,11 +213,13 @@ def _partitions(table: Table, batch: pa.Table) -> Iterable[tuple[dict[str, str],
     if not columns:
         yield {}, batch
         return
-    for row in batch.select(columns).group_by(columns).aggregate([]).to_pylist():
-        chosen = pc.scalar(True)
-        for column, value in row.items():
-            chosen = chosen & (pc.field(column) == value)
-        yield {column: str(value) for column, value in row.items()}, batch.filter(chosen).drop_columns(columns)
+    places = batch.select(columns).append_column("(place)", pa.array(range(batch.num_rows), pa.int64()))
+    for row in places.group_by(columns, use_threads=False).aggregate([("(place)", "list")]).to_pylist():
+        chosen = row.pop("(place)_list")
+        first, number = chosen[0], len(chosen)
+        is_run = chosen[-1] - first + 1 == number
+        rows = batch.slice(first, number) if is_run else batch.take(pa.array(chosen, pa.int64()))
+        yield {column: str(value) for column, value in row.items()}, rows.drop_columns(columns)
 
 
 def _statistics(table: Table, rows: pa.Table) -> dict[str, Any]:

@@ -198,6 +198,15 @@ class Run:
         self.input_files = list(files)
         self.save("running")
 
+    def done_before(self) -> list[dict[str, Any]]:
+        """The earlier runs of this job, of the same code and settings, that have ended well; the oldest first."""
+        identity = (self.settings_hash, self.code_version)
+        return [
+            row
+            for row in history.runs(self.lake, self.job.name)
+            if row["status"] == "done" and (row["settings_hash"], row["code_version"]) == identity
+        ]
+
     def known_files(self) -> set[str]:
         """SHA-256 of every file that an earlier run of this job has read and committed."""
         known: set[str] = set()

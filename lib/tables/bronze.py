@@ -12,6 +12,7 @@ ARRIVAL = (
 IGNORED = "ignored"  # reason of the records that the mapping does not want; they count for no limit
 ERASED = "erased"  # reason of the records of people who asked to be forgotten
 UNSHOWN = (IGNORED, ERASED)  # reasons of records that the rejects do not repeat, and that no rule has found fault with
+NO_DAY = "none"  # in `day`, where a refused record has no time
 MANY_REJECTED_FRAC = 0.1  # a rule that refuses more of a source's records than this is said loudly
 
 SOURCE = Table(
@@ -52,7 +53,7 @@ IMAGES = Table(
 REJECTS = Table(
     name="bronze/rejects",
     comment="One refused record, or one file set aside whole; restricted, because it holds ids.",
-    version=1,
+    version=2,
     columns=(
         required(
             "stage", TEXT, "job that refused it: ingest (a whole file, or a row that is no picture) or clean (a record)"
@@ -72,9 +73,12 @@ REJECTS = Table(
             "the record as received, as JSON; null if ignored (bronze/<source> holds it) or erased",
             personal=True,
         ),
+        required("day", TEXT, "the UTC date of its event, such as 2026-01-31; `none` where it has no time"),
+        Column("event_time", TIME, "when its event happened, UTC"),
+        Column("user_key", TEXT, "keyed pseudonym of its user", personal=True),
         *ARRIVAL,
     ),
-    partition_by=("stage",),
+    partition_by=("stage", "source", "day"),
 )
 
 TABLES = (SOURCE, IMAGES, REJECTS)

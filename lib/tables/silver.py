@@ -25,7 +25,7 @@ CLOCKS = "cartwheel.clocks"
 EVENTS = Table(
     name="silver/events",
     comment="One true event: cleaned, in UTC, with a pseudonym for its user.",
-    version=1,
+    version=2,
     columns=(
         required(
             "event_id", TEXT, "SHA-256 over the format's name, the source's fields as received and the event type"
@@ -64,6 +64,7 @@ EVENTS = Table(
         required("source_record", TEXT, "source, file and record number that it came from"),
     ),
     key=("event_id",),
+    partition_by=("event_date",),
     checks={
         "known_type": "event_type IN ('" + "', '".join(EVENT_TYPES) + "')",
         "positive_quantity": "quantity IS NULL OR quantity > 0",
@@ -96,4 +97,24 @@ ITEMS = Table(
     checks={"price_not_negative": "price IS NULL OR price >= 0"},
 )
 
-TABLES = (EVENTS, ITEMS)
+DESCRIPTIONS = Table(
+    name="silver/descriptions",
+    comment="What one record says of its product; of each product those from which silver/items has its last known properties.",
+    version=1,
+    columns=(
+        required("item_id", TEXT, "the source's item id, trimmed; one form for whole numbers"),
+        required("is_catalogue", FLAG, "whether a catalogue says it, rather than an event"),
+        required("described_by", TEXT, "the event, or file and record number of the catalogue"),
+        Column("event_time", TIME, "when it was said, UTC; null where a catalogue has no times"),
+        Column("title", TEXT, "as shown to shoppers"),
+        Column("category", TEXTS, "coarse to fine"),
+        Column("brand", TEXT, "the maker"),
+        Column("price", MONEY, "in `currency`"),
+        Column("currency", TEXT, "ISO 4217"),
+        Column("attributes", TEXT_MAP, "further properties of the product"),
+        Column("image_uri", TEXT, "the product's picture"),
+    ),
+    key=("item_id", "is_catalogue", "described_by"),
+)
+
+TABLES = (EVENTS, ITEMS, DESCRIPTIONS)

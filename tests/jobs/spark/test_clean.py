@@ -252,7 +252,8 @@ def test_a_record_goes_to_the_shard_of_the_very_user_that_it_is_typed_to(given: 
     rows = [origin | {"user": user, "who": who} for user, who in zip(IDS, NESTED, strict=True)]
     texts = pa.Table.from_pylist(rows, schema=pa.schema(dict.fromkeys((*origin, "user", "who"), pa.string())))
 
-    shards = whole_of(pl.DataFrame(texts), mapping.sources["lines"]).to_list()
+    key = b"a key of the tests"
+    shards = whole_of(pl.DataFrame(texts), mapping.sources["lines"], key).to_list()
 
     records = (
         pl.DataFrame(texts)
@@ -265,7 +266,7 @@ def test_a_record_goes_to_the_shard_of_the_very_user_that_it_is_typed_to(given: 
         )
     )
     typed = type_events(records, "lines", mapping).sort("record")["user_id"].to_list()
-    assert shards == typed
+    assert shards == pseudonyms(pl.Series(typed, dtype=pl.String), key).to_list()
     assert len(set(typed) - {None}) == num_users
 
 

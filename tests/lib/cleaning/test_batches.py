@@ -20,11 +20,12 @@ from lib.cleaning.batches import (
 from lib.cleaning.fields import SUPERSEDED
 from lib.cleaning.shard import DESCRIPTION
 from lib.cleaning.thresholds import Thresholds
-from lib.engines.arrow_tasks import TABLE_FILES, unpacked
+from lib.engines.arrow_tasks import TABLE_FILES, InProcess, unpacked
 from lib.formats.mapping import LogMapping
 from lib.lake.lake import Lake
 from lib.tables.bronze import SOURCE
 
+KEY = b"a key of the tests"
 ORIGIN = {"source_file": "2024/a.csv", "source_file_sha256": "0", "malformed": None, "batch_id": "b"}
 
 
@@ -86,18 +87,22 @@ def test_records_of_a_shard_come_back_whole_with_what_supersedes_them(tmp_path: 
     rows = [{"line": "1", "item": item, "at": "2024-01-01"} for item in ("i", "j")]
     table = records(*rows, {"line": "2", "item": "i", "at": "2024-01-01"})
     task = work(given, table.schema)
-    by_key = spread_records(stored(tmp_path, table), work=task, by_record_key=True)
-    marked = unpacked(spread_marked_records(by_key, work=task))["clicks"]
+    by_key = spread_records(stored(tmp_path, table), work=task, key=InProcess(KEY), by_record_key=True)
+    marked = unpacked(spread_marked_records(by_key, work=task, key=InProcess(KEY)))["clicks"]
     assert marked[SUPERSEDED].to_list() == [True, False, False]
     assert marked.drop(SUPERSEDED).to_dicts() == table.to_pylist()
-    assert not list(spread_marked_records([], work=task))
+    assert not list(spread_marked_records([], work=task, key=InProcess(KEY)))
 
 
 def test_records_of_several_files_go_to_shards_by_user_and_equal_ones_without_a_user_too(tmp_path: Path) -> None:
     given = mapping(names={"item_id": "item", "event_time": "at", "user_id": "user"})
     rows = [{"user": user, "item": item} for user in ("u", " u ", "v", None, "") for item in "abcdef"]
     first, second = records(*rows), records(*rows).drop_columns("item")
-    parts = [*spread_records(stored(tmp_path, first, second), work=work(given, first.schema, num_shards=7))]
+    parts = [
+        *spread_records(
+            stored(tmp_path, first, second), work=work(given, first.schema, num_shards=7), key=InProcess(KEY)
+        )
+    ]
     found = pl.concat(
         frame.with_columns(shard=pl.lit(batch["shard"][0].as_py()))
         for batch in parts

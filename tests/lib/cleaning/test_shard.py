@@ -124,6 +124,11 @@ def test_a_reject_keeps_what_was_received_and_where() -> None:
         {
             **{"source": "clicks", "source_file": "b.csv", "source_record": "b.csv:7", "reason": "bad_value:item_id"},
             "raw": '{"user": "u", "time": "2024-01-01 12:00:00", "what": "view", "price": "9"}',
+            **{
+                "day": "2024-01-01",
+                "event_time": datetime(2024, 1, 1, 12, tzinfo=UTC),
+                "user_key": pseudonyms(pl.Series(["u"]), KEY)[0],
+            },
             **{"batch_id": "ingest-000001", "arrived_at": datetime(2026, 1, 1, tzinfo=UTC)},
         }
     ]
@@ -374,7 +379,9 @@ def test_accepted_and_rejected_add_up_and_the_order_of_records_changes_nothing(
     shuffled = clean_events({"clicks": whole[places]}, MAPPING, RULES, KEY)
     for one, other in zip(shard, shuffled, strict=True):
         key = [
-            c for c in ("event_id", "source_record", "outcome", "form", "item_id", "described_by") if c in one.columns
+            c
+            for c in ("event_id", "source_record", "outcome", "form", "item_id", "described_by", "event_date", "clock")
+            if c in one.columns
         ]
         assert one.sort(key).equals(other.sort(key))
 

@@ -164,10 +164,11 @@ def is_cleaned(records: dict[str, pa.Table], kind: str, mapping: LogMapping) -> 
             files.append({"location": f"{folder}/{name}.parquet", "num_bytes": 1, "kind": name})
         schemas = {name: table.schema for name, table in records.items()}
         work = ShardWork(Lake(folder), mapping, RULES, schemas, num_shards=1, num_item_shards=1)
-        parts = spread_records(pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches(), work=work)
+        key = InProcess(b"a key of the tests")
+        parts = spread_records(pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches(), work=work, key=key)
         if kind == "events":
             stated = {name: source.clock for name, source in mapping.sources.items() if source.clock is not None}
-            key, log = InProcess(b"a key of the tests"), WholeLog(clocks=stated)
+            log = WholeLog(clocks=stated)
             cleaned = unpacked_but_files(clean_event_shard(parts, work=work, key=key, log=log))
         else:
             cleaned = unpacked_but_files(clean_item_shard(parts, work=work))
