@@ -36,6 +36,7 @@ CHECKS = (
     "ray_cluster",
     "killed_driver",
     "killed_walk",
+    "killed_days",
     "bad_input",
     "fresh_clone",
     "fresh_tests",

@@ -18,11 +18,13 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "spark_cluster": ("simulate", "als"),
     "ray_cluster": ("simulate", "train_encoder"),
     "killed_driver": ("simulate", "clean"),
+    "killed_days": ("featurize",),
 }
 # Check -> what it shows beside the results of jobs. Those that are not named here judge every job, by the command.
 FURTHER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(JUDGES, ()),
     "spark_cluster": ("lib/cli",),
+    "killed_days": COMMAND,
     "bad_input": (*COMMAND, "tests"),
     "fresh_clone": (*COMMAND, *SETUP, "lib/report"),
     "fresh_tests": (*COMMAND, *SETUP, "lib/report", "tests"),

@@ -8,14 +8,14 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import log
 from pathlib import Path
 
 from acceptance.machine import machine
-from benchmarks import featurize
+from benchmarks import daily, featurize
 from benchmarks.clean import PROGRAMS, YARDSTICK, Run, make_log
 from benchmarks.measured import Measured
 from lib.pipeline import ROOT
@@ -58,20 +58,30 @@ def main() -> int:
     parser.add_argument(
         "--millions", type=float, nargs="+", default=[1, 4, 16], help="records of each log, in millions"
     )
+    parser.add_argument(
+        "--daily", type=float, nargs="*", default=[16], help="records of the log that comes day by day, in millions"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each program on each log")
     options = parser.parse_args()
     if not YARDSTICK.is_file():
         parser.error(f"there is no {YARDSTICK.name} beside the checkout to measure against")
     compared = [compare(millions, options.repeats) for millions in sorted(options.millions)]
-    PAGE.write_text(page(compared))
+    by_day = {size: daily.compare(STATE / f"daily-{size:g}", num_users=users_of(size)) for size in options.daily}
+    PAGE.write_text(page(compared, by_day))
     print(PAGE.read_text())
-    return 0 if all(one.are_equal and not one.different_features for one in compared) else 1
+    are_equal = all(one.are_equal and not one.different_features for one in compared)
+    return 0 if are_equal and all(one.are_equal for one in by_day.values()) else 1
+
+
+def users_of(millions: float) -> int:
+    """How many shoppers leave about so many records."""
+    return round(millions * USERS_PER_MILLION)
 
 
 def compare(millions: float, repeats: int) -> Compared:
     """Run every program on a log of about so many records, taking turns."""
     folder = STATE / f"{millions:g}"
-    raw = make_log(folder / "log", num_users=round(millions * USERS_PER_MILLION))
+    raw = make_log(folder / "log", num_users=users_of(millions))
     runs: dict[str, list[Run]] = {name: [] for name in PROGRAMS}
     features: dict[str, list[Measured]] = {name: [] for name in PROGRAMS}
     lake, out = folder / "lake", folder / "features"
@@ -88,7 +98,7 @@ def compare(millions: float, repeats: int) -> Compared:
     return Compared(sum(runs["DuckDB"][0].outcomes.values()), runs, features, different)
 
 
-def page(compared: Sequence[Compared]) -> str:
+def page(compared: Sequence[Compared], by_day: Mapping[float, daily.Daily]) -> str:
     """The page."""
     sizes = [one.num_records for one in compared]
     lines = [HEAD, f"{datetime.now(UTC):%Y-%m-%d}. Machine: {machine()}.\n", "## Raw log to bronze and silver\n"]
@@ -102,6 +112,8 @@ def page(compared: Sequence[Compared]) -> str:
     tables = ", ".join(featurize.KEYS)
     equal = f"The tables of both programs ({tables}) have the same keys and values, to {featurize.TOLERANCE:g}."
     lines.append(f"\n**The tables differ**: {'; '.join(wrong)}." if wrong else f"\n{equal}")
+    for one in by_day.values():
+        lines += [f"\n## A day more: the last of {daily.NUM_DAYS} days, and all at once\n", *one.lines]
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,7 @@
 import ast
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,11 @@ class Run:
     stages: Mapping[str, float]  # seconds, by its own account
 
 
-def make_log(lake: Path, *, num_users: int) -> Path:
+def make_log(lake: Path, *, num_users: int, flags: Sequence[str] = ()) -> Path:
     """The raw log of a simulated market, made once; returns its folder."""
     if not (lake / "raw" / "market" / MANIFEST).is_file():
-        flags = ["--simulate.num-users", str(num_users)]
-        measure([CARTWHEEL, "run", "--lake", str(lake), "--to", "simulate", *flags])
+        size = ["--simulate.num-users", str(num_users)]
+        measure([CARTWHEEL, "run", "--lake", str(lake), "--to", "simulate", *size, *flags])
     return lake / "raw" / "market"
 
 

@@ -75,7 +75,14 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
     keys.write_text(json.dumps({"identities": identities}))
     master, volume, filer, port, *inner = free_ports(8)
     command = [
-        *(server, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-master.volumeSizeLimitMB=256"),
+        *(
+            str(server),
+            "server",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-dir={folder}",
+            "-master.volumeSizeLimitMB=256",
+        ),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
         *(f"-master.port.grpc={inner[0]}", f"-volume.port.grpc={inner[1]}", f"-filer.port.grpc={inner[2]}"),
         *("-s3", f"-s3.port={port}", f"-s3.port.grpc={inner[3]}", f"-s3.config={keys}"),

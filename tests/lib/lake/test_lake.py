@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from deltalake.transaction import AddAction
 
 from lib.lake.lake import CONTRACT_VERSION, Lake
 from lib.lake.query import query
@@ -18,7 +19,7 @@ from lib.pipeline import ROOT
 from lib.settings import lake_place
 from lib.tables import contract
 from lib.tables.silver import PSEUDONYM_KEY, SESSION_GAP
-from tests.lakes import STRANGE_NAMES, arrow_rows, content, put
+from tests.lakes import EVENT, STRANGE_NAMES, arrow_rows, content, put
 
 VECTORS = contract("gold/vectors")
 BASE = {
@@ -229,3 +230,51 @@ def test_a_table_of_an_earlier_release_gets_the_columns_that_its_contract_has_ga
     assert content(lake, "gold/experiments") == [dict.fromkeys(now.schema.names) | row]
     put(lake, now, row | {"notes": "new"})
     assert [told["notes"] for told in content(lake, "gold/experiments")] == ["new"]
+
+
+def test_partitions_are_replaced_together_and_found_by_their_values(lake: Lake) -> None:
+    def events(number: int, *days: int) -> list[AddAction]:
+        rows = [
+            EVENT
+            | {
+                "event_id": f"{number}-{day}",
+                "event_time": datetime(2026, 1, day, 12, tzinfo=UTC),
+                "event_date": date(2026, 1, day),
+            }
+            for day in days
+        ]
+        return write_files(
+            lake,
+            contract("silver/events"),
+            [conform(contract("silver/events"), arrow_rows(contract("silver/events"), *rows))],
+        )
+
+    def ids() -> list[str]:
+        return sorted(lake.dataset("silver/events").to_table(columns=["event_id"])["event_id"].to_pylist())
+
+    given = {"transaction": "t", "number": 1, "run_id": "clean-000001", "metadata": {"cartwheel.said": "this"}}
+    commit_files(lake, contract("silver/events"), events(1, 1, 2, 3, 3), **given)
+    assert lake.rows_by_partition("silver/events", "event_date") == {
+        date(2026, 1, 1): 1,
+        date(2026, 1, 2): 1,
+        date(2026, 1, 3): 2,
+    }
+    where = {"event_date": ["2026-01-02", "2026-01-03", "2026-01-04"]}
+    commit_files(
+        lake, contract("silver/events"), events(2, 3, 4), where=where, transaction="t", number=2, run_id="clean-000002"
+    )
+    assert ids() == ["1-1", "2-3", "2-4"]
+    with pytest.raises(ValueError, match="rows outside"):
+        commit_files(lake, contract("silver/events"), events(3, 9), where=where, transaction="t", number=3)
+    (found,) = lake.data_files("silver/events", holding={"event_date": {date(2026, 1, 4)}})
+    assert "event_date=2026-01-04" in found[0]
+    assert [lake.data_files("silver/events", holding={"item_id": {name}}) != [] for name in ("a", "zz")] == [
+        True,
+        False,
+    ]
+    assert lake.newest_run("silver/events", "clean") == "clean-000002"
+    assert lake.runs_between("silver/events", 0, 99) == ["clean-000001", "clean-000002"]
+    assert lake.runs_between("silver/events", lake.version_of_run("silver/events", "clean-000001") or 0, 99) == [
+        "clean-000002"
+    ]
+    assert lake.metadata_of_run("silver/events", "clean-000001", "cartwheel.said") == "this"
