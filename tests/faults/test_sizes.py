@@ -73,7 +73,7 @@ def test_columns_that_come_and_go_lose_no_record(tmp_path: Path) -> None:
 def test_a_user_who_makes_most_of_the_log_is_cleaned_like_others(tmp_path: Path) -> None:
     shop = Shop(tmp_path, MAPPING)
     rows = [
-        f"{'whale' if n % 10 else f'u{n}'},i{n % 7},2024-01-{n % 28 + 1:02d} 10:{n // 28 % 60:02d}:{n % 60:02d},1,1"
+        f"{'whale' if n % 10 else f'u{n}'},i{n % 7},2024-01-{n % 28 + 1:02d} {n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d},1,1"
         for n in range(40_000)
     ]
     shop.put("1.csv", "\n".join(["user,item,time,price,number", *dict.fromkeys(rows)]) + "\n")
