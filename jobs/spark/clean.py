@@ -389,17 +389,16 @@ def commit_rejects(run: SparkRun, files: list[AddAction], new: New | None) -> No
     if new is None:
         run.commit_written("bronze/rejects", files, where={"stage": "clean"})
         return
-    sources = {kind: sorted(run.mapping.of_kind(kind)) for kind in ("events", "items")}
-    of_events = [file for file in files if file.partition_values["source"] in sources["events"]]
-    timed = [file for file in of_events if file.partition_values["day"] != NO_DAY]
-    where: dict[str, Any] = {"stage": "clean", "source": sources["events"]}
+    events, items = (sorted(run.mapping.of_kind(kind)) for kind in ("events", "items"))
+    of_items = [file for file in files if file.partition_values["source"] in items]
+    timeless = [file for file in files if file not in of_items and file.partition_values["day"] == NO_DAY]
+    timed = [file for file in files if file not in (*of_items, *timeless)]
     if new.days:
-        run.commit_written("bronze/rejects", timed, where={**where, "day": new.partitions})
-    timeless = [file for file in of_events if file not in timed]
-    run.commit_written("bronze/rejects", timeless, where={**where, "day": NO_DAY}, mode="append")
-    if sources["items"]:
-        of_items = [file for file in files if file not in of_events]
-        run.commit_written("bronze/rejects", of_items, where={"stage": "clean", "source": sources["items"]})
+        run.commit_written("bronze/rejects", timed, where={"stage": "clean", "source": events, "day": new.partitions})
+    where = {"stage": "clean", "source": events, "day": NO_DAY}
+    run.commit_written("bronze/rejects", timeless, where=where, mode="append")
+    if items:
+        run.commit_written("bronze/rejects", of_items, where={"stage": "clean", "source": items})
 
 
 def tell(run: SparkRun, found: Findings, log: WholeLog) -> None:
