@@ -326,7 +326,7 @@ def test_a_table_of_another_contract_version_is_refused_before_the_run_begins(la
     before = DeltaTable(lake.uri("silver/events")).version()
     with (
         pytest.raises(
-            ValueError, match=r"^silver/events has contract version 7, but this release needs version 1; use"
+            ValueError, match=r"^silver/events has contract version 7, but this release needs version 2; use"
         ),
         start_run("experiment", settings_for(lake)),
     ):
