@@ -27,7 +27,12 @@ CASES = (
     "an impossible value",
     "a broken settings file",
     "an unwritable lake",
-    "a lake at an object-store address",
+    "a lake at an address that not every engine reads",
+    "a store of another secret",
+    "a store that knows no such key",
+    "a bucket that cannot be written",
+    "a store that does not answer",
+    "a store at no host",
     "a lake whose path Delta reads otherwise",
     "a full disk",
     "no Ray cluster at the given address",
@@ -37,6 +42,9 @@ CASES = (
     "a catalogue without pictures",
     "fewer rows than workers",
     "a single class of labels",
+    "a line of ten megabytes",
+    "a folder whose files gain, lose and retype columns",
+    "two runs of a job at once",
 )
 
 

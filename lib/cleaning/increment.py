@@ -19,7 +19,7 @@ from lib.cleaning.batches import (
 )
 from lib.cleaning.fields import event_times
 from lib.cleaning.parsing import with_pairs
-from lib.cleaning.reopening import DAY, OLD_ROWS, PAIR
+from lib.cleaning.reopening import DAY, OLD_ROWS, PAIR, midnight
 from lib.cleaning.shard import clocks_of
 from lib.cleaning.whole_log import WholeLog
 from lib.engines.arrow_tasks import packed, rows_of, table_rows
@@ -94,8 +94,7 @@ def survey(
             pairs = timed.group_by(PAIR).agg(
                 first_time=pl.col("event_time").min(), last_time=pl.col("event_time").max()
             )
-            midnight = pl.col("event_date").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-            is_early = (pl.col("event_date") == last_day + DAY) & (pl.col("first_time") <= midnight + double_click)
+            is_early = (pl.col("event_date") == last_day + DAY) & (pl.col("first_time") <= midnight() + double_click)
             yield from packed(pairs.filter((pl.col("event_date") <= last_day) | is_early), TOUCHED)
 
 
@@ -119,13 +118,13 @@ def _old_rows_of(location: str, kind: str) -> Iterator[pl.DataFrame]:
                 is_counted=pl.lit(True),
             ).select(*OLD_ROWS)
         return
-    _, _, source = location.partition("/source=")
+    source = _source_of(location)
     for rows in table_rows(location, _schema(REJECTS.schema, "user_key", "event_time", "source_record", "reason")):
         yield (
             rows.filter(pl.col("reason").is_in(REOPENED_REASONS))
             .with_columns(
                 event_date=pl.col("event_time").dt.date(),
-                source=pl.lit(source.partition("/")[0]),
+                source=pl.lit(source),
                 is_counted=pl.col("reason") == "stray_time",
             )
             .select(*OLD_ROWS)
@@ -141,11 +140,11 @@ def keep_old_rows(files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame, num_s
                 kept = dated.join(pairs, on=PAIR, how="anti", nulls_equal=True)
                 yield from packed(kept, EVENT_ROWS, shards_of_days(kept["event_date"].cast(pl.String), num_shards))
             continue
-        _, _, source = file["location"].partition("/source=")
+        source = _source_of(file["location"])
         for rows in table_rows(file["location"], REJECTS.schema):
             dated = rows.with_columns(
                 stage=pl.lit("clean"),
-                source=pl.lit(source.partition("/")[0]),
+                source=pl.lit(source),
                 event_date=pl.col("event_time").dt.date(),
                 day=pl.col("event_time").dt.date().cast(pl.String),
             )
@@ -175,12 +174,18 @@ def spread_last_events(
                 event_date=pl.col("event_time").dt.date(),
                 clock_seconds=log.clock_seconds(pl.col("source_record").str.splitn("/", 2).struct.field("field_0")),
             )
-            midnight = (pl.col("event_date") + DAY).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-            is_last = (pl.col("event_date") + DAY).is_in(list(days)) & (pl.col("event_time") >= midnight - session_gap)
+            is_last = (pl.col("event_date") + DAY).is_in(list(days)) & (
+                pl.col("event_time") >= midnight() + DAY - session_gap
+            )
             late = eve.filter(is_last & (pl.col("clock_seconds") < session_gap.total_seconds()))
             chosen = late.join(pairs, on=PAIR, how="anti").sort("event_time", "event_id")
             last = chosen.unique(PAIR, keep="last", maintain_order=True).drop("source_record", "event_date")
             yield from packed(last, LAST_EVENTS, (last["user_key"].hash() % num_shards).cast(pl.Int32))
+
+
+def _source_of(location: str) -> str:
+    """The source of a file of bronze/rejects, which stands in its path."""
+    return location.partition("/source=")[2].partition("/")[0]
 
 
 def _schema(schema: pa.Schema, *names: str) -> pa.Schema:

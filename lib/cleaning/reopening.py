@@ -63,8 +63,8 @@ def _days_after(pairs: pl.DataFrame, found: pl.DataFrame, session_gap: timedelta
     """The next days, where a user is seen on both sides of midnight so that a session may go on."""
     known = pairs.filter(pl.col("user_key").is_not_null()).join(found, on=PAIR, how="left")
     last = pl.max_horizontal("last_time", "last_old")
-    late = known.filter(last >= _midnight() + DAY - session_gap).select("user_key", pl.col("event_date") + DAY)
-    held = late.join(found, on=PAIR, how="inner").filter(pl.col("first_old") <= _midnight() + session_gap)
+    late = known.filter(last >= midnight() + DAY - session_gap).select("user_key", pl.col("event_date") + DAY)
+    held = late.join(found, on=PAIR, how="inner").filter(pl.col("first_old") <= midnight() + session_gap)
     return held.select(*PAIR, first_time="first_old", last_time="last_old")
 
 
@@ -72,12 +72,12 @@ def _days_before(pairs: pl.DataFrame, found: pl.DataFrame, double_click: timedel
     """The days before, where a user is seen on both sides of midnight within a double click."""
     known = pairs.filter(pl.col("user_key").is_not_null()).join(found, on=PAIR, how="left")
     first = pl.min_horizontal("first_time", "first_old")
-    early = known.filter(first <= _midnight() + double_click).select("user_key", pl.col("event_date") - DAY)
+    early = known.filter(first <= midnight() + double_click).select("user_key", pl.col("event_date") - DAY)
     held = early.join(found, on=PAIR, how="inner")
-    late = held.filter(pl.col("last_old") >= _midnight() + DAY - double_click)
+    late = held.filter(pl.col("last_old") >= midnight() + DAY - double_click)
     return late.select(*PAIR, first_time="first_old", last_time="last_old")
 
 
-def _midnight() -> pl.Expr:
+def midnight() -> pl.Expr:
     """The begin of a row's day."""
     return pl.col("event_date").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")

@@ -19,6 +19,7 @@ REJECT = {
     "source_file": "a.csv",
     "source_record": "a.csv:1",
     "reason": "duplicate",
+    "day": "2026-01-01",
 }
 ARRIVED = {"batch_id": "ingest-000001", "arrived_at": AS_OF}
 AUC = {"model": "encoder", "version": "train_encoder-000001", "split": "valid", "metric": "auc", "value": 0.8, "n": 9}
