@@ -17,6 +17,10 @@ import pyarrow.fs as pafs
 from lib.runs.errors import RetryableError, SettingError
 
 STORE = "s3://"
+VARIABLES = (
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
 CONNECT_SECONDS, REQUEST_SECONDS, MAX_ATTEMPTS = 5, 60, 3
 # What a store's error says -> what a person is told, and whether it may pass by itself.
 REFUSALS = (
@@ -145,8 +149,14 @@ def _mark_as_same(path: Path, info: pafs.FileInfo) -> None:
     os.utime(path, ns=(info.mtime_ns, info.mtime_ns))
 
 
-@cache
 def _store() -> pafs.S3FileSystem:
+    """The store that the environment names now."""
+    return _store_of(tuple((name, os.environ.get(name)) for name in VARIABLES))
+
+
+@cache
+def _store_of(environment: tuple[tuple[str, str | None], ...]) -> pafs.S3FileSystem:
+    """A client of the store, kept for as long as the environment names the same."""
     own = urlsplit(endpoint() or "")
     given = {"endpoint_override": own.netloc, "scheme": own.scheme} if own.netloc else {}
     return pafs.S3FileSystem(

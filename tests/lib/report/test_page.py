@@ -36,6 +36,7 @@ REJECT: dict[str, Any] = {
     "source_file": "a.csv",
     "batch_id": "b",
     "arrived_at": START,
+    "day": "2026-01-01",
 }
 METRIC: dict[str, Any] = {
     "as_of": AS_OF, "split": "test", "question": "all", "k": 10, "segment": "all", "low": None, "high": None, "num_users": 40,
