@@ -24,7 +24,15 @@ ORDER = [
     *("decisions", "train_policy", "experiment", "train_gan", "make_creatives", "report"),
 ]
 TABLES = {
-    *("bronze/events", "bronze/images", "bronze/items", "bronze/rejects", "silver/events", "silver/items"),
+    *(
+        "bronze/events",
+        "bronze/images",
+        "bronze/items",
+        "bronze/rejects",
+        "silver/events",
+        "silver/items",
+        "silver/descriptions",
+    ),
     *("gold/user_profiles", "gold/item_profiles", "gold/interactions", "gold/examples", "gold/scaling", "gold/vectors"),
     *("gold/model_metrics", "gold/recommendations", "gold/ranking_metrics", "gold/decisions", "gold/policy_values"),
     *("gold/experiments", "gold/creatives"),
