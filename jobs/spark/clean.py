@@ -13,7 +13,7 @@ refused records, or another pseudonym key, stop the job before it commits. A rer
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial, reduce
@@ -50,9 +50,7 @@ from lib.tables.silver import CLOCKS, PSEUDONYM_KEY, SESSION_GAP
 
 SHARDS_OF_RECORDS_PER_ITEMS = 8  # records are many, items are few
 SAMPLED_TIMES = 100_000  # of a source, from which its clock is found
-MOST_REOPENED = (
-    5_000_000  # old records that a run cleans again beside the new; where they are more it cleans everything
-)
+MOST_REOPENED = 5_000_000  # old records that are cleaned again beside new ones; where they are more, everything is
 CLOCK_COUNTS = "cartwheel.clockCounts"  # in a commit to silver/events: how many times of each source lie on which clock
 WRITTEN = ("silver/events", "silver/descriptions", "bronze/rejects")
 
@@ -131,7 +129,7 @@ def work_of(run: SparkRun, settings: CleanSettings) -> ShardWork:
     )
 
 
-def clocks(run: SparkRun, work: ShardWork, key: Broadcast[bytes]) -> dict[str, Clock]:
+def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
     """The clock of each source of events: what the mapping says, else what a sample of its times shows."""
     tables = {name: f"bronze/{name}" for name in unstated_clocks(run, work)}
     every = {
@@ -201,7 +199,7 @@ def covered(run: SparkRun, by_day: Mapping[date, int], settings: CleanSettings) 
 
 def cleaned_all(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes]) -> Cleaned:
     """All records, cleaned; again where it shows that some lie far outside the log, or that a clock is another."""
-    log = WholeLog(clocks=clocks(run, work, key), erased=erased_digests(run.lake))
+    log = WholeLog(clocks=clocks(run, work), erased=erased_digests(run.lake))
     events = sharded(run, work, "events", key)
     result = cleaned(run, work, key, log, events)
     by_day = result.findings.events_by_day
@@ -273,13 +271,17 @@ def survey(
     return {kind: gathered(found, kind, of_new.GATHERED) for kind in (of_new.TOUCHED, of_new.DATES, tasks.CLOCKS)}
 
 
-def old_rows(run: SparkRun, pairs: pl.DataFrame) -> pl.DataFrame:
-    """What was made before of the records of these days of users."""
-    days = pairs["event_date"].unique().to_list()
+def files_of_days(run: SparkRun, days: Collection[date]) -> Parts:
+    """The files of silver/events and bronze/rejects that hold these days, as the last run left them."""
     rejects = {"stage": ["clean"], "day": [*map(str, days)]}
-    files = run.files_of({"silver/events": "silver/events"}, holding={"event_date": days}, now=True).union(
+    return run.files_of({"silver/events": "silver/events"}, holding={"event_date": days}, now=True).union(
         run.files_of({"bronze/rejects": "bronze/rejects"}, holding=rejects, now=True)
     )
+
+
+def old_rows(run: SparkRun, pairs: pl.DataFrame) -> pl.DataFrame:
+    """What was made before of the records of these days of users."""
+    files = files_of_days(run, pairs["event_date"].unique().to_list())
     return gathered(files.then(of_new.find_old_rows, pairs=pairs).collected(), of_new.OLD, of_new.GATHERED)
 
 
@@ -330,7 +332,7 @@ def cleaned_new(
     if min(new.by_day) < first or last < max(new.by_day):
         log = replace(log, first_day=first, last_day=max(last, *new.days) if new.days else last)
     pairs, records = new.opened.pairs, new.opened.rows.select("source", "source_record").unique()
-    increment = Increment(new.batches, pairs, records)
+    increment = Increment(new.batches, records)
     gap = timedelta(minutes=settings.session_gap_minutes)
     eves = run.files_of({"": "silver/events"}, holding={"event_date": {day - DAY for day in new.days}}, now=True)
     given = {"days": new.days, "pairs": pairs, "log": log, "session_gap": gap, "num_shards": work.num_shards}
@@ -360,10 +362,7 @@ def written(run: SparkRun, work: ShardWork, parts: Parts, new: New | None) -> li
     """Write the events and rejects of each day: all, or those of the days that new records touch, with what stays of these."""
     rows = parts.of(tasks.EVENT_ROWS, tasks.REJECT_ROWS)
     if new:
-        rejects = {"stage": ["clean"], "day": new.partitions}
-        files = run.files_of({"silver/events": "silver/events"}, holding={"event_date": new.days}, now=True).union(
-            run.files_of({"bronze/rejects": "bronze/rejects"}, holding=rejects, now=True)
-        )
+        files = files_of_days(run, new.days)
         rows = rows.union(files.then(of_new.keep_old_rows, pairs=new.opened.pairs, num_shards=work.num_shards))
     return rows.to_shards(work.num_shards).then(tasks.write_days, work=work).collected()
 

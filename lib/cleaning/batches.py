@@ -18,7 +18,7 @@ from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_items, clocks_of, latest_descriptions
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog
-from lib.engines.arrow_tasks import packed, rows_of, table_rows, unpacked, write_rows
+from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
 from lib.tables.bronze import DECLARED, REJECTS
@@ -193,11 +193,6 @@ def shards_of(records: pl.DataFrame, key: pl.Series, num_shards: int) -> pl.Seri
     return (hashes % num_shards).cast(pl.Int32)
 
 
-def shards_of_days(days: pl.Series, num_shards: int) -> pl.Series:
-    """The shard of each day, as text."""
-    return (days.hash() % num_shards).cast(pl.Int32)
-
-
 def own_columns(columns: Iterable[str]) -> list[str]:
     """The source's own columns among those of its table."""
     return [column for column in columns if column not in DECLARED and column != SUPERSEDED]
@@ -206,10 +201,10 @@ def own_columns(columns: Iterable[str]) -> list[str]:
 def _results(shard: CleanShard, work: ShardWork) -> Iterator[pa.RecordBatch]:
     """The parts that a cleaned shard goes on as."""
     rejects = shard.rejects.with_columns(stage=pl.lit("clean"))
-    yield from packed(rejects, REJECT_ROWS, shards_of_days(rejects["day"], work.num_shards))
+    yield from packed(rejects, REJECT_ROWS, shards_by(rejects["day"], work.num_shards))
     if shard.events is not None:
         days = shard.events["event_date"].cast(pl.String)
-        yield from packed(shard.events, EVENT_ROWS, shards_of_days(days, work.num_shards))
+        yield from packed(shard.events, EVENT_ROWS, shards_by(days, work.num_shards))
     yield from packed(shard.counts, COUNTS)
     yield from packed(shard.forms, FORMS)
     yield from packed(shard.clocks, CLOCKS)

@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from lib.cleaning.batches import (
-    CLOCKS,
-    EVENT_ROWS,
-    LAST_EVENTS,
-    REJECT_ROWS,
-    ShardWork,
-    shards_of_days,
-    whole_of,
-)
+from lib.cleaning import batches as of_all
+from lib.cleaning.batches import CLOCKS, EVENT_ROWS, LAST_EVENTS, REJECT_ROWS, ShardWork, whole_of
 from lib.cleaning.fields import event_times
 from lib.cleaning.parsing import with_pairs
 from lib.cleaning.reopening import DAY, OLD_ROWS, PAIR, midnight
 from lib.cleaning.shard import clocks_of
 from lib.cleaning.whole_log import WholeLog
-from lib.engines.arrow_tasks import packed, rows_of, table_rows
+from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows
 from lib.tables.bronze import REJECTS
 from lib.tables.silver import EVENTS
 
@@ -38,7 +31,7 @@ GATHERED: dict[str, dict[str, Any]] = {
         "last_time": pl.Datetime("us", "UTC"),
     },
     DATES: {"event_date": pl.Date, "num_events": pl.Int64},
-    CLOCKS: {"source": pl.String, "clock": pl.String, "num_times": pl.Int64},
+    CLOCKS: {**of_all.GATHERED[CLOCKS]},
     OLD: OLD_ROWS,
 }
 REOPENED_REASONS = ("duplicate", "double_click", "stray_time")  # what depends on other records; others stay refused
@@ -49,8 +42,7 @@ class Increment:
     """What is cleaned: new records, and those of days that these open again."""
 
     batches: Mapping[str, frozenset[str]]  # by source: the runs of ingest that brought the new records
-    pairs: pl.DataFrame  # PAIR: the days of users that are cleaned again
-    records: pl.DataFrame  # source, source_record: their records
+    records: pl.DataFrame  # source, source_record: of the days of users that are cleaned again
 
     def holding(self, source: str) -> dict[str, list[str]]:
         """By what the files are known that may hold records of a source to be cleaned."""
@@ -138,7 +130,7 @@ def keep_old_rows(files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame, num_s
             for rows in table_rows(file["location"], EVENTS.schema):
                 dated = with_pairs(rows).with_columns(event_date=pl.col("event_time").dt.date())
                 kept = dated.join(pairs, on=PAIR, how="anti", nulls_equal=True)
-                yield from packed(kept, EVENT_ROWS, shards_of_days(kept["event_date"].cast(pl.String), num_shards))
+                yield from packed(kept, EVENT_ROWS, shards_by(kept["event_date"].cast(pl.String), num_shards))
             continue
         source = _source_of(file["location"])
         for rows in table_rows(file["location"], REJECTS.schema):
@@ -151,7 +143,7 @@ def keep_old_rows(files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame, num_s
             is_reopened = pl.col("reason").is_in(REOPENED_REASONS)
             again = dated.filter(is_reopened).join(pairs, on=PAIR, how="anti", nulls_equal=True)
             kept = pl.concat([dated.filter(~is_reopened), again]).drop("event_date")
-            yield from packed(kept, REJECT_ROWS, shards_of_days(kept["day"], num_shards))
+            yield from packed(kept, REJECT_ROWS, shards_by(kept["day"], num_shards))
 
 
 def spread_last_events(
@@ -180,7 +172,7 @@ def spread_last_events(
             late = eve.filter(is_last & (pl.col("clock_seconds") < session_gap.total_seconds()))
             chosen = late.join(pairs, on=PAIR, how="anti").sort("event_time", "event_id")
             last = chosen.unique(PAIR, keep="last", maintain_order=True).drop("source_record", "event_date")
-            yield from packed(last, LAST_EVENTS, (last["user_key"].hash() % num_shards).cast(pl.Int32))
+            yield from packed(last, LAST_EVENTS, shards_by(last["user_key"], num_shards))
 
 
 def _source_of(location: str) -> str:

@@ -39,6 +39,11 @@ def packed(rows: pl.DataFrame, kind: str, shards: pl.Series | None = None) -> It
         yield part(kind, content.getvalue(), shard)
 
 
+def shards_by(keys: pl.Series, num_shards: int) -> pl.Series:
+    """The shard of each key, the same in every task of a run."""
+    return (keys.hash() % num_shards).cast(pl.Int32)
+
+
 def unpacked(parts: Iterable[pa.RecordBatch]) -> dict[str, pl.DataFrame]:
     """The rows of parts by kind, in the order of the kinds' names."""
     frames: dict[str, list[pl.DataFrame]] = {}

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.engines.arrow_tasks import packed, rows_of, table_rows, unpacked, write_rows
+from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
 from lib.features.examples import ExampleDate, examples
 from lib.features.interactions import interactions
 from lib.features.item_counts import item_counts, num_touching_users, together
@@ -74,7 +74,7 @@ def spread_events(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> It
                 has_hour=~source.is_in(work.sources_by_day)
             )
             whole = events.select(pl.coalesce("user_key", "item_id")).to_series()
-            shards = (whole.hash() % work.num_shards).cast(pl.Int32)
+            shards = shards_by(whole, work.num_shards)
             yield from packed(events.drop("is_bot", "source_record", "currency"), EVENT, shards)
 
 

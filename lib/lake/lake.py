@@ -244,8 +244,7 @@ class Lake:
 
     def newest_run(self, table: str, job: str) -> str | None:
         """The run of a job that has committed to the table last; None if none has."""
-        commits = self.open(table).history() if self.exists(table) else []
-        runs = (str(commit.get(RUN_OF_COMMIT) or "") for commit in commits)
+        runs = (str(commit.get(RUN_OF_COMMIT) or "") for commit in self._commits(table))
         return next((run for run in runs if run.rpartition("-")[0] == job), None)
 
     def runs_between(self, table: str, after: int, until: int) -> list[str]:
@@ -266,8 +265,14 @@ class Lake:
 
     def version_of_run(self, table: str, run_id: str) -> int | None:
         """The version that a run's newest commit to the table made, whatever share of it; None if it made none."""
-        commits = self.open(table).history() if self.exists(table) else []
-        return next((int(commit["version"]) for commit in commits if commit.get(RUN_OF_COMMIT) == run_id), None)
+        return next(
+            (int(commit["version"]) for commit in self._commits(table) if commit.get(RUN_OF_COMMIT) == run_id), None
+        )
+
+    def _commits(self, table: str) -> list[dict[str, Any]]:
+        """The table's history, the newest commit first; empty where there is no table."""
+        commits: list[dict[str, Any]] = self.open(table).history() if self.exists(table) else []
+        return commits
 
 
 def _may_hold(file: Mapping[str, Any], column: str, values: Collection[Any]) -> bool:
