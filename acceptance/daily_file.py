@@ -14,7 +14,7 @@ from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.runs import history
 
-FIRST_DAY = "2011-09-01"
+FIRST_DAY = "2011-10-01"
 SHORT_TRAINING = (
     *("--train-encoder.num-epochs", "2", "--train-encoder.two-tower-epochs", "1"),
     *("--als.rank", "16", "--als.num-iterations", "3"),

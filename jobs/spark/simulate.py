@@ -1,11 +1,11 @@
 """simulate: nothing -> the raw log of a market, in `<lake>/raw/market`, and the truth about it, in `<lake>/raw/market-truth`.
 
-Executors write the events, each file for a range of users. The records depend on the seed, not on the number of files. The
+Tasks write the events, each file for a range of users. The records depend on the seed, not on the number of files. The
 manifest is written last: an interrupted simulation starts again from the beginning, a finished one with the same settings is
 kept. Commits no table.
 """
 
-from functools import partial
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,14 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
-from pyspark.sql import DataFrame, SparkSession
 
 from lib.engines.spark import SparkRun, start_run
 from lib.settings import JobSettings
 from rl.market.log_files import (
     LOG_FOLDER,
     TRUTH_FOLDER,
-    WRITTEN,
     make_folders,
     read_manifest,
     write_catalogue,
@@ -34,6 +32,7 @@ from rl.market.pictures import SIZE, draw_picture
 from rl.market.products import Attributes, drawn_attributes, photographed_attributes
 
 PHOTOGRAPH_SIDE = 224  # pixels
+USER_BYTES = 20_000  # of records, about
 
 
 class SimulateSettings(JobSettings):
@@ -53,11 +52,14 @@ class SimulateSettings(JobSettings):
     )
 
 
-def ranges(spark: SparkSession, num_users: int, num_files: int) -> DataFrame:
-    """One row per file, each in a partition of its own: the file's number and the users [first, last) whose records it holds."""
+def ranges(num_users: int, num_files: int) -> pa.Table:
+    """One row per file: its number, the users [first, last) whose records it holds, and about how large these are."""
     bounds = np.linspace(0, num_users, min(num_files, num_users) + 1).astype(int)
-    rows = [(i, int(first), int(last)) for i, (first, last) in enumerate(pairwise(bounds))]
-    return spark.createDataFrame(rows, "file int, first int, last int").repartitionByRange(len(rows), "file")
+    rows = [
+        {"file": number, "first": int(first), "last": int(last), "num_bytes": int(last - first) * USER_BYTES}
+        for number, (first, last) in enumerate(pairwise(bounds))
+    ]
+    return pa.Table.from_pylist(rows)
 
 
 def own_settings(settings: SimulateSettings) -> dict[str, object]:
@@ -98,10 +100,12 @@ def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
     else:
         write_pictures(raw, attributes.item_id, photographs, side=PHOTOGRAPH_SIDE)
     run.log("drew the catalogue", items=len(attributes.item_id))
-    write = partial(write_events, market=market, bots_per_user=settings.bots_per_user, raw=raw, keep=run.lake.keep)
-    written = ranges(run.spark, settings.num_users, settings.num_files).mapInArrow(write, WRITTEN).toArrow()
-    records, dirty = (sum(written[name].to_pylist()) for name in ("num_records", "num_dirty"))
-    run.log("wrote the log", files=written.num_rows, records=records, dirty=dirty)
+    work = {"market": market, "bots_per_user": settings.bots_per_user, "raw": raw, "keep": run.lake.keep}
+    files = ranges(settings.num_users, settings.num_files)
+    tasks = run.engine.over(files, task_bytes=pc.max(files["num_bytes"]).as_py())
+    written = [json.loads(content) for _, content in tasks.then(write_events, **work).collected()]
+    records, dirty = (sum(file[name] for file in written) for name in ("num_records", "num_dirty"))
+    run.log("wrote the log", files=len(written), records=records, dirty=dirty)
     run.lake.keep(raw)
     write_manifest(raw, {"simulate": own_settings(settings), "market": market.settings})
     run.lake.keep(raw)

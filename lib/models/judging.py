@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from lib.models.fitting import Examples
@@ -39,6 +38,8 @@ def judge(
     """
     if not len(examples.labels):
         return []
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - seconds that a training worker does without
+
     regression = LogisticRegression(max_iter=1000).fit(fitted_on.features.numpy(), fitted_on.labels.numpy())
     with torch.no_grad():
         probabilities = torch.sigmoid(encoder(examples.features)).double().numpy()

@@ -10,19 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from lib.statistics.bootstrap import NUM_RESAMPLES, TAILS, resample_weights
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-METRICS: dict[str, Callable[[Labels, Floats], float]] = {
-    "auc": roc_auc_score,
-    "pr_auc": average_precision_score,
-    "log_loss": lambda labels, probabilities: log_loss(labels, probabilities, labels=[0, 1]),
-}
-RANKING_METRICS = ("auc", "pr_auc")  # undefined where all labels are the same
+METRICS = ("auc", "pr_auc", "log_loss")
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)  # scikit-learn's clip before the logarithm
 
 _CELLS_AT_ONCE = 1 << 21  # drawn counts in memory at a time
@@ -140,10 +134,13 @@ RESAMPLED: dict[str, Callable[[Labels, Floats, Floats], Floats]] = {
 
 
 def _values(labels: Labels, probabilities: Floats) -> dict[str, float | None]:
+    from sklearn import metrics  # noqa: PLC0415 - seconds that a training worker does without
+
     has_both = 0 < labels.sum() < len(labels)
     return {
-        metric: float(value(labels, probabilities)) if has_both or metric not in RANKING_METRICS else None
-        for metric, value in METRICS.items()
+        "auc": float(metrics.roc_auc_score(labels, probabilities)) if has_both else None,
+        "pr_auc": float(metrics.average_precision_score(labels, probabilities)) if has_both else None,
+        "log_loss": float(metrics.log_loss(labels, probabilities, labels=[0, 1])),
     }
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans
 
 from rl.dataset.decisions import Decisions, Flags, Floats, Ints
 
@@ -32,6 +31,8 @@ class Cells:
         distinct = np.unique((chosen - mean) / scale, axis=0)
         if len(distinct) <= num_cells:
             return cls(mean, scale, distinct)
+        from sklearn.cluster import KMeans  # noqa: PLC0415 - seconds that a training worker does without
+
         fitted = KMeans(num_cells, n_init=1, max_iter=50, random_state=seed).fit((chosen - mean) / scale)
         return cls(mean, scale, fitted.cluster_centers_)
 

@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lib.engines.arrow_tasks import part
 from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
 from rl.market.products import COLUMNS, Attributes
 from rl.market.records import DirtRates, records
 
 LOG_FOLDER, TRUTH_FOLDER = "market", "market-truth"
-WRITTEN = "file string, num_records bigint, num_dirty bigint"
 
 
 def make_folders(raw: Path) -> None:
@@ -45,9 +45,9 @@ def write_pictures(raw: Path, item_ids: Sequence[str], pictures: Sequence[bytes]
 
 def write_manifest(raw: Path, content: dict[str, Any]) -> None:
     """Mark the log as finished, with the settings that it was made with."""
-    part = raw / LOG_FOLDER / f"{MANIFEST}.part"
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(raw / LOG_FOLDER / MANIFEST)
+    unfinished = raw / LOG_FOLDER / f"{MANIFEST}.part"
+    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    unfinished.replace(raw / LOG_FOLDER / MANIFEST)
 
 
 def read_manifest(raw: Path) -> dict[str, Any] | None:
@@ -64,8 +64,8 @@ def write_events(
 ) -> Iterator[pa.RecordBatch]:
     """Write the log of users [first, last) for each row (file, first, last).
 
-    The records go to one file, the truth about the dirty ones to another; `keep` is called for each. Yields a row of
-    WRITTEN for each file.
+    The records go to one file, the truth about the dirty ones to another; `keep` is called for each. Yields a part
+    (lib/engines/arrow_tasks.py) for each file, whose content is JSON with `num_records` and `num_dirty`.
     """
     for batch in batches:
         for row in batch.to_pylist():
@@ -90,6 +90,4 @@ def write_events(
             pq.write_table(truth, of_truth)
             keep(target)
             keep(of_truth)
-            yield pa.RecordBatch.from_pydict(
-                {"file": [name], "num_records": [len(made)], "num_dirty": [len(dirty)]},
-            )
+            yield part(name, json.dumps({"num_records": len(made), "num_dirty": len(dirty)}).encode())
