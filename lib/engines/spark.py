@@ -144,9 +144,12 @@ class SparkRun(runs.Run):
         return self.engine.over(pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
 
     def num_shards(self, num_rows: int, *, rows_per_shard: int) -> int:
-        """Into how many shards so many rows are divided: enough for the cores, where that saves time."""
-        of_cores = min(self.engine.parallelism, ceil(num_rows / self.engine.least_shard_rows))
-        return max(1, ceil(num_rows / rows_per_shard), of_cores)
+        """Into how many shards so many rows are divided: equally many for each core, where that saves time."""
+        num_cores = self.engine.parallelism
+        of_size = ceil(num_rows / rows_per_shard)
+        if of_size > num_cores:
+            return ceil(of_size / num_cores) * num_cores
+        return max(1, of_size, min(num_cores, ceil(num_rows / self.engine.least_shard_rows)))
 
     def empty(self, table: str) -> DataFrame:
         """No rows, with the contract's columns."""

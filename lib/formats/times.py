@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import polars as pl
@@ -16,6 +17,12 @@ UNITS = {  # time format -> units in a second
 WORDS = ("iso", *UNITS, "epoch")  # the time formats that are not patterns
 ISO_PATTERNS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ISO_ZONE = r"(:\d{2}(?:\.\d+)?)\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
+# The commonest spellings, each of which one pattern reads.
+_MOMENT = r"^\d{4}-\d{2}-\d{2}%s\d{2}:\d{2}:\d{2}(?:\.\d+)?%s$"
+USUAL_ISO = {
+    _MOMENT % ("T", "Z"): "%Y-%m-%dT%H:%M:%S%.fZ",
+    _MOMENT % (" ", " UTC"): "%Y-%m-%d %H:%M:%S%.f UTC",
+}
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
 SAMPLE = datetime(2023, 11, 23, 22, 58, 47, 123456, tzinfo=UTC)  # no two of its parts are equal
 STEPS = ("1us", "1ms", "1s", "1m", "1h", "1d", "1mo")  # how finely a pattern may write a time
@@ -33,7 +40,7 @@ def parse_time(text: pl.Expr, time_format: str, timezone: str) -> pl.Expr:
     elif time_format == "epoch":
         moment = _from_any_epoch(text)
     elif time_format == "iso":
-        moment = _from_iso(text, timezone)
+        moment = text.map_batches(partial(_from_iso, timezone=timezone), return_dtype=TIME)
     else:
         moment = _by_pattern(text, time_format, timezone)
     return moment.map_batches(_in_four_digits, return_dtype=TIME)
@@ -108,7 +115,24 @@ def _by_pattern(text: pl.Expr, given: str, timezone: str) -> pl.Expr:
     return _in_utc(text.str.to_datetime(pattern.text, strict=False, time_unit="us"), timezone)
 
 
-def _from_iso(text: pl.Expr, timezone: str) -> pl.Expr:
+def _from_iso(texts: pl.Series, timezone: str) -> pl.Series:
+    """Times of ISO 8601; only what no pattern of USUAL_ISO reads is taken apart, which costs ten times as much."""
+    frame, text = texts.to_frame("text"), pl.col("text")
+    usual = [
+        pl.when(text.str.contains(spelling))
+        .then(text)
+        .str.to_datetime(pattern, strict=False, time_unit="us", time_zone="UTC")
+        for spelling, pattern in USUAL_ISO.items()
+    ]
+    moments = frame.select(pl.coalesce(usual)).to_series()
+    is_other = moments.is_null() & texts.is_not_null()
+    if not is_other.any():
+        return moments
+    others = frame.filter(is_other).select(_from_any_iso(text, timezone)).to_series()
+    return moments.scatter(is_other.arg_true(), others)
+
+
+def _from_any_iso(text: pl.Expr, timezone: str) -> pl.Expr:
     text = _with_point(text)
     clock = text.str.replace(ISO_ZONE, "$1").str.replace("T", " ", literal=True)
     naive = pl.coalesce(clock.str.to_datetime(pattern, strict=False, time_unit="us") for pattern in ISO_PATTERNS)

@@ -3,6 +3,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from lib.formats.times import parse_time, require_time_format
 
@@ -32,6 +34,25 @@ def times(*texts: str | None, time_format: str = "iso", timezone: str = "UTC") -
 )
 def test_iso_times_are_read_with_and_without_a_zone(text: str | None, expected: datetime | None) -> None:
     assert times(text) == [expected]
+
+
+@given(
+    *(st.integers(0, most) for most in (9999, 13, 32, 24, 60, 61)),
+    st.sampled_from(["", ".", ".5", ".123", ".123456", ".1234567", ".123456789", ".12345678901"]),
+    st.sampled_from([("T", "Z"), (" ", " UTC"), ("T", " UTC"), (" ", "Z")]),
+)
+@example(2016, 12, 31, 23, 59, 60, "", ("T", "Z"))
+@example(2023, 2, 29, 0, 0, 0, ".5", ("T", "Z"))
+def test_the_usual_spellings_are_read_as_every_other(
+    year: int, month: int, day: int, hour: int, minute: int, second: int, fraction: str, spelling: tuple[str, str]
+) -> None:
+    between, zone = spelling
+    clock = f"{hour:02}:{minute:02}:{second:02}{fraction}"
+    usual, other = (
+        f"{year:04}-{month:02}-{day:02}{between}{clock}{zone}",
+        f"{year:04}-{month:02}-{day:02} {clock}+00:00",
+    )
+    assert times(usual, other, None, usual) == [*times(other) * 2, None, *times(other)]
 
 
 def test_a_time_without_a_zone_is_in_the_mappings() -> None:
