@@ -38,10 +38,15 @@ def check() -> list[Claim]:
     seed = int(os.environ.get("CARTWHEEL_SEED") or time.time())
     print(f"  CARTWHEEL_SEED={seed}", flush=True)
     claims = [claim("on a disk", seed, came(seed, lakes.LAKES / "killed_days", {}))]
-    with object_store(STATE / "object_store") as store:
-        environment_of_store = store.environment() | {"XDG_CACHE_HOME": str(STATE / "stores")}
-        os.environ.update(environment_of_store)
-        claims.append(claim("on a bucket", seed, came(seed, f"s3://{BUCKET}/killed_days", environment_of_store)))
+    before = dict(os.environ)
+    try:
+        with object_store(STATE / "object_store") as store:
+            of_store = store.environment() | {"XDG_CACHE_HOME": str(STATE / "stores")}
+            os.environ.update(of_store)
+            claims.append(claim("on a bucket", seed, came(seed, f"s3://{BUCKET}/killed_days", of_store)))
+    finally:  # the checks that follow know of no store
+        os.environ.clear()
+        os.environ.update(before)
     return claims
 
 
