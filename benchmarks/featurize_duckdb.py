@@ -73,7 +73,8 @@ COUNTS = f"""
         num_carts / nullif(num_views, 0) AS cart_rate,
         num_purchases / nullif(num_views, 0) AS purchase_rate,
         CASE WHEN num_impressions > 0
-            THEN least(count(DISTINCT request_id) FILTER (event_type = 'view') / num_impressions, 1.0) END AS click_rate
+            THEN least(count(DISTINCT (request_id, event_time::DATE)) FILTER (event_type = 'view' AND request_id IS NOT NULL)
+                / num_impressions, 1.0) END AS click_rate
     FROM events WHERE user_key IS NOT NULL AND event_time < TIMESTAMPTZ '{{as_of}}'
     GROUP BY user_key
 """
@@ -81,8 +82,8 @@ HABITS = f"""
     SELECT user_key,
         count(*) AS num_actions,
         count(*) FILTER (event_type IN ('cart', 'favourite')) AS num_wanted,
-        count(*) FILTER (event_time >= TIMESTAMPTZ '{{as_of}}' - INTERVAL 7 DAY) AS num_actions_week,
-        count(*) FILTER (event_time >= TIMESTAMPTZ '{{as_of}}' - INTERVAL 28 DAY) AS num_actions_month,
+        count(*) FILTER (event_time::DATE >= (TIMESTAMPTZ '{{as_of}}')::DATE - 7) AS num_actions_week,
+        count(*) FILTER (event_time::DATE >= (TIMESTAMPTZ '{{as_of}}')::DATE - 28) AS num_actions_month,
         (epoch_us(TIMESTAMPTZ '{{as_of}}') - epoch_us(max(event_time))) / {DAY} AS days_since_action,
         (epoch_us(TIMESTAMPTZ '{{as_of}}') - epoch_us(max(event_time) FILTER (event_type = 'purchase'))) / {DAY}
             AS days_since_purchase,

@@ -91,7 +91,10 @@ PIPELINE: tuple[Job, ...] = (
         "profiles, interest tags, interactions, labelled examples",
         reads=("silver/events",),
         may_read=("silver/items",),
-        writes=("gold/user_profiles", "gold/item_profiles", "gold/interactions", "gold/examples", "gold/scaling"),
+        writes=(
+            *("gold/daily", "gold/user_days", "gold/item_days", "gold/interactions"),
+            *("gold/user_profiles", "gold/item_profiles", "gold/examples", "gold/scaling"),
+        ),
         code=("lib/features",),
     ),
     Job(
@@ -132,7 +135,7 @@ PIPELINE: tuple[Job, ...] = (
         "decisions",
         "spark",
         "sessions with logged impressions become episodes",
-        reads=("silver/events",),
+        reads=("silver/events", "gold/item_days"),
         may_read=("silver/items",),
         writes=("gold/decisions",),
         code=("rl/dataset", "rl/observation.py"),

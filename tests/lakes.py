@@ -50,8 +50,12 @@ EVENT: Row = {"item_id": "a", "event_type": "purchase", "is_bot": False, "source
 
 
 def whole_rows(table: Table, rows: Iterable[Row], base: Row = NOTHING) -> list[dict[str, Any]]:
-    """Each row is `base` with its own overrides; a column that both leave out is null."""
-    return [dict.fromkeys(table.schema.names) | {**base, **row} for row in rows]
+    """Each row is `base` with its own overrides; a column that both leave out is null, or the date of the event's time."""
+    whole = [dict.fromkeys(table.schema.names) | {**base, **row} for row in rows]
+    for row in whole:
+        if "event_date" in table.schema.names and row["event_date"] is None and row.get("event_time"):
+            row["event_date"] = row["event_time"].astimezone(UTC).date()
+    return whole
 
 
 def arrow_rows(table: Table, *rows: Row, base: Row = NOTHING) -> pa.Table:

@@ -33,8 +33,8 @@ class AlsSettings(PromotionSettings, JobSettings):
         0.1, ge=0, description="lambda; MLlib multiplies it by the number of a user's or item's pairs (ALS-WR)"
     )
     num_iterations: int = Field(8, ge=1, le=100, description="sweeps over users and items")
-    num_blocks: int = Field(
-        2, ge=1, le=10_000, description="blocks of users and of items; about the number of cores of the cluster"
+    num_blocks: int | None = Field(
+        None, ge=1, le=10_000, description="blocks of users and of items; unset: one a core of the cluster"
     )
     seed: int = Field(0, description="seed of the initial factors")
 
@@ -67,7 +67,7 @@ def numbered(ids: DataFrame, column: str) -> DataFrame:
     return in_order.select(column, (start + row_in_partition).cast("int").alias("number"))
 
 
-def factors(preferred: DataFrame, settings: AlsSettings) -> DataFrame:
+def factors(preferred: DataFrame, settings: AlsSettings, *, num_blocks: int) -> DataFrame:
     """ALS factors of the users and items in `preferred` (user_key, item_id, strength): kind, id, values (rank,)."""
     users, items = numbered(preferred, "user_key"), numbered(preferred, "item_id")
     ratings = (
@@ -81,8 +81,8 @@ def factors(preferred: DataFrame, settings: AlsSettings) -> DataFrame:
         regParam=settings.regularization,
         alpha=settings.alpha,
         implicitPrefs=True,
-        numUserBlocks=settings.num_blocks,
-        numItemBlocks=settings.num_blocks,
+        numUserBlocks=num_blocks,
+        numItemBlocks=num_blocks,
         userCol="user",
         itemCol="item",
         ratingCol="strength",
@@ -107,7 +107,7 @@ def fitted(
     num_pairs = preferred.count()
     if not num_pairs:
         return None
-    vectors = factors(preferred, settings).persist()
+    vectors = factors(preferred, settings, num_blocks=settings.num_blocks or run.num_cores).persist()
     run.log(f"fitted {version}", as_of=f"{as_of:%Y-%m-%d %H:%M}", pairs=num_pairs, vectors=vectors.count())
     names = {"model": F.lit(MODEL), "version": F.lit(version), "as_of": F.lit(as_of)}
     return vectors.select("kind", "id", "values", *(value.alias(name) for name, value in names.items()))

@@ -303,7 +303,8 @@ def whats_new(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broa
         return None
     batches, written_by = since
     found = survey(run, work, key, batches, max(by_day))
-    counted = json.loads(run.lake.metadata_of_run("silver/events", written_by, CLOCK_COUNTS))
+    counted = json.loads(run.lake.metadata_of_run("silver/events", written_by, CLOCK_COUNTS) or "null")
+    assert counted is not None, f"{written_by} has said how many times lie on which clock"
     counts = pl.concat([pl.DataFrame(counted, schema=of_new.GATHERED[tasks.CLOCKS]), found[tasks.CLOCKS]])
     opened = reopened(
         found[of_new.TOUCHED],

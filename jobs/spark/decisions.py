@@ -1,4 +1,4 @@
-"""decisions: silver/events, silver/items -> gold/decisions.
+"""decisions: silver/events, silver/items, gold/item_days -> gold/decisions.
 
 Each session with logged impressions and propensities becomes an episode, with one row per decision: what a policy could
 observe at that time (rl/observation.py) and the reward of the reactions to its item under its request, whenever they
@@ -10,7 +10,8 @@ Decisions from `as_of` on are the test split, those in the window before it are 
 `as_of` on reaches a row before it. As of the log's end there is no test split. A rerun, a retry or a kill changes nothing.
 
 One shuffle brings whole users together; a task then finds all decisions of its shard in Arrow batches
-(rl/dataset/episodes.py). Data of the size of the catalogue (attributes, counts by day) is sent to every task.
+(rl/dataset/episodes.py). Data of the size of the catalogue is sent to every task; the counts of its items by day it reads
+itself.
 """
 
 import json
@@ -18,8 +19,6 @@ from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -32,10 +31,18 @@ from lib.tables import contract
 from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
 from lib.tables.silver import SESSION_GAP
 from rl.dataset.context import ContextCode
-from rl.dataset.episodes import EVENT_COLUMNS, LEFT_OUT, Shop, episodes, left_out
-from rl.dataset.logged import REWARDS, ItemDays, RewardWeights
+from rl.dataset.episodes import (
+    EVENT_COLUMNS,
+    LEFT_OUT,
+    Shop,
+    episodes,
+    left_out,
+    read_item_days,
+    read_shop_days,
+)
+from rl.dataset.logged import REWARDS, RewardWeights
 from rl.dataset.rules import RULES
-from rl.observation import COUNTED, KINDS, Catalogue
+from rl.observation import KINDS, Catalogue
 
 
 class DecisionsSettings(JobSettings):
@@ -93,16 +100,6 @@ def found_impressions(events: DataFrame) -> Found:
     return Found(*row)
 
 
-def item_days(events: DataFrame) -> DataFrame:
-    """One row per item and UTC date: counts of the item's events of all users, with the columns COUNTED."""
-    kind = F.col("event_type")
-    is_click = (kind == "view") & F.col("request_id").isNotNull()
-    happened = (kind == "impression", is_click, kind == "view", kind == "cart", kind == "purchase")
-    return events.groupBy("item_id", "event_date").agg(
-        *(F.count_if(condition).alias(name) for condition, name in zip(happened, COUNTED, strict=True))
-    )
-
-
 def every_item(events: DataFrame, items: DataFrame) -> DataFrame:
     """One row per item in the catalogue or the log: category, brand, price (in one currency); null where unknown."""
     offered = impressions_of(events).select(F.explode("candidates").alias("item_id"))
@@ -135,14 +132,13 @@ def owned(events: DataFrame, *, has_users: bool) -> DataFrame:
 def read_shop(
     run: SparkRun, events: DataFrame, settings: DecisionsSettings, times: LogTimes, *, has_users: bool
 ) -> Shop:
-    """Collect what every task needs: catalogue, counts by item and date, the keys of the context."""
+    """Collect what every task needs: catalogue, where the counts by item and date are, the keys of the context."""
     catalogue = run.read_or_empty("silver/items")
     rates = rates_of(run.mapping, currencies_of(run.mapping, catalogue))
     items = catalogue.withColumn("price", in_one_currency(rates))
     table = every_item(events, items).toArrow().sort_by("item_id").combine_chunks()
     item_ids = table["item_id"].combine_chunks()
     described = Catalogue.of(*(table[column].to_pylist() for column in ("category", "brand", "price")))
-    days = item_days(events).toArrow()
     context = ContextCode()
     if not has_users:
         keys = {row["key"]: row["is_number"] for row in context_keys(events).collect()}
@@ -154,10 +150,12 @@ def read_shop(
         )
     offers_all = run.mapping.candidates == "all_items"
     known = sorted(row["item_id"] for row in items.select("item_id").collect()) if offers_all else []
+    lake, version = run.lake.absolute(), run.version_of("gold/item_days")
     return Shop(
         item_ids=item_ids,
         catalogue=described,
-        item_days=_item_days(days, item_ids),
+        item_days=partial(read_item_days, lake=lake, version=version, item_ids=item_ids),
+        shop_days=read_shop_days(lake, version),
         context=context,
         default_candidates=(known or item_ids.to_pylist()) if offers_all else [],
         valid_from=times.valid_from,
@@ -166,14 +164,6 @@ def read_shop(
         session_gap=timedelta(minutes=int(run.property_of("silver/events", SESSION_GAP))),
         rewards=settings.reward_weights(),
     )
-
-
-def _item_days(days: pa.Table, item_ids: pa.Array) -> ItemDays:
-    place = {item_id: index for index, item_id in enumerate(item_ids.to_pylist())}
-    item = np.array([place[item_id] for item_id in days["item_id"].to_pylist()], dtype=np.int64)
-    day = days["event_date"].cast(pa.int32()).to_numpy().astype(np.int64)
-    counts = np.column_stack([days[name].to_numpy() for name in COUNTED]).astype(np.float64)
-    return ItemDays(item, day, counts)
 
 
 def broken_rules(shards: DataFrame, shop: Shop) -> dict[str, int]:
@@ -194,7 +184,7 @@ def main(settings: DecisionsSettings) -> None:
             run.skip("no impressions with propensities in this log")
         has_users = found.num_with_user > 0
         shop = read_shop(run, events, settings, times, has_users=has_users)
-        num_events = int(shop.item_days.counts[:, [0, 2, 3, 4]].sum())  # a click is a view
+        num_events = int(shop.shop_days.counts[:, [0, 2, 3, 4]].sum())  # a click is a view
         num_shards = max(run.spark.sparkContext.defaultParallelism, -(-num_events // settings.events_per_shard))
         run.log("impressions", found=found.num_impressions, items=len(shop.item_ids), shards=num_shards)
         if found.num_without_request:

@@ -7,6 +7,7 @@ kill changes nothing.
 """
 
 from datetime import datetime
+from math import ceil
 
 import pyarrow as pa
 from pydantic import Field
@@ -19,6 +20,7 @@ from lib.ranking.pairs_of_log import pairs_of_log
 from lib.settings import JobSettings
 
 COMPOSED = "rebuy_then_popularity"
+USERS_PER_SHARD = 50_000  # at most, each with a question's lists of all strategies
 
 
 class EvaluateSettings(JobSettings):
@@ -26,8 +28,11 @@ class EvaluateSettings(JobSettings):
 
     k: int = Field(10, ge=1, le=1000, description="ranks of a list that count")
     num_resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of users")
-    num_shards: int = Field(
-        8, ge=1, le=100_000, description="shards of users; about the number of cores of the cluster"
+    num_shards: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="shards of users; unset: four a core of the cluster, and more for many users",
     )
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
@@ -101,7 +106,7 @@ def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> Dat
     )
 
 
-def measured(judged: DataFrame, settings: EvaluateSettings) -> DataFrame:
+def measured(judged: DataFrame, settings: EvaluateSettings, *, num_shards: int) -> DataFrame:
     """Value and interval of every metric of every strategy: shards of users are summed in tasks and combined here.
 
     Only sums reach the driver, one per shard, question, segment, strategy and metric.
@@ -116,7 +121,7 @@ def measured(judged: DataFrame, settings: EvaluateSettings) -> DataFrame:
         return shard_sums(shard, k=k, num_resamples=num_resamples, seed=seed)
 
     user_hash = F.xxhash64("user_key")
-    shard = F.pmod(user_hash, F.lit(settings.num_shards)).cast("int")
+    shard = F.pmod(user_hash, F.lit(num_shards)).cast("int")
     sharded = judged.select("*", user_hash.alias("user_hash"), shard.alias("shard"))
     summary = summarised(sharded.groupBy("shard").applyInArrow(sums, schema=spark_schema(SUMS_SCHEMA)).toArrow())
     return judged.sparkSession.createDataFrame(summary)
@@ -171,7 +176,8 @@ def main(settings: EvaluateSettings) -> None:
         if not num_users:
             run.skip(f"no user has a {run.mapping.relevance} in the {split} window")
         run.log("population", users_and_questions=num_users, items=num_items)
-        metrics = measured(judged_lists(lists, wanted, population), settings)
+        num_shards = settings.num_shards or max(4 * run.num_cores, ceil(num_users / USERS_PER_SHARD))
+        metrics = measured(judged_lists(lists, wanted, population), settings, num_shards=num_shards)
         covered = coverages(lists, population, num_items=num_items)
         rows = metric_rows(with_coverage(metrics, covered), settings, as_of=run.as_of, split=split)
         run.commit("gold/ranking_metrics", rows)

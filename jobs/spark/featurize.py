@@ -1,13 +1,23 @@
-"""featurize: silver/events, silver/items -> gold/user_profiles, gold/item_profiles, gold/interactions, gold/examples, gold/scaling.
+"""featurize: silver/events, silver/items -> gold/daily and the tables of days, gold/user_profiles, gold/item_profiles, gold/examples, gold/scaling.
 
-A user's events are brought together; Polars describes the users of each shard (lib/features/tasks.py) and writes their
-rows into files, which are committed at the end. The tasks run in Spark or in processes of one machine (lib/engines/parts.py). Profiles are as of `run.as_of`; examples describe each user at three dates (lib/features/examples.py). A row uses
-nothing from its `as_of` or later, except in its label. Bots are left out. A log without users gives item profiles and
-empty user tables. Rebuilds its tables in one transaction each. A rerun, a retry or a kill changes nothing.
+What happened on each day is counted once (lib/features/days.py): gold/daily, gold/user_days, gold/item_days and
+gold/interactions have a partition a day, and only days whose events have changed since the last run are made anew; where the
+splits have moved, interactions are labelled again. Everything else is summed from these days: profiles as of `run.as_of`, and
+examples, which describe each user at three dates (lib/features/examples.py). A day that one of these moments cuts is read from
+silver/events once more. A row uses nothing from its `as_of` or later, except in its label. Bots are left out. A log without
+users gives item profiles and empty user tables.
+
+The tasks (lib/features/tasks.py) run in Spark or in processes of one machine, and write their rows into files, which are
+committed at the end, each table in one transaction. A rerun, a retry or a kill changes nothing.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -17,13 +27,17 @@ from lib.engines.arrow_tasks import files_of, gathered
 from lib.engines.parts import Parts, files_written
 from lib.engines.spark import SparkRun, currencies_of, start_run
 from lib.features import tasks
-from lib.features.examples import example_dates
+from lib.features.days import DAY, DayShards
+from lib.features.examples import example_dates, moments_of
 from lib.features.tasks import FeaturizeWork
 from lib.features.user_features import FEATURES
 from lib.formats.money import has_several, rates_of, without_rate
 from lib.settings import JobSettings
 from lib.tables import contract
+from lib.tables.gold import FEATURIZED
 from lib.tables.silver import CLOCKS
+
+TABLES_OF_DAYS = ("gold/daily", "gold/user_days", "gold/item_days", "gold/interactions")
 
 
 class FeaturizeSettings(JobSettings):
@@ -73,8 +87,6 @@ def work_of(run: SparkRun, settings: FeaturizeSettings) -> FeaturizeWork:
     times, as_of = run.times, run.as_of
     split_at = {"valid_from": times.valid_from, "test_from": times.test_from}
     clocks = json.loads(run.property_of("silver/events", CLOCKS))
-    num_events = run.lake.num_rows("silver/events", run.version_of("silver/events"))
-    num_shards = run.num_shards(num_events, rows_per_shard=settings.events_per_shard)
     return FeaturizeWork(
         lake=run.lake.absolute(),
         items_version=run.inputs.get("silver/items"),
@@ -89,8 +101,122 @@ def work_of(run: SparkRun, settings: FeaturizeSettings) -> FeaturizeWork:
         max_tags=settings.max_tags,
         prior_views=settings.prior_views,
         prior_impressions=settings.prior_impressions,
-        num_shards=num_shards,
+        num_shards=1,
     )
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What the tables of days were made from."""
+
+    work: str  # hash of code, settings, rates and clocks
+    events: int  # the version of silver/events
+    valid_from: str
+    test_from: str
+
+
+class Days(NamedTuple):
+    """The days of silver/events: with how many events, which are made anew, and of which the splits are."""
+
+    num_events: Mapping[date, int]
+    made: frozenset[date]
+    labelled: frozenset[date]
+    are_all: bool  # that are made
+
+
+def made_from(run: SparkRun, work: FeaturizeWork) -> MadeFrom:
+    """What this run makes the tables of days from."""
+    rates = sorted((str(currency), str(rate)) for currency, rate in work.rates.items())
+    weighed = (work.relevant, sorted(work.event_weights.items()), work.half_life_days)
+    content = json.dumps([run.code_version, rates, sorted(work.sources_by_day), weighed])
+    version = run.version_of("silver/events")
+    moments = (work.valid_from, work.test_from)
+    return MadeFrom(hashlib.sha256(content.encode()).hexdigest(), version, *(moment.isoformat() for moment in moments))
+
+
+def made_before(run: SparkRun) -> MadeFrom | None:
+    """What the tables of days are made from; None where one is missing, or they are not of one run."""
+    found = set()
+    for table in TABLES_OF_DAYS:
+        by = run.lake.newest_run(table, run.job.name)
+        found.add(run.lake.metadata_of_run(table, by, FEATURIZED) if by else None)
+    stated = found.pop()
+    return MadeFrom(**json.loads(stated)) if stated and not found else None
+
+
+def days_of(run: SparkRun, work: FeaturizeWork) -> Days:
+    """Which days are made anew: those whose files have changed, and the next, where sessions go on; all, if anything else has."""
+    now, before = made_from(run, work), made_before(run)
+    num_events = run.lake.rows_by_partition("silver/events", "event_date", now.events)
+    changed = None
+    if before is not None and before.work == now.work:
+        changed = run.lake.partitions_changed("silver/events", "event_date", before.events, now.events)
+    if before is None or changed is None:
+        return Days(num_events, frozenset(num_events), frozenset(), are_all=True)
+    made = changed | {day + DAY for day in changed if day + DAY in num_events}
+    moved = [
+        days_between(datetime.fromisoformat(one), other)
+        for one, other in ((before.valid_from, work.valid_from), (before.test_from, work.test_from))
+    ]
+    labelled = {day for day in num_events if any(first <= day <= last for first, last in moved)} - made
+    return Days(num_events, frozenset(made), frozenset(labelled), are_all=False)
+
+
+def days_between(one: datetime, other: datetime) -> tuple[date, date]:
+    """The first and last UTC date between two moments; none lies between where they are equal."""
+    if one == other:
+        return date.max, date.min
+    first, last = sorted((one, other))
+    return first.astimezone(UTC).date(), last.astimezone(UTC).date()
+
+
+def events_of(run: SparkRun, work: FeaturizeWork, shards: DayShards) -> Parts:
+    """The events of some days by shard, and the sessions that were open before each."""
+    days = {*shards.first} | {day - DAY for day in shards.first}
+    files = run.files_of({tasks.EVENT: "silver/events"}, holding={"event_date": days})
+    return files.then(tasks.spread_events, work=work, shards=shards).to_shards(shards.num_shards)
+
+
+def write_days(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, days: Days) -> None:
+    """Make the tables of days anew, all or those of the days that have changed."""
+    known = {day: days.num_events[day] for day in days.made if day in days.num_events}
+    found: list[tuple[str, bytes]] = []
+    if known:
+        num_shards = run.num_shards(sum(known.values()), rows_per_shard=settings.events_per_shard)
+        shards = DayShards.of(known, num_shards=num_shards)
+        parts = events_of(run, work, shards).then(tasks.write_days, work=work, shards=shards).keep()
+        found = parts.but(tasks.ITEM_DAY).collected()
+        of_items = parts.of(tasks.ITEM_DAY).to_shards(shards.num_shards)
+        found += of_items.then(tasks.write_item_days, work=work).collected()
+        parts.drop()
+    if days.labelled:
+        files = run.files_of({"": "gold/interactions"}, holding={"event_date": days.labelled}, now=True)
+        found += files.then(tasks.label_again, work=work).collected()
+    metadata = {FEATURIZED: json.dumps(asdict(made_from(run, work)))}
+    for table in TABLES_OF_DAYS:
+        written = days.made | (days.labelled if table == "gold/interactions" else set())
+        where = None if days.are_all else {"event_date": sorted(map(str, written))}
+        if days.are_all or written:
+            run.commit_written(table, files_of(found, table), where=where, metadata=metadata)
+    if not days.are_all:
+        run.log("days", made=len(days.made), kept=len({*days.num_events} - days.made), labelled=len(days.labelled))
+
+
+def summed(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, days: Days) -> tuple[Parts, FeaturizeWork]:
+    """What users did on all days, in shards of users, and what happened to items, counted."""
+    moments = [moment for moment in moments_of(work.dates, work.as_of) if moment < run.times.end]  # no event is later
+    cut = {at.date() for moment in moments if (at := moment.astimezone(UTC)).time() != datetime.min.time()}
+    whole = {*days.num_events} - cut
+    stored = {tasks.USER_ITEM: "gold/daily", tasks.USER_DAY: "gold/user_days", tasks.ITEM_DAY: "gold/item_days"}
+    num_rows = sum(run.lake.num_rows(table) for table in ("gold/daily", "gold/user_days"))
+    work = replace(work, num_shards=run.num_shards(num_rows, rows_per_shard=settings.events_per_shard))
+    parts = run.files_of(stored, holding={"event_date": whole}, now=True).then(tasks.spread_days, work=work)
+    divided = {day: number for day, number in days.num_events.items() if day in cut}
+    if divided:
+        num_shards = run.num_shards(sum(divided.values()), rows_per_shard=settings.events_per_shard)
+        events = events_of(run, work, DayShards.of(divided, num_shards=num_shards))
+        parts = parts.union(events.then(tasks.divide_days, work=work, moments=moments))
+    return parts.keep(), work
 
 
 def write_examples(run: SparkRun, work: FeaturizeWork, examples: Parts, bounds: pl.DataFrame) -> None:
@@ -115,17 +241,20 @@ def write_examples(run: SparkRun, work: FeaturizeWork, examples: Parts, bounds: 
 def main(settings: FeaturizeSettings) -> None:
     with start_run("featurize", settings) as run:
         work = work_of(run, settings)
-        events = run.files_of({tasks.EVENT: "silver/events"}).then(tasks.spread_events, work=work)
-        parts = events.to_shards(work.num_shards).then(tasks.describe_users, work=work).keep()
-        found = parts.but(tasks.EXAMPLE, tasks.ITEM_COUNT).collected()
-        for table in ("gold/interactions", "gold/user_profiles"):
-            run.commit_written(table, files_of(found, table))
+        days = days_of(run, work)
+        write_days(run, work, settings, days)
+        parts, work = summed(run, work, settings, days)
+        users = parts.of(tasks.USER_ITEM, tasks.USER_DAY).to_shards(work.num_shards)
+        described = users.then(tasks.describe_users, work=work).keep()
+        found = described.but(tasks.EXAMPLE, tasks.ITEM_COUNT).collected()
+        run.commit_written("gold/user_profiles", files_of(found, "gold/user_profiles"))
         num_users = gathered(found, tasks.USERS, tasks.GATHERED)["num_users"].sum()
         # Ranks need all items in one task: a narrow row each, and items are few compared with events.
-        counts = parts.of(tasks.ITEM_COUNT).to_shards(1)
+        counts = parts.of(tasks.ITEM_COUNT).union(described.of(tasks.ITEM_COUNT)).to_shards(1)
         items = counts.then(tasks.describe_items, work=work, num_shop_users=num_users)
         run.commit_written("gold/item_profiles", files_written(items))
-        write_examples(run, work, parts.of(tasks.EXAMPLE), gathered(found, tasks.BOUNDS, tasks.GATHERED))
+        write_examples(run, work, described.of(tasks.EXAMPLE), gathered(found, tasks.BOUNDS, tasks.GATHERED))
+        described.drop()
         parts.drop()
 
 

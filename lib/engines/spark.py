@@ -126,6 +126,13 @@ class SparkRun(runs.Run):
             return SparkEngine(self.spark)
         return LocalEngine((os.cpu_count() or 1) if local[1] == "*" else int(local[1] or 1))
 
+    @property
+    def num_cores(self) -> int:
+        """How many tasks Spark runs at once: on one machine those of its master, on a cluster as many as that says."""
+        context = self.spark.sparkContext
+        local = re.match(r"local\[(\d+)", context.master or "")
+        return int(local[1]) if local else context.defaultParallelism
+
     def files_of(
         self, tables: Mapping[str, str], *, holding: Mapping[str, Collection[Any]] | None = None, now: bool = False
     ) -> Parts:

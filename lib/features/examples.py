@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from lib.features.profiles import of_type
+from lib.features.days import COUNTS, Days
 from lib.features.user_features import FEATURES, user_features
 
 
@@ -36,14 +36,14 @@ def example_dates(*, valid_from: datetime, test_from: datetime, end: datetime, a
     ]
 
 
-def examples(events: pl.DataFrame, *, dates: Sequence[ExampleDate], relevant: str) -> pl.DataFrame:
+def examples(days: Days, *, dates: Sequence[ExampleDate], relevant: str) -> pl.DataFrame:
     """One row per user and date with an event before it: user_key, as_of, split, label (null: unknown), features."""
     found = []
     for date in dates:
-        known = user_features(events, as_of=date.as_of)
+        known = user_features(days, as_of=date.as_of)
         label = pl.lit(None, pl.Int32)
         if date.label_until is not None:
-            buyers = relevant_users(events, start=date.as_of, end=date.label_until, relevant=relevant)
+            buyers = relevant_users(days, start=date.as_of, end=date.label_until, relevant=relevant)
             label = pl.col("user_key").is_in(buyers.implode()).cast(pl.Int32)
         found.append(
             known.select(
@@ -57,7 +57,17 @@ def examples(events: pl.DataFrame, *, dates: Sequence[ExampleDate], relevant: st
     return pl.concat(found)
 
 
-def relevant_users(events: pl.DataFrame, *, start: datetime, end: datetime, relevant: str) -> pl.Series:
-    """The users with an event of type `relevant` in [start, end)."""
-    in_window = (pl.col("event_time") >= pl.lit(start)) & (pl.col("event_time") < pl.lit(end))
-    return events.filter(in_window & of_type(relevant))["user_key"].unique()
+def relevant_users(days: Days, *, start: datetime, end: datetime, relevant: str) -> pl.Series:
+    """The users with an event of type `relevant` in [start, end), moments that divide days."""
+    rows, begin, number = days.users, "first_event_at", "num_impressions"
+    for name, kind in COUNTS.items():
+        if kind == relevant:
+            rows, begin, number = days.user_items, "first_at", name
+    in_window = (pl.col(begin) >= pl.lit(start)) & (pl.col(begin) < pl.lit(end))
+    return rows.filter(in_window & (pl.col(number) > 0))["user_key"].unique()
+
+
+def moments_of(dates: Sequence[ExampleDate], as_of: datetime) -> list[datetime]:
+    """The moments that divide days: what is known before one of them, or happens in a window, is counted apart."""
+    ends = [date.label_until for date in dates if date.label_until is not None]
+    return sorted({as_of, *(date.as_of for date in dates), *ends})

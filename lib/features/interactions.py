@@ -5,7 +5,7 @@ from datetime import datetime
 
 import polars as pl
 
-from lib.features.profiles import of_type
+from lib.features.days import of_type
 
 
 def interactions(
@@ -20,13 +20,6 @@ def interactions(
 
     Moments are kept apart, so that what was known before any `as_of` can be told exactly, also within a day.
     """
-    split = (
-        pl.when(pl.col("event_time") < pl.lit(valid_from))
-        .then(pl.lit("train"))
-        .when(pl.col("event_time") < pl.lit(test_from))
-        .then(pl.lit("valid"))
-        .otherwise(pl.lit("test"))
-    )
     counts = (
         events.filter(pl.col("user_key").is_not_null() & ~of_type("impression"))
         .group_by("user_key", "item_id", "event_time")
@@ -41,5 +34,25 @@ def interactions(
     for kind, unit in event_weights.items():
         weight += unit * pl.col(f"num_{kind}")
     return counts.select(
-        "user_key", "item_id", "event_time", split.alias("split"), weight.alias("weight"), "count", "num_relevant"
-    ).sort("user_key", "event_time", "item_id")
+        "user_key",
+        "item_id",
+        "event_time",
+        pl.col("event_time").dt.date().alias("event_date"),
+        split_of(valid_from=valid_from, test_from=test_from),
+        weight.alias("weight"),
+        "count",
+        "num_relevant",
+    ).sort("event_date", "user_key", "event_time", "item_id")
+
+
+def split_of(*, valid_from: datetime, test_from: datetime) -> pl.Expr:
+    """The split that an event_time falls in."""
+    time = pl.col("event_time")
+    return (
+        pl.when(time < pl.lit(valid_from))
+        .then(pl.lit("train"))
+        .when(time < pl.lit(test_from))
+        .then(pl.lit("valid"))
+        .otherwise(pl.lit("test"))
+        .alias("split")
+    )

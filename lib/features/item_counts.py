@@ -1,61 +1,68 @@
-"""What happened to each item before a moment, counted in shards of whole users and then brought together."""
+"""What happened to each item before a moment, counted in tasks and then brought together."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 
-from lib.features.profiles import known_events, of_type
+from lib.features.days import before
 
-SUMMED = (
+OF_EVENTS = (
     *("num_impressions", "num_touches", "num_views", "num_clicks", "num_carts", "num_purchases", "num_returns"),
-    *("num_buyers", "num_users"),
 )
+OF_USERS = ("num_buyers", "num_users")
+SCHEMA: Mapping[str, Any] = {
+    "item_id": pl.String,
+    **dict.fromkeys((*OF_EVENTS, *OF_USERS), pl.Int64),
+    "first_seen_at": pl.Datetime("us", "UTC"),
+    "last_priced_at": pl.Datetime("us", "UTC"),
+    "last_price": pl.Decimal(18, 4),
+}
 
 
-def item_counts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row per item with an event before `as_of`: its events by type, distinct users, first event and last price.
-
-    `events` are those of whole users, and any of nobody. Columns: item_id, SUMMED, first_seen_at, last_priced_at, last_price.
-    """
-    is_user = pl.col("user_key").is_not_null()
-    pairs = (
-        known_events(events, as_of)
-        .group_by("item_id", "user_key")
-        .agg(
-            num_impressions=of_type("impression").sum(),
-            num_touches=(~of_type("impression")).sum(),
-            num_views=of_type("view").sum(),
-            num_clicks=(of_type("view") & pl.col("request_id").is_not_null()).sum(),
-            num_carts=of_type("cart").sum(),
-            num_purchases=of_type("purchase").sum(),
-            num_returns=of_type("return").sum(),
-            first_seen_at=pl.col("event_time").min(),
-        )
-        .with_columns(
-            num_buyers=is_user & (pl.col("num_purchases") > 0), num_users=is_user & (pl.col("num_touches") > 0)
-        )
-    )
-    counts = pairs.group_by("item_id").agg(
-        *(pl.col(name).sum().cast(pl.Int64) for name in SUMMED), pl.col("first_seen_at").min()
-    )
-    priced = known_events(events, as_of).filter(pl.col("price").is_not_null())
-    last = (
-        priced.sort("event_time", "price")
+def item_counts(days: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+    """One row per item of some rows of gold/item_days: its events by type, first event and last price before `as_of`."""
+    is_last = pl.col("last_priced_at") == pl.col("last_priced_at").max()
+    counts = (
+        before(days, "first_seen_at", as_of)
         .group_by("item_id")
-        .agg(last_priced_at=pl.col("event_time").last(), last_price=pl.col("price").last())
+        .agg(
+            pl.col(*OF_EVENTS).sum(),
+            pl.col("first_seen_at").min(),
+            pl.col("last_priced_at").max(),
+            last_price=pl.col("last_price").filter(is_last).max(),
+        )
     )
-    return counts.join(last, on="item_id", how="left")
+    return _whole(counts)
+
+
+def item_users(user_items: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+    """One row per item of some users' rows of gold/daily: how many of these touched it before `as_of`, and bought it."""
+    pairs = before(user_items, "first_at", as_of).group_by("item_id", "user_key").agg(pl.col("num_purchases").sum())
+    return _whole(
+        pairs.group_by("item_id").agg(
+            num_users=pl.len().cast(pl.Int64), num_buyers=(pl.col("num_purchases") > 0).sum().cast(pl.Int64)
+        )
+    )
 
 
 def together(counts: pl.DataFrame) -> pl.DataFrame:
-    """One row per item of the counts of several shards: item_id, SUMMED, first_seen_at, last_price."""
-    last = counts.filter(pl.col("last_price").is_not_null()).sort("last_priced_at", "last_price")
-    prices = last.group_by("item_id").agg(pl.col("last_price").last())
-    summed = counts.group_by("item_id").agg(*(pl.col(name).sum() for name in SUMMED), pl.col("first_seen_at").min())
-    return summed.join(prices, on="item_id", how="left")
+    """One row per item of counts of both kinds, of several tasks: item_id, OF_EVENTS, OF_USERS, first_seen_at, last_price."""
+    is_last = pl.col("last_priced_at") == pl.col("last_priced_at").max()
+    return counts.group_by("item_id").agg(
+        pl.col(*OF_EVENTS, *OF_USERS).sum(),
+        pl.col("first_seen_at").min(),
+        last_price=pl.col("last_price").filter(is_last).max(),
+    )
 
 
-def num_touching_users(events: pl.DataFrame, *, as_of: datetime) -> int:
+def num_touching_users(user_items: pl.DataFrame, *, as_of: datetime) -> int:
     """How many known users have an event other than an impression before `as_of`."""
-    touches = known_events(events, as_of).filter(~of_type("impression") & pl.col("user_key").is_not_null())
-    return touches["user_key"].n_unique()
+    return before(user_items, "first_at", as_of)["user_key"].n_unique()
+
+
+def _whole(counts: pl.DataFrame) -> pl.DataFrame:
+    """The counts with all columns of SCHEMA; those of another kind are null."""
+    absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in counts.columns]
+    return counts.with_columns(absent).select(*SCHEMA)

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import polars as pl
 
-from lib.features.profiles import days_before
+from lib.features.days import days_before
 
 SEPARATOR = "\x1f"  # of the parts of a category, which are one key
 
@@ -54,7 +54,7 @@ def item_profiles(
         .then(pl.when(num_alike > 1).then(cheaper / (num_alike - 1)).otherwise(0.0))
         .alias("price_position"),
         "first_seen_at",
-        days_before(as_of, pl.col("first_seen_at")).alias("age_days"),
+        days_before(pl.lit(as_of), pl.col("first_seen_at")).alias("age_days"),
         (-((pl.col("num_users") + 1) / (num_shop_users + 1)).log(2)).alias("novelty"),
         pl.col("popularity_rank").cast(pl.Int64),
     )

@@ -1,11 +1,11 @@
-"""The functions that featurize's tasks run, on files of silver/events and on shards of whole users.
+"""The functions that featurize's tasks run.
 
-A task reads files and packs their events by user; the next describes the users of a shard, and writes what needs no
-other shard into files. What is counted over all shards goes on in parts (lib/engines/arrow_tasks.py). Does not import
-Spark.
+A task reads files of silver/events and packs their events by day; the next makes the rows of these days, and writes them into
+files. Of the days' files another packs what users did by user; the next describes the users of a shard, and writes what needs
+no other shard into files. What is counted over all shards goes on in parts (lib/engines/arrow_tasks.py). Does not import Spark.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -15,23 +15,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
+from lib.features.days import Days, DayShards, days_of, item_days_together, open_sessions_of
 from lib.features.examples import ExampleDate, examples
-from lib.features.interactions import interactions
-from lib.features.item_counts import item_counts, num_touching_users, together
+from lib.features.interactions import interactions, split_of
+from lib.features.item_counts import item_counts, item_users, num_touching_users, together
 from lib.features.item_profiles import item_profiles
 from lib.features.prices import in_shop_currency
 from lib.features.profiles import user_profiles
 from lib.features.scaling import bounds_of, num_clipped, scaled
 from lib.lake.lake import Lake
 from lib.tables import Table, contract
+from lib.tables.gold import DAILY, INTERACTIONS, ITEM_DAYS, USER_DAYS
 from lib.tables.silver import EVENTS, ITEMS
 
 READ = (
     *("user_key", "item_id", "event_type", "event_time", "session_id", "quantity", "price", "currency", "request_id"),
     *("is_bot", "source_record"),
 )
-# Kinds of parts, beside those of written files.
-EVENT, EXAMPLE, ITEM_COUNT, BOUNDS, USERS, CLIPPED = "event", "example", "item_count", "bounds", "users", "clipped"
+# Kinds of parts, beside those of written files: what is read, and what goes on.
+EVENT, OPEN_SESSION, USER_ITEM, USER_DAY, ITEM_DAY = "event", "open_session", "user_item", "user_day", "item_day"
+EXAMPLE, ITEM_COUNT, BOUNDS, USERS, CLIPPED = "example", "item_count", "bounds", "users", "clipped"
 # The columns of those that the job gathers.
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     BOUNDS: {"feature": pl.String, "min": pl.Float64, "max": pl.Float64},
@@ -58,68 +61,120 @@ class FeaturizeWork:
     max_tags: int
     prior_views: float
     prior_impressions: float
-    num_shards: int
+    num_shards: int  # of users
 
 
-def spread_events(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:
-    """Read files of silver/events (rows of TABLE_FILES) and pack the events, but those of bots, by shard of whole users.
+def spread_events(
+    files: Iterable[pa.RecordBatch], *, work: FeaturizeWork, shards: DayShards
+) -> Iterator[pa.RecordBatch]:
+    """Read files of silver/events (rows of TABLE_FILES) and pack the events of these days, but those of bots, by their shards.
 
-    Events of nobody are spread by their item. Prices are in the currency of sums.
+    And the sessions of the days before, which are not counted again. Prices are in the currency of sums.
     """
     schema = pa.schema([EVENTS.schema.field(name) for name in READ])
     for file in rows_of(files):
         for rows in table_rows(file["location"], schema):
+            of_people = rows.filter(~pl.col("is_bot")).with_columns(event_date=pl.col("event_time").dt.date())
+            opened = open_sessions_of(of_people).filter(pl.col("event_date").is_in(list(shards.first)))
+            yield from packed(opened, OPEN_SESSION, shards.of_events(opened.with_columns(item_id=pl.lit(""))))
+            wanted = of_people.filter(pl.col("event_date").is_in(list(shards.first)))
             source = pl.col("source_record").str.split("/").list.first()
-            events = in_shop_currency(rows.filter(~pl.col("is_bot")), work.rates).with_columns(
-                has_hour=~source.is_in(work.sources_by_day)
-            )
-            whole = events.select(pl.coalesce("user_key", "item_id")).to_series()
-            shards = shards_by(whole, work.num_shards)
-            yield from packed(events.drop("is_bot", "source_record", "currency"), EVENT, shards)
+            events = in_shop_currency(wanted, work.rates).with_columns(has_hour=~source.is_in(work.sources_by_day))
+            of_day = shards.of_events(events)
+            yield from packed(events.drop("is_bot", "source_record", "currency", "event_date"), EVENT, of_day)
 
 
-def describe_users(parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:
-    """Describe the users of a shard, and count what happened to its items.
-
-    Writes interactions and user profiles; examples go on, for their bounds are not known yet.
-    """
+def write_days(parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork, shards: DayShards) -> Iterator[pa.RecordBatch]:
+    """Write the rows of a shard's days; those of items go on, for other shards may have some of the same day."""
     found = unpacked(parts)
     if EVENT not in found:
         return
-    events = found[EVENT]
-    counts = item_counts(events, as_of=work.as_of)
-    yield from packed(counts, ITEM_COUNT)
-    users = num_touching_users(events, as_of=work.as_of)
-    yield from packed(pl.DataFrame({"num_users": [users]}), USERS)
-    known = with_tags(events.filter(pl.col("user_key").is_not_null()), work)
+    days = _days(found, work)
+    yield from _written(days.user_items.sort("event_date", "user_key", "item_id"), DAILY, work)
+    yield from _written(days.users.sort("event_date", "user_key"), USER_DAYS, work)
     pairs = interactions(
-        known,
+        found[EVENT],
         valid_from=work.valid_from,
         test_from=work.test_from,
         event_weights=work.event_weights,
         relevant=work.relevant,
     )
-    yield from _written(pairs, contract("gold/interactions"), work)
-    profiles = user_profiles(
-        known,
-        as_of=work.as_of,
-        event_weights=work.event_weights,
-        half_life_days=work.half_life_days,
-        max_tags=work.max_tags,
-    )
+    yield from _written(pairs, INTERACTIONS, work)
+    yield from packed(days.items, ITEM_DAY, shards.of_days(days.items["event_date"]))
+
+
+def write_item_days(parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:
+    """Bring the items of whole days together, and write them."""
+    found = unpacked(parts)
+    if ITEM_DAY in found:
+        items = item_days_together(found[ITEM_DAY]).sort("event_date", "item_id")
+        yield from _written(items, ITEM_DAYS, work)
+
+
+def label_again(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:
+    """Write the rows of files of gold/interactions with the splits of now."""
+    for file in rows_of(files):
+        for rows in table_rows(file["location"], INTERACTIONS.schema):
+            split = split_of(valid_from=work.valid_from, test_from=work.test_from)
+            yield from _written(rows.with_columns(split, event_date=pl.col("event_time").dt.date()), INTERACTIONS, work)
+
+
+def divide_days(
+    parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork, moments: Sequence[datetime]
+) -> Iterator[pa.RecordBatch]:
+    """Make the rows of days that moments divide, and pack what users did by user; what happened to items is counted."""
+    found = unpacked(parts)
+    if EVENT in found:
+        days = _days(found, work, moments)
+        for rows, kind in ((days.user_items, USER_ITEM), (days.users, USER_DAY)):
+            yield from packed(rows, kind, shards_by(rows["user_key"], work.num_shards))
+        yield from packed(item_counts(days.items, as_of=work.as_of), ITEM_COUNT)
+
+
+def spread_days(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:
+    """Read files of the tables of days, and pack what users did by user; what happened to items is counted."""
+    for file in rows_of(files):
+        kind = file["kind"]
+        table, begin = {
+            USER_ITEM: (DAILY, "first_at"),
+            USER_DAY: (USER_DAYS, "first_event_at"),
+            ITEM_DAY: (ITEM_DAYS, "first_seen_at"),
+        }[kind]
+        for stored in table_rows(file["location"], table.schema):
+            rows = stored.with_columns(event_date=pl.col(begin).dt.date())  # a partition's value is not in its files
+            if kind == ITEM_DAY:
+                yield from packed(item_counts(rows, as_of=work.as_of), ITEM_COUNT)
+            else:
+                yield from packed(rows, kind, shards_by(rows["user_key"], work.num_shards))
+
+
+def describe_users(parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:
+    """Describe the users of a shard, and count them by the items that they touched.
+
+    Writes user profiles; examples go on, for their bounds are not known yet.
+    """
+    found = unpacked(parts)
+    if USER_DAY not in found:
+        return
+    touched = found[USER_ITEM] if USER_ITEM in found else pl.DataFrame(DAILY.schema.empty_table())
+    yield from packed(item_users(touched, as_of=work.as_of), ITEM_COUNT)
+    users = num_touching_users(touched, as_of=work.as_of)
+    yield from packed(pl.DataFrame({"num_users": [users]}), USERS)
+    days = Days(with_tags(touched, work), found[USER_DAY], pl.DataFrame())
+    profiles = user_profiles(days, as_of=work.as_of, half_life_days=work.half_life_days, max_tags=work.max_tags)
     yield from _written(profiles, contract("gold/user_profiles"), work)
-    raw = examples(known, dates=work.dates, relevant=work.relevant)
+    raw = examples(days, dates=work.dates, relevant=work.relevant)
     yield from packed(bounds_of(raw), BOUNDS)
     yield from packed(raw, EXAMPLE)
 
 
-def with_tags(events: pl.DataFrame, work: FeaturizeWork) -> pl.DataFrame:
-    """The events with the tags of their items: category_tags, coarse to fine, and brand_tag.
+def with_tags(user_items: pl.DataFrame, work: FeaturizeWork) -> pl.DataFrame:
+    """The rows with the tags of their items: category_tags, coarse to fine, and brand_tag.
 
     Of the catalogue, which may be large, only the items of the shard are kept.
     """
-    described = catalogue(work, events["item_id"].unique())
-    return events.join(_tagged(described), on="item_id", how="left", maintain_order="left")
+    described = catalogue(work, user_items["item_id"].unique())
+    return user_items.join(_tagged(described), on="item_id", how="left", maintain_order="left")
 
 
 def describe_items(
@@ -158,6 +213,17 @@ def scale_examples(
         raw = found[EXAMPLE]
         yield from packed(num_clipped(raw, bounds), CLIPPED)
         yield from _written(scaled(raw, bounds), contract("gold/examples"), work)
+
+
+def _days(found: Mapping[str, pl.DataFrame], work: FeaturizeWork, moments: Sequence[datetime] = ()) -> Days:
+    """The rows of the days of a shard."""
+    return days_of(
+        found[EVENT],
+        event_weights=work.event_weights,
+        half_life_days=work.half_life_days,
+        moments=moments,
+        open_sessions=found.get(OPEN_SESSION),
+    )
 
 
 def _tagged(items: pl.DataFrame) -> pl.DataFrame:

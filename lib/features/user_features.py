@@ -1,18 +1,18 @@
 """The features of gold/examples: numbers about each user before a given moment, as Polars over whole users.
 
-`user_features` takes events as described in lib/features/profiles.py, which also defines an action. In the names of
-features, `click` stands for an action, except in `click_rate`. A feature is never null: for something that never
+`user_features` takes days as lib/features/profiles.py does. In the names of features, `click` stands for an action, except in
+`click_rate`. A feature is never null: for something that never
 happened it has the value given in FEATURES, and an indicator `has_...` says so. Counts, days and money are log(1 + x),
 because they are heavy-tailed and min-max scaling would squeeze most users into a small range. Hours of day are given as
 sine and cosine, because hour 23 is next to hour 0; both are 0 for a user without actions whose clock tells the hour.
 """
 
-import math
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from lib.features.profiles import ACTIONS, NUM_HOURS, days_before, known_events, of_type, user_counts
+from lib.features.days import Days, before, days_before, hour_angle, num_actions
+from lib.features.profiles import user_counts
 
 RECENT_DAYS = 7
 MONTH_DAYS = 28
@@ -43,9 +43,9 @@ FEATURES: dict[str, str] = {
     "has_impressions": "1 if there is an impression, else 0",
     "log_events_per_session": "events other than impressions per session",
     "log_days_per_visit": "days since the first event, divided by the number of days with an event",
-    "log_num_clicks_week": f"actions in the last {RECENT_DAYS} days",
-    "log_num_clicks_month": f"actions in the last {MONTH_DAYS} days",
-    "trend": f"log of (1 + actions in the last {RECENT_DAYS} days) / (1 + mean actions per {RECENT_DAYS} days before)",
+    "log_num_clicks_week": f"actions since the midnight (UTC) that is {RECENT_DAYS} days before that of the day",
+    "log_num_clicks_month": f"actions since the midnight (UTC) that is {MONTH_DAYS} days before that of the day",
+    "trend": f"log of (1 + actions of log_num_clicks_week) / (1 + mean actions per {RECENT_DAYS} days before)",
     "weekend_share": "share of actions on Saturday and Sunday (UTC); 0 without actions",
     "mean_click_hour_sin": "mean sine of the actions' hours of day; near 0, with the cosine, for irregular hours",
     "mean_click_hour_cos": "mean cosine of the actions' hours of day",
@@ -54,23 +54,20 @@ FEATURES: dict[str, str] = {
 }
 
 
-def user_features(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+def user_features(days: Days, *, as_of: datetime) -> pl.DataFrame:
     """One row per user with an event before `as_of`: user_key and the FEATURES, never null, not yet scaled."""
-    counts = user_counts(events, as_of=as_of)
-    joined = (
-        counts.join(action_habits(events, as_of=as_of), on="user_key", how="left")
-        .join(category_spread(events, as_of=as_of), on="user_key", how="left")
-        .join(open_carts(events, as_of=as_of), on="user_key", how="left")
-    )
+    joined = user_counts(days, as_of=as_of)
+    for more in (action_habits, times_of_day, category_spread, open_carts):
+        joined = joined.join(more(days, as_of=as_of), on="user_key", how="left")
     tenure_days = pl.col("tenure_days")
-    num_actions = pl.col("num_actions").fill_null(0)
+    num_all = pl.col("num_actions").fill_null(0)
     weeks_before = (tenure_days / RECENT_DAYS - 1).clip(lower_bound=1.0)
     actions_week = pl.col("num_actions_week").fill_null(0)
     features = {
         "log_tenure_days": tenure_days.log1p(),
         "log_recency_days": pl.col("recency_days").log1p(),
         "log_days_since_click": pl.coalesce("days_since_action", tenure_days).log1p(),
-        "has_clicked": num_actions > 0,
+        "has_clicked": num_all > 0,
         "log_days_since_purchase": pl.coalesce("days_since_purchase", tenure_days).log1p(),
         "has_purchased": pl.col("num_purchases") > 0,
         "log_num_events": pl.col("num_events").log1p(),
@@ -94,7 +91,7 @@ def user_features(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         "log_days_per_visit": (tenure_days / pl.col("num_active_days")).log1p(),
         "log_num_clicks_week": actions_week.log1p(),
         "log_num_clicks_month": pl.col("num_actions_month").fill_null(0).log1p(),
-        "trend": actions_week.log1p() - ((num_actions - actions_week) / weeks_before).log1p(),
+        "trend": actions_week.log1p() - ((num_all - actions_week) / weeks_before).log1p(),
         "weekend_share": pl.col("weekend_share").fill_null(0.0),
         "mean_click_hour_sin": pl.col("mean_hour_sin").fill_null(0.0),
         "mean_click_hour_cos": pl.col("mean_hour_cos").fill_null(0.0),
@@ -107,47 +104,50 @@ def user_features(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def action_habits(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """One row per user with actions: how many, how long ago, and at which hours and days of the week."""
-    hour = pl.col("event_time").dt.hour() + pl.col("event_time").dt.minute() / 60
-    angle = hour * (2 * math.pi / NUM_HOURS)
-    actions = (
-        known_events(events, as_of)
-        .filter(of_type(*ACTIONS))
-        .with_columns(
-            hour_sin=pl.when("has_hour").then(angle.sin()),
-            hour_cos=pl.when("has_hour").then(angle.cos()),
-            days_ago=days_before(as_of, pl.col("event_time")),
-            purchase_days_ago=pl.when(of_type("purchase")).then(days_before(as_of, pl.col("event_time"))),
-            in_week=pl.col("event_time") >= pl.lit(as_of - timedelta(days=RECENT_DAYS)),
-            in_month=pl.col("event_time") >= pl.lit(as_of - timedelta(days=MONTH_DAYS)),
-            is_wanted=of_type("cart", "favourite"),
-            is_weekend=pl.col("event_time").dt.weekday() >= 6,
+def action_habits(days: Days, *, as_of: datetime) -> pl.DataFrame:
+    """One row per user with actions: how many, in which weeks and on which days of the week, and the last purchase."""
+    day = as_of.astimezone(UTC).date()
+    actions = before(days.user_items, "first_at", as_of).with_columns(num_actions=num_actions())
+    of_each = pl.col("num_actions")
+    return (
+        actions.filter(of_each > 0)
+        .group_by("user_key")
+        .agg(
+            of_each.sum(),
+            num_wanted=(pl.col("num_carts") + pl.col("num_favourites")).sum(),
+            num_actions_week=of_each.filter(pl.col("event_date") >= day - timedelta(days=RECENT_DAYS)).sum(),
+            num_actions_month=of_each.filter(pl.col("event_date") >= day - timedelta(days=MONTH_DAYS)).sum(),
+            days_since_purchase=days_before(pl.lit(as_of), pl.col("last_purchase_at").max()),
+            weekend_share=of_each.filter(pl.col("event_date").dt.weekday() >= 6).sum() / of_each.sum(),
         )
-        .sort("user_key", "event_time", "event_type", "item_id")
-    )
-    return actions.group_by("user_key", maintain_order=True).agg(
-        num_actions=pl.len(),
-        num_wanted=pl.col("is_wanted").sum(),
-        num_actions_week=pl.col("in_week").sum(),
-        num_actions_month=pl.col("in_month").sum(),
-        days_since_action=pl.col("days_ago").min(),
-        days_since_purchase=pl.col("purchase_days_ago").min(),
-        weekend_share=pl.col("is_weekend").mean(),
-        mean_hour_sin=pl.col("hour_sin").mean(),
-        mean_hour_cos=pl.col("hour_cos").mean(),
-        last_hour_sin=pl.col("hour_sin").drop_nulls().last(),
-        last_hour_cos=pl.col("hour_cos").drop_nulls().last(),
     )
 
 
-def category_spread(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+def times_of_day(days: Days, *, as_of: datetime) -> pl.DataFrame:
+    """One row per user: how long ago the last action was, and at which hours they are."""
+    angle, num_timed = hour_angle(pl.col("last_timed_at").max()), pl.col("hours").list.len().sum()
+    return (
+        before(days.users, "first_event_at", as_of)
+        .group_by("user_key")
+        .agg(
+            days_since_action=days_before(pl.lit(as_of), pl.col("last_action_at").max()),
+            mean_hour_sin=pl.when(num_timed > 0).then(pl.col("hour_sin").sum() / num_timed),
+            mean_hour_cos=pl.when(num_timed > 0).then(pl.col("hour_cos").sum() / num_timed),
+            last_hour_sin=angle.sin(),
+            last_hour_cos=angle.cos(),
+        )
+    )
+
+
+def category_spread(days: Days, *, as_of: datetime) -> pl.DataFrame:
     """One row per user with actions in a known category: distinct coarse categories, and the largest one's share."""
     coarse = pl.col("category_tags").list.first()
-    actions = known_events(events, as_of).filter(of_type(*ACTIONS)).select("user_key", category=coarse).drop_nulls()
+    known = before(days.user_items, "first_at", as_of)
+    actions = known.select("user_key", num_actions().alias("num_actions"), category=coarse).drop_nulls()
     return (
-        actions.group_by("user_key", "category")
-        .len("num_actions")
+        actions.filter(pl.col("num_actions") > 0)
+        .group_by("user_key", "category")
+        .agg(pl.col("num_actions").sum())
         .group_by("user_key")
         .agg(
             num_categories=pl.len(),
@@ -156,16 +156,13 @@ def category_spread(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def open_carts(events: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+def open_carts(days: Days, *, as_of: datetime) -> pl.DataFrame:
     """One row per user with carts: `num_open_carts`, the items whose last cart was not followed by their purchase."""
-    known = known_events(events, as_of)
-    carts = known.filter(of_type("cart")).group_by("user_key", "item_id").agg(carted_at=pl.col("event_time").max())
-    purchases = (
-        known.filter(of_type("purchase")).group_by("user_key", "item_id").agg(bought_at=pl.col("event_time").max())
+    pairs = (
+        before(days.user_items, "first_at", as_of)
+        .group_by("user_key", "item_id")
+        .agg(pl.col("last_cart_at", "last_purchase_at").max())
+        .filter(pl.col("last_cart_at").is_not_null())
     )
-    is_open = (pl.col("bought_at") < pl.col("carted_at")).fill_null(True)
-    return (
-        carts.join(purchases, on=["user_key", "item_id"], how="left")
-        .group_by("user_key")
-        .agg(num_open_carts=is_open.sum())
-    )
+    is_open = (pl.col("last_purchase_at") < pl.col("last_cart_at")).fill_null(True)
+    return pairs.group_by("user_key").agg(num_open_carts=is_open.sum())

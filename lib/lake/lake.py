@@ -252,16 +252,35 @@ class Lake:
         commits = [commit for commit in self.open(table).history() if after < commit["version"] <= until]
         return sorted({str(commit[RUN_OF_COMMIT]) for commit in commits if commit.get(RUN_OF_COMMIT)})
 
-    def metadata_of_run(self, table: str, run_id: str, name: str) -> str:
-        """What the run's newest commit to the table says under a name."""
-        commits = self.open(table).history()
-        return str(next(commit[name] for commit in commits if commit.get(RUN_OF_COMMIT) == run_id and name in commit))
+    def metadata_of_run(self, table: str, run_id: str, name: str) -> str | None:
+        """What the run's newest commit to the table says under a name; None where it says nothing."""
+        stated = (
+            commit[name] for commit in self._commits(table) if commit.get(RUN_OF_COMMIT) == run_id and name in commit
+        )
+        found: str | None = next(stated, None)
+        return found
 
-    def rows_by_partition(self, table: str, column: str) -> dict[Any, int]:
-        """How many rows each partition holds, by its value."""
-        files = pa.table(self.open(table).get_add_actions(flatten=True)).select([f"partition.{column}", "num_records"])
+    def rows_by_partition(self, table: str, column: str, version: int | None = None) -> dict[Any, int]:
+        """How many rows each partition holds, by its value, at a version or the latest."""
+        delta = self.open(table, None if version is None else self.kept_version(table, version))
+        files = pa.table(delta.get_add_actions(flatten=True)).select([f"partition.{column}", "num_records"])
         counts = files.group_by(f"partition.{column}").aggregate([("num_records", "sum")])
         return dict(zip(counts[f"partition.{column}"].to_pylist(), counts["num_records_sum"].to_pylist(), strict=True))
+
+    def partitions_changed(self, table: str, column: str, before: int, now: int) -> set[Any] | None:
+        """The partitions whose files are others at one version than at a version before, by their values.
+
+        None where the log does not tell any more.
+        """
+        try:
+            versions = [pa.table(self.open(table, version).get_add_actions(flatten=True)) for version in (before, now)]
+        except (DeltaError, ValueError):
+            return None
+        held = [
+            set(zip(*(files[name].to_pylist() for name in (f"partition.{column}", "path")), strict=True))
+            for files in versions
+        ]
+        return {value for value, _ in held[0] ^ held[1]}
 
     def version_of_run(self, table: str, run_id: str) -> int | None:
         """The version that a run's newest commit to the table made, whatever share of it; None if it made none."""

@@ -2,8 +2,10 @@
 
 from lib.tables.contract import (
     COUNT,
+    DATE,
     FLAG,
     INT,
+    INTS,
     MONEY,
     REAL,
     TAGS,
@@ -21,6 +23,90 @@ from lib.tables.contract import (
 SPLITS = ("train", "valid", "test")
 QUESTIONS = ("all", "new")
 AS_OF = required("as_of", TIME, "the row uses only what was known before this time (UTC)")
+
+FEATURIZED = "cartwheel.featurized"  # in a commit of the tables of days: what they were made from
+
+DAILY = Table(
+    name="gold/daily",
+    comment="One user, item and UTC date: what the user did with it. Without impressions and bots.",
+    version=1,
+    columns=(
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
+        required("item_id", TEXT, "the source's item id"),
+        required("event_date", DATE, "the UTC date"),
+        required("num_views", COUNT, "views"),
+        required("num_carts", COUNT, "carts"),
+        required("num_favourites", COUNT, "favourites"),
+        required("num_purchases", COUNT, "purchase events (order lines)"),
+        required("num_returns", COUNT, "returns"),
+        required("num_ratings", COUNT, "ratings"),
+        required(
+            "weight", REAL, "sum over events of their type's weight, halved per half-life from event to end of date"
+        ),
+        required("quantity", COUNT, "pieces bought; a purchase without a quantity is one"),
+        Column(
+            "amount",
+            MONEY,
+            "sum of quantity x price of purchases, in the shop's currency; null where one has a price without a rate",
+        ),
+        required("first_at", TIME, "the first event"),
+        required("last_at", TIME, "the last event"),
+        Column("last_cart_at", TIME, "the last cart"),
+        Column("last_purchase_at", TIME, "the last purchase"),
+    ),
+    key=("user_key", "item_id", "event_date"),
+    partition_by=("event_date",),
+)
+
+USER_DAYS = Table(
+    name="gold/user_days",
+    comment="One user and UTC date: sessions, impressions, prices and hours. Without bots.",
+    version=1,
+    columns=(
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
+        required("event_date", DATE, "the UTC date"),
+        required("first_event_at", TIME, "the first event"),
+        required("last_event_at", TIME, "the last event"),
+        Column("last_action_at", TIME, "the last action (see gold/user_profiles.active_hours)"),
+        Column("last_timed_at", TIME, "the last action whose clock tells the hour"),
+        required("num_impressions", COUNT, "impressions"),
+        required("num_sessions", COUNT, "sessions that began on this date"),
+        required("num_clicked_requests", COUNT, "distinct requests of which something was clicked on this date"),
+        required("hours", INTS, "hour (UTC) of each action whose clock tells it, ascending"),
+        required("hour_sin", REAL, "sum over these of the sine of the time of day as an angle"),
+        required("hour_cos", REAL, "sum over these of its cosine"),
+        required("bought_prices", MONEY, "sum of the prices of purchases, in the shop's currency"),
+        required("num_bought_prices", COUNT, "purchases with such a price"),
+        required("prices", MONEY, "sum of the prices of actions, in the shop's currency"),
+        required("num_prices", COUNT, "actions with such a price"),
+        required("has_unconverted_purchase", FLAG, "whether a purchase has a price without a rate"),
+        required("has_unconverted", FLAG, "whether an action has a price without a rate"),
+    ),
+    key=("user_key", "event_date"),
+    partition_by=("event_date",),
+)
+
+ITEM_DAYS = Table(
+    name="gold/item_days",
+    comment="One item and UTC date: what happened to it, by known users and by nobody. Without bots.",
+    version=1,
+    columns=(
+        required("item_id", TEXT, "the source's item id"),
+        required("event_date", DATE, "the UTC date"),
+        required("num_impressions", COUNT, "impressions"),
+        required("num_touches", COUNT, "events other than impressions"),
+        required("num_views", COUNT, "views"),
+        required("num_clicks", COUNT, "views that answer an impression"),
+        required("num_carts", COUNT, "carts"),
+        required("num_purchases", COUNT, "purchase events"),
+        required("num_returns", COUNT, "returns"),
+        required("first_seen_at", TIME, "the first event"),
+        Column("last_priced_at", TIME, "the last event with a price in the shop's currency"),
+        Column("last_price", MONEY, "that price; of several at that moment the largest"),
+    ),
+    key=("item_id", "event_date"),
+    partition_by=("event_date",),
+)
 
 USER_PROFILES = Table(
     name="gold/user_profiles",
@@ -105,11 +191,12 @@ ITEM_PROFILES = Table(
 INTERACTIONS = Table(
     name="gold/interactions",
     comment="One user-item pair at one moment: what was known before any as_of is the sum of its rows before then.",
-    version=2,
+    version=3,
     columns=(
         required("user_key", TEXT, "keyed pseudonym", personal=True),
         required("item_id", TEXT, "the source's item id"),
         required("event_time", TIME, "when it happened, UTC"),
+        required("event_date", DATE, "the UTC date of event_time"),
         required("split", TEXT, "train before valid_from, valid before test_from, test from then on"),
         required("weight", REAL, "sum over events of the weight that the settings give their type"),
         required("count", COUNT, "events other than impressions"),
@@ -117,7 +204,7 @@ INTERACTIONS = Table(
     ),
     key=("user_key", "item_id", "event_time"),
     checks={"known_split": "split IN ('train', 'valid', 'test')"},
-    partition_by=("split",),
+    partition_by=("event_date",),
 )
 
 EXAMPLES = Table(
@@ -370,6 +457,9 @@ EXPERIMENTS = Table(
 )
 
 TABLES = (
+    DAILY,
+    USER_DAYS,
+    ITEM_DAYS,
     USER_PROFILES,
     ITEM_PROFILES,
     INTERACTIONS,

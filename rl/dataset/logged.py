@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rl.observation import (
     CART,
+    COUNTED,
     DAY_US,
     EVENT_WEIGHT,
     IMPRESSION,
@@ -51,11 +52,26 @@ class Events(NamedTuple):
 
 
 class ItemDays(NamedTuple):
-    """Counts of all events by item and UTC date, with or without a user: R rows in any order; days without events have none."""
+    """Counts of the events of items by UTC date, with or without a user: R rows in any order; days without events have none."""
 
     item: Ints  # (R,)
     day: Ints  # (R,), days since 1970
     counts: Floats  # (R, 5), columns as COUNTED
+
+
+class ShopDays(NamedTuple):
+    """The same counts of all items together: D rows, one for each date."""
+
+    day: Ints  # (D,)
+    counts: Floats  # (D, 5)
+
+    @classmethod
+    def of(cls, item_days: ItemDays) -> "ShopDays":
+        """The sums of the counts of all items."""
+        day, place = np.unique(item_days.day, return_inverse=True)
+        counts = np.zeros((len(day), len(COUNTED)))
+        np.add.at(counts, place, item_days.counts)
+        return cls(day, counts)
 
 
 class LoggedDecisions(NamedTuple):
@@ -81,6 +97,7 @@ def read_decisions(
     *,
     catalogue: Catalogue,
     item_days: ItemDays,
+    shop_days: ShopDays | None = None,
     rewards: RewardWeights = REWARDS,
     as_of_us: int | None = None,
 ) -> LoggedDecisions:
@@ -91,7 +108,8 @@ def read_decisions(
 
     `candidates` (N, K) and `propensities` (N,) belong to the shard's N impressions, in the order of the events. Decisions with
     fewer than K candidates are padded with -1, and the caller must ignore the features there. A session's decisions are one
-    episode; its impressions are steps 0, 1, ... The catalogue must have a row for every item of the events, if need be one
+    episode; its impressions are steps 0, 1, ... `item_days` may be those of the candidates alone, where
+    `shop_days` are those of all items. The catalogue must have a row for every item of the events, if need be one
     without category, brand and price.
 
     Raises:
@@ -111,7 +129,13 @@ def read_decisions(
     counts = _past(events, row[begin], candidates, catalogue)
     answers = answered(events)
     counts |= _session(events, row, step, candidates, catalogue, answers)
-    counts |= _items(item_days, events.time_us[row] // DAY_US, candidates, len(catalogue.category))
+    counts |= _items(
+        item_days,
+        shop_days or ShopDays.of(item_days),
+        events.time_us[row] // DAY_US,
+        candidates,
+        len(catalogue.category),
+    )
     states, features = observe(
         Counts(
             **counts,
@@ -252,15 +276,16 @@ def _session(
     }
 
 
-def _items(item_days: ItemDays, day: Ints, candidates: Ints, num_items: int) -> dict[str, Floats]:
+def _items(item_days: ItemDays, shop_days: ShopDays, day: Ints, candidates: Ints, num_items: int) -> dict[str, Floats]:
     """Counts of the candidates, and of an average item, before each decision's date."""
-    origin = int(min(item_days.day.min(initial=2**31), day.min(initial=2**31)))
-    known, asked = item_days.day - origin, day - origin
+    origin = int(min(days.min(initial=2**31) for days in (item_days.day, shop_days.day, day)))
+    asked = day - origin
     of_each = np.broadcast_to(asked[:, None], candidates.shape)
-    everywhere = np.zeros_like(known)
+    of_all = np.zeros_like(shop_days.day)
     return {
-        "item_counts": prior_sum(item_days.item, known, item_days.counts, candidates, of_each),
-        "mean_counts": prior_sum(everywhere, known, item_days.counts, np.zeros_like(asked), asked) / num_items,
+        "item_counts": prior_sum(item_days.item, item_days.day - origin, item_days.counts, candidates, of_each),
+        "mean_counts": prior_sum(of_all, shop_days.day - origin, shop_days.counts, np.zeros_like(asked), asked)
+        / num_items,
     }
 
 

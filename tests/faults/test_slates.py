@@ -25,6 +25,7 @@ def test_pages_and_candidates_of_five_shops_become_decisions(faults: Path, tmp_p
         lines = (faults / CASES / case / "log" / "e.jsonl").read_text().splitlines()
         shop.put(f"{case}.jsonl", "\n".join(json.dumps(of_case(json.loads(line), case)) for line in lines))
     shop.run("--clean.max-reject-frac=1")
+    shop.run(first="featurize", last="featurize")
     told = shop.run(first="decisions", last="decisions")
     assert told.code == 0, told.text
 

@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
 
+import polars as pl
 import pytest
 
 from lib.cli.jobs import load_job
+from lib.features.days import item_days
 from lib.pipeline import JOBS
 from lib.runs import history
 from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
@@ -27,6 +29,14 @@ UNKNOWN_USER = [0.0] * 5 + [0.1, 0.1, 0.5, 1.0, 0.0, -1.0]
 
 def flat(vectors: Sequence[Sequence[float]]) -> list[float]:
     return [number for vector in vectors for number in vector]
+
+
+def put_log(small_lake: SmallLake, *events: dict[str, Any]) -> None:
+    """Make these the events of the log, and their counts those of its items by day."""
+    small_lake.put_events(*events)
+    read = ["item_id", "event_type", "event_time", "event_date", "price", "request_id", "is_bot"]
+    stored = pl.DataFrame(small_lake.lake.dataset("silver/events").to_table(columns=read)).filter(~pl.col("is_bot"))
+    small_lake.put("gold/item_days", *item_days(stored.with_columns(part=pl.lit(0))).drop("part").to_dicts())
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +63,7 @@ def test_a_session_becomes_rows_worked_by_hand(
         SHOWN | {"user_key": "bot", "session_id": "of a bot", "is_bot": True},
         SHOWN | {"user_key": "v", "session_id": "broken", "propensity": None},
     ]
-    small_lake.put_events(*(EVENT | event for event in events))
+    put_log(small_lake, *(EVENT | event for event in events))
     job.main(job.DecisionsSettings(**small_lake.shared_settings))
     assert "left out 1 impressions: 1 without a propensity" in capsys.readouterr().out
     rows = small_lake.read("gold/decisions")
@@ -122,7 +132,8 @@ def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(
     small_lake.put("silver/items", *({"item_id": item} for item in ("0", "1", "2")))
     nobody = {"event_type": "impression", "policy": "random", "propensity": 1 / 3}
     context = [("user_feature_0", "cef3"), ("user-item_affinity_0", "0.0"), ("user-item_affinity_2", "4.0")]
-    small_lake.put_events(
+    put_log(
+        small_lake,
         nobody | {"item_id": "2", "request_id": "random-0", "position": 3, "context": context, "event_time": NOON},
         {"event_type": "view", "item_id": "2", "request_id": "random-0", "event_time": NOON},
         nobody | {"item_id": "0", "request_id": "random-1", "position": 1, "event_time": NOON + timedelta(days=10)},
@@ -150,7 +161,7 @@ def test_in_a_log_without_users_each_impression_is_an_episode_with_its_context(
 def test_a_log_without_propensities_is_skipped_with_one_line(
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small_lake.put_events(EVENT | {"event_type": "view"}, EVENT)
+    put_log(small_lake, EVENT | {"event_type": "view"}, EVENT)
     job.main(job.DecisionsSettings(**small_lake.shared_settings))
     assert small_lake.read("gold/decisions") == []
     assert "skipped: no impressions with propensities in this log" in capsys.readouterr().out
@@ -164,7 +175,8 @@ def test_splits_move_with_as_of_and_what_lies_behind_its_window_is_not_there(
     job: ModuleType, small_lake: SmallLake
 ) -> None:
     visits = [(day, datetime(2026, 1, day, 12, tzinfo=UTC)) for day in (2, 12, 22)]
-    small_lake.put_events(
+    put_log(
+        small_lake,
         *(EVENT | SHOWN | {"session_id": f"s{day:02d}", "event_time": time} for day, time in visits),
         EVENT | {"event_type": "view", "event_time": END - timedelta(seconds=1), "session_id": "last"},
     )
@@ -183,7 +195,7 @@ def test_splits_move_with_as_of_and_what_lies_behind_its_window_is_not_there(
 def test_where_no_decision_can_be_made_the_line_says_which_rule_is_broken(
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small_lake.put_events(*(EVENT | SHOWN | {"position": 2, "event_time": NOON + timedelta(days=d)} for d in (0, 10)))
+    put_log(small_lake, *(EVENT | SHOWN | {"position": 2, "event_time": NOON + timedelta(days=d)} for d in (0, 10)))
     job.main(job.DecisionsSettings(**small_lake.shared_settings))
     assert small_lake.read("gold/decisions") == []
     out = capsys.readouterr().out

@@ -18,6 +18,7 @@ from lib.cli.jobs import load_job
 from lib.engines.arrow_tasks import TABLE_FILES, unpacked
 from lib.engines.spark import found_currencies, session, spark_schema
 from lib.features import tasks
+from lib.features.days import DayShards, item_days
 from lib.features.interactions import interactions
 from lib.features.item_counts import item_counts, together
 from lib.features.item_profiles import item_profiles
@@ -25,6 +26,7 @@ from lib.features.prices import in_shop_currency
 from lib.features.tasks import FeaturizeWork
 from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
+from lib.lake.writes import commit_files, write_files
 from lib.pipeline import JOBS
 from lib.ranking.pairs_of_log import pairs_of_log
 from lib.tables import contract
@@ -305,7 +307,8 @@ def events_of(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 def test_an_item_s_rate_is_null_where_the_log_has_no_views_or_impressions() -> None:
-    counts = together(item_counts(events_of(event(1, event_type="purchase")), as_of=TEST_FROM))
+    days = item_days(events_of(event(1, event_type="purchase")).with_columns(part=pl.lit(0)))
+    counts = together(item_counts(days, as_of=TEST_FROM))
     profiles = item_profiles(
         counts,
         pl.DataFrame(contract("silver/items").schema.empty_table()),
@@ -361,5 +364,108 @@ def test_an_hour_is_known_where_the_clock_of_the_source_tells_it(tmp_path: Path)
         {"location": location, "num_bytes": 1, "kind": tasks.EVENT}
         for location, _ in work.lake.data_files("silver/events")
     ]
-    parts = tasks.spread_events(pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches(), work=work)
+    shards = DayShards.of({row["event_date"]: 1 for row in rows}, num_shards=1)
+    parts = tasks.spread_events(pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches(), work=work, shards=shards)
     assert unpacked(parts)[tasks.EVENT].sort("event_time")["has_hour"].to_list() == [False, True]
+
+
+TABLES = JOBS["featurize"].writes
+
+
+def write_days(path: Path, days: range, rows: list[dict[str, Any]]) -> None:
+    """Make these the events of some days of the log, and leave those of other days as they are."""
+    lake, table = Lake(str(path)), contract("silver/events")
+    first = START.date()
+    dates = [str(first + timedelta(days=day)) for day in days]
+    own = [row for row in rows if str(row["event_date"]) in dates]
+    files = write_files(lake, table, [lakes.arrow_rows(table, *own)] if own else [])
+    number = lake.last_committed_run("silver/events", "days") + 1
+    where = {"event_date": dates} if lake.exists("silver/events") else None
+    properties = lakes.PROPERTIES["silver/events"]
+    commit_files(lake, table, files, transaction="days", number=number, where=where, properties=properties)
+
+
+def random_log(draw: random.Random) -> list[dict[str, Any]]:
+    """Events of six people on a hundred days, some of them bots and of nobody; sessions last seven hours, over midnight too."""
+    rows = []
+    for _ in range(700):
+        day, user = draw.uniform(0, 100), draw.choice(["ann", "bob", "cid", "dot", "eve", None])
+        rows.append(
+            event(
+                day,
+                user_key=user,
+                item_id=draw.choice(["shoe", "hat", "cap", "bag"]),
+                event_type=draw.choice(["impression", "view", "view", "cart", "favourite", "purchase", "return"]),
+                session_id=user and f"{user}-{int(day * 24 // 7)}",
+                price=draw.choice([None, Decimal(draw.randint(1, 99))]),
+                request_id=draw.choice([None, "r1", "r2"]),
+                is_bot=user == "eve" and int(day) % 3 == 0,
+            )
+        )
+    return numbered(*rows)
+
+
+def files_of_days(path: Path, table: str) -> dict[str, frozenset[str]]:
+    """The files of each day of a table."""
+    found: dict[str, set[str]] = {}
+    for location, _ in Lake(str(path)).data_files(table):
+        found.setdefault(location.partition("event_date=")[2].partition("/")[0], set()).add(location)
+    return {day: frozenset(files) for day, files in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_days_that_come_and_change_give_the_tables_of_all_at_once(job: ModuleType, tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    log = random_log(draw)
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    for path in (grown, whole):
+        put(path, "silver/items", ITEMS)
+    first = [row for row in log if draw.random() < 0.95]  # what is left out comes late
+    write_days(grown, range(95), first)
+    run(job, grown)
+    before = files_of_days(grown, "gold/daily")
+    late = draw.sample(range(95), 2)
+    for day in late:
+        write_days(grown, range(day, day + 1), log)
+    write_days(grown, range(95, 101), log)
+    run(job, grown)
+    after = files_of_days(grown, "gold/daily")
+    touched = {*late, *(day + 1 for day in late), *range(95, 102)}
+    kept = {str(START.date() + timedelta(days=day)) for day in range(102) if day not in touched}
+    assert {day: files for day, files in after.items() if day in kept} == {day: before[day] for day in kept & {*before}}
+    for day in range(95):
+        if day not in late:
+            write_days(whole, range(day, day + 1), first)
+    for day in (*late, *range(95, 101)):
+        write_days(whole, range(day, day + 1), log)
+    run(job, whole)
+    for table in TABLES:
+        assert read(grown, table) == read(whole, table), table
+
+
+@pytest.mark.slow
+def test_another_as_of_reads_no_day_again_but_those_that_it_cuts(job: ModuleType, tmp_path: Path) -> None:
+    write_days(tmp_path, range(101), random_log(random.Random(5)))
+    run(job, tmp_path)
+    before = {
+        table: Lake(str(tmp_path)).data_version(table)
+        for table in ("gold/daily", "gold/user_days", "gold/interactions")
+    }
+    run(job, tmp_path, time={"as_of": (START + timedelta(days=60.3)).isoformat()})
+    assert {table: Lake(str(tmp_path)).data_version(table) for table in before} == before
+    moved = {table: read(tmp_path, table) for table in ("gold/user_profiles", "gold/examples", "gold/item_profiles")}
+    alone = tmp_path / "alone"
+    write_days(alone, range(101), random_log(random.Random(5)))
+    run(job, alone, time={"as_of": (START + timedelta(days=60.3)).isoformat()})
+    assert {table: read(alone, table) for table in moved} == moved
+
+
+def test_other_settings_make_all_days_anew(job: ModuleType, tmp_path: Path) -> None:
+    put(tmp_path, "silver/events", LOG)
+    run(job, tmp_path)
+    light = {(row["user_key"], row["item_id"]): row["weight"] for row in read(tmp_path, "gold/daily")}
+    run(job, tmp_path, purchase_weight=3.0)
+    heavy = {(row["user_key"], row["item_id"]): row["weight"] for row in read(tmp_path, "gold/daily")}
+    assert heavy["cid", "cap"] > light["cid", "cap"]
+    assert heavy["dot", "shoe"] == light["dot", "shoe"]

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from lib.features.examples import ExampleDate, example_dates, examples
-from tests.lib.features.events import AS_OF, events_of
+from tests.lib.features.events import AS_OF, days, events_of
 from tests.lib.features.test_user_features import HISTORY, day
 
 
@@ -23,7 +23,7 @@ def test_a_label_is_one_for_a_relevant_event_in_the_window_and_the_window_is_hal
         {"user_key": "twice", "event_type": "purchase", "event_time": AS_OF + timedelta(days=2)},
         {"user_key": "not known before", "event_type": "purchase", "event_time": AS_OF + timedelta(days=2)},
     )
-    rows = examples(events, dates=[ExampleDate("train", AS_OF, until)], relevant="purchase")
+    rows = examples(days(events), dates=[ExampleDate("train", AS_OF, until)], relevant="purchase")
     assert dict(zip(rows["user_key"], rows["label"], strict=True)) == {
         "start": 1,
         "end": 0,
@@ -35,7 +35,7 @@ def test_a_label_is_one_for_a_relevant_event_in_the_window_and_the_window_is_hal
 
 
 def test_a_label_that_is_not_known_yet_is_null() -> None:
-    rows = examples(HISTORY, dates=[ExampleDate("test", AS_OF, None)], relevant="purchase")
+    rows = examples(days(HISTORY), dates=[ExampleDate("test", AS_OF, None)], relevant="purchase")
     assert rows["label"].to_list() == [None]
 
 

@@ -10,14 +10,16 @@ import pytest
 
 from lib.features.profiles import active_hours, interest_tags, user_counts, user_profiles
 from lib.tables import contract
-from tests.lib.features.events import AS_OF, events_of
+from tests.lib.features.events import AS_OF, days, events_of
 
-WEIGHTS = {"view": 0.2, "cart": 0.6, "purchase": 1.0}
+
+def profiles_of(events: pl.DataFrame, *, half_life_days: float = 30.0, max_tags: int = 20) -> pl.DataFrame:
+    made = days(events, half_life_days=half_life_days)
+    return user_profiles(made, as_of=AS_OF, half_life_days=half_life_days, max_tags=max_tags)
 
 
 def profile_of(events: pl.DataFrame, **settings: Any) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"as_of": AS_OF, "event_weights": WEIGHTS, "half_life_days": 30.0, "max_tags": 20}
-    return user_profiles(events, **defaults | settings).row(0, named=True)
+    return profiles_of(events, **settings).row(0, named=True)
 
 
 def tags_of(events: pl.DataFrame, **settings: Any) -> dict[str, float]:
@@ -94,7 +96,7 @@ def test_active_hours_are_shares_of_clicks_and_ties_take_the_earlier_hour() -> N
         *({"event_time": day + timedelta(hours=hour)} for hour in (20, 20, 9, 9)),
         {"event_time": day + timedelta(hours=3), "event_type": "impression"},
     )
-    row = active_hours(events, as_of=AS_OF).row(0, named=True)
+    row = active_hours(days(events), as_of=AS_OF).row(0, named=True)
     assert len(row["active_hours"]) == 24
     assert {hour: share for hour, share in enumerate(row["active_hours"]) if share} == {9: 0.5, 20: 0.5}
     assert row["favourite_hour"] == 9
@@ -137,7 +139,7 @@ def test_categories_count_at_each_level_and_the_coarse_one_is_the_favourite() ->
 
 def test_only_the_heaviest_tags_are_kept_and_still_sum_to_one() -> None:
     events = events_of(*({"brand_tag": f"brand={n}"} for n in (1, 1, 1, 2, 2, 3)))
-    tags = interest_tags(events, as_of=AS_OF, event_weights=WEIGHTS, half_life_days=30.0, max_tags=2)
+    tags = interest_tags(days(events), as_of=AS_OF, half_life_days=30.0, max_tags=2)
     assert [tag["tag"] for tag in tags["interest_tags"][0]] == ["brand=1", "brand=2"]
     assert [tag["weight"] for tag in tags["interest_tags"][0]] == pytest.approx([0.6, 0.4])
 
@@ -152,8 +154,7 @@ def test_what_happens_at_as_of_or_later_changes_nothing() -> None:
         {"event_time": AS_OF, "event_type": "purchase", "price": Decimal(9), "brand_tag": "brand=Zed"},
         {"event_time": AS_OF + timedelta(days=1), "user_key": "new"},
     )
-    settings: dict[str, Any] = {"as_of": AS_OF, "event_weights": WEIGHTS, "half_life_days": 30.0, "max_tags": 20}
-    assert user_profiles(pl.concat([future, past]), **settings).equals(user_profiles(past, **settings))
+    assert profiles_of(pl.concat([future, past])).equals(profiles_of(past))
 
 
 def test_the_order_of_rows_does_not_change_a_profile() -> None:
@@ -163,16 +164,12 @@ def test_the_order_of_rows_does_not_change_a_profile() -> None:
             for n in range(1, 60)
         )
     )
-    settings: dict[str, Any] = {"as_of": AS_OF, "event_weights": WEIGHTS, "half_life_days": 3.0, "max_tags": 20}
-    assert user_profiles(events.sample(fraction=1.0, shuffle=True, seed=7), **settings).equals(
-        user_profiles(events, **settings)
-    )
+    shuffled = profiles_of(events.sample(fraction=1.0, shuffle=True, seed=7), half_life_days=3.0)
+    assert shuffled.equals(profiles_of(events, half_life_days=3.0))
 
 
 def test_profiles_have_the_columns_and_types_of_the_contract() -> None:
-    arrow = user_profiles(
-        events_of({"brand_tag": "brand=A"}), as_of=AS_OF, event_weights=WEIGHTS, half_life_days=30.0, max_tags=20
-    ).to_arrow()
+    arrow = profiles_of(events_of({"brand_tag": "brand=A"})).to_arrow()
     schema = contract("gold/user_profiles").schema
     assert arrow.schema.names == schema.names
     cast = arrow.cast(pa.schema([pa.field(field.name, field.type) for field in schema]))
@@ -181,4 +178,4 @@ def test_profiles_have_the_columns_and_types_of_the_contract() -> None:
 
 
 def test_counts_of_no_events_are_no_rows() -> None:
-    assert user_counts(events_of(), as_of=AS_OF).height == 0
+    assert user_counts(days(events_of()), as_of=AS_OF).height == 0

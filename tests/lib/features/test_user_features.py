@@ -9,11 +9,15 @@ import polars as pl
 import pytest
 
 from lib.features.user_features import FEATURES, user_features
-from tests.lib.features.events import AS_OF, events_of
+from tests.lib.features.events import AS_OF, days, events_of
 
 
 def features_of(events: pl.DataFrame, as_of: datetime = AS_OF) -> dict[str, Any]:
-    return user_features(events, as_of=as_of).row(0, named=True)
+    return all_features_of(events, as_of).row(0, named=True)
+
+
+def all_features_of(events: pl.DataFrame, as_of: datetime = AS_OF) -> pl.DataFrame:
+    return user_features(days(events, moments=(as_of,)), as_of=as_of)
 
 
 # Three sessions: 30, 8 and 2 days before as_of.
@@ -125,7 +129,7 @@ def test_moving_the_future_changes_no_feature() -> None:
         ),
         {"event_time": AS_OF + timedelta(days=40), "user_key": "new"},
     )
-    assert user_features(pl.concat([HISTORY, future]), as_of=AS_OF).equals(user_features(HISTORY, as_of=AS_OF))
+    assert all_features_of(pl.concat([HISTORY, future])).equals(all_features_of(HISTORY))
 
 
 def test_an_earlier_as_of_sees_the_earlier_history() -> None:
@@ -139,9 +143,7 @@ def test_an_earlier_as_of_sees_the_earlier_history() -> None:
 
 
 def test_the_order_of_rows_does_not_change_a_feature() -> None:
-    assert user_features(HISTORY.sample(fraction=1.0, shuffle=True, seed=7), as_of=AS_OF).equals(
-        user_features(HISTORY, as_of=AS_OF)
-    )
+    assert all_features_of(HISTORY.sample(fraction=1.0, shuffle=True, seed=7)).equals(all_features_of(HISTORY))
 
 
 def day(number: int) -> datetime:

@@ -11,7 +11,7 @@ from lib.tables import contract
 from rl.dataset.context import ContextCode
 from rl.dataset.decisions import Decisions
 from rl.dataset.episodes import EVENT_COLUMNS, Shop, episodes, left_out
-from rl.dataset.logged import ItemDays
+from rl.dataset.logged import ItemDays, ShopDays
 from rl.market.market import Market
 from rl.observation import CANDIDATE_FEATURES, KINDS, STATE_FEATURES, Catalogue
 
@@ -38,7 +38,8 @@ def shop(**overrides: Any) -> Shop:
     given: dict[str, Any] = {
         "item_ids": pa.array(ITEMS),
         "catalogue": Catalogue.of([None] * 3, [None] * 3, [None] * 3),
-        "item_days": no_days,
+        "item_days": lambda _: no_days,
+        "shop_days": ShopDays.of(no_days),
         "context": ContextCode(),
         "default_candidates": [],
         "valid_from": START + timedelta(days=10),
@@ -277,7 +278,8 @@ def test_the_markets_log_gives_the_markets_own_decisions() -> None:
         schema=EVENTS_SCHEMA,
     )
     given = shop(
-        item_ids=pa.array(item_ids), catalogue=market.world.catalogue, item_days=market.item_days,
+        item_ids=pa.array(item_ids), catalogue=market.world.catalogue,
+        item_days=lambda _: market.item_days, shop_days=ShopDays.of(market.item_days),
         end=datetime.fromtimestamp(market.end_ms / 1000, UTC),
     )  # fmt: skip
     out = pa.Table.from_batches(list(episodes(table.to_batches(), shop=given)))
@@ -300,7 +302,10 @@ def test_the_future_changes_rewards_and_nothing_that_is_observed() -> None:
     ]
     day = int(after(0).timestamp() // 86_400)
     of_today = ItemDays(np.array([0, 1]), np.array([day, day + 1]), np.array([[9.0, 5, 5, 3, 2], [9, 5, 5, 3, 2]]))
-    before, later = rows([*past, *session], shop()), rows([*past, *session, *future], shop(item_days=of_today))
+    before, later = (
+        rows([*past, *session], shop()),
+        rows([*past, *session, *future], shop(item_days=lambda _: of_today, shop_days=ShopDays.of(of_today))),
+    )
     for name in ("state", "candidate_features", "next_state", "action", "propensity", "split"):
         assert [row[name] for row in before] == [row[name] for row in later], name
     assert [row["reward"] for row in later] == [3.0, 0.0]
