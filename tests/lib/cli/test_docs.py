@@ -85,7 +85,7 @@ def test_a_table_stands_whole_on_the_page() -> None:
 def test_a_table_says_who_writes_and_who_reads_it_its_partitions_and_its_checks() -> None:
     page = docs.tables_page()
     lines = section(page, "## gold/interactions")
-    assert "Key: `user_key`, `item_id`, `event_time`. Contract version 2." in lines
+    assert "Key: `user_key`, `item_id`, `event_time`. Contract version 3." in lines
     assert "Written by `featurize`; read by `als`, `train_encoder`, `recommend`, `evaluate`." in lines
     vectors = section(page, "## gold/vectors")
     assert "Partitioned by `model`, `kind`." in vectors
