@@ -33,6 +33,7 @@ TABLES = {
         "silver/items",
         "silver/descriptions",
     ),
+    *("gold/daily", "gold/user_days", "gold/item_days"),
     *("gold/user_profiles", "gold/item_profiles", "gold/interactions", "gold/examples", "gold/scaling", "gold/vectors"),
     *("gold/model_metrics", "gold/recommendations", "gold/ranking_metrics", "gold/decisions", "gold/policy_values"),
     *("gold/experiments", "gold/creatives"),
