@@ -31,15 +31,8 @@ from lib.tables import contract
 from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
 from lib.tables.silver import SESSION_GAP
 from rl.dataset.context import ContextCode
-from rl.dataset.episodes import (
-    EVENT_COLUMNS,
-    LEFT_OUT,
-    Shop,
-    episodes,
-    left_out,
-    read_item_days,
-    read_shop_days,
-)
+from rl.dataset.episodes import EVENT_COLUMNS, LEFT_OUT, Shop, episodes, left_out
+from rl.dataset.item_days import read_item_days, read_shop_days
 from rl.dataset.logged import REWARDS, RewardWeights
 from rl.dataset.rules import RULES
 from rl.observation import KINDS, Catalogue

@@ -14,7 +14,7 @@ committed at the end, each table in one transaction. A rerun, a retry or a kill 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -34,10 +34,15 @@ from lib.features.user_features import FEATURES
 from lib.formats.money import has_several, rates_of, without_rate
 from lib.settings import JobSettings
 from lib.tables import contract
-from lib.tables.gold import FEATURIZED
 from lib.tables.silver import CLOCKS
 
-TABLES_OF_DAYS = ("gold/daily", "gold/user_days", "gold/item_days", "gold/interactions")
+TABLES_OF_DAYS = (
+    "gold/daily",
+    "gold/user_days",
+    "gold/item_days",
+    "gold/interactions",
+)  # in the order of their commits
+FEATURIZED = "cartwheel.featurized"  # in a commit of theirs: what they were made from
 
 
 class FeaturizeSettings(JobSettings):
@@ -101,7 +106,6 @@ def work_of(run: SparkRun, settings: FeaturizeSettings) -> FeaturizeWork:
         max_tags=settings.max_tags,
         prior_views=settings.prior_views,
         prior_impressions=settings.prior_impressions,
-        num_shards=1,
     )
 
 
@@ -115,9 +119,10 @@ class MadeFrom:
     test_from: str
 
 
-class Days(NamedTuple):
-    """The days of silver/events: with how many events, which are made anew, and of which the splits are."""
+class DaysToMake(NamedTuple):
+    """The days of silver/events: with how many events, which are made anew, and of which only the splits are."""
 
+    source: MadeFrom
     num_events: Mapping[date, int]
     made: frozenset[date]
     labelled: frozenset[date]
@@ -135,16 +140,16 @@ def made_from(run: SparkRun, work: FeaturizeWork) -> MadeFrom:
 
 
 def made_before(run: SparkRun) -> MadeFrom | None:
-    """What the tables of days are made from; None where one is missing, or they are not of one run."""
-    found = set()
-    for table in TABLES_OF_DAYS:
-        by = run.lake.newest_run(table, run.job.name)
-        found.add(run.lake.metadata_of_run(table, by, FEATURIZED) if by else None)
-    stated = found.pop()
-    return MadeFrom(**json.loads(stated)) if stated and not found else None
+    """What the tables of days are made from, as the last of them says; None where one is missing, or a run was cut off in between."""
+    newest = [run.lake.newest_run(table, run.job.name) for table in TABLES_OF_DAYS]
+    last = newest[-1]
+    if last is None or any(by is None or by > last for by in newest):
+        return None
+    stated = run.lake.metadata_of_run(TABLES_OF_DAYS[-1], last, FEATURIZED)
+    return MadeFrom(**json.loads(stated)) if stated else None
 
 
-def days_of(run: SparkRun, work: FeaturizeWork) -> Days:
+def days_to_make(run: SparkRun, work: FeaturizeWork) -> DaysToMake:
     """Which days are made anew: those whose files have changed, and the next, where sessions go on; all, if anything else has."""
     now, before = made_from(run, work), made_before(run)
     num_events = run.lake.rows_by_partition("silver/events", "event_date", now.events)
@@ -152,14 +157,14 @@ def days_of(run: SparkRun, work: FeaturizeWork) -> Days:
     if before is not None and before.work == now.work:
         changed = run.lake.partitions_changed("silver/events", "event_date", before.events, now.events)
     if before is None or changed is None:
-        return Days(num_events, frozenset(num_events), frozenset(), are_all=True)
+        return DaysToMake(now, num_events, frozenset(num_events), frozenset(), are_all=True)
     made = changed | {day + DAY for day in changed if day + DAY in num_events}
     moved = [
         days_between(datetime.fromisoformat(one), other)
         for one, other in ((before.valid_from, work.valid_from), (before.test_from, work.test_from))
     ]
     labelled = {day for day in num_events if any(first <= day <= last for first, last in moved)} - made
-    return Days(num_events, frozenset(made), frozenset(labelled), are_all=False)
+    return DaysToMake(now, num_events, frozenset(made), frozenset(labelled), are_all=False)
 
 
 def days_between(one: datetime, other: datetime) -> tuple[date, date]:
@@ -177,7 +182,7 @@ def events_of(run: SparkRun, work: FeaturizeWork, shards: DayShards) -> Parts:
     return files.then(tasks.spread_events, work=work, shards=shards).to_shards(shards.num_shards)
 
 
-def write_days(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, days: Days) -> None:
+def write_days(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, days: DaysToMake) -> None:
     """Make the tables of days anew, all or those of the days that have changed."""
     known = {day: days.num_events[day] for day in days.made if day in days.num_events}
     found: list[tuple[str, bytes]] = []
@@ -192,7 +197,7 @@ def write_days(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, 
     if days.labelled:
         files = run.files_of({"": "gold/interactions"}, holding={"event_date": days.labelled}, now=True)
         found += files.then(tasks.label_again, work=work).collected()
-    metadata = {FEATURIZED: json.dumps(asdict(made_from(run, work)))}
+    metadata = {FEATURIZED: json.dumps(asdict(days.source))}
     for table in TABLES_OF_DAYS:
         written = days.made | (days.labelled if table == "gold/interactions" else set())
         where = None if days.are_all else {"event_date": sorted(map(str, written))}
@@ -202,21 +207,21 @@ def write_days(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, 
         run.log("days", made=len(days.made), kept=len({*days.num_events} - days.made), labelled=len(days.labelled))
 
 
-def summed(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, days: Days) -> tuple[Parts, FeaturizeWork]:
-    """What users did on all days, in shards of users, and what happened to items, counted."""
+def summed(
+    run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, days: DaysToMake, *, num_shards: int
+) -> Parts:
+    """What users did on all days, by shard of users, and what happened to items, counted; kept."""
     moments = [moment for moment in moments_of(work.dates, work.as_of) if moment < run.times.end]  # no event is later
     cut = {at.date() for moment in moments if (at := moment.astimezone(UTC)).time() != datetime.min.time()}
-    whole = {*days.num_events} - cut
     stored = {tasks.USER_ITEM: "gold/daily", tasks.USER_DAY: "gold/user_days", tasks.ITEM_DAY: "gold/item_days"}
-    num_rows = sum(run.lake.num_rows(table) for table in ("gold/daily", "gold/user_days"))
-    work = replace(work, num_shards=run.num_shards(num_rows, rows_per_shard=settings.events_per_shard))
-    parts = run.files_of(stored, holding={"event_date": whole}, now=True).then(tasks.spread_days, work=work)
+    files = run.files_of(stored, holding={"event_date": {*days.num_events} - cut}, now=True)
+    parts = files.then(tasks.spread_days, work=work, num_shards=num_shards)
     divided = {day: number for day, number in days.num_events.items() if day in cut}
     if divided:
-        num_shards = run.num_shards(sum(divided.values()), rows_per_shard=settings.events_per_shard)
-        events = events_of(run, work, DayShards.of(divided, num_shards=num_shards))
-        parts = parts.union(events.then(tasks.divide_days, work=work, moments=moments))
-    return parts.keep(), work
+        of_days = run.num_shards(sum(divided.values()), rows_per_shard=settings.events_per_shard)
+        events = events_of(run, work, DayShards.of(divided, num_shards=of_days))
+        parts = parts.union(events.then(tasks.divide_days, work=work, moments=moments, num_shards=num_shards))
+    return parts.keep()
 
 
 def write_examples(run: SparkRun, work: FeaturizeWork, examples: Parts, bounds: pl.DataFrame) -> None:
@@ -241,10 +246,12 @@ def write_examples(run: SparkRun, work: FeaturizeWork, examples: Parts, bounds: 
 def main(settings: FeaturizeSettings) -> None:
     with start_run("featurize", settings) as run:
         work = work_of(run, settings)
-        days = days_of(run, work)
+        days = days_to_make(run, work)
         write_days(run, work, settings, days)
-        parts, work = summed(run, work, settings, days)
-        users = parts.of(tasks.USER_ITEM, tasks.USER_DAY).to_shards(work.num_shards)
+        num_rows = sum(run.lake.num_rows(table) for table in ("gold/daily", "gold/user_days"))
+        num_shards = run.num_shards(num_rows, rows_per_shard=settings.events_per_shard)
+        parts = summed(run, work, settings, days, num_shards=num_shards)
+        users = parts.of(tasks.USER_ITEM, tasks.USER_DAY).to_shards(num_shards)
         described = users.then(tasks.describe_users, work=work).keep()
         found = described.but(tasks.EXAMPLE, tasks.ITEM_COUNT).collected()
         run.commit_written("gold/user_profiles", files_of(found, "gold/user_profiles"))

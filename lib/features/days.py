@@ -105,7 +105,7 @@ def user_days(events: pl.DataFrame, open_sessions: pl.DataFrame | None = None) -
     A session counts where it begins, and a clicked request once a day, at its first click.
     """
     time, price, is_action = pl.col("event_time"), pl.col("price"), of_type(*ACTIONS)
-    is_bought, is_timed = of_type("purchase"), of_type(*ACTIONS) & pl.col("has_hour")
+    is_bought, is_timed = of_type("purchase"), is_action & pl.col("has_hour")
     angle = hour_angle(time)
     days = events.group_by("user_key", "event_date", PART).agg(
         first_event_at=time.min(),
@@ -157,13 +157,18 @@ def item_days(events: pl.DataFrame) -> pl.DataFrame:
 
 def item_days_together(days: pl.DataFrame) -> pl.DataFrame:
     """One row per item and day, of rows that were made of several shares of their events."""
+    return days.group_by("item_id", "event_date").agg(of_items_together())
+
+
+def of_items_together() -> list[pl.Expr]:
+    """What rows about one item say together, of gold/item_days or of what was summed from it: counts, first event, last price."""
     is_last = pl.col("last_priced_at") == pl.col("last_priced_at").max()
-    return days.group_by("item_id", "event_date").agg(
+    return [
         pl.col("^num_.*$").sum(),
         pl.col("first_seen_at").min(),
         pl.col("last_priced_at").max(),
-        last_price=pl.col("last_price").filter(is_last).max(),
-    )
+        pl.col("last_price").filter(is_last).max(),
+    ]
 
 
 def open_sessions_of(events: pl.DataFrame) -> pl.DataFrame:
@@ -233,13 +238,10 @@ class DayShards:
         """All shards."""
         return max((self.first[day] + self.number[day] for day in self.first), default=0)
 
-    def of_events(self, events: pl.DataFrame) -> pl.Series:
-        """The shard of each of some events of these days (columns event_date, user_key, item_id): whole users in one."""
-        days = list(self.first)
-        first = events["event_date"].replace_strict(days, [*self.first.values()], return_dtype=pl.Int64)
-        number = events["event_date"].replace_strict(days, [*self.number.values()], return_dtype=pl.Int64)
-        whole = events.select(pl.coalesce("user_key", "item_id")).to_series()
-        return (first + (whole.hash() % number.cast(pl.UInt64)).cast(pl.Int64)).cast(pl.Int32)
+    def of_rows(self, dates: pl.Series, whole: pl.Series) -> pl.Series:
+        """The shard of each row of these dates; those of a date with the same key `whole` are in one."""
+        number = dates.replace_strict(list(self.number), [*self.number.values()], return_dtype=pl.UInt64)
+        return self.of_days(dates) + (whole.hash() % number).cast(pl.Int32)
 
     def of_days(self, days: pl.Series) -> pl.Series:
         """The shard in which a day's rows of all users are brought together."""

@@ -6,11 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from lib.features.days import before
+from lib.features.days import before, of_items_together
 
-OF_EVENTS = (
-    *("num_impressions", "num_touches", "num_views", "num_clicks", "num_carts", "num_purchases", "num_returns"),
-)
+OF_EVENTS = ("num_impressions", "num_touches", "num_views", "num_clicks", "num_carts", "num_purchases", "num_returns")
 OF_USERS = ("num_buyers", "num_users")
 SCHEMA: Mapping[str, Any] = {
     "item_id": pl.String,
@@ -23,18 +21,7 @@ SCHEMA: Mapping[str, Any] = {
 
 def item_counts(days: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     """One row per item of some rows of gold/item_days: its events by type, first event and last price before `as_of`."""
-    is_last = pl.col("last_priced_at") == pl.col("last_priced_at").max()
-    counts = (
-        before(days, "first_seen_at", as_of)
-        .group_by("item_id")
-        .agg(
-            pl.col(*OF_EVENTS).sum(),
-            pl.col("first_seen_at").min(),
-            pl.col("last_priced_at").max(),
-            last_price=pl.col("last_price").filter(is_last).max(),
-        )
-    )
-    return _whole(counts)
+    return _whole(before(days, "first_seen_at", as_of).group_by("item_id").agg(of_items_together()))
 
 
 def item_users(user_items: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
@@ -48,13 +35,8 @@ def item_users(user_items: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
 
 def together(counts: pl.DataFrame) -> pl.DataFrame:
-    """One row per item of counts of both kinds, of several tasks: item_id, OF_EVENTS, OF_USERS, first_seen_at, last_price."""
-    is_last = pl.col("last_priced_at") == pl.col("last_priced_at").max()
-    return counts.group_by("item_id").agg(
-        pl.col(*OF_EVENTS, *OF_USERS).sum(),
-        pl.col("first_seen_at").min(),
-        last_price=pl.col("last_price").filter(is_last).max(),
-    )
+    """One row per item of counts of both kinds, of several tasks: the columns of SCHEMA."""
+    return counts.group_by("item_id").agg(of_items_together())
 
 
 def num_touching_users(user_items: pl.DataFrame, *, as_of: datetime) -> int:

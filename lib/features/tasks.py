@@ -61,7 +61,6 @@ class FeaturizeWork:
     max_tags: int
     prior_views: float
     prior_impressions: float
-    num_shards: int  # of users
 
 
 def spread_events(
@@ -69,18 +68,21 @@ def spread_events(
 ) -> Iterator[pa.RecordBatch]:
     """Read files of silver/events (rows of TABLE_FILES) and pack the events of these days, but those of bots, by their shards.
 
-    And the sessions of the days before, which are not counted again. Prices are in the currency of sums.
+    Whole users are in one shard of a day; events of nobody are spread by their item. And the sessions of the days before, which are not
+    counted again. Prices are in the currency of sums.
     """
     schema = pa.schema([EVENTS.schema.field(name) for name in READ])
     for file in rows_of(files):
         for rows in table_rows(file["location"], schema):
             of_people = rows.filter(~pl.col("is_bot")).with_columns(event_date=pl.col("event_time").dt.date())
-            opened = open_sessions_of(of_people).filter(pl.col("event_date").is_in(list(shards.first)))
-            yield from packed(opened, OPEN_SESSION, shards.of_events(opened.with_columns(item_id=pl.lit(""))))
-            wanted = of_people.filter(pl.col("event_date").is_in(list(shards.first)))
+            is_wanted = pl.col("event_date").is_in(list(shards.first))
+            opened = open_sessions_of(of_people).filter(is_wanted)
+            yield from packed(opened, OPEN_SESSION, shards.of_rows(opened["event_date"], opened["user_key"]))
+            wanted = of_people.filter(is_wanted)
             source = pl.col("source_record").str.split("/").list.first()
             events = in_shop_currency(wanted, work.rates).with_columns(has_hour=~source.is_in(work.sources_by_day))
-            of_day = shards.of_events(events)
+            whole = events.select(pl.coalesce("user_key", "item_id")).to_series()
+            of_day = shards.of_rows(events["event_date"], whole)
             yield from packed(events.drop("is_bot", "source_record", "currency", "event_date"), EVENT, of_day)
 
 
@@ -120,18 +122,18 @@ def label_again(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iter
 
 
 def divide_days(
-    parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork, moments: Sequence[datetime]
+    parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork, moments: Sequence[datetime], num_shards: int
 ) -> Iterator[pa.RecordBatch]:
     """Make the rows of days that moments divide, and pack what users did by user; what happened to items is counted."""
     found = unpacked(parts)
     if EVENT in found:
         days = _days(found, work, moments)
         for rows, kind in ((days.user_items, USER_ITEM), (days.users, USER_DAY)):
-            yield from packed(rows, kind, shards_by(rows["user_key"], work.num_shards))
+            yield from packed(rows, kind, shards_by(rows["user_key"], num_shards))
         yield from packed(item_counts(days.items, as_of=work.as_of), ITEM_COUNT)
 
 
-def spread_days(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:
+def spread_days(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork, num_shards: int) -> Iterator[pa.RecordBatch]:
     """Read files of the tables of days, and pack what users did by user; what happened to items is counted."""
     for file in rows_of(files):
         kind = file["kind"]
@@ -145,7 +147,7 @@ def spread_days(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iter
             if kind == ITEM_DAY:
                 yield from packed(item_counts(rows, as_of=work.as_of), ITEM_COUNT)
             else:
-                yield from packed(rows, kind, shards_by(rows["user_key"], work.num_shards))
+                yield from packed(rows, kind, shards_by(rows["user_key"], num_shards))
 
 
 def describe_users(parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:

@@ -167,10 +167,13 @@ class Lake:
         Of all files, or of those that may hold rows with one of the values `holding` in each of its columns: by the value of a
         partition, or by the smallest and largest of a file.
         """
-        delta = self.open(table, None if version is None else self.kept_version(table, version))
-        files = pa.table(delta.get_add_actions(flatten=True)).to_pylist()
+        files = self.actions(table, None if version is None else self.kept_version(table, version)).to_pylist()
         chosen = [file for file in files if all(_may_hold(file, *asked) for asked in (holding or {}).items())]
         return [(f"{self.uri(table)}/{unquote(file['path'])}", file["size_bytes"]) for file in chosen]
+
+    def actions(self, table: str, version: int | None = None) -> pa.Table:
+        """The files of a table at a version or the latest, as Delta's log has them: path, size, partition, statistics."""
+        return pa.table(self.open(table, version).get_add_actions(flatten=True))
 
     def is_whole(self, table: str, version: int) -> bool:
         """Whether the table can be read at a version: neither its log nor its files were removed since."""
@@ -262,8 +265,8 @@ class Lake:
 
     def rows_by_partition(self, table: str, column: str, version: int | None = None) -> dict[Any, int]:
         """How many rows each partition holds, by its value, at a version or the latest."""
-        delta = self.open(table, None if version is None else self.kept_version(table, version))
-        files = pa.table(delta.get_add_actions(flatten=True)).select([f"partition.{column}", "num_records"])
+        actions = self.actions(table, None if version is None else self.kept_version(table, version))
+        files = actions.select([f"partition.{column}", "num_records"])
         counts = files.group_by(f"partition.{column}").aggregate([("num_records", "sum")])
         return dict(zip(counts[f"partition.{column}"].to_pylist(), counts["num_records_sum"].to_pylist(), strict=True))
 
@@ -273,13 +276,11 @@ class Lake:
         None where the log does not tell any more.
         """
         try:
-            versions = [pa.table(self.open(table, version).get_add_actions(flatten=True)) for version in (before, now)]
+            versions = [self.actions(table, version) for version in (before, now)]
         except (DeltaError, ValueError):
             return None
-        held = [
-            set(zip(*(files[name].to_pylist() for name in (f"partition.{column}", "path")), strict=True))
-            for files in versions
-        ]
+        names = (f"partition.{column}", "path")
+        held = [set(zip(*(files[name].to_pylist() for name in names), strict=True)) for files in versions]
         return {value for value, _ in held[0] ^ held[1]}
 
     def version_of_run(self, table: str, run_id: str) -> int | None:

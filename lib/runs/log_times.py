@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.formats.mapping import LogMapping
@@ -48,7 +47,7 @@ def log_times(lake: Lake, mapping: LogMapping, version: int) -> LogTimes:
     Raises:
         ValueError: the times are not in order within the log.
     """
-    files = pa.table(lake.open("silver/events", version).get_add_actions(flatten=True))
+    files = lake.actions("silver/events", version)
     lows, highs = files["min.event_time"], files["max.event_time"]
     start, last = _utc(pc.min(lows).as_py()), _utc(pc.max(highs).as_py())
     clock = _finest_clock(lake, version)

@@ -24,8 +24,6 @@ SPLITS = ("train", "valid", "test")
 QUESTIONS = ("all", "new")
 AS_OF = required("as_of", TIME, "the row uses only what was known before this time (UTC)")
 
-FEATURIZED = "cartwheel.featurized"  # in a commit of the tables of days: what they were made from
-
 DAILY = Table(
     name="gold/daily",
     comment="One user, item and UTC date: what the user did with it. Without impressions and bots.",

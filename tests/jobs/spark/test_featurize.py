@@ -27,7 +27,7 @@ from lib.features.tasks import FeaturizeWork
 from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, write_files
-from lib.pipeline import JOBS
+from lib.pipeline import JOBS, ROOT
 from lib.ranking.pairs_of_log import pairs_of_log
 from lib.tables import contract
 from tests import lakes
@@ -358,7 +358,7 @@ def test_an_hour_is_known_where_the_clock_of_the_source_tells_it(tmp_path: Path)
         sources_by_day=("orders",),
         **{"as_of": TEST_FROM, "valid_from": VALID_FROM, "test_from": TEST_FROM, "dates": ()},
         **{"relevant": "purchase", "event_weights": {}, "half_life_days": 30, "max_tags": 20},
-        **{"prior_views": 20, "prior_impressions": 50, "num_shards": 1},
+        **{"prior_views": 20, "prior_impressions": 50},
     )
     files = [
         {"location": location, "num_bytes": 1, "kind": tasks.EVENT}
@@ -469,3 +469,37 @@ def test_other_settings_make_all_days_anew(job: ModuleType, tmp_path: Path) -> N
     heavy = {(row["user_key"], row["item_id"]): row["weight"] for row in read(tmp_path, "gold/daily")}
     assert heavy["cid", "cap"] > light["cid", "cap"]
     assert heavy["dot", "shoe"] == light["dot", "shoe"]
+
+
+@pytest.mark.slow
+def test_where_the_splits_move_interactions_are_labelled_again_and_no_day_is_made_anew(
+    job: ModuleType, tmp_path: Path
+) -> None:
+    log, mapping = random_log(random.Random(9)), tmp_path / "own.yaml"
+    shipped = (ROOT / "conf" / "formats" / "market.yaml").read_text()
+
+    def run_split_at(valid: float, test: float) -> None:
+        moments = {"valid_from": START + timedelta(days=valid), "test_from": START + timedelta(days=test)}
+        stated = "".join(f"  {name}: {moment.isoformat()}\n" for name, moment in moments.items())
+        mapping.write_text(shipped.replace("times:\n", f"times:\n{stated}"))
+        run(job, tmp_path / "lake", log={"format": str(mapping)})
+
+    def labels() -> dict[float, str]:
+        rows = read(tmp_path / "lake", "gold/interactions")
+        return {(row["event_time"] - START) / timedelta(days=1): row["split"] for row in rows}
+
+    write_days(tmp_path / "lake", range(101), log)
+    run_split_at(80, 90)
+    before = {table: files_of_days(tmp_path / "lake", table) for table in ("gold/daily", "gold/interactions")}
+    run_split_at(78.4, 92.6)
+    assert files_of_days(tmp_path / "lake", "gold/daily") == before["gold/daily"]
+    moved = files_of_days(tmp_path / "lake", "gold/interactions")
+    first = START.date()
+    between = {str(first + timedelta(days=day)) for day in (78, 79, 80, 90, 91, 92)}
+    assert {day for day in moved if moved[day] != before["gold/interactions"][day]} == between & {*moved}
+    assert labels() == {day: "train" if day < 78.4 else "valid" if day < 92.6 else "test" for day in labels()}
+    write_days(tmp_path / "lake", range(40, 41), log[: len(log) // 2])
+    run_split_at(78.4, 92.6)
+    again = files_of_days(tmp_path / "lake", "gold/daily")
+    changed = {str(first + timedelta(days=day)) for day in (40, 41)}
+    assert {day for day in again if again[day] != before["gold/daily"][day]} <= changed

@@ -120,8 +120,8 @@ def test_shards_of_days_are_of_about_equal_size_and_a_user_s_day_is_in_one(
     assert all(0 < number <= size for number in held.values())
     assert shards.num_shards <= 2 * num_shards + 1
     twice = sorted(num_events) * 2
-    events = pl.DataFrame({"event_date": twice, "user_key": "ann", "item_id": "x"})
-    chosen = shards.of_events(events).to_list()
+    dates = pl.Series(twice)
+    chosen = shards.of_rows(dates, pl.Series(["ann"]).new_from_index(0, len(twice))).to_list()
     assert chosen[: len(num_events)] == chosen[len(num_events) :]
-    for shard, day in zip(chosen, events["event_date"], strict=True):
+    for shard, day in zip(chosen, twice, strict=True):
         assert shards.first[day] <= shard < shards.first[day] + shards.number[day]

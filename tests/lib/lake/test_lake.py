@@ -86,7 +86,7 @@ def test_a_share_of_a_table_is_replaced_and_the_rest_stays(lake: Lake) -> None:
 
 def test_files_carry_statistics_that_let_a_reader_skip_them(lake: Lake) -> None:
     commit(lake, vectors({"id": "a"}, {"id": "b"}), number=1)
-    actions = pa.table(lake.open("gold/vectors").get_add_actions(flatten=True))
+    actions = lake.actions("gold/vectors")
     assert actions["min.version"].to_pylist() == ["als-000001"]
     assert actions["max.version"].to_pylist() == ["als-000001"]
     assert actions["num_records"].to_pylist() == [2]
