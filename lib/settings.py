@@ -152,8 +152,8 @@ class ClusterSettings(Section):
     )
     spark_master: str = Field(
         "local[2]",
-        description="Spark master of jobs that spark-submit does not start. `local[N]` gives the tasks of ingest, clean and "
-        "featurize to N processes of this machine without Spark; `local[N,1]` gives them to Spark there",
+        description="Spark master of jobs that spark-submit does not start. `local[N]` gives the tasks of simulate, "
+        "ingest, clean and featurize to N processes of this machine without Spark; `local[N,1]` gives them to Spark there",
     )
     driver_memory: str = Field("6g", pattern=r"^\d+[mg]$", description="heap of the Spark driver on one machine")
 

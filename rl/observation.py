@@ -8,8 +8,8 @@ A policy sees the user's events before the session's first decision, the session
 far, and each item's counts before the decision's UTC date.
 
 In `rl`, a click is a click-through: a view event with a request id, which it shares with the impression that it answers. A view
-that follows a search, for example, has no request id and is not a click. The profiles in gold use the word differently: there, a
-click is any action of a shopper (`lib/features/profiles.py`).
+that follows a search, for example, has no request id and is not a click. The names of gold's features use the word differently:
+there, it stands for any action of a shopper (`lib/features/user_features.py`).
 """
 
 from collections.abc import Sequence
