@@ -26,10 +26,14 @@ class Run:
     stages: Mapping[str, float]  # seconds, by its own account
 
 
+# The dirt whose outcomes the peers tell; their readers stop at a line that is no UTF-8.
+PLAIN = ("--simulate.dirt", "plain", "--simulate.farmed-per-user", "0")
+
+
 def make_log(lake: Path, *, num_users: int, flags: Sequence[str] = ()) -> Path:
     """The raw log of a simulated market, made once; returns its folder."""
     if not (lake / "raw" / "market" / MANIFEST).is_file():
-        size = ["--simulate.num-users", str(num_users)]
+        size = ["--simulate.num-users", str(num_users), *PLAIN]
         measure([CARTWHEEL, "run", "--lake", str(lake), "--to", "simulate", *size, *flags])
     return lake / "raw" / "market"
 

@@ -30,6 +30,7 @@ from rl.market.log_files import (
 from rl.market.market import MANIFEST, NUM_ITEMS, Market
 from rl.market.pictures import SIZE, draw_picture
 from rl.market.products import Attributes, drawn_attributes, photographed_attributes
+from rl.market.records import Bots, Dirt, DirtRates
 
 PHOTOGRAPH_SIDE = 224  # pixels
 USER_BYTES = 20_000  # of records, about
@@ -45,6 +46,14 @@ class SimulateSettings(JobSettings):
         Market.sessions_per_user, gt=0, description="mean number of a shopper's visits in the log"
     )
     bots_per_user: float = Field(0.004, ge=0, le=1, description="bots per shopper")
+    farmed_per_user: float = Field(
+        0.003, ge=0, le=1, description="accounts of a bot farm per shopper; they lift one product"
+    )
+    dirt: Dirt = Field(
+        "full",
+        description="what else is wrong with the log: nothing (none), values, duplicates and double clicks (plain), or also "
+        "records sent again in other files or with other field order, broken text, reset clocks and types that nobody asks for",
+    )
     seed: int = Field(Market.seed, ge=0, description="of all random numbers")
     num_files: int = Field(8, ge=1, description="files of events; the records are the same whatever their number")
     images: str | None = Field(
@@ -100,7 +109,9 @@ def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
     else:
         write_pictures(raw, attributes.item_id, photographs, side=PHOTOGRAPH_SIDE)
     run.log("drew the catalogue", items=len(attributes.item_id))
-    work = {"market": market, "bots_per_user": settings.bots_per_user, "raw": raw, "keep": run.lake.keep}
+    bots = Bots(settings.bots_per_user, settings.farmed_per_user)
+    rates = DirtRates.of(settings.dirt)
+    work = {"market": market, "rates": rates, "bots": bots, "raw": raw, "keep": run.lake.keep}
     files = ranges(settings.num_users, settings.num_files)
     tasks = run.engine.over(files, task_bytes=pc.max(files["num_bytes"]).as_py())
     written = [json.loads(content) for _, content in tasks.then(write_events, **work).collected()]

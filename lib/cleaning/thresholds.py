@@ -36,3 +36,12 @@ class Thresholds(BaseModel):
         le=1,
         description="a user is a bot if the standard deviation of the gaps is at most this fraction of their mean",
     )
+    bot_item_actions: int = Field(
+        20,
+        ge=2,
+        description="a user with events of one item at so many moments of a UTC day is a bot that lifts it, unless it does "
+        "much else",
+    )
+    bot_item_frac: float = Field(
+        0.9, gt=0, le=1, description="the part of such a user's events of the day that are of the item, at least"
+    )

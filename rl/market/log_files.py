@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lib.engines.arrow_tasks import part
 from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
 from rl.market.products import COLUMNS, Attributes
-from rl.market.records import DirtRates, records
+from rl.market.records import Bots, DirtRates, Record, records
 
 LOG_FOLDER, TRUTH_FOLDER = "market", "market-truth"
 
@@ -60,34 +60,56 @@ def read_manifest(raw: Path) -> dict[str, Any] | None:
 
 
 def write_events(
-    batches: Iterator[pa.RecordBatch], *, market: Market, bots_per_user: float, raw: Path, keep: Callable[[Path], None]
+    batches: Iterator[pa.RecordBatch],
+    *,
+    market: Market,
+    rates: DirtRates,
+    bots: Bots,
+    raw: Path,
+    keep: Callable[[Path], None],
 ) -> Iterator[pa.RecordBatch]:
     """Write the log of users [first, last) for each row (file, first, last).
 
-    The records go to one file, the truth about the dirty ones to another; `keep` is called for each. Yields a part
-    (lib/engines/arrow_tasks.py) for each file, whose content is JSON with `num_records` and `num_dirty`.
+    The records go to a file `part-*`, what is sent again to a file `resent-*`, the truth about the dirty ones to another;
+    `keep` is called for each. Yields a part (lib/engines/arrow_tasks.py) for each row, whose content is JSON with
+    `num_records` and `num_dirty`.
     """
     for batch in batches:
         for row in batch.to_pylist():
-            made = records(market, row["first"], row["last"], DirtRates(), bots_per_user)
-            name = f"events/part-{row['file']:05d}.jsonl.gz"
-            target = raw / LOG_FOLDER / name
-            with gzip.GzipFile(target.with_suffix(".part"), "wb", compresslevel=3, mtime=0) as file:
-                file.write("".join(f"{record.line}\n" for record in made).encode())
-            target.with_suffix(".part").replace(target)
-            dirty = [(number, record) for number, record in enumerate(made, 1) if record.kind is not None]
-            truth = pa.table(
-                {
-                    "file": pa.array([name] * len(dirty), pa.string()),
-                    "record_number": pa.array([number for number, _ in dirty], pa.int64()),
-                    "kind": pa.array([record.kind for _, record in dirty], pa.string()),
-                    "column": pa.array([record.column for _, record in dirty], pa.string()),
-                    "user": pa.array([record.user for _, record in dirty], pa.int64()),
-                    "time_ms": pa.array([record.time_ms for _, record in dirty], pa.int64()),
-                }
-            )
+            made = records(market, row["first"], row["last"], rates, bots)
+            by_file = {
+                f"events/part-{row['file']:05d}.jsonl.gz": [record for record in made if record.kind != "resent"]
+            }
+            if resent := [record for record in made if record.kind == "resent"]:
+                by_file[f"events/resent-{row['file']:05d}.jsonl.gz"] = resent
+            for name, of_file in by_file.items():
+                _write_lines(raw / LOG_FOLDER / name, of_file)
+                keep(raw / LOG_FOLDER / name)
+            truth = pa.concat_tables([_truth(name, of_file) for name, of_file in by_file.items()])
             of_truth = raw / TRUTH_FOLDER / f"part-{row['file']:05d}.parquet"
             pq.write_table(truth, of_truth)
-            keep(target)
             keep(of_truth)
-            yield part(name, json.dumps({"num_records": len(made), "num_dirty": len(dirty)}).encode())
+            yield part(of_truth.name, json.dumps({"num_records": len(made), "num_dirty": len(truth)}).encode())
+
+
+def _write_lines(target: Path, of_file: Sequence[Record]) -> None:
+    """A file of events; one that is written anew is complete or not there."""
+    unfinished = target.with_suffix(".part")
+    with gzip.GzipFile(unfinished, "wb", compresslevel=3, mtime=0) as file:
+        file.write("".join(f"{record.line}\n" for record in of_file).encode(errors="surrogateescape"))
+    unfinished.replace(target)
+
+
+def _truth(name: str, of_file: Sequence[Record]) -> pa.Table:
+    """The dirty records of a file, and what is wrong with them."""
+    dirty = [(number, record) for number, record in enumerate(of_file, 1) if record.kind is not None]
+    return pa.table(
+        {
+            "file": pa.array([name] * len(dirty), pa.string()),
+            "record_number": pa.array([number for number, _ in dirty], pa.int64()),
+            "kind": pa.array([record.kind for _, record in dirty], pa.string()),
+            "column": pa.array([record.column for _, record in dirty], pa.string()),
+            "user": pa.array([record.user for _, record in dirty], pa.int64()),
+            "time_ms": pa.array([record.time_ms for _, record in dirty], pa.int64()),
+        }
+    )

@@ -1,13 +1,13 @@
 """The market's log as a shop would write it, in JSON lines, with dirty records whose faults are known.
 
 Dirty records are added to the true ones: each is a copy of a true record with a fault. So a perfect cleaning leaves exactly the
-true events, plus two kinds that it keeps: records without a user, and those of bots, which it flags.
+true events, plus three kinds that it keeps: records without a user, and those of bots and of a bot farm, which it flags.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,16 @@ from lib.statistics.bootstrap import splitmix64
 from rl.market.market import Market
 from rl.market.memory import Log
 from rl.market.sessions import NUM_CANDIDATES
-from rl.market.shoppers import BOT_STREAM, DAY_MS, DIRT_STREAM, user_generator
-from rl.observation import IMPRESSION, KINDS, PURCHASE, VIEW, Ints
+from rl.market.shoppers import BOT_STREAM, DAY_MS, DIRT_STREAM, FARM_STREAM, user_generator
+from rl.observation import CART, IMPRESSION, KINDS, PURCHASE, VIEW, Ints
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # the step of SplitMix64
-BOT_USERS = 50_000_000  # a bot's number is this plus its host's number; its id looks like any other
+BOT_USERS, FARM_USERS = 50_000_000, 60_000_000  # a bot's number is this plus its host's; its id looks like any other
 UNKNOWN_TYPES = ("hover", "zoom", "compare", "newsletter")
 UNPARSABLE_TIMES = ("2026-13-41T25:61:00.000Z", "yesterday", "31/02/2026 10:00", "2026-06-00T00:00:00.000Z")
 NOT_NUMBERS = ("free", "twelve", "19,9O EUR", "see label")
+LATIN_1 = b"\xe9".decode(errors="surrogateescape")  # a byte that no UTF-8 text holds
+Dirt = Literal["none", "plain", "full"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,21 @@ class DirtRates:
     duplicate: float = 0.01  # the same bytes again
     double_click: float = 0.015  # a view repeated within a second
     no_user: float = 0.02  # a view without a user id
+    resent: float = 0.003  # the same bytes again, in another file
+    rewritten: float = 0.003  # the same event again, its fields in another order
+    broken_text: float = 0.0015  # a byte of the item's id is not UTF-8
+    clock_reset: float = 0.0015  # the time is that of a clock that began with 1970
+    removed: float = 0.05  # what was put into the cart is taken out again: a type that no strategy asks for
+
+    @classmethod
+    def of(cls, dirt: Dirt) -> "DirtRates":
+        """No dirt, that which programs of few lines can tell (the first nine kinds), or all of it."""
+        num_kept = {"none": 0, "plain": NUM_PLAIN, "full": len(fields(cls))}[dirt]
+        return cls(*astuple(cls())[:num_kept], *[0.0] * (len(fields(cls)) - num_kept))
 
 
-KINDS_OF_DIRT = (*(field.name for field in fields(DirtRates)), "bot")
+NUM_PLAIN = 9
+KINDS_OF_DIRT = (*(field.name for field in fields(DirtRates)), "bot", "bot_farm")
 
 
 class Record(NamedTuple):
@@ -54,17 +68,35 @@ class Record(NamedTuple):
     column: str | None = None  # with the fault
 
 
-def records(market: Market, first: int, last: int, rates: DirtRates, bots_per_user: float) -> list[Record]:
+class Bots(NamedTuple):
+    """How many bots there are."""
+
+    per_user: float  # that view the whole shop
+    farmed_per_user: float  # accounts of the bot farm
+
+
+def records(market: Market, first: int, last: int, rates: DirtRates, bots: Bots) -> list[Record]:
     """All records of the users [first, last) and of the bots that belong to them, by time, then user.
 
-    A user has a bot with probability `bots_per_user`. A bot has one or two days with 300 to 800 views of one product after
+    A user has a bot with probability `bots.per_user`. A bot has one or two days with 300 to 800 views of one product after
     the other, at a steady pace of 1.5 to 4 seconds, give or take 2 %. A shopper's day has less than a third as many, irregularly.
+    With probability `bots.farmed_per_user` an account of the farm belongs to a user: on one to three days it views one product,
+    the same for all accounts, 25 to 60 times, and puts it into the cart, at a shopper's pace.
     """
     log = market.log(first, last)
     true = list(map(Record, log.time_ms.tolist(), log.user.tolist(), _lines(market, log)))
     dirty = [_spoil(true[row], kind, detail, market) for row, kind, detail in _dirt(market.seed, log, rates)]
-    bots = [record for user in range(first, last) for record in _bot(market, user, bots_per_user)]
-    return sorted(true + dirty + bots, key=lambda record: record[:2])
+    of_bots = [
+        record
+        for user in range(first, last)
+        for record in (*_bot(market, user, bots.per_user), *_farmed(market, user, bots.farmed_per_user))
+    ]
+    return sorted(true + dirty + of_bots, key=lambda record: record[:2])
+
+
+def farmed_item(market: Market) -> int:
+    """The product that the bot farm lifts: the least popular one."""
+    return int(np.argmin(market.world.hidden.popularity))
 
 
 def time_text(market: Market, time_ms: Ints) -> list[str]:
@@ -133,6 +165,7 @@ def _dirt(seed: int, log: Log, rates: DirtRates) -> Iterator[tuple[int, str, flo
         "text_for_number": has_price,
         "double_click": log.kind == VIEW,
         "no_user": (log.kind == VIEW) & (log.step < 0),
+        "removed": log.kind == CART,
     }
     which = np.searchsorted(np.cumsum(astuple(rates)), draws[:, 0], side="right")
     for number, field in enumerate(fields(rates)):
@@ -143,41 +176,46 @@ def _dirt(seed: int, log: Log, rates: DirtRates) -> Iterator[tuple[int, str, flo
 def _spoil(true: Record, kind: str, detail: float, market: Market) -> Record:
     """A copy of a true record with one fault; `detail` in [0, 1) decides how."""
     content, column, delay_ms = json.loads(true.line), None, 0
+    if kind in ("duplicate", "resent"):
+        return true._replace(kind=kind)
+    if kind == "rewritten":
+        head, tail = true.line[1:-1].split(',"session"', 1)
+        return true._replace(kind=kind, line=f'{{"session"{tail},{head}}}')
+    if kind == "double_click":
+        delay_ms = 200 + int(detail * 750)
+        content["event_time"] = time_text(market, np.array([true.time_ms + delay_ms]))[0]
+    elif kind == "no_user":
+        content["user_id"] = None
+    else:
+        column, value = _fault(kind, content, detail, market)
+        content[column] = value
+        if kind == "null_field" and detail * 3 % 1 < 0.5:
+            del content[column]
+    line = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return Record(true.time_ms + delay_ms, true.user, line, kind, column)
+
+
+def _fault(kind: str, content: Mapping[str, Any], detail: float, market: Market) -> tuple[str, Any]:
+    """The column of a record that a kind of dirt spoils, and what it holds then."""
 
     def one_of(choices: tuple[str, ...]) -> str:
         return choices[int(detail * len(choices))]
 
-    if kind == "duplicate":
-        return true._replace(kind=kind)
-    if kind == "null_field":
-        column = one_of(("event_time", "event_type", "item_id"))
-        content[column] = None
-        if detail * 3 % 1 < 0.5:
-            del content[column]
-    elif kind == "unparsable_time":
-        column = "event_time"
-        content[column] = one_of(UNPARSABLE_TIMES)
-    elif kind == "after_end":
-        column = "event_time"
-        late_ms = DAY_MS + int(detail * 364 * DAY_MS)
-        content[column] = time_text(market, np.array([market.days * DAY_MS + late_ms]))[0]
-    elif kind == "unknown_type":
-        column = "event_type"
-        content[column] = one_of(UNKNOWN_TYPES)
-    elif kind == "negative_price":
-        column = "price"
-        content[column] = -content[column]
-    elif kind == "text_for_number":
-        column = "quantity" if "quantity" in content and detail < 0.5 else "price"
-        content[column] = one_of(NOT_NUMBERS)
-    elif kind == "double_click":
-        delay_ms = 200 + int(detail * 750)
-        content["event_time"] = time_text(market, np.array([true.time_ms + delay_ms]))[0]
-    else:
-        assert kind == "no_user", kind
-        content["user_id"] = None
-    line = json.dumps(content, separators=(",", ":"))
-    return Record(true.time_ms + delay_ms, true.user, line, kind, column)
+    def time(time_ms: int) -> str:
+        return time_text(market, np.array([time_ms]))[0]
+
+    faults: dict[str, tuple[str, Any]] = {
+        "null_field": (one_of(("event_time", "event_type", "item_id")), None),
+        "unparsable_time": ("event_time", one_of(UNPARSABLE_TIMES)),
+        "after_end": ("event_time", time((market.days + 1) * DAY_MS + int(detail * 364 * DAY_MS))),
+        "unknown_type": ("event_type", one_of(UNKNOWN_TYPES)),
+        "negative_price": ("price", -content.get("price", 0)),
+        "text_for_number": ("quantity" if "quantity" in content and detail < 0.5 else "price", one_of(NOT_NUMBERS)),
+        "broken_text": ("item_id", content["item_id"] + LATIN_1),
+        "clock_reset": ("event_time", time(int(detail * DAY_MS) - market.start_ms)),
+        "removed": ("event_type", "remove_from_cart"),
+    }
+    return faults[kind]
 
 
 def _bot(market: Market, host: int, bots_per_user: float) -> list[Record]:
@@ -193,8 +231,32 @@ def _bot(market: Market, host: int, bots_per_user: float) -> list[Record]:
         times.append(day * DAY_MS + int(rng.integers(1, 22)) * (DAY_MS // 24) + np.cumsum(gaps).astype(np.int64))
         items.append((rng.integers(num_items) + np.arange(count)) % num_items)
         sessions.append(np.full(count, session))
-    time_ms = np.concatenate(times)
-    user, kind, step = (np.full(len(time_ms), value) for value in (BOT_USERS + host, VIEW, -1))
+    columns = np.concatenate(sessions), np.concatenate(times), VIEW, np.concatenate(items)
+    return _organic(market, BOT_USERS + host, *columns, dirt="bot")
+
+
+def _farmed(market: Market, host: int, farmed_per_user: float) -> list[Record]:
+    """The records of the farm's account that belongs to user `host`, if there is one."""
+    rng = user_generator(market.seed + FARM_STREAM, host)
+    if rng.random() >= farmed_per_user:
+        return []
+    times, kinds, sessions = [], [], []
+    for session, day in enumerate(np.sort(rng.permutation(market.days)[: rng.integers(1, 4)]).tolist()):
+        count = int(rng.integers(25, 61))
+        gaps = 6_000 + rng.exponential(45_000, size=count)
+        times.append(day * DAY_MS + int(rng.integers(1, 20)) * (DAY_MS // 24) + np.cumsum(gaps).astype(np.int64))
+        kinds.append(np.where(np.arange(count) % 5 == 4, CART, VIEW))
+        sessions.append(np.full(count, session))
+    item = np.full(sum(map(len, times)), farmed_item(market))
+    columns = np.concatenate(sessions), np.concatenate(times), np.concatenate(kinds), item
+    return _organic(market, FARM_USERS + host, *columns, dirt="bot_farm")
+
+
+def _organic(
+    market: Market, user: int, session: Ints, time_ms: Ints, kind: Ints | int, item: Ints, *, dirt: str
+) -> list[Record]:
+    """Records of events (e,) of one user that answer no decision."""
+    users, kinds, step = (np.full(len(time_ms), value) for value in (user, kind, -1))
     no_offers = (np.zeros((0, NUM_CANDIDATES), dtype=np.int64), np.zeros(0))
-    log = Log(user, np.concatenate(sessions), time_ms, kind, np.concatenate(items), step, *no_offers)
-    return [Record(*row, "bot") for row in zip(time_ms.tolist(), user.tolist(), _lines(market, log), strict=True)]
+    log = Log(users, session, time_ms, kinds, item, step, *no_offers)
+    return [Record(*row, dirt) for row in zip(time_ms.tolist(), users.tolist(), _lines(market, log), strict=True)]

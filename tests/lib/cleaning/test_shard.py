@@ -274,7 +274,7 @@ def test_a_day_with_too_many_actions_is_a_bots_and_the_next_day_is_not() -> None
     )
     assert by_day["is_bot"].to_list() == [True, False]
     assert by_day["bot_reason"].to_list() == ["more than 50 actions a day", None]
-    assert bots(clean(*(at(second) for second in irregular[:40]))) == {(False, None)}
+    assert bots(clean(*(at(second) | {"item": f"i{second % 3}"} for second in irregular[:40]))) == {(False, None)}
 
 
 def test_an_hour_with_too_many_actions_is_a_bots() -> None:
@@ -286,6 +286,18 @@ def test_regular_gaps_are_a_bots_and_silences_between_sessions_do_not_hide_them(
     regular = [60 * i for i in range(6)] + [20_000 + 60 * i for i in range(6)]
     assert bots(clean(*(at(second) for second in regular))) == {(True, "regular gaps between actions")}
     assert bots(clean(*(at(second) for second in regular[:-1]))) == {(False, None)}  # 9 gaps are too few to tell
+
+
+def lifting(of_one_item: int, of_others: int) -> CleanShard:
+    """A day at no steady pace: so many events of one item, and of others."""
+    items = ["i1"] * of_one_item + [f"i{2 + n}" for n in range(of_others)]
+    return clean(*(at(n * 300 + n * n % 37 * 7) | {"item": item} for n, item in enumerate(items)))
+
+
+def test_who_hardly_acts_on_more_than_one_item_lifts_it() -> None:
+    lifts = {(True, "hardly anything but one item")}
+    assert bots(lifting(20, 0)) == bots(lifting(27, 3)) == lifts
+    assert bots(lifting(19, 0)) == bots(lifting(26, 4)) == {(False, None)}  # too few actions; too many others
 
 
 def test_the_lines_of_one_order_are_one_action() -> None:
