@@ -6,18 +6,18 @@ before `as_of`; users are all in gold/interactions (of one who first appears lat
 that knows nothing about a user gives no list, and rebuy gives none of new items. A rerun, a retry or a kill changes
 nothing.
 
-Users are rows in Spark, with their own items; data of the size of the catalogue (item vectors, neighbours) is sent to
-every task, which ranks its users in Arrow batches.
+Users are rows in Spark, with their own items, in shards; a task ranks the users of a shard in Arrow batches. The catalogue
+and item vectors are sent to every task; of the neighbours it gets those of its users' items.
 """
 
 from collections.abc import Collection
 from datetime import datetime
 from functools import partial, reduce
+from math import ceil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import Field
 from pyspark.sql import DataFrame
@@ -25,13 +25,22 @@ from pyspark.sql import functions as F
 
 from lib.engines.spark import spark_schema, start_run
 from lib.ranking import strategies
-from lib.ranking.neighbours import BLOCK_SCHEMA, NEIGHBOUR_SCHEMA, cosine_neighbours, shard_blocks, similarity_matrix
+from lib.ranking.neighbours import (
+    BLOCK_SCHEMA,
+    NEIGHBOUR_SCHEMA,
+    OWNED_SCHEMA,
+    cosine_neighbours,
+    owned_positions,
+    shard_blocks,
+    similarity_matrix,
+)
 from lib.ranking.pairs_of_log import pairs_of_log
 from lib.ranking.strategies import LIST_SCHEMA, Catalogue
 from lib.ranking.topk import vectors
 from lib.runs import model_registry
 from lib.settings import JobSettings
 
+OWN_ITEMS_PER_SHARD = 200_000  # of all users of a shard; the neighbours of these must fit in a task's memory
 MODELS = {"als": "close to your taste (ALS)", "two_tower": "close to your taste (two towers)"}
 
 
@@ -80,9 +89,15 @@ def catalogue_of(pairs: DataFrame, titles: DataFrame | None) -> tuple[Catalogue,
     return Catalogue(item_ids, names, num_buyers.to_numpy().astype(float)), num_users.to_numpy().astype(float)
 
 
-def similarities(
+def sharded(users: DataFrame, *, num_shards: int) -> DataFrame:
+    """The users in a partition each `shard`."""
+    shard = F.pmod(F.xxhash64("user_key"), F.lit(num_shards)).cast("int")
+    return users.withColumn("shard", shard).repartitionById(num_shards, "shard")
+
+
+def neighbours_of_items(
     users: DataFrame, catalogue: Catalogue, settings: RecommendSettings, *, num_users: NDArray[np.float64]
-) -> sp.csr_array:
+) -> DataFrame:
     """Each item's nearest neighbours by cosine: Gram matrices of shards of users, combined by block of items."""
     latest = users.select(F.slice("items", 1, settings.max_items_per_user).alias("items"))
     shard = partial(shard_blocks, item_ids=catalogue.item_ids, items_per_block=settings.items_per_block)
@@ -93,20 +108,33 @@ def similarities(
         return cosine_neighbours(block, num_users=num_users, num_neighbours=num_neighbours, min_support=min_support)
 
     blocks = latest.mapInArrow(shard, schema=spark_schema(BLOCK_SCHEMA))
-    found = blocks.groupBy("block").applyInArrow(nearest, schema=spark_schema(NEIGHBOUR_SCHEMA)).toArrow()
-    return similarity_matrix(found, len(catalogue.item_ids))
+    return blocks.groupBy("block").applyInArrow(nearest, schema=spark_schema(NEIGHBOUR_SCHEMA))
 
 
 def counting_lists(
-    users: DataFrame, catalogue: Catalogue, similarity: sp.csr_array, *, k: int, verb: str, min_support: int
+    users: DataFrame, catalogue: Catalogue, *, k: int, verb: str, min_support: int
 ) -> dict[str, DataFrame]:
-    """The lists of the counting strategies: popularity, rebuy and item-to-item."""
+    """The lists of the strategies that count purchases: popularity and rebuy."""
     ranking = {
         "popularity": partial(strategies.popularity, catalogue=catalogue, k=k, verb=verb, min_support=min_support),
         "rebuy": partial(strategies.rebuy, catalogue=catalogue, k=k, verb=verb),
-        "item_to_item": partial(strategies.item_to_item, catalogue=catalogue, k=k, similarity=similarity),
     }
     return {name: users.mapInArrow(rank, schema=spark_schema(LIST_SCHEMA)) for name, rank in ranking.items()}
+
+
+def neighbour_lists(users: DataFrame, neighbours: DataFrame, catalogue: Catalogue, *, k: int) -> DataFrame:
+    """The lists of item-to-item: each shard of users meets the neighbours of the items that its users have."""
+    positions = partial(owned_positions, item_ids=catalogue.item_ids)
+    owned = users.select("shard", "items").mapInArrow(positions, schema=spark_schema(OWNED_SCHEMA)).distinct()
+    near = owned.join(neighbours, on="item", how="inner")
+
+    def rank(shard: pa.Table, near: pa.Table) -> pa.Table:
+        similarity = similarity_matrix(near, len(catalogue.item_ids))
+        lists = strategies.item_to_item(shard.to_batches(), catalogue=catalogue, similarity=similarity, k=k)
+        return pa.Table.from_batches(lists, LIST_SCHEMA)
+
+    of_shards = users.groupBy("shard").cogroup(near.groupBy("shard"))
+    return of_shards.applyInArrow(rank, schema=spark_schema(LIST_SCHEMA))
 
 
 def vector_lists(rows: DataFrame, users: DataFrame, catalogue: Catalogue, *, k: int, reason: str) -> DataFrame:
@@ -159,18 +187,17 @@ def main(settings: RecommendSettings) -> None:
         catalogue, num_users = catalogue_of(pairs, run.read("silver/items") if run.has("silver/items") else None)
         if not len(catalogue.item_ids):
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
-        # The lists take most of the time, in Python, so there is one task per core.
-        num_tasks = run.spark.sparkContext.defaultParallelism
-        users = histories(interactions, pairs).repartition(num_tasks, "user_key").persist()
-        run.log("histories", users=users.count(), items=len(catalogue.item_ids))
+        # The lists take most of the time, in Python, so there is at least one task per core.
+        num_shards = max(run.spark.sparkContext.defaultParallelism, ceil(pairs.count() / OWN_ITEMS_PER_SHARD))
+        users = sharded(histories(interactions, pairs), num_shards=num_shards).persist()
+        run.log("histories", users=users.count(), items=len(catalogue.item_ids), shards=num_shards)
 
-        similarity = similarities(users, catalogue, settings, num_users=num_users)
-        run.log("neighbours", pairs=similarity.nnz)
-        verb = strategies.VERBS.get(run.mapping.relevance, "chosen")
-        counted = counting_lists(
-            users, catalogue, similarity, k=settings.list_length, verb=verb, min_support=settings.min_support
-        )
-        lists = [named(ranked, as_of=run.as_of, strategy=strategy) for strategy, ranked in counted.items()]
+        neighbours = neighbours_of_items(users, catalogue, settings, num_users=num_users).persist()
+        run.log("neighbours", pairs=neighbours.count())
+        k, verb = settings.list_length, strategies.VERBS.get(run.mapping.relevance, "chosen")
+        ranked_by = counting_lists(users, catalogue, k=k, verb=verb, min_support=settings.min_support)
+        ranked_by["item_to_item"] = neighbour_lists(users, neighbours, catalogue, k=k)
+        lists = [named(ranked, as_of=run.as_of, strategy=strategy) for strategy, ranked in ranked_by.items()]
         stored = run.read_or_empty("gold/vectors")
         for model, reason in MODELS.items():
             candidates = model_registry.candidates(run.lake, model)
@@ -179,7 +206,7 @@ def main(settings: RecommendSettings) -> None:
                 run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
                 continue
             rows = stored.where((F.col("model") == model) & (F.col("version") == version))
-            ranked = vector_lists(rows, users, catalogue, k=settings.list_length, reason=reason)
+            ranked = vector_lists(rows, users, catalogue, k=k, reason=reason)
             lists.append(named(ranked, as_of=run.as_of, strategy=model, version=version))
         run.commit("gold/recommendations", reduce(DataFrame.unionByName, lists))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -24,27 +25,38 @@ BLOCK_SCHEMA = pa.schema(
     ]
 )
 NEIGHBOUR_SCHEMA = pa.schema([("item", pa.int32()), ("neighbour", pa.int32()), ("similarity", pa.float64())])
+OWNED_SCHEMA = pa.schema([("shard", pa.int32()), ("item", pa.int32())])
+MOST_PAIRS = 1 << 24  # of items, whose counts a task hands on when it holds more (some 200 MB)
 
 
-def gram(histories: Iterable[sp.csr_array], num_items: int) -> sp.csr_array:
+def gram_parts(
+    histories: Iterable[sp.csr_array], num_items: int, *, most_pairs: int = MOST_PAIRS
+) -> Iterator[sp.csr_array]:
     """The number of users who have both items of each pair, and on the diagonal each item's users: the sum of X'X.
+
+    It comes in parts to be summed, each handed on as soon as it has more than `most_pairs` entries.
 
     Args:
         histories: matrices (users, num_items) of 0 and 1, each of whole users.
         num_items: size of the catalogue.
+        most_pairs: entries after which a part ends.
     """
-    total = sp.csr_array((num_items, num_items), dtype=np.float64)
+    part = empty = sp.csr_array((num_items, num_items), dtype=np.float64)
     for history in histories:
-        total = total + sp.csr_array(history.T @ history)
-    return total
+        part = part + sp.csr_array(history.T @ history)
+        if part.nnz > most_pairs:
+            yield part
+            part = empty
+    yield part
 
 
 def shard_blocks(
     batches: Iterable[pa.RecordBatch], *, item_ids: pa.StringArray, items_per_block: int
 ) -> Iterator[pa.RecordBatch]:
     """A shard's share of the Gram matrix, for `mapInArrow`: batches of users with their `items` -> `BLOCK_SCHEMA`."""
-    counts = gram((incidence(batch["items"], item_ids) for batch in batches), len(item_ids))
-    yield from gram_blocks(counts, items_per_block=items_per_block)
+    histories = (incidence(batch["items"], item_ids) for batch in batches)
+    for part in gram_parts(histories, len(item_ids)):
+        yield from gram_blocks(part, items_per_block=items_per_block)
 
 
 def gram_blocks(counts: sp.csr_array, *, items_per_block: int) -> Iterator[pa.RecordBatch]:
@@ -87,6 +99,18 @@ def cosine_neighbours(
     row, column, similarity = row[order], column[order], similarity[order]
     kept = np.arange(len(row)) - np.searchsorted(row, row) < num_neighbours
     return pa.table([row[kept], column[kept], similarity[kept]], names=NEIGHBOUR_SCHEMA.names).cast(NEIGHBOUR_SCHEMA)
+
+
+def owned_positions(batches: Iterable[pa.RecordBatch], *, item_ids: pa.StringArray) -> Iterator[pa.RecordBatch]:
+    """The positions of the items that users have, for `mapInArrow`: batches of `shard` and `items` -> `OWNED_SCHEMA`.
+
+    Each known position comes once a shard and batch.
+    """
+    for batch in batches:
+        position = pc.index_in(batch["items"].flatten(), value_set=item_ids)
+        shard = batch["shard"].take(pc.list_parent_indices(batch["items"]))
+        owned = pa.table([shard, position], schema=OWNED_SCHEMA).drop_null()
+        yield from owned.group_by(OWNED_SCHEMA.names).aggregate([]).to_batches()
 
 
 def similarity_matrix(neighbours: pa.Table, num_items: int) -> sp.csr_array:

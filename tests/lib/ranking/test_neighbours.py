@@ -6,9 +6,10 @@ import scipy.sparse as sp
 from lib.ranking.neighbours import (
     BLOCK_SCHEMA,
     cosine_neighbours,
-    gram,
     gram_blocks,
+    gram_parts,
     nearest_own_items,
+    owned_positions,
     similarity_matrix,
 )
 
@@ -17,10 +18,11 @@ def neighbours_of(
     shards: list[sp.csr_array], *, num_items: int, items_per_block: int, num_neighbours: int, min_support: int = 1
 ) -> sp.csr_array:
     """The whole way: a Gram matrix a shard, blocks of all shards brought together, neighbours block by block."""
-    blocks = [b for shard in shards for b in gram_blocks(gram([shard], num_items), items_per_block=items_per_block)]
+    parts = [part for shard in shards for part in gram_parts([shard], num_items)]
+    blocks = [block for part in parts for block in gram_blocks(part, items_per_block=items_per_block)]
     rows = pa.Table.from_batches(blocks, BLOCK_SCHEMA)
     num_users = np.asarray(sum(shard.sum(axis=0) for shard in shards), dtype=float)
-    parts = [
+    found = [
         cosine_neighbours(
             rows.filter(pa.compute.equal(rows["block"], block)),
             num_users=num_users,
@@ -29,7 +31,7 @@ def neighbours_of(
         )
         for block in rows["block"].unique()
     ]
-    return similarity_matrix(pa.concat_tables(parts), num_items)
+    return similarity_matrix(pa.concat_tables(found), num_items)
 
 
 def test_cosines_equal_the_values_worked_by_hand() -> None:
@@ -84,3 +86,26 @@ def test_the_nearest_own_item_is_another_one_that_has_the_item_as_neighbour() ->
     histories = sp.csr_array(np.array([[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]]))
     user, item = np.array([1, 1, 1, 2, 2, 0]), np.array([2, 0, 3, 3, 0, 1])
     assert nearest_own_items(histories, similarity, user, item).tolist() == [1, 1, -1, -1, -1, -1]
+
+
+def test_a_gram_matrix_in_small_parts_sums_to_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    histories = [sp.csr_array((rng.random((5, 12)) < 0.3).astype(float)) for _ in range(6)]
+    (whole,) = gram_parts(histories, 12)
+    parts = list(gram_parts(histories, 12, most_pairs=20))
+    assert len(parts) > 3
+    assert max(part.nnz for part in parts) < whole.nnz
+    everyone = np.vstack([history.toarray() for history in histories])
+    np.testing.assert_array_equal(whole.toarray(), everyone.T @ everyone)
+    np.testing.assert_array_equal(sum(part.toarray() for part in parts), whole.toarray())
+
+
+def test_each_shard_owns_the_positions_of_its_users_items_once() -> None:
+    items = pa.array([["c", "a"], [], ["a"], ["c", "unknown"]], pa.list_(pa.string()))
+    users = pa.RecordBatch.from_arrays([pa.array([0, 0, 0, 1], pa.int32()), items], names=["shard", "items"])
+    found = pa.Table.from_batches(owned_positions([users], item_ids=pa.array(["a", "b", "c"])))
+    assert sorted(found.to_pylist(), key=lambda row: (row["shard"], row["item"])) == [
+        {"shard": 0, "item": 0},
+        {"shard": 0, "item": 2},
+        {"shard": 1, "item": 2},
+    ]
