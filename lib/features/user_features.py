@@ -158,8 +158,10 @@ def category_spread(days: Days, *, as_of: datetime) -> pl.DataFrame:
 
 def open_carts(days: Days, *, as_of: datetime) -> pl.DataFrame:
     """One row per user with carts: `num_open_carts`, the items whose last cart was not followed by their purchase."""
+    is_wanted = pl.col("last_cart_at").is_not_null() | pl.col("last_purchase_at").is_not_null()  # most rows are views
     pairs = (
         before(days.user_items, "first_at", as_of)
+        .filter(is_wanted)
         .group_by("user_key", "item_id")
         .agg(pl.col("last_cart_at", "last_purchase_at").max())
         .filter(pl.col("last_cart_at").is_not_null())
