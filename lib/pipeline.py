@@ -31,7 +31,7 @@ class Job:
 
     `makes_log`: it writes a log instead of reading one, so the mapping does not affect it. `finds_new_files`: it can
     only tell what is new by looking, so it always runs. `before_events`: it runs before silver/events exists, which
-    gives the log's times.
+    gives the log's times. `by_day`: it can make single days anew (docs/decisions/0018).
     """
 
     name: str
@@ -45,6 +45,7 @@ class Job:
     makes_log: bool = False
     finds_new_files: bool = False
     before_events: bool = False
+    by_day: bool = False
 
     @property
     def path(self) -> Path:
@@ -84,6 +85,7 @@ PIPELINE: tuple[Job, ...] = (
         writes=("silver/events", "silver/items", "silver/descriptions", "bronze/rejects"),
         code=("lib/cleaning",),
         before_events=True,
+        by_day=True,
     ),
     Job(
         "featurize",
@@ -96,6 +98,7 @@ PIPELINE: tuple[Job, ...] = (
             *("gold/user_profiles", "gold/item_profiles", "gold/examples", "gold/scaling"),
         ),
         code=("lib/features",),
+        by_day=True,
     ),
     Job(
         "als",

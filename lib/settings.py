@@ -11,14 +11,15 @@ import json
 import os
 import re
 import sys
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from lib.formats.mapping import load_mapping, text_of
@@ -102,13 +103,60 @@ class LogSettings(Section):
         return str(Path(value).expanduser()) if value is not None and value.startswith("~") else value
 
 
+@dataclass(frozen=True)
+class DateRange:
+    """UTC dates, both ends included."""
+
+    first: date
+    last: date
+
+    def __contains__(self, day: date) -> bool:
+        return self.first <= day <= self.last
+
+    def __str__(self) -> str:
+        return f"{self.first} to {self.last}"
+
+
 class TimeSettings(Section):
-    """The time up to which derived rows use the log."""
+    """The time up to which derived rows use the log, and the days that a backfill makes anew."""
 
     as_of: str = Field(
         "test_from",
         description="`test_from` or `valid_from` (for scoring), `end` (for production) or an ISO time with a zone",
     )
+
+    from_date: date | None = Field(
+        None,
+        exclude=True,
+        description="first UTC date that clean and featurize make anew, whatever is new; the rest stays as it is. Needs to_date",
+    )
+    to_date: date | None = Field(
+        None, exclude=True, validate_default=True, description="last such date, itself included; needs from_date"
+    )
+
+    @property
+    def days(self) -> DateRange | None:
+        """The days to be made anew; None in a run of all days."""
+        return DateRange(self.from_date, self.to_date) if self.from_date and self.to_date else None
+
+    @field_validator("from_date", "to_date", mode="before")
+    @classmethod
+    def is_a_date(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(
+            r"\d{4}-\d{2}-\d{2}", value
+        ):  # a number would be taken for a time
+            raise ValueError("should be a date such as 2011-11-01")
+        return value
+
+    @field_validator("to_date")
+    @classmethod
+    def ends_a_range(cls, value: date | None, info: ValidationInfo) -> date | None:
+        first = info.data.get("from_date", value)
+        if (first is None) != (value is None):
+            raise ValueError("from_date and to_date are given together, or neither")
+        if first is not None and value is not None and value < first:
+            raise ValueError(f"should not be before from_date, {first}")
+        return value
 
     @field_validator("as_of")
     @classmethod
@@ -280,7 +328,7 @@ def _document_class(settings: type[JobSettings]) -> type[_Document]:
 def _split_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
     """Take `--config FILE` out of the arguments.
 
-    `--as-of` is short for `--time.as-of`, and sections may be snake_case.
+    `--as-of` is short for `--time.as-of`, as are the dates of a range, and sections may be snake_case.
     """
     config_file: Path | None = None
     flags: list[str] = []
@@ -293,8 +341,8 @@ def _split_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
             if not value or not config_file.is_file():
                 what = "a folder, not a file" if value and config_file.is_dir() else "no such file"
                 raise ValueError(f"--config {value or '(nothing)'}: {what}")
-        elif name == "--as-of":
-            flags.append(f"--time.as-of{equals}{value}")
+        elif name in ("--as-of", "--from-date", "--to-date"):
+            flags.append(f"--time.{name[2:]}{equals}{value}")
         else:
             flags.append(name.replace("_", "-") + equals + value if name.startswith("--") else argument)
     return config_file, flags

@@ -10,10 +10,13 @@ tables are those of all records at once. Everything is cleaned where settings, m
 records change what concerns the whole log (its clocks, the days that it covers), and where the mapping names a record_key or
 an array to explode. Each table is committed in one transaction; accepted and rejected records add up to bronze. Too many
 refused records, or another pseudonym key, stop the job before it commits. A rerun, a retry or a kill changes nothing.
+
+With `time.from_date` and `time.to_date` a backfill: the records of these days that were cleaned before are cleaned again, and
+silver/events and bronze/rejects of all other days, and all products, stay as they are (docs/decisions/0018).
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial, reduce
@@ -34,7 +37,7 @@ from lib.cleaning.forms import remarks
 from lib.cleaning.increment import Increment
 from lib.cleaning.notices import about_clocks, about_days, about_repeats
 from lib.cleaning.pseudonyms import fingerprint, load_key
-from lib.cleaning.reopening import DAY, Reopened, reopened
+from lib.cleaning.reopening import DAY, PAIR, Reopened, reopened
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
 from lib.engines.arrow_tasks import Broadcast, files_of, gathered
@@ -43,8 +46,10 @@ from lib.engines.spark import SparkRun, start_run
 from lib.formats.columns import find_columns
 from lib.formats.rules import Clock
 from lib.lake.lake import Lake
-from lib.lake.writes import discarded_on_error
-from lib.settings import JobSettings
+from lib.lake.writes import Where, discarded_on_error, remove_files
+from lib.runs.errors import SettingError
+from lib.runs.freshness import days_of
+from lib.settings import DateRange, JobSettings
 from lib.tables.bronze import NO_DAY
 from lib.tables.silver import CLOCKS, PSEUDONYM_KEY, SESSION_GAP
 
@@ -239,14 +244,18 @@ def new_batches(run: SparkRun, work: ShardWork) -> tuple[dict[str, frozenset[str
     what only all of them show.
     """
     sources = {name: source for name, source in run.mapping.of_kind("events").items() if name in work.schemas}
-    done = run.done_before()
+    rows = run.done_before()
+    done = [row for row in rows if days_of(row) is None]
+    backfills = [
+        row["run_id"] for row in rows if days_of(row)
+    ]  # they leave the tables as all of this code and settings
     if (
         not done
         or not run.lake.num_rows("silver/descriptions")
         or any(source.explode or source.record_key for source in sources.values())
     ):
         return None
-    wrote = {table: run.lake.newest_run(table, run.job.name) for table in WRITTEN}
+    wrote = {table: run.lake.newest_run(table, run.job.name, but=backfills) for table in WRITTEN}
     if not {*wrote.values()} <= {row["run_id"] for row in done}:
         return None
     before = {row["table"]: row["version"] for row in done[-1]["inputs"]}
@@ -274,15 +283,21 @@ def survey(
 def files_of_days(run: SparkRun, days: Collection[date]) -> Parts:
     """The files of silver/events and bronze/rejects that hold these days, as the last run left them."""
     rejects = {"stage": ["clean"], "day": [*map(str, days)]}
-    return run.files_of({"silver/events": "silver/events"}, holding={"event_date": days}, now=True).union(
-        run.files_of({"bronze/rejects": "bronze/rejects"}, holding=rejects, now=True)
+    return run.files_of({"silver/events": "silver/events"}, holding={"event_date": days}, before=True).union(
+        run.files_of({"bronze/rejects": "bronze/rejects"}, holding=rejects, before=True)
     )
 
 
-def old_rows(run: SparkRun, pairs: pl.DataFrame) -> pl.DataFrame:
-    """What was made before of the records of these days of users."""
+def old_rows(
+    run: SparkRun, pairs: pl.DataFrame, *, reasons: Collection[str] | None = of_new.REOPENED_REASONS
+) -> pl.DataFrame:
+    """What was made before of the records of these days, of users (PAIR) or of all (event_date).
+
+    Of refused records those with one of the `reasons`, or all.
+    """
     files = files_of_days(run, pairs["event_date"].unique().to_list())
-    return gathered(files.then(of_new.find_old_rows, pairs=pairs).collected(), of_new.OLD, of_new.GATHERED)
+    found = files.then(of_new.find_old_rows, pairs=pairs, reasons=reasons).collected()
+    return gathered(found, of_new.OLD, of_new.GATHERED)
 
 
 def events_by_day(lake: Lake) -> dict[date, int]:
@@ -293,6 +308,18 @@ def events_by_day(lake: Lake) -> dict[date, int]:
     for day, number in strays.group_by(pl.col("event_time").dt.date()).len().rows():
         by_day[day] = by_day.get(day, 0) + number
     return by_day
+
+
+def opened_by(
+    settings: CleanSettings, touched: pl.DataFrame, old_rows: Callable[[pl.DataFrame], pl.DataFrame]
+) -> Reopened:
+    """What is opened again by the days of users that are touched."""
+    return reopened(
+        touched,
+        old_rows,
+        session_gap=timedelta(minutes=settings.session_gap_minutes),
+        double_click=timedelta(seconds=settings.double_click_seconds),
+    )
 
 
 def whats_new(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes]) -> New | None:
@@ -306,18 +333,34 @@ def whats_new(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broa
     counted = json.loads(run.lake.metadata_of_run("silver/events", written_by, CLOCK_COUNTS) or "null")
     assert counted is not None, f"{written_by} has said how many times lie on which clock"
     counts = pl.concat([pl.DataFrame(counted, schema=of_new.GATHERED[tasks.CLOCKS]), found[tasks.CLOCKS]])
-    opened = reopened(
-        found[of_new.TOUCHED],
-        partial(old_rows, run),
-        session_gap=timedelta(minutes=settings.session_gap_minutes),
-        double_click=timedelta(seconds=settings.double_click_seconds),
-    )
+    opened = opened_by(settings, found[of_new.TOUCHED], partial(old_rows, run))
     if opened.rows.height > MOST_REOPENED:
         run.log("cleans everything: the new records open most of the log again", reopened=opened.rows.height)
         return None
     dates = [*found[of_new.DATES]["event_date"], *opened.pairs["event_date"]]
     summed = counts.group_by("source", "clock").agg(pl.col("num_times").sum()).sort("source", "clock")
     return New(batches, summed, by_day, frozenset(dates), opened)
+
+
+def cleaned_again(
+    run: SparkRun,
+    settings: CleanSettings,
+    work: ShardWork,
+    key: Broadcast[bytes],
+    log: WholeLog,
+    batches: Mapping[str, frozenset[str]],
+    days: frozenset[date],
+    opened: Reopened,
+) -> Cleaned:
+    """The records of new batches and those that are opened again, which lie on `days`, cleaned; sessions go on from their eves."""
+    increment = Increment(batches, opened.rows.select("source", "source_record").unique())
+    gap = timedelta(minutes=settings.session_gap_minutes)
+    eves = run.files_of({"": "silver/events"}, holding={"event_date": {day - DAY for day in days}}, now=True)
+    given = {"days": days, "pairs": opened.pairs, "log": log, "session_gap": gap, "num_shards": work.num_shards}
+    events = sharded(run, work, "events", key, increment).union(eves.then(of_new.spread_last_events, **given))
+    result = cleaned(run, work, key, log, events)
+    events.drop()
+    return result
 
 
 def cleaned_new(
@@ -332,14 +375,7 @@ def cleaned_new(
     first, last = covered(run, new.by_day, settings)
     if min(new.by_day) < first or last < max(new.by_day):
         log = replace(log, first_day=first, last_day=max(last, *new.days) if new.days else last)
-    pairs, records = new.opened.pairs, new.opened.rows.select("source", "source_record").unique()
-    increment = Increment(new.batches, records)
-    gap = timedelta(minutes=settings.session_gap_minutes)
-    eves = run.files_of({"": "silver/events"}, holding={"event_date": {day - DAY for day in new.days}}, now=True)
-    given = {"days": new.days, "pairs": pairs, "log": log, "session_gap": gap, "num_shards": work.num_shards}
-    events = sharded(run, work, "events", key, increment).union(eves.then(of_new.spread_last_events, **given))
-    result = cleaned(run, work, key, log, events)
-    events.drop()
+    result = cleaned_again(run, settings, work, key, log, new.batches, new.days, new.opened)
     by_day = dict(new.by_day)
     for day, number in new.opened.rows.filter("is_counted").group_by("event_date").len().rows():
         by_day[day] -= number
@@ -401,6 +437,96 @@ def commit_rejects(run: SparkRun, files: list[AddAction], new: New | None) -> No
         run.commit_written("bronze/rejects", of_items, where={"stage": "clean", "source": items})
 
 
+def days_held(run: SparkRun, days: DateRange) -> list[date]:
+    """Those of a range of days that can be made anew: on which events lie, or refused records.
+
+    Raises:
+        SettingError: nothing was cleaned before, the range holds nothing or too much, or records reach over days.
+    """
+    before = run.version_before("silver/events")
+    if not run.lake.num_rows("silver/events", before):
+        raise SettingError(f"nothing was cleaned before, so {days} cannot be made anew; run without dates first")
+    by_day = run.lake.rows_by_partition("silver/events", "event_date", before)
+    over_days = [name for name, source in run.mapping.of_kind("events").items() if source.explode or source.record_key]
+    if over_days:
+        raise SettingError(
+            f"records of {over_days[0]} reach over days by their record_key or explode, so {days} cannot be made anew "
+            "alone; run without dates"
+        )
+    refused = {*run.lake.rows_by_partition("bronze/rejects", "day")} - {NO_DAY}
+    held = sorted(day for day in {*by_day, *map(date.fromisoformat, refused)} if day in days)
+    if not held:
+        raise SettingError(f"there is no event of {days}; silver/events holds {DateRange(min(by_day), max(by_day))}")
+    num_events = sum(by_day.get(day, 0) for day in held)
+    if num_events > MOST_REOPENED:
+        raise SettingError(f"{days} hold {num_events:,} events (limit {MOST_REOPENED:,}); give fewer days at once")
+    return held
+
+
+def require_same_days(parts: Parts, opened: Reopened, days: DateRange) -> None:
+    """Check that the cleaned records lie on the days on which they lay before.
+
+    Raises:
+        ValueError: a record lies on another day, or on none, and would be lost or doubled; says how many do.
+    """
+    rows = parts.of(tasks.EVENT_ROWS, tasks.REJECT_ROWS).then(of_new.find_days).collected()
+    placed = gathered(rows, of_new.PLACED, of_new.GATHERED)
+    moved = placed.join(opened.rows, on=placed.columns, how="anti", nulls_equal=True)
+    if not moved.is_empty():
+        raise ValueError(
+            f"{moved.height:,} records of {days} lie on other days, or on none, by the present mapping, so these days "
+            "cannot be made anew alone; run without dates"
+        )
+
+
+def log_before(run: SparkRun, settings: CleanSettings) -> WholeLog:
+    """What the last run of all days knew of the whole log; of the clocks what the mapping states holds."""
+    known = json.loads(run.lake.table_property("silver/events", CLOCKS) or "{}")
+    stated = {name: source.clock for name, source in run.mapping.of_kind("events").items() if source.clock}
+    log = WholeLog(clocks=known | stated, erased=erased_digests(run.lake))
+    by_day = events_by_day(run.lake)
+    first, last = covered(run, by_day, settings)
+    if min(by_day) < first or last < max(by_day):
+        log = replace(log, first_day=first, last_day=last)
+    return log
+
+
+def backfill(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes], days: DateRange) -> None:
+    """Clean the records of some days again, and write these days alone.
+
+    Days around them are cleaned too where a double click or a session may reach over midnight, and are not written.
+
+    Raises:
+        ValueError: by the present mapping, records lie on other days than before.
+    """
+    held = days_held(run, days)
+    of_events = {name: work.schemas[name] for name in run.mapping.of_kind("events") if name in work.schemas}
+    work, rows_of = replace(work, schemas=of_events), partial(old_rows, run, reasons=None)
+    touched = rows_of(pl.DataFrame({"event_date": held})).group_by(PAIR)
+    times = touched.agg(first_time=pl.col("event_time").min(), last_time=pl.col("event_time").max())
+    opened = opened_by(settings, times, rows_of)
+    cleaned_days = frozenset((*held, *opened.pairs["event_date"]))
+    log = log_before(run, settings)
+    result = cleaned_again(run, settings, work, key, log, {}, cleaned_days, opened)
+    tell(run, result.findings, log)
+    require_same_days(result.parts, opened, days)
+    found = result.findings.with_files(written(run, work, result.parts, None))
+    with discarded_on_error(run.lake, found.files):
+        require_fit_records(run.lake, found, run.mapping, max_reject_frac=settings.max_reject_frac)
+    result.parts.drop()
+    partitions = [*map(str, held)]
+    of_rejects = {"stage": "clean", "source": sorted(of_events), "day": partitions}
+    commit_days(run, "silver/events", found.files, "event_date", {"event_date": partitions})
+    commit_days(run, "bronze/rejects", found.files, "day", of_rejects)
+
+
+def commit_days(run: SparkRun, table: str, written: Mapping[str, list[AddAction]], day: str, where: Where) -> None:
+    """Commit the files of a table that hold the partitions `where`, by their column `day`, and remove those of other days."""
+    files = [file for file in written[table] if file.partition_values[day] in where[day]]
+    remove_files(run.lake, table, [file for file in written[table] if file not in files])
+    run.commit_written(table, files, where=where)
+
+
 def tell(run: SparkRun, found: Findings, log: WholeLog) -> None:
     """Say what became of the records, and what a person should know of their values."""
     for source in sorted({row["source"] for row in found.counts}):
@@ -420,6 +546,9 @@ def main(settings: CleanSettings) -> None:
         require_same_key(run.lake, key)
         shared_key = run.engine.broadcast(key)
         work = work_of(run, settings)
+        if run.days:
+            backfill(run, settings, work, shared_key, run.days)
+            return
         new = whats_new(run, settings, work, shared_key)
         result = cleaned_new(run, settings, work, shared_key, new) if new else None
         if result is None:

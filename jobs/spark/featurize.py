@@ -9,12 +9,14 @@ users gives item profiles and empty user tables.
 
 The tasks (lib/features/tasks.py) run in Spark or in processes of one machine, and write their rows into files, which are
 committed at the end, each table in one transaction. A rerun, a retry or a kill changes nothing.
+
+With `time.from_date` and `time.to_date` these days are made anew, whatever has changed, and no others (docs/decisions/0018).
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -32,7 +34,7 @@ from lib.features.examples import example_dates, moments_of
 from lib.features.tasks import FeaturizeWork
 from lib.features.user_features import FEATURES
 from lib.formats.money import has_several, rates_of, without_rate
-from lib.settings import JobSettings
+from lib.settings import DateRange, JobSettings
 from lib.tables import contract
 from lib.tables.silver import CLOCKS
 
@@ -43,6 +45,9 @@ TABLES_OF_DAYS = (
     "gold/interactions",
 )  # in the order of their commits
 FEATURIZED = "cartwheel.featurized"  # in a commit of theirs: what they were made from
+SEVERAL = (
+    "several"  # in place of a hash: what a backfill has made is made from other settings, rates or code than the rest
+)
 
 
 class FeaturizeSettings(JobSettings):
@@ -153,6 +158,8 @@ def days_to_make(run: SparkRun, work: FeaturizeWork) -> DaysToMake:
     """Which days are made anew: those whose files have changed, and the next, where sessions go on; all, if anything else has."""
     now, before = made_from(run, work), made_before(run)
     num_events = run.lake.rows_by_partition("silver/events", "event_date", now.events)
+    if run.days and run.lake.num_rows("gold/item_days"):
+        return days_of_range(run, run.days, num_events, now, before)
     changed = None
     if before is not None and before.work == now.work:
         changed = run.lake.partitions_changed("silver/events", "event_date", before.events, now.events)
@@ -165,6 +172,16 @@ def days_to_make(run: SparkRun, work: FeaturizeWork) -> DaysToMake:
     ]
     labelled = {day for day in num_events if any(first <= day <= last for first, last in moved)} - made
     return DaysToMake(now, num_events, frozenset(made), frozenset(labelled), are_all=False)
+
+
+def days_of_range(
+    run: SparkRun, days: DateRange, num_events: Mapping[date, int], now: MadeFrom, before: MadeFrom | None
+) -> DaysToMake:
+    """The days of a range are made anew; the others stay what they were made from, so the next run of all days takes these up."""
+    held = {*num_events, *run.lake.rows_by_partition("gold/item_days", "event_date")}
+    source = before if before is not None and before.work == now.work else replace(now, work=SEVERAL)
+    made = frozenset(day for day in held if day in days)
+    return DaysToMake(source, num_events, made, frozenset(), are_all=False)
 
 
 def days_between(one: datetime, other: datetime) -> tuple[date, date]:

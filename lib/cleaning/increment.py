@@ -1,6 +1,6 @@
 """The tasks and the choice of records of a run that cleans only what is new, and what that opens again (reopening.py)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,14 @@ from lib.cleaning.parsing import with_pairs
 from lib.cleaning.reopening import DAY, OLD_ROWS, PAIR, midnight
 from lib.cleaning.shard import clocks_of
 from lib.cleaning.whole_log import WholeLog
-from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows
+from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked
 from lib.tables.bronze import REJECTS
 from lib.tables.silver import EVENTS
 
 if TYPE_CHECKING:
     from lib.engines.arrow_tasks import Broadcast
 
-TOUCHED, DATES, OLD = "touched", "dates", "old"
+TOUCHED, DATES, OLD, PLACED = "touched", "dates", "old", "placed"
 GATHERED: dict[str, dict[str, Any]] = {
     TOUCHED: {
         "user_key": pl.String,
@@ -33,6 +33,7 @@ GATHERED: dict[str, dict[str, Any]] = {
     DATES: {"event_date": pl.Date, "num_events": pl.Int64},
     CLOCKS: {**of_all.GATHERED[CLOCKS]},
     OLD: OLD_ROWS,
+    PLACED: {"source": pl.String, "source_record": pl.String, "event_date": pl.Date},
 }
 REOPENED_REASONS = ("duplicate", "double_click", "stray_time")  # what depends on other records; others stay refused
 
@@ -90,30 +91,49 @@ def survey(
             yield from packed(pairs.filter((pl.col("event_date") <= last_day) | is_early), TOUCHED)
 
 
-def find_old_rows(files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame) -> Iterator[pa.RecordBatch]:
-    """What was made before of the records of these days of users, from files of silver/events and bronze/rejects."""
+def find_old_rows(
+    files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame, reasons: Collection[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """What was made before of the records of these days, from files of silver/events and bronze/rejects.
+
+    `pairs` are days of users (PAIR) or of all (event_date). Of refused records those with one of the `reasons`, or all.
+    """
     for file in rows_of(files):
-        for rows in _old_rows_of(file["location"], file["kind"]):
-            yield from packed(rows.join(pairs, on=PAIR, how="semi", nulls_equal=True), OLD)
+        for rows in _old_rows_of(file["location"], file["kind"], reasons):
+            yield from packed(rows.join(pairs, on=pairs.columns, how="semi", nulls_equal=True), OLD)
 
 
-def _old_rows_of(location: str, kind: str) -> Iterator[pl.DataFrame]:
+def find_days(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """On which days the cleaned records lie; null is none."""
+    found = unpacked(parts)
+    if EVENT_ROWS in found:
+        yield from packed(found[EVENT_ROWS].select(*_placed(), "event_date").unique(), PLACED)
+    if REJECT_ROWS in found:
+        placed = found[REJECT_ROWS].select("source", "source_record", event_date=pl.col("event_time").dt.date())
+        yield from packed(placed, PLACED)
+
+
+def _placed() -> list[pl.Expr]:
+    """Of an event the source and the record within it."""
+    place = pl.col("source_record").str.splitn("/", 2)
+    return [place.struct.field("field_0").alias("source"), place.struct.field("field_1").alias("source_record")]
+
+
+def _old_rows_of(location: str, kind: str, reasons: Collection[str] | None) -> Iterator[pl.DataFrame]:
     if kind == EVENTS.name:
         for rows in table_rows(location, _schema(EVENTS.schema, "user_key", "event_time", "source_record")):
-            place = pl.col("source_record").str.splitn("/", 2)
             yield rows.select(
                 "user_key",
                 "event_time",
+                *_placed(),
                 event_date=pl.col("event_time").dt.date(),
-                source=place.struct.field("field_0"),
-                source_record=place.struct.field("field_1"),
                 is_counted=pl.lit(True),
             ).select(*OLD_ROWS)
         return
     source = _source_of(location)
     for rows in table_rows(location, _schema(REJECTS.schema, "user_key", "event_time", "source_record", "reason")):
         yield (
-            rows.filter(pl.col("reason").is_in(REOPENED_REASONS))
+            rows.filter(True if reasons is None else pl.col("reason").is_in(reasons))
             .with_columns(
                 event_date=pl.col("event_time").dt.date(),
                 source=pl.lit(source),

@@ -9,6 +9,8 @@ from types import ModuleType
 from lib.pipeline import JOBS, PIPELINE, ROOT, Job
 from lib.settings import SHARED_SECTIONS, JobSettings
 
+SHORT_FLAGS = ("config", "as_of", "from_date", "to_date")  # without a section, of every job
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -64,10 +66,10 @@ def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if argument.startswith("--"):
             section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
-            if section not in (*SHARED_SECTIONS, *JOBS, "config", "as_of"):
+            if section not in (*SHARED_SECTIONS, *JOBS, *SHORT_FLAGS):
                 known = ", ".join((*SHARED_SECTIONS, *JOBS))
                 raise ValueError(f"{argument}: no job or section is named {section!r}; known are {known}")
-            keep = section in (*SHARED_SECTIONS, "config", "as_of") or section == job.name
+            keep = section in (*SHARED_SECTIONS, *SHORT_FLAGS) or section == job.name
         if keep:
             kept.append(argument)
     return kept

@@ -42,6 +42,14 @@ def run(
     first: Annotated[str | None, typer.Option("--from", help="Begin at this job.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="End at this job.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file; --section.key flags override it.")] = None,
+    from_date: Annotated[
+        str | None,
+        typer.Option(
+            help="Backfill: clean and featurize make anew the UTC days from here to --to-date, of the records that were "
+            "cleaned before, and leave all other days; new files, products and records without a time wait for a run of all days."
+        ),
+    ] = None,
+    to_date: Annotated[str | None, typer.Option(help="The last day of a backfill, itself included.")] = None,
 ) -> None:
     """Run the pipeline: every job in order, except those whose inputs, settings and code are unchanged.
 
@@ -52,7 +60,10 @@ def run(
 
     place = _lake(lake)
     arguments = ["--lake.path", place.path]
-    names = names_between(first, last)
+    dates = {"--from-date": from_date, "--to-date": to_date}
+    arguments += [f"{flag}={given}" for flag, given in dates.items() if given is not None]
+    is_backfill = from_date is not None or to_date is not None
+    names = names_between("clean" if is_backfill and first is None else first, last)
     if logs is not None:
         arguments += ["--log.path", _place_of(logs, "--logs")]
         names = [name for name in names if not JOBS[name].makes_log]

@@ -134,19 +134,23 @@ class SparkRun(runs.Run):
         return int(local[1]) if local else context.defaultParallelism
 
     def files_of(
-        self, tables: Mapping[str, str], *, holding: Mapping[str, Collection[Any]] | None = None, now: bool = False
+        self,
+        tables: Mapping[str, str],
+        *,
+        holding: Mapping[str, Collection[Any]] | None = None,
+        now: bool = False,
+        before: bool = False,
     ) -> Parts:
         """The files of input tables at their pinned versions, each named by a kind, spread over tasks.
 
-        Or of tables as they are `now`, which the job has written before. Of all files, or of those that may hold rows with one
+        Or of tables that the job itself writes: as they are `now`, or were `before` this run wrote. Of all files, or of those that may hold rows with one
         of the values `holding` in each of its columns.
         """
         rows = [
             {"location": location, "num_bytes": num_bytes, "kind": kind}
             for kind, table in tables.items()
-            for location, num_bytes in self.lake.data_files(
-                table, None if now else self.version_of(table), holding=holding
-            )
+            for version in [self.version_before(table) if before else None if now else self.version_of(table)]
+            for location, num_bytes in self.lake.data_files(table, version, holding=holding)
         ]
         return self.engine.over(pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
 

@@ -245,10 +245,10 @@ class Lake:
         commit = next(commit for commit in self.open(table).history() if commit["version"] == version)
         return int(commit.get(ROWS_OF_COMMIT) or (commit.get("operationMetrics") or {}).get("numOutputRows") or 0)
 
-    def newest_run(self, table: str, job: str) -> str | None:
-        """The run of a job that has committed to the table last; None if none has."""
+    def newest_run(self, table: str, job: str, *, but: Collection[str] = ()) -> str | None:
+        """The run of a job, of all `but` some, that has committed to the table last; None if none has."""
         runs = (str(commit.get(RUN_OF_COMMIT) or "") for commit in self._commits(table))
-        return next((run for run in runs if run.rpartition("-")[0] == job), None)
+        return next((run for run in runs if run.rpartition("-")[0] == job and run not in but), None)
 
     def runs_between(self, table: str, after: int, until: int) -> list[str]:
         """The runs that have committed data to the table after one version and until another."""

@@ -12,7 +12,7 @@ from lib.formats.mapping import load_mapping
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT, Job
 from lib.runs import history, model_registry
-from lib.settings import JobSettings
+from lib.settings import DateRange, JobSettings
 
 HASHED = (".py", ".j2", ".css", ".ttf")  # types of files that a result may depend on
 
@@ -24,11 +24,22 @@ def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:
     if last is None or last["status"] not in ("done", "skipped"):
         return None
     same = (
-        last["settings_hash"] == settings_hash(job, settings)
-        and last["code_version"] == code_version(job)
+        (last["settings_hash"], last["code_version"]) == (settings_hash(job, settings), code_version(job))
+        and days_of(last) == days_asked(job, settings)
         and pinned(last["inputs"]) == pin_inputs(job, lake)
     )
     return (last["message"] or "done") if same else None
+
+
+def days_asked(job: Job, settings: JobSettings) -> DateRange | None:
+    """The days that a run of the job makes anew; None where it is one of all days."""
+    return settings.time.days if job.by_day else None
+
+
+def days_of(row: Mapping[str, Any]) -> DateRange | None:
+    """The days that a run, a row of ops/runs, was to make anew; None where it was one of all days."""
+    first, last = row.get("from_date"), row.get("to_date")  # a lake of an earlier release has no such columns yet
+    return DateRange(first, last) if first and last else None
 
 
 def settings_hash(job: Job, settings: JobSettings) -> str:

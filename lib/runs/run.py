@@ -21,10 +21,10 @@ from lib.lake.writes import commit_files, conform, require_keys, transaction_id,
 from lib.pipeline import JOBS, Job
 from lib.runs import history, model_registry
 from lib.runs.errors import keep_traceback, recordable
-from lib.runs.freshness import code_version, pin_inputs, pinned, settings_hash
+from lib.runs.freshness import code_version, days_asked, days_of, pin_inputs, pinned, settings_hash
 from lib.runs.log_times import LogTimes, log_times, resolve_as_of
 from lib.runs.logs import job_logger
-from lib.settings import JobSettings
+from lib.settings import DateRange, JobSettings
 from lib.tables import contract
 
 FAILED_AGAIN = " (again, when it was taken up)"
@@ -76,6 +76,11 @@ class Run:
         return self.known_times
 
     @property
+    def days(self) -> DateRange | None:
+        """The days that the run makes anew; None where it is one of all days."""
+        return days_asked(self.job, self.settings)
+
+    @property
     def as_of(self) -> datetime:
         """The time up to which this run's rows use the log (exclusive)."""
         return resolve_as_of(self.settings.time.as_of, self.times)
@@ -99,6 +104,11 @@ class Run:
             )
         assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or the table is missing"
         return self.inputs[table]
+
+    def version_before(self, table: str) -> int | None:
+        """The version of a table before this run committed to it; None, for the latest, where it has not yet."""
+        committed = self.lake.version_of_run(table, self.run_id)
+        return None if committed is None else committed - 1
 
     def property_of(self, table: str, name: str) -> str:
         """A table property that the writer of an input has set, at the pinned version.
@@ -199,7 +209,10 @@ class Run:
         self.save("running")
 
     def done_before(self) -> list[dict[str, Any]]:
-        """The earlier runs of this job, of the same code and settings, that have ended well; the oldest first."""
+        """The earlier runs of this job, of the same code and settings, that have ended well; the oldest first.
+
+        Those of single days are among them.
+        """
         identity = (self.settings_hash, self.code_version)
         return [
             row
@@ -248,6 +261,8 @@ class Run:
             "message": message,
             "started_at": self.started_at,
             "finished_at": datetime.now(UTC) if ended else None,
+            "from_date": self.days.first if self.days else None,
+            "to_date": self.days.last if self.days else None,
         }
         history.save_run(self.lake, row)
 
@@ -306,7 +321,8 @@ def _begin(job: Job, settings: JobSettings, kind: type[Run]) -> Run:
     last = history.last_run(lake, job.name)
     if last is not None and last["status"] in ("running", "failed"):
         written, inputs = _committed_outputs(job, lake, last["run_id"], last["number"]), pinned(last["inputs"])
-        is_same = last["settings_hash"] == settings_now and last["code_version"] == code_now
+        is_same = (last["settings_hash"], last["code_version"]) == (settings_now, code_now)
+        is_same &= days_of(last) == days_asked(job, settings)
         if is_same and _can_go_on(lake, last, inputs_now, has_committed=bool(written)):
             run = kind(
                 **identity,

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from lib.tables.contract import COUNT, INT, REAL, TEXT, TIME, Column, Table, required
+from lib.tables.contract import COUNT, DATE, INT, REAL, TEXT, TIME, Column, Table, required
 
 TABLE_VERSION = pa.struct([pa.field("table", pa.string()), pa.field("version", pa.int64())])
 FILE = pa.struct([pa.field("path", pa.string()), pa.field("sha256", pa.string()), pa.field("source", pa.string())])
@@ -27,6 +27,8 @@ RUNS = Table(
         Column("message", TEXT, "why it failed or was skipped"),
         required("started_at", TIME, "when it began"),
         Column("finished_at", TIME, "when it ended"),
+        Column("from_date", DATE, "the first day that it was to make anew; null: it was a run of all days"),
+        Column("to_date", DATE, "the last of these days"),
     ),
     key=("run_id",),
 )

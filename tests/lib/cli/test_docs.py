@@ -28,7 +28,7 @@ def rows_of(lines: list[str]) -> list[list[str]]:
     ("name", "keys"),
     [
         ("lake", ["path"]),
-        ("time", ["as_of"]),
+        ("time", ["as_of", "from_date", "to_date"]),
         (
             "experiment",
             ["control", "shares", "primary", "sample_ratio_threshold", "min_arm_units", "min_arm_frac"],
