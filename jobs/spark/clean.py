@@ -497,7 +497,8 @@ def backfill(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broad
     Days around them are cleaned too where a double click or a session may reach over midnight, and are not written.
 
     Raises:
-        ValueError: by the present mapping, records lie on other days than before.
+        SettingError: these days cannot be made anew.
+        ValueError: by the present mapping, records lie on other days than before, or too many are refused.
     """
     held = days_held(run, days)
     of_events = {name: work.schemas[name] for name in run.mapping.of_kind("events") if name in work.schemas}

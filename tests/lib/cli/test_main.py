@@ -260,3 +260,19 @@ def test_a_lake_that_cannot_be_written_ends_a_walk_with_one_line(cartwheel: Cart
     code, printed = cartwheel("run", "--logs", tmp_path, "--lake", tmp_path / "file" / "lake", "--to", "ingest")
     assert code == 2
     assert one_line(printed) == f"error  the lake {tmp_path}/file/lake cannot be written: Not a directory"
+
+
+@pytest.mark.bad_input("a backfill of days in the wrong order")
+def test_a_backfill_of_days_in_the_wrong_order_is_told_in_one_line(cartwheel: Cartwheel, lake: Path) -> None:
+    code, printed = cartwheel("run", "--lake", lake, "--from-date", "2024-03-05", "--to-date", "2024-03-03")
+    assert code == 2
+    assert "time.to_date = '2024-03-03': should not be before from_date, 2024-03-05" in one_line(printed)
+
+
+def test_a_backfill_begins_at_clean_and_needs_records(cartwheel: Cartwheel, lake: Path) -> None:
+    code, printed = cartwheel(
+        "run", "--lake", lake, "--from-date", "2024-03-01", "--to-date", "2024-03-03", "--to=clean"
+    )
+    assert "[1/1] clean" in printed
+    assert code == 4
+    assert "run ingest with it first" in printed
