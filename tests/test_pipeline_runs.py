@@ -126,7 +126,7 @@ def test_one_run_runs_every_job_and_fills_every_table(first: PipelineRun, folder
 def test_every_record_of_the_log_is_in_bronze_and_then_an_event_or_refused(first: PipelineRun, folder: Path) -> None:
     lake = Lake(str(folder))
     files = sorted((folder / "raw" / "market" / "events").glob("*.jsonl.gz"))
-    assert len(files) == SMALL["simulate"]["num-files"]
+    assert len([file for file in files if file.name.startswith("part-")]) == SMALL["simulate"]["num-files"]
     num_lines = sum(len(gzip.decompress(file.read_bytes()).splitlines()) for file in files)
     assert num_lines > 1000
     assert lake.num_rows("bronze/events") == num_lines
