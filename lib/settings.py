@@ -142,9 +142,8 @@ class TimeSettings(Section):
     @field_validator("from_date", "to_date", mode="before")
     @classmethod
     def is_a_date(cls, value: Any) -> Any:
-        if isinstance(value, str) and not re.fullmatch(
-            r"\d{4}-\d{2}-\d{2}", value
-        ):  # a number would be taken for a time
+        # A number would be taken for a time.
+        if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
             raise ValueError("should be a date such as 2011-11-01")
         return value
 

@@ -33,6 +33,13 @@ class Shop:
             self.mapping.write_text(mapping)
 
     @classmethod
+    def with_key(cls, folder: Path, mapping: str) -> "Shop":
+        """A shop in a new folder, with the same pseudonyms as any other that is made so."""
+        folder.mkdir()
+        (folder / "lake.key").write_text("0123456789abcdef")
+        return cls(folder, mapping)
+
+    @classmethod
     def of_case(cls, case: Path, folder: Path, mapping: str | None = None) -> "Shop":
         """A case of ../shared/faults, copied, with its own mapping or the text of another."""
         shutil.copytree(case, folder / "case")
@@ -86,6 +93,12 @@ class Shop:
     def table(self, table: str, *columns: str) -> pa.Table:
         """The table's content as Arrow."""
         return self.lake.dataset(table).to_table(columns=list(columns) or None)
+
+    def content(self, table: str, *, but_stage: str | None = None) -> list[str]:
+        """The rows of a table without what says how they came, as text, but those of a stage; none where there is no table."""
+        rows = self.read(table)
+        kept = [row for row in rows if but_stage is None or row.get("stage") != but_stage]
+        return sorted(str({name: row[name] for name in row if name not in ("batch_id", "arrived_at")}) for row in kept)
 
     def versions(self) -> dict[str, int]:
         """The version of each table but those of ops."""

@@ -202,6 +202,12 @@ def covered(run: SparkRun, by_day: Mapping[date, int], settings: CleanSettings) 
     return min(*days, *stated), max(*days, *stated)
 
 
+def within(log: WholeLog, by_day: Mapping[date, int], first: date, last: date) -> WholeLog:
+    """What is known of the log, with the days that it covers where some events lie outside them."""
+    are_all_inside = first <= min(by_day) and max(by_day) <= last
+    return log if are_all_inside else replace(log, first_day=first, last_day=last)
+
+
 def cleaned_all(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes]) -> Cleaned:
     """All records, cleaned; again where it shows that some lie far outside the log, or that a clock is another."""
     log = WholeLog(clocks=clocks(run, work), erased=erased_digests(run.lake))
@@ -213,8 +219,7 @@ def cleaned_all(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Br
         first, last = covered(run, by_day, settings)
         for line in about_days(by_day, first, last):
             run.log(line)
-        if min(by_day) < first or last < max(by_day):
-            right = replace(right, first_day=first, last_day=last)
+        right = within(right, by_day, first, last)
     if right != log:
         result.parts.drop()
         result = cleaned(run, work, key, right, events)
@@ -246,9 +251,8 @@ def new_batches(run: SparkRun, work: ShardWork) -> tuple[dict[str, frozenset[str
     sources = {name: source for name, source in run.mapping.of_kind("events").items() if name in work.schemas}
     rows = run.done_before()
     done = [row for row in rows if days_of(row) is None]
-    backfills = [
-        row["run_id"] for row in rows if days_of(row)
-    ]  # they leave the tables as all of this code and settings
+    # Backfills of this code and settings leave the tables as runs of all days make them.
+    backfills = [row["run_id"] for row in rows if days_of(row)]
     if (
         not done
         or not run.lake.num_rows("silver/descriptions")
@@ -485,10 +489,7 @@ def log_before(run: SparkRun, settings: CleanSettings) -> WholeLog:
     stated = {name: source.clock for name, source in run.mapping.of_kind("events").items() if source.clock}
     log = WholeLog(clocks=known | stated, erased=erased_digests(run.lake))
     by_day = events_by_day(run.lake)
-    first, last = covered(run, by_day, settings)
-    if min(by_day) < first or last < max(by_day):
-        log = replace(log, first_day=first, last_day=last)
-    return log
+    return within(log, by_day, *covered(run, by_day, settings))
 
 
 def backfill(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broadcast[bytes], days: DateRange) -> None:

@@ -45,9 +45,7 @@ TABLES_OF_DAYS = (
     "gold/interactions",
 )  # in the order of their commits
 FEATURIZED = "cartwheel.featurized"  # in a commit of theirs: what they were made from
-SEVERAL = (
-    "several"  # in place of a hash: what a backfill has made is made from other settings, rates or code than the rest
-)
+SEVERAL = "several"  # in place of a hash: a backfill has made its days from other settings, rates or code than the rest
 
 
 class FeaturizeSettings(JobSettings):

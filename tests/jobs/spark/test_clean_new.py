@@ -62,20 +62,6 @@ def files_of(draw: random.Random, num_days: int) -> dict[str, str]:
     return files
 
 
-def content(shop: Shop, table: str) -> list[str]:
-    """The rows of a table without what says how they came, as text."""
-    if not shop.lake.exists(table):
-        return []
-    names = [name for name in shop.lake.dataset(table).schema.names if name not in ("batch_id", "arrived_at")]
-    return sorted(str(row) for row in shop.read(table, *names) if row.get("stage") != "ingest")
-
-
-def shop_at(folder: Path, mapping: str = MAPPING) -> Shop:
-    folder.mkdir()
-    (folder / "lake.key").write_text("0123456789abcdef")
-    return Shop(folder, mapping)
-
-
 def run(shop: Shop, *flags: str) -> str:
     told = shop.run("--clean.max-reject-frac=0.5", "--clean.double-click-seconds=2", *flags)
     assert told.code == 0, told.text
@@ -84,7 +70,7 @@ def run(shop: Shop, *flags: str) -> str:
 
 def require_same(one: Shop, other: Shop) -> None:
     for table in TABLES:
-        mine, theirs = content(one, table), content(other, table)
+        mine, theirs = one.content(table, but_stage="ingest"), other.content(table, but_stage="ingest")
         only = [row for row in mine if row not in theirs][:3], [row for row in theirs if row not in mine][:3]
         assert mine == theirs, f"{table}: {only}"
 
@@ -93,7 +79,7 @@ def require_same(one: Shop, other: Shop) -> None:
 def test_files_one_by_one_in_any_order_some_twice_give_the_tables_of_all_at_once(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     files = files_of(draw, num_days=8)
-    at_once, one_by_one = shop_at(tmp_path / "at_once"), shop_at(tmp_path / "one_by_one")
+    at_once, one_by_one = Shop.with_key(tmp_path / "at_once", MAPPING), Shop.with_key(tmp_path / "one_by_one", MAPPING)
     for name, text in files.items():
         at_once.put(name, text)
     run(at_once)
@@ -114,7 +100,7 @@ def test_files_one_by_one_in_any_order_some_twice_give_the_tables_of_all_at_once
 
 
 def test_only_what_is_new_is_cleaned(tmp_path: Path) -> None:
-    shop = shop_at(tmp_path / "shop")
+    shop = Shop.with_key(tmp_path / "shop", MAPPING)
     for day in range(3):
         rows = [f"u{n % 50},a,{(START + timedelta(days=day, minutes=n)).isoformat()},1,a," for n in range(300)]
         shop.put(f"{day}.csv", HEADER + "\n".join(rows) + "\n")
@@ -142,7 +128,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("why", [*CHANGES])
 def test_everything_is_cleaned_again_where_it_must_be(tmp_path: Path, why: str) -> None:
-    shop = shop_at(tmp_path / "shop")
+    shop = Shop.with_key(tmp_path / "shop", MAPPING)
     shop.put("0.csv", HEADER + "u,a,2024-03-01T10:00:00,1,a,\nu,a,2024-03-01T10:25:00,1,a,\n")
     run(shop)
     shop.put("1.csv", HEADER + "u,a,2024-03-02T10:00:00,1,a,\n")
@@ -154,7 +140,7 @@ def test_a_run_that_ended_between_two_commits_is_not_built_upon(
 ) -> None:
     from lib.engines.spark import SparkRun
 
-    shop, whole = shop_at(tmp_path / "shop"), shop_at(tmp_path / "whole")
+    shop, whole = Shop.with_key(tmp_path / "shop", MAPPING), Shop.with_key(tmp_path / "whole", MAPPING)
     files = files_of(random.Random(7), num_days=4)
     for name, text in files.items():
         whole.put(name, text)
@@ -185,7 +171,7 @@ def test_a_run_that_ended_between_two_commits_is_not_built_upon(
 
 @pytest.fixture
 def clocks(tmp_path: Path) -> Iterator[Shop]:
-    shop = shop_at(tmp_path / "clocks")
+    shop = Shop.with_key(tmp_path / "clocks", MAPPING)
     shop.put("0.csv", HEADER + "".join(f"u,a,2024-03-{day:02d}T10:{day}:00,1,a,\n" for day in range(10, 30)))
     run(shop)
     yield shop
@@ -197,7 +183,7 @@ def test_a_clock_that_new_records_show_to_be_another_cleans_everything(clocks: S
 
 
 def test_days_that_new_records_show_to_be_stray_or_not_clean_everything(tmp_path: Path) -> None:
-    shop, whole = shop_at(tmp_path / "shop"), shop_at(tmp_path / "whole")
+    shop, whole = Shop.with_key(tmp_path / "shop", MAPPING), Shop.with_key(tmp_path / "whole", MAPPING)
     near = HEADER + "".join(f"u{n},a,2024-03-{n % 28 + 1:02d}T10:{n % 60:02d}:01,1,a,\n" for n in range(300))
     far = HEADER + "u1,a,2020-01-01T10:00:01,1,a,\n"
     body = HEADER + "".join(f"u{n},a,2021-{n % 12 + 1:02d}-{n % 28 + 1:02d}T10:00:01,1,a,\n" for n in range(300))

@@ -155,9 +155,8 @@ sources:
     names: {user_id: user, item_id: item, event_time: time, price: price, title: item}
     events: [{type: purchase}]
 """
-    shops = [Shop(tmp_path / master, mapping) for master in ("local[2]", "local[2,1]")]
+    shops = [Shop.with_key(tmp_path / master, mapping) for master in ("local[2]", "local[2,1]")]
     for shop in shops:
-        shop.folder.joinpath("lake.key").write_text("0123456789abcdef")
         for part in range(3):
             rows = [f"u{n % 17},i{n % 5},2024-01-{n % 28 + 1:02d} 10:{part}{n % 10}:00,{n % 7}" for n in range(200)]
             shop.put(f"{part}.csv", "\n".join(["user,item,time,price", *rows]) + "\n")
