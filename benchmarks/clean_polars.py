@@ -23,7 +23,7 @@ TEXTS = (
     *("event_time", "event_type", "user_id", "item_id", "session", "quantity", "price", "order_id", "request_id"),
     *("position", "propensity", "policy", "experiment", "arm"),
 )
-SCHEMA = {**dict.fromkeys(TEXTS, pl.String), "candidates": pl.List(pl.String)}
+SCHEMA = {**dict.fromkeys(TEXTS, pl.String()), "candidates": pl.List(pl.String)}
 EVENT_TYPES = ("impression", "view", "cart", "favourite", "purchase", "return", "rating")
 MARKET_CLOSES = pl.datetime(2026, 7, 1, time_zone="UTC")
 DOUBLE_CLICK, SESSION_GAP = pl.duration(seconds=2), pl.duration(minutes=30)
@@ -126,7 +126,7 @@ def cleaned(accepted: pl.DataFrame) -> pl.DataFrame:
             events.filter(pl.col("user_key").is_null()),
         ],
         how="diagonal",
-    ).with_columns(is_bot=pl.col("bot_reason").is_not_null())
+    ).with_columns(pl.col("user_key").cast(pl.String), is_bot=pl.col("bot_reason").is_not_null())
 
 
 def bots(known: pl.DataFrame) -> pl.DataFrame:
@@ -161,7 +161,7 @@ def is_same(column: str) -> pl.Expr:
 
 
 def pseudonyms(users: pl.Series) -> pl.Series:
-    """The users' ids, keyed."""
+    """The users' ids, keyed; of a type by which they sort and group as numbers."""
     known = users.unique().drop_nulls()
     keys = [hmac.digest(KEY, user.encode(), "sha256").hex()[:32] for user in known]
     return users.replace_strict(known, pl.Series(keys, dtype=pl.Enum(keys)))
