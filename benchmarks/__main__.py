@@ -40,6 +40,7 @@ def main() -> int:
     except RuntimeError as error:
         parser.error(str(error))
     compared = [compare(millions, options.repeats) for millions in sorted(options.millions)]
+    PAGE.write_text(page(compared, {}))  # stays where what follows fails
     by_day = {size: daily.compare(STATE / f"daily-{size:g}", num_users=users_of(size)) for size in options.daily}
     PAGE.write_text(page(compared, by_day))
     print(PAGE.read_text())
