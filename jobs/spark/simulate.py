@@ -17,6 +17,7 @@ from pydantic import Field
 
 from lib.engines.spark import SparkRun, start_run
 from lib.settings import JobSettings
+from rl.market.effects import Effects, World
 from rl.market.log_files import (
     LOG_FOLDER,
     TRUTH_FOLDER,
@@ -48,6 +49,11 @@ class SimulateSettings(JobSettings):
     bots_per_user: float = Field(0.004, ge=0, le=1, description="bots per shopper")
     farmed_per_user: float = Field(
         0.003, ge=0, le=1, description="accounts of a bot farm per shopper; they lift one product"
+    )
+    world: World = Field(
+        "plain",
+        description="what moves the market as a whole: nothing (plain), or seasons, position bias, a blockbuster, prices "
+        "that change and several currencies (full)",
     )
     dirt: Dirt = Field(
         "full",
@@ -98,7 +104,14 @@ def read_catalogue(settings: SimulateSettings) -> tuple[Attributes, list[bytes] 
 def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
     """Write the whole log below `raw`, the manifest last."""
     attributes, photographs = read_catalogue(settings)
-    market = Market(attributes, settings.seed, settings.num_users, settings.days, settings.sessions_per_user)
+    market = Market(
+        attributes,
+        settings.seed,
+        settings.num_users,
+        settings.days,
+        settings.sessions_per_user,
+        effects=Effects.of(settings.world),
+    )
     for folder in (LOG_FOLDER, TRUTH_FOLDER):
         run.lake.clear(f"raw/{folder}")  # what an earlier simulation left there
     make_folders(raw)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.statistics.bootstrap import splitmix64
+from rl.market.effects import RATES, currencies_of, on_day
 from rl.market.market import Market
 from rl.market.memory import Log
 from rl.market.sessions import NUM_CANDIDATES
@@ -108,7 +109,6 @@ def time_text(market: Market, time_ms: Ints) -> list[str]:
 def _lines(market: Market, log: Log) -> Iterator[str]:
     """Each event as a JSON line. Ids of sessions, requests and orders are hashes, which reveal nothing about the user."""
     items = [json.dumps(item) for item in market.attributes.item_id]
-    prices = [f"{price:.2f}" for price in market.attributes.price.tolist()]
     who = {user: (market.user_id(user), market.strategy(user)) for user in np.unique(log.user).tolist()}
     session = (log.user * 64 + log.session) * 8
     offers = zip(log.candidates.tolist(), log.propensities.tolist(), strict=True)
@@ -120,21 +120,29 @@ def _lines(market: Market, log: Log) -> Iterator[str]:
         hashed(session, market.seed),
         hashed(session + log.step + 1, market.seed),
     )
-    for time, kind, user, item, step, session_hash, request_hash in zip(
-        time_text(market, log.time_ms), *(column.tolist() for column in columns), strict=True
+    for time, price, kind, user, item, step, session_hash, request_hash in zip(
+        time_text(market, log.time_ms), _prices(market, log), *(column.tolist() for column in columns), strict=True
     ):
         user_id, strategy = who[user]
         yield (
             f'{{"event_time":"{time}","event_type":"{KINDS[kind]}","user_id":"{user_id}","item_id":{items[item]}'
             f',"session":"s{session_hash:016x}"'
             + (f',"request_id":"r{request_hash:016x}"' if step >= 0 else "")
-            + (
-                _offer(step, next(offers), items, strategy, market.experiment)
-                if kind == IMPRESSION
-                else f',"price":{prices[item]}'
-            )
+            + (_offer(step, next(offers), items, strategy, market.experiment) if kind == IMPRESSION else price)
             + (f',"quantity":1,"order_id":"o{session_hash:016x}"}}' if kind == PURCHASE else "}")
         )
+
+
+def _prices(market: Market, log: Log) -> Iterator[str]:
+    """What each event says of its product's price: that of its day, in the currency in which its user pays."""
+    euros = market.attributes.price[log.item] * on_day(market.world.price_levels, log.time_ms // DAY_MS, log.item)
+    if market.effects.currencies == 1:
+        yield from (f',"price":{price:.2f}' for price in euros.tolist())
+        return
+    names, worth = [*RATES], np.array([*RATES.values()])
+    currency = currencies_of(log.user, market.effects.currencies)
+    for price, number in zip((euros / worth[currency]).tolist(), currency.tolist(), strict=True):
+        yield f',"price":{price:.2f},"currency":"{names[number]}"'
 
 
 def _offer(step: int, offer: tuple[list[int], float], items: list[str], strategy: str, experiment: str) -> str:
