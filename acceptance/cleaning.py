@@ -3,9 +3,11 @@
 The simulator writes beside its log which records are dirty and how. What clean made of each record stands in bronze/rejects (a
 reason, and the record as received) and in silver/events (flagged as a bot's, or without a user). The kind that a reject is
 of is read from its reason, its file and what the refused field held, never from the truth. A record written again with its
-fields in another order is told as a duplicate, as that with the same bytes is.
+fields in another order is told as a duplicate, as that with the same bytes is. A clock that was corrected by whole hours is
+told as a mistaken zone.
 """
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -13,8 +15,13 @@ import polars as pl
 from acceptance import lakes
 from acceptance.claims import Claim
 from lib.lake.lake import Lake
+from rl.market.log_files import LOG_FOLDER, TRUTH_FOLDER
+from rl.market.market import MANIFEST
+from rl.market.shoppers import DAY_MS
+from rl.market.visitors import CLOCK_SKEW, HOUR_MS, LATE_SIGN_IN, ZONE_MISTAKE
 
 LEAST, LEAST_OF_BOTS = 0.99, 0.95
+MOST_SECONDS_OFF = 2  # the way of a record from a device to the server, at most
 BOTS = ("bot", "bot_farm")
 BY_VALUE = ("event_time", "event_type", "price", "quantity")
 RECORD = ("file", "record_number")
@@ -34,6 +41,7 @@ def claims_of(lake: Path) -> list[Claim]:
     return [
         *claims,
         lifted(Lake(str(lake)), truth),
+        mended(lake, truth),
         Claim(
             "on the market nothing is refused for a reason that was not planted",
             f"{other.height} records",
@@ -77,6 +85,25 @@ def lifted(lake: Lake, truth: pl.DataFrame) -> Claim:
     )
 
 
+def mended(lake: Path, truth: pl.DataFrame) -> Claim:
+    """How far the times of wrong clocks are from the true ones, as they were written and as clean has them."""
+    market = json.loads((lake / "raw" / LOG_FOLDER / MANIFEST).read_text())["market"]
+    start = pl.lit(market["end_ms"] - market["days"] * DAY_MS).cast(pl.Datetime("ms", "UTC"))
+    wrong = truth.filter(pl.col("kind").is_in([CLOCK_SKEW, ZONE_MISTAKE]))
+    times = (
+        with_record(Lake(str(lake)))
+        .join(wrong, on=RECORD)
+        .with_columns(true=start + pl.duration(milliseconds="time_ms"))
+    )
+    off = [(times[name] - times["true"]).dt.total_milliseconds().abs() / 1000 for name in ("stated", "event_time")]
+    before, after = (float(seconds.max() or 0) for seconds in off)  # type: ignore[arg-type]
+    return Claim(
+        f"the times of wrong clocks are within {MOST_SECONDS_OFF} s of the true ones",
+        f"{times.height:,} events: at most {after:.2f} s off, {before:,.0f} s as written",
+        times.height > 0 and after <= MOST_SECONDS_OFF,
+    )
+
+
 def place_of(item: str, viewed: pl.Series) -> int:
     """The place of an item among those that were viewed, from 1; items viewed equally often share it."""
     counts = viewed.value_counts(name="views")
@@ -85,14 +112,14 @@ def place_of(item: str, viewed: pl.Series) -> int:
 
 
 def true_dirt(lake: Path) -> pl.DataFrame:
-    """file, record_number, kind of every dirty record, as the simulator wrote it."""
-    written = pl.read_parquet(lake / "raw" / "market-truth" / "part-*.parquet").select(*RECORD, "kind")
+    """file, record_number, kind and true time_ms of every dirty record, as the simulator wrote it."""
+    written = pl.read_parquet(lake / "raw" / TRUTH_FOLDER / "part-*.parquet").select(*RECORD, "kind", "time_ms")
     return written.with_columns(pl.col("kind").replace({"rewritten": "duplicate"}))
 
 
 def found_dirt(lake: Lake) -> pl.DataFrame:
-    """file, record_number, kind of every record that clean refused or flagged, or that it kept without a user."""
-    return pl.concat([refused(lake), kept_but_marked(lake)])
+    """file, record_number, kind of every record that clean refused, flagged or mended, or that it kept without a user."""
+    return pl.concat([refused(lake), kept_but_marked(with_record(lake))])
 
 
 def refused(lake: Lake) -> pl.DataFrame:
@@ -123,16 +150,30 @@ def refused(lake: Lake) -> pl.DataFrame:
     return placed(of_events.with_columns(kind=kind)).select(*RECORD, "kind")
 
 
-def kept_but_marked(lake: Lake) -> pl.DataFrame:
-    """The records that silver keeps as a bot's, or without a user."""
-    columns = ["source_record", "user_key", "is_bot", "bot_reason"]
-    events = pl.DataFrame(pl.from_arrow(lake.dataset("silver/events").to_table(columns=columns)))
+def kept_but_marked(events: pl.DataFrame) -> pl.DataFrame:
+    """The records that silver keeps as a bot's, without a user, at another time or with a user that they do not name."""
+    off = (pl.col("stated") - pl.col("event_time")).dt.total_milliseconds()
+    from_hour = (off + HOUR_MS // 2) % HOUR_MS - HOUR_MS // 2
     kind = (
         pl.when(pl.col("bot_reason").str.contains("one item")).then(pl.lit("bot_farm"))
         .when("is_bot").then(pl.lit("bot"))
         .when(pl.col("user_key").is_null()).then(pl.lit("no_user"))
+        .when(pl.col("user_id").is_null()).then(pl.lit(LATE_SIGN_IN))
+        .when((off != 0) & (from_hour.abs() <= MOST_SECONDS_OFF * 1000)).then(pl.lit(ZONE_MISTAKE))
+        .when(off != 0).then(pl.lit(CLOCK_SKEW))
     )  # fmt: skip
-    return in_log(events.with_columns(kind=kind).filter(pl.col("kind").is_not_null())).select(*RECORD, "kind")
+    return events.with_columns(kind=kind).filter(pl.col("kind").is_not_null()).select(*RECORD, "kind")
+
+
+def with_record(lake: Lake) -> pl.DataFrame:
+    """Events with what their record says of user and time: user_id and `stated`."""
+    columns = ["source_record", "event_time", "user_key", "is_bot", "bot_reason"]
+    events = pl.DataFrame(pl.from_arrow(lake.dataset("silver/events").to_table(columns=columns)))
+    columns = ["source_file", "record_number", "user_id", "event_time"]
+    received = pl.DataFrame(pl.from_arrow(lake.dataset("bronze/events").to_table(columns=columns)))
+    stated = pl.col("event_time").str.to_datetime("%Y-%m-%dT%H:%M:%S%.3fZ", time_zone="UTC", strict=False)
+    records = received.select("user_id", "record_number", file="source_file", stated=stated)
+    return in_log(events).join(records, on=RECORD)
 
 
 def in_log(events: pl.DataFrame) -> pl.DataFrame:

@@ -18,7 +18,8 @@ BLOCK = 256
 MAX_SESSIONS = 60  # of one user in one log
 DAY_MS = 86_400_000
 CLOSING_MS = 90 * 60_000  # no session starts in the log's last 90 minutes, so that all end before it does
-BOT_STREAM, FARM_STREAM, DIRT_STREAM = 2**62, 2**61, 2**63  # added to the seed, for a user's further generators
+# Added to the seed, for a user's further generators.
+BOT_STREAM, FARM_STREAM, DIRT_STREAM, DEVICE_STREAM, SIGN_IN_STREAM = 2**62, 2**61, 2**63, 2**60, 2**59
 
 
 class Shoppers(NamedTuple):

@@ -12,14 +12,15 @@ from lib.formats.mapping import load_mapping
 from rl.market.effects import HIT_DAYS, NO_EFFECTS, RATES, Effects, on_day
 from rl.market.market import Market
 from rl.market.memory import Log
-from rl.market.records import Bots, Dirt, DirtRates, records
+from rl.market.records import Dirt, DirtRates, records
 from rl.market.sessions import NUM_CANDIDATES
 from rl.market.shoppers import DAY_MS
 from rl.market.truth import logging_itself
+from rl.market.visitors import Visitors
 from rl.observation import IMPRESSION, PURCHASE, VIEW, Floats
 
 SIZE: Mapping[str, Any] = {"num_users": 500, "num_items": 60, "days": 40, "sessions_per_user": 15.0}
-NO_BOTS = Bots(0, 0)
+NO_BOTS = Visitors(0, 0)
 
 
 def market(**effects: Any) -> Market:
@@ -29,7 +30,7 @@ def market(**effects: Any) -> Market:
 @pytest.mark.parametrize(("dirt", "expected"), [("none", "58fce19c0749b983"), ("plain", "075a755647a1d6a8")])
 def test_without_effects_the_log_is_to_the_byte_what_it_was_before_there_were_any(dirt: Dirt, expected: str) -> None:
     plain = Market.generate(3, num_users=120, num_items=60, days=12)
-    made = records(plain, 0, 120, DirtRates.of(dirt), Bots(0.05, 0.05))
+    made = records(plain, 0, 120, DirtRates.of(dirt), Visitors(0.05, 0.05))
     assert hashlib.sha256("\n".join(record.line for record in made).encode()).hexdigest()[:16] == expected
 
 
