@@ -8,13 +8,17 @@ told as a mistaken zone.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from acceptance import lakes
-from acceptance.claims import Claim
+from acceptance.claims import CARTWHEEL, Claim, run_command, run_pipeline
+from lib.cleaning.pseudonyms import load_key, pseudonyms
 from lib.lake.lake import Lake
+from lib.pipeline import ROOT
+from lib.settings import PrivacySettings
 from rl.market.log_files import LOG_FOLDER, TRUTH_FOLDER
 from rl.market.market import MANIFEST
 from rl.market.shoppers import DAY_MS
@@ -28,42 +32,43 @@ RECORD = ("file", "record_number")
 
 
 def check() -> list[Claim]:
-    """Precision and recall of every kind of dirt on the default market."""
-    return claims_of(lakes.market())
+    """Precision and recall of every kind of dirt, on the default market and on one with every effect; and a user forgotten."""
+    full = lakes.full_market()
+    return [*claims_of(lakes.market()), *claims_of(full, "a market with every effect"), forgotten(full)]
 
 
-def claims_of(lake: Path) -> list[Claim]:
+def claims_of(lake: Path, name: str = "the market") -> list[Claim]:
     """Precision and recall of every kind of dirt on a market's lake."""
     truth, found = true_dirt(lake), found_dirt(Lake(str(lake)))
     kinds = truth["kind"].unique().sort().to_list()
-    claims = [claim_of(kind, truth, found) for kind in kinds]
+    claims = [claim_of(kind, truth, found, name) for kind in kinds]
     other = found.filter(~pl.col("kind").is_in(kinds))
     return [
         *claims,
-        lifted(Lake(str(lake)), truth),
-        mended(lake, truth),
+        lifted(Lake(str(lake)), truth, name),
+        mended(lake, truth, name),
         Claim(
-            "on the market nothing is refused for a reason that was not planted",
+            f"on {name} nothing is refused for a reason that was not planted",
             f"{other.height} records",
             other.is_empty(),
         ),
     ]
 
 
-def claim_of(kind: str, truth: pl.DataFrame, found: pl.DataFrame) -> Claim:
+def claim_of(kind: str, truth: pl.DataFrame, found: pl.DataFrame, name: str) -> Claim:
     """Precision and recall of one kind, by record."""
     planted, told = (frame.filter(pl.col("kind") == kind).select(RECORD) for frame in (truth, found))
     right = planted.join(told, on=RECORD, how="semi").height
     precision, recall = right / max(told.height, 1), right / planted.height
     least = LEAST_OF_BOTS if kind in BOTS else LEAST
     return Claim(
-        f"on the market precision and recall of {kind} are at least {least}",
+        f"on {name} precision and recall of {kind} are at least {least}",
         f"precision {precision:.4f}, recall {recall:.4f} ({planted.height:,} planted, {told.height:,} found, {right:,} of them right)",
         min(precision, recall) >= least,
     )
 
 
-def lifted(lake: Lake, truth: pl.DataFrame) -> Claim:
+def lifted(lake: Lake, truth: pl.DataFrame, name: str) -> Claim:
     """The place by views of the item that the bot farm views: with the farm, as clean has it, and without the farm."""
     columns = ["source_record", "item_id", "event_type", "is_bot"]
     events = pl.DataFrame(pl.from_arrow(lake.dataset("silver/events").to_table(columns=columns)))
@@ -79,13 +84,13 @@ def lifted(lake: Lake, truth: pl.DataFrame) -> Claim:
         )
     )
     return Claim(
-        "the bot farm does not lift its item",
+        f"on {name} the bot farm does not lift its item",
         f"place {found:,} by views without flagged events, {without:,} in truth; {with_farm:,} if the farm counted",
         found == without > with_farm,
     )
 
 
-def mended(lake: Path, truth: pl.DataFrame) -> Claim:
+def mended(lake: Path, truth: pl.DataFrame, name: str) -> Claim:
     """How far the times of wrong clocks are from the true ones, as they were written and as clean has them."""
     market = json.loads((lake / "raw" / LOG_FOLDER / MANIFEST).read_text())["market"]
     start = pl.lit(market["end_ms"] - market["days"] * DAY_MS).cast(pl.Datetime("ms", "UTC"))
@@ -98,10 +103,50 @@ def mended(lake: Path, truth: pl.DataFrame) -> Claim:
     off = [(times[name] - times["true"]).dt.total_milliseconds().abs() / 1000 for name in ("stated", "event_time")]
     before, after = (float(seconds.max() or 0) for seconds in off)  # type: ignore[arg-type]
     return Claim(
-        f"the times of wrong clocks are within {MOST_SECONDS_OFF} s of the true ones",
+        f"on {name} the times of wrong clocks are within {MOST_SECONDS_OFF} s of the true ones",
         f"{times.height:,} events: at most {after:.2f} s off, {before:,.0f} s as written",
         times.height > 0 and after <= MOST_SECONDS_OFF,
     )
+
+
+def forgotten(full: Path) -> Claim:
+    """One user of a market asks to be forgotten: the most active of those who sign in late, known by two ids."""
+    lake = lakes.copy_of(full, "full_market_forgotten")
+    late = pl.read_parquet(lake / "raw" / TRUTH_FOLDER / "part-*.parquet").filter(kind=LATE_SIGN_IN)
+    user = f"u{late['user'].mode().sort()[0]:08d}"
+    ids = [user, *pseudonyms(pl.Series([user]), key_of_lake(lake)), *visitors_of(Lake(str(lake)), user)]
+    before = traces(Lake(str(lake)), ids)
+    run_command([CARTWHEEL, "erase", user, "--lake", str(lake)], cwd=ROOT)
+    erased = traces(Lake(str(lake)), ids)
+    run_pipeline(lake, *lakes.FULL_MARKET)
+    after = traces(Lake(str(lake)), ids)
+    return Claim(
+        "one who asks to be forgotten is in no table after cartwheel erase, nor after the next run",
+        f"{len(ids)} ids: {sum(before.values()):,} rows of {len(before)} tables before, {sum(erased.values())} after, "
+        f"{sum(after.values())} when the pipeline has run again",
+        sum(before.values()) > 0 and not erased and not after,
+    )
+
+
+def key_of_lake(lake: Path) -> bytes:
+    """The pseudonym key of a lake."""
+    return load_key(PrivacySettings(create_key=False), str(lake))
+
+
+def visitors_of(lake: Lake, user: str) -> list[str]:
+    """The ids that a user had before signing in."""
+    named = lake.dataset("bronze/events").to_table(columns=["user_id", "visitor_id"])
+    return sorted(pl.DataFrame(pl.from_arrow(named)).filter(user_id=user)["visitor_id"].drop_nulls().unique())
+
+
+def traces(lake: Lake, ids: Sequence[str]) -> dict[str, int]:
+    """How many rows of each table hold one of the ids anywhere, as they are written out; without tables that hold none."""
+    found = {}
+    for table in lake.tables():
+        rows = pl.DataFrame(pl.from_arrow(lake.dataset(table).to_table())).select(pl.exclude(pl.Binary))
+        if number := sum(any(one in str(row) for one in ids) for row in rows.iter_rows()):
+            found[table] = number
+    return found
 
 
 def place_of(item: str, viewed: pl.Series) -> int:

@@ -7,8 +7,8 @@ Spark or in processes of one machine (lib/engines/parts.py).
 
 Cleans what is new in bronze since its last run, and the days of users that this opens again (lib/cleaning/reopening.py); the
 tables are those of all records at once. Everything is cleaned where settings, mapping or code are others, where the new
-records change what concerns the whole log (its clocks, the days that it covers), and where the mapping names a record_key or
-an array to explode. Each table is committed in one transaction; accepted and rejected records add up to bronze. Too many
+records change what concerns the whole log (its clocks, the days that it covers), and where the mapping names a record_key, a
+visitor_id that the records have, or an array to explode. Each table is committed in one transaction; accepted and rejected records add up to bronze. Too many
 refused records, or another pseudonym key, stop the job before it commits. A rerun, a retry or a kill changes nothing.
 
 With `time.from_date` and `time.to_date` a backfill: the records of these days that were cleaned before are cleaned again, and
@@ -169,8 +169,11 @@ def sharded(
         files = run.files_of({name: f"bronze/{name}"}, holding=increment.holding(name) if increment else None)
         given: dict[str, Any] = {"work": work, "key": key, "choose": increment.choose if increment else None}
         if run.mapping.sources[name].record_key:
-            by_key = files.then(tasks.spread_records, by_record_key=True, **given)
+            by_key = files.then(tasks.spread_records, by="record_key", **given)
             parts.append(by_key.to_shards(work.num_shards).then(tasks.spread_marked_records, work=work, key=key))
+        elif work.has_visitors(name):
+            by_visitor = files.then(tasks.spread_records, by="visitor", **given)
+            parts.append(by_visitor.to_shards(work.num_shards).then(tasks.spread_signed_in_records, work=work, key=key))
         else:
             parts.append(files.then(tasks.spread_records, **given))
     return reduce(lambda some, others: some.union(others), parts)
@@ -256,7 +259,7 @@ def new_batches(run: SparkRun, work: ShardWork) -> tuple[dict[str, frozenset[str
     if (
         not done
         or not run.lake.num_rows("silver/descriptions")
-        or any(source.explode or source.record_key for source in sources.values())
+        or any(work.reaches_over_days(name) for name in sources)
     ):
         return None
     wrote = {table: run.lake.newest_run(table, run.job.name, but=backfills) for table in WRITTEN}
@@ -441,7 +444,7 @@ def commit_rejects(run: SparkRun, files: list[AddAction], new: New | None) -> No
         run.commit_written("bronze/rejects", of_items, where={"stage": "clean", "source": items})
 
 
-def days_held(run: SparkRun, days: DateRange) -> list[date]:
+def days_held(run: SparkRun, work: ShardWork, days: DateRange) -> list[date]:
     """Those of a range of days that can be made anew: on which events lie, or refused records.
 
     Raises:
@@ -451,10 +454,10 @@ def days_held(run: SparkRun, days: DateRange) -> list[date]:
     if not run.lake.num_rows("silver/events", before):
         raise SettingError(f"nothing was cleaned before, so {days} cannot be made anew; run without dates first")
     by_day = run.lake.rows_by_partition("silver/events", "event_date", before)
-    over_days = [name for name, source in run.mapping.of_kind("events").items() if source.explode or source.record_key]
+    over_days = [name for name in run.mapping.of_kind("events") if work.reaches_over_days(name)]
     if over_days:
         raise SettingError(
-            f"records of {over_days[0]} reach over days by their record_key or explode, so {days} cannot be made anew "
+            f"records of {over_days[0]} reach over days by their record_key, visitor_id or explode, so {days} cannot be made anew "
             "alone; run without dates"
         )
     refused = {*run.lake.rows_by_partition("bronze/rejects", "day")} - {NO_DAY}
@@ -501,7 +504,7 @@ def backfill(run: SparkRun, settings: CleanSettings, work: ShardWork, key: Broad
         SettingError: these days cannot be made anew.
         ValueError: by the present mapping, records lie on other days than before, or too many are refused.
     """
-    held = days_held(run, days)
+    held = days_held(run, work, days)
     of_events = {name: work.schemas[name] for name in run.mapping.of_kind("events") if name in work.schemas}
     work, rows_of = replace(work, schemas=of_events), partial(old_rows, run, reasons=None)
     touched = rows_of(pl.DataFrame({"event_date": held})).group_by(PAIR)

@@ -28,6 +28,7 @@ ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "recor
 # Columns added to the source's own, with names that no column of bronze can have (lib/formats/columns.py).
 NUMBER, SOURCE_NAME, IDENTITY, RULE, UNWANTED = "(record)", "(source)", "(identity)", "(rule)", "(unwanted)"
 SUPERSEDED = "(superseded)"  # whether another record supersedes this one (lib/cleaning/corrections.py)
+SIGNED_IN = "(signed in)"  # the user of the record's visitor (lib/cleaning/sign_ins.py)
 ARRAY = "(array)"
 INTERNAL = ("(", "{")
 ASSIGNED, ENDED = "\x1f", "\x1e"  # after a name, and after its value, in a record's identity
@@ -70,8 +71,10 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     holds = [is_wanted & _holds(rule, source, own) for rule in source.events]
     by_rule = [frame.filter(condition).with_columns(pl.lit(rule).alias(RULE)) for rule, condition in enumerate(holds)]
     unruled = frame.filter(~pl.any_horizontal(holds)).with_columns(pl.lit(-1).alias(RULE))
-    texts = pl.concat([*by_rule, unruled]).select(*_origin(), *_texts(source, own), _event_type(source, own))
-    timed = texts.with_columns(time_ahead(source, mapping.timezone).alias(AHEAD))
+    texts = pl.concat([*by_rule, unruled]).select(*_origin(), *_texts(source, own), _event_type(source, own), SIGNED_IN)
+    timed = texts.with_columns(
+        time_ahead(source, mapping.timezone).alias(AHEAD), user_id=pl.coalesce("user_id", SIGNED_IN)
+    )
     typed = _typed(timed, source, mapping, needed=("event_type", "event_time", "item_id"))
     events = typed.with_columns(event_id=_hashed(typed, "event_type"), is_product=_is_product(source))
     of_impressions = [pl.when(pl.col("event_type") == "impression").then(field) for field in IMPRESSION_FIELDS]
@@ -111,7 +114,9 @@ def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
     """
     frame = _with_path_parts(records, source)
     own = [column for column in frame.columns if column not in DECLARED]
-    return frame.with_columns(_text(field, source, own).alias(field))[field]
+    text = _text(field, source, own)
+    is_signed_in = field == "user_id" and SIGNED_IN in own
+    return frame.select((pl.coalesce(text, SIGNED_IN) if is_signed_in else text).alias(field)).to_series()
 
 
 def form_of_id(text: str, field: str, source: Source) -> str | None:
@@ -161,7 +166,10 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
         frame = _exploded(frame, source.explode)
-    own = [column for column in frame.columns if column not in (*DECLARED, NUMBER, SOURCE_NAME, SUPERSEDED)]
+    if SIGNED_IN not in frame.columns:
+        frame = frame.with_columns(pl.lit(None, pl.String).alias(SIGNED_IN))
+    marks = (NUMBER, SOURCE_NAME, SUPERSEDED, SIGNED_IN)
+    own = [column for column in frame.columns if column not in (*DECLARED, *marks)]
     ignored = [_meets(conditions, source, own) for conditions in source.ignore]
     ignored += [_has_other_type(rule, source, own) for rule in source.events]
     unwanted = pl.any_horizontal(pl.lit(False), *ignored)
