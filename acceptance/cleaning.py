@@ -16,16 +16,21 @@ import polars as pl
 from acceptance import lakes
 from acceptance.claims import CARTWHEEL, Claim, run_command, run_pipeline
 from lib.cleaning.pseudonyms import load_key, pseudonyms
+from lib.formats.mapping import load_mapping
+from lib.formats.money import rates_of
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from lib.settings import PrivacySettings
+from rl.market.effects import RATES, on_day
 from rl.market.log_files import LOG_FOLDER, TRUTH_FOLDER
-from rl.market.market import MANIFEST
+from rl.market.market import MANIFEST, Market
 from rl.market.shoppers import DAY_MS
 from rl.market.visitors import CLOCK_SKEW, HOUR_MS, LATE_SIGN_IN, ZONE_MISTAKE
+from rl.observation import PURCHASE
 
 LEAST, LEAST_OF_BOTS = 0.99, 0.95
 MOST_SECONDS_OFF = 2  # the way of a record from a device to the server, at most
+MOST_ROUNDED = 0.005 * max(RATES.values())  # euros, of one price
 BOTS = ("bot", "bot_farm")
 BY_VALUE = ("event_time", "event_type", "price", "quantity")
 RECORD = ("file", "record_number")
@@ -34,7 +39,7 @@ RECORD = ("file", "record_number")
 def check() -> list[Claim]:
     """Precision and recall of every kind of dirt, on the default market and on one with every effect; and a user forgotten."""
     full = lakes.full_market()
-    return [*claims_of(lakes.market()), *claims_of(full, "a market with every effect"), forgotten(full)]
+    return [*claims_of(lakes.market()), *claims_of(full, "a market with every effect"), paid(full), forgotten(full)]
 
 
 def claims_of(lake: Path, name: str = "the market") -> list[Claim]:
@@ -106,6 +111,24 @@ def mended(lake: Path, truth: pl.DataFrame, name: str) -> Claim:
         f"on {name} the times of wrong clocks are within {MOST_SECONDS_OFF} s of the true ones",
         f"{times.height:,} events: at most {after:.2f} s off, {before:,.0f} s as written",
         times.height > 0 and after <= MOST_SECONDS_OFF,
+    )
+
+
+def paid(lake: Path) -> Claim:
+    """What shoppers paid, in euros: in silver by the mapping's rates, and in the market itself."""
+    market, rates = Market.read(lake / "raw" / LOG_FOLDER), rates_of(load_mapping("market"), ())
+    log = market.log()
+    day, item = (column[log.kind == PURCHASE] for column in (log.time_ms // DAY_MS, log.item))
+    true = float((market.attributes.price[item] * on_day(market.world.price_levels, day, item)).sum())
+    sums = "SELECT currency, count(*) AS n, sum(price * quantity) AS amount FROM silver.events WHERE event_type = 'purchase' GROUP BY ALL"
+    sold = lakes.rows(Lake(str(lake)), sums)
+    found = float(sum(of["amount"] * rates[of["currency"]] for of in sold))
+    num_sold = sum(of["n"] for of in sold)
+    return Claim(
+        "purchases at prices of their day, in several currencies, add up to what shoppers paid",
+        f"{num_sold:,} purchases in {len(sold)} currencies, {found:,.2f} EUR; in truth {len(item):,} and {true:,.2f} EUR, before "
+        "each is rounded to a hundredth",
+        num_sold == len(item) and len(sold) > 1 and abs(found - true) <= MOST_ROUNDED * num_sold,
     )
 
 
