@@ -10,7 +10,7 @@ COMMAND = ("lib/cli", "lib/pipeline.py", "lib/engines/ray_cluster.py")  # what `
 SETUP = (".ci", "Makefile", "requirements.lock", "requirements-no-deps.lock", "pyproject.toml")
 # Check -> the jobs whose results it judges.
 JUDGES: dict[str, tuple[str, ...]] = {
-    "cleaning": ("simulate", "clean"),
+    "cleaning": ("simulate", "clean", "featurize", "erase"),
     "ranking": ("simulate", "train_encoder", "evaluate", "experiment"),
     "policy": ("simulate", "train_policy"),
     "online_retail": ("evaluate",),

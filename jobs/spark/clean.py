@@ -7,9 +7,10 @@ Spark or in processes of one machine (lib/engines/parts.py).
 
 Cleans what is new in bronze since its last run, and the days of users that this opens again (lib/cleaning/reopening.py); the
 tables are those of all records at once. Everything is cleaned where settings, mapping or code are others, where the new
-records change what concerns the whole log (its clocks, the days that it covers), and where the mapping names a record_key or
-an array to explode. Each table is committed in one transaction; accepted and rejected records add up to bronze. Too many
-refused records, or another pseudonym key, stop the job before it commits. A rerun, a retry or a kill changes nothing.
+records change what concerns the whole log (its clocks, the days that it covers), and where the mapping names a record_key, a
+visitor_id that the records have, or an array to explode. Each table is committed in one transaction; accepted and rejected
+records add up to bronze. Too many refused records, or another pseudonym key, stop the job before it commits. A rerun, a retry or
+a kill changes nothing.
 
 With `time.from_date` and `time.to_date` a backfill: the records of these days that were cleaned before are cleaned again, and
 silver/events and bronze/rejects of all other days, and all products, stay as they are (docs/decisions/0018).

@@ -59,8 +59,11 @@ def sharded(
         files = run.files_of({name: f"bronze/{name}"}, holding=increment.holding(name) if increment else None)
         given: dict[str, Any] = {"work": work, "key": key, "choose": increment.choose if increment else None}
         if run.mapping.sources[name].record_key:
-            by_key = files.then(tasks.spread_records, by_record_key=True, **given)
+            by_key = files.then(tasks.spread_records, by="record_key", **given)
             parts.append(by_key.to_shards(work.num_shards).then(tasks.spread_marked_records, work=work, key=key))
+        elif work.has_visitors(name):
+            by_visitor = files.then(tasks.spread_records, by="visitor", **given)
+            parts.append(by_visitor.to_shards(work.num_shards).then(tasks.spread_signed_in_records, work=work, key=key))
         else:
             parts.append(files.then(tasks.spread_records, **given))
     return reduce(lambda some, others: some.union(others), parts)

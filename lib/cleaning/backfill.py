@@ -37,7 +37,7 @@ def backfill(run: SparkRun, work: ShardWork, key: Broadcast[bytes], days: DateRa
         SettingError: these days cannot be made anew.
         ValueError: by the present mapping, records lie on other days than before, or too many are refused.
     """
-    held = days_held(run, days)
+    held = days_held(run, work, days)
     of_events = {name: work.schemas[name] for name in run.mapping.of_kind("events") if name in work.schemas}
     work, rows_of = replace(work, schemas=of_events), partial(old_rows, run, reasons=None)
     touched = rows_of(pl.DataFrame({"event_date": held})).group_by(PAIR)
@@ -58,7 +58,7 @@ def backfill(run: SparkRun, work: ShardWork, key: Broadcast[bytes], days: DateRa
     commit_days(run, "bronze/rejects", found.files, "day", of_rejects)
 
 
-def days_held(run: SparkRun, days: DateRange) -> list[date]:
+def days_held(run: SparkRun, work: ShardWork, days: DateRange) -> list[date]:
     """Those of a range of days that can be made anew: on which events lie, or refused records.
 
     Raises:
@@ -68,11 +68,11 @@ def days_held(run: SparkRun, days: DateRange) -> list[date]:
     if not run.lake.num_rows("silver/events", before):
         raise SettingError(f"nothing was cleaned before, so {days} cannot be made anew; run without dates first")
     by_day = run.lake.rows_by_partition("silver/events", "event_date", before)
-    over_days = [name for name, source in run.mapping.of_kind("events").items() if source.explode or source.record_key]
+    over_days = [name for name in run.mapping.of_kind("events") if work.reaches_over_days(name)]
     if over_days:
         raise SettingError(
-            f"records of {over_days[0]} reach over days by their record_key or explode, so {days} cannot be made anew "
-            "alone; run without dates"
+            f"records of {over_days[0]} reach over days by their record_key, visitor_id or explode, so {days} cannot be "
+            "made anew alone; run without dates"
         )
     refused = {*run.lake.rows_by_partition("bronze/rejects", "day")} - {NO_DAY}
     held = sorted(day for day in {*by_day, *map(date.fromisoformat, refused)} if day in days)

@@ -59,7 +59,7 @@ def new_batches(run: SparkRun, work: ShardWork) -> tuple[dict[str, frozenset[str
     if (
         not done
         or not run.lake.num_rows("silver/descriptions")
-        or any(source.explode or source.record_key for source in sources.values())
+        or any(work.reaches_over_days(name) for name in sources)
     ):
         return None
     wrote = {table: run.lake.newest_run(table, run.job.name, but=backfills) for table in WRITTEN}

@@ -25,7 +25,7 @@ from lib.lake.places import filesystem_of
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
-ROW_GROUP_ROWS = 1 << 16  # what a reader of few rows must read at least (docs/decisions/0020)
+ROW_GROUP_ROWS = 1 << 16  # what a reader of few rows must read at least (docs/decisions/0021)
 Where = Mapping[
     str, str | Sequence[str]
 ]  # partition columns -> the value, or the values, of the partitions that are meant
