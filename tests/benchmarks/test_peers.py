@@ -18,7 +18,8 @@ from lib.formats.mapping import load_mapping
 from lib.formats.reading import Reading
 from lib.pipeline import ROOT
 from rl.market.market import Market
-from rl.market.records import NUM_PLAIN, Bots, DirtRates, records
+from rl.market.records import NUM_PLAIN, DirtRates, records
+from rl.market.visitors import Visitors
 
 NUM_USERS = 40
 OUTCOMES = {
@@ -36,7 +37,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rates = DirtRates(
         *[0.03] * NUM_PLAIN, **dict.fromkeys(("resent", "rewritten", "broken_text"), 0.0), clock_reset=0.0, removed=0.0
     )
-    made = records(Market.generate(num_users=NUM_USERS), 0, NUM_USERS, rates, Bots(0.05, 0))
+    made = records(Market.generate(num_users=NUM_USERS), 0, NUM_USERS, rates, Visitors(0.05, 0))
     for name, some in (("a", made[::2]), ("b", made[1::2])):
         (folder / "events" / f"{name}.jsonl.gz").write_bytes(
             gzip.compress("".join(f"{one.line}\n" for one in some).encode())
