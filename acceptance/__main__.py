@@ -33,6 +33,7 @@ CHECKS = (
     "readers",
     "daily_file",
     "spark_cluster",
+    "small_driver",
     "ray_cluster",
     "killed_driver",
     "killed_walk",

@@ -16,6 +16,7 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "online_retail": ("evaluate",),
     "open_bandit": ("train_policy",),
     "spark_cluster": ("simulate", "als"),
+    "small_driver": ("evaluate", "decisions", "experiment"),
     "ray_cluster": ("simulate", "train_encoder"),
     "killed_driver": ("simulate", "clean"),
     "killed_days": ("featurize",),
