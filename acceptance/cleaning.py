@@ -52,6 +52,7 @@ def claims_of(lake: Path, name: str = "the market") -> list[Claim]:
         *claims,
         lifted(Lake(str(lake)), truth, name),
         mended(lake, truth, name),
+        *([recognised(lake, truth, name)] if LATE_SIGN_IN in kinds else []),
         Claim(
             f"on {name} nothing is refused for a reason that was not planted",
             f"{other.height} records",
@@ -111,6 +112,21 @@ def mended(lake: Path, truth: pl.DataFrame, name: str) -> Claim:
         f"on {name} the times of wrong clocks are within {MOST_SECONDS_OFF} s of the true ones",
         f"{times.height:,} events: at most {after:.2f} s off, {before:,.0f} s as written",
         times.height > 0 and after <= MOST_SECONDS_OFF,
+    )
+
+
+def recognised(lake: Path, truth: pl.DataFrame, name: str) -> Claim:
+    """Whether what users did before they signed in is theirs, and nobody else's."""
+    late = truth.filter(kind=LATE_SIGN_IN).with_columns(
+        user_id=pl.format("u{}", pl.col("user").cast(pl.String).str.zfill(8))
+    )
+    keyed = late.select(*RECORD, pseudonyms(late["user_id"], key_of_lake(lake)).alias("true_key"))
+    events = with_record(Lake(str(lake))).join(keyed, on=RECORD)
+    right = int((events["user_key"] == events["true_key"]).sum())
+    return Claim(
+        f"on {name} what users did before they signed in is theirs",
+        f"{right:,} of {events.height:,} events",
+        0 < events.height == right,
     )
 
 
@@ -180,8 +196,8 @@ def place_of(item: str, viewed: pl.Series) -> int:
 
 
 def true_dirt(lake: Path) -> pl.DataFrame:
-    """file, record_number, kind and true time_ms of every dirty record, as the simulator wrote it."""
-    written = pl.read_parquet(lake / "raw" / TRUTH_FOLDER / "part-*.parquet").select(*RECORD, "kind", "time_ms")
+    """file, record_number, kind, true user and time_ms of every dirty record, as the simulator wrote it."""
+    written = pl.read_parquet(lake / "raw" / TRUTH_FOLDER / "part-*.parquet").select(*RECORD, "kind", "user", "time_ms")
     return written.with_columns(pl.col("kind").replace({"rewritten": "duplicate"}))
 
 
