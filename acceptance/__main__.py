@@ -25,6 +25,7 @@ from lib.pipeline import ROOT
 CHECKS = (
     "times",
     "cleaning",
+    "forgotten",
     "ranking",
     "policy",
     "online_retail",

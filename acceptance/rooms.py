@@ -10,7 +10,8 @@ COMMAND = ("lib/cli", "lib/pipeline.py", "lib/engines/ray_cluster.py")  # what `
 SETUP = (".ci", "Makefile", "requirements.lock", "requirements-no-deps.lock", "pyproject.toml")
 # Check -> the jobs whose results it judges.
 JUDGES: dict[str, tuple[str, ...]] = {
-    "cleaning": ("simulate", "clean", "featurize", "erase"),
+    "cleaning": ("simulate", "clean"),
+    "forgotten": ("simulate", "featurize", "erase"),
     "ranking": ("simulate", "train_encoder", "evaluate", "experiment"),
     "policy": ("simulate", "train_policy"),
     "online_retail": ("evaluate",),
@@ -26,6 +27,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(JUDGES, ()),
     "spark_cluster": ("lib/cli",),
     "killed_days": COMMAND,
+    "forgotten": COMMAND,
     "bad_input": (*COMMAND, "tests"),
     "fresh_clone": (*COMMAND, *SETUP, "lib/report"),
     "fresh_tests": (*COMMAND, *SETUP, "lib/report", "tests"),

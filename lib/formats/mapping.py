@@ -111,7 +111,7 @@ class Source(Part):
     visitor_id: Text | None = Field(
         None,
         description="source column of an id that a visitor has before and after signing in: a record without a user is of "
-        "the only user whom others of its visitor name",
+        "the only user whom the source's other records of its visitor name",
     )
     equal_records_are_separate: bool = Field(
         False, description="equal records are separate events, as in a log with times by day"
