@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from lib.engines.spark import SparkRun
+from lib.lake.lake import Lake
 from lib.runs import history
 from tests.jobs.spark.killed import run_killed_after
+from tests.object_store import BUCKET, ObjectStore
 from tests.shops import Shop
 
 MAPPING = """
@@ -246,6 +248,13 @@ def require_the_backfill_of_a_disk(shop: Shop, disk: Shop, *flags: str) -> None:
 def test_a_backfill_by_tasks_of_spark_gives_the_same_tables(tmp_path: Path) -> None:
     shop, disk = shop_at(tmp_path / "shop"), shop_at(tmp_path / "disk")
     require_the_backfill_of_a_disk(shop, disk, "--cluster.spark-master=local[2,1]")
+
+
+@pytest.mark.slow
+def test_a_backfill_on_a_bucket_gives_the_same_tables(tmp_path: Path, bucket: ObjectStore) -> None:
+    shop, disk = shop_at(tmp_path / "shop"), shop_at(tmp_path / "disk")
+    shop.lake = Lake(f"s3://{BUCKET}/backfill")
+    require_the_backfill_of_a_disk(shop, disk, f"--privacy.key-file={shop.folder / 'lake.key'}")
 
 
 @pytest.mark.parametrize(
