@@ -29,7 +29,9 @@ Where = Mapping[
     str, str | Sequence[str]
 ]  # partition columns -> the value, or the values, of the partitions that are meant
 MAX_ATTEMPTS = 8  # of a merge that conflicts with another writer's commit
-MOST_FILES = 32  # of a table that rows are merged into one by one: each merge adds one, and each is opened to read the table
+MOST_FILES = (
+    32  # of a table that rows are merged into one by one: each merge adds one, and each is opened to read the table
+)
 
 
 def transaction_id(job: str, table: str, where: Where | None = None) -> str:
@@ -262,11 +264,11 @@ def delete_rows(lake: Lake, name: str, keys: pa.Table) -> int:
     return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
 
 
-def rows_of(lake: Lake, table: Table, order: str) -> list[dict[str, Any]]:
-    """The rows of a small table, sorted by the column `order`; empty if the lake has no such table."""
+def rows_of(lake: Lake, table: Table, order: str, filter: pc.Expression | None = None) -> list[dict[str, Any]]:
+    """The rows of a small table, all or those of a filter, sorted by the column `order`; empty if the lake has no such table."""
     if not lake.exists(table.name):
         return []
-    rows: list[dict[str, Any]] = lake.dataset(table.name).to_table().sort_by(order).to_pylist()
+    rows: list[dict[str, Any]] = lake.dataset(table.name).to_table(filter=filter).sort_by(order).to_pylist()
     return rows
 
 
