@@ -44,6 +44,7 @@ CASES = (
     "a single class of labels",
     "a line of ten megabytes",
     "a folder whose files gain, lose and retype columns",
+    "a folder of very many files",
     "two runs of a job at once",
 )
 

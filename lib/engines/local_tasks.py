@@ -165,9 +165,9 @@ class LocalEngine:
         folder.mkdir()
         return folder
 
-    def over(self, rows: pa.Table, *, task_bytes: int) -> LocalParts:
+    def over(self, rows: pa.Table, *, task_bytes: int, least_bytes: int = 0) -> LocalParts:
         """Rows about files, spread over tasks."""
-        sizes = rows["num_bytes"].to_pylist()
+        sizes = [max(size, least_bytes) for size in rows["num_bytes"].to_pylist()]
         tasks = pa.array(spread(sizes, task_bytes=task_bytes, parallelism=self.parallelism), pa.int32())
         partitions = []
         for task in sorted(set(tasks.to_pylist())):

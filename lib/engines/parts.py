@@ -67,8 +67,11 @@ class Engine(Protocol):
         """Shards of fewer rows cost more than they save."""
         ...
 
-    def over(self, rows: pa.Table, *, task_bytes: int) -> Parts:
-        """Rows about files, with their `num_bytes`, spread over tasks that read about `task_bytes` each."""
+    def over(self, rows: pa.Table, *, task_bytes: int, least_bytes: int = 0) -> Parts:
+        """Rows about files, with their `num_bytes`, spread over tasks that read about `task_bytes` each.
+
+        A file counts for at least `least_bytes`, where many may be small and each costs something to open.
+        """
         ...
 
     def broadcast(self, value: Value) -> Broadcast[Value]:

@@ -276,9 +276,10 @@ class SparkEngine:
     def parallelism(self) -> int:
         return self.spark.sparkContext.defaultParallelism
 
-    def over(self, rows: pa.Table, *, task_bytes: int) -> SparkParts:
+    def over(self, rows: pa.Table, *, task_bytes: int, least_bytes: int = 0) -> SparkParts:
         """Rows about files, spread over tasks."""
-        tasks = spread(rows["num_bytes"].to_pylist(), task_bytes=task_bytes, parallelism=self.parallelism)
+        sizes = [max(size, least_bytes) for size in rows["num_bytes"].to_pylist()]
+        tasks = spread(sizes, task_bytes=task_bytes, parallelism=self.parallelism)
         frame = self.spark.createDataFrame(rows.append_column("task", pa.array(tasks, pa.int32())))
         return SparkParts(frame.repartitionById(max(tasks, default=0) + 1, "task").drop("task"))
 

@@ -85,6 +85,7 @@ class _TableFiles:
         self.contract = contract(f"bronze/{source}")
         self.spelled = {column.lower(): column for column in work.columns.get(source, ())}
         self.kept: list[pa.RecordBatch] = []
+        self.num_kept_bytes = 0
         self.written: list[AddAction] = []
 
     def read(self, file: LogFile, sha256: str) -> Inspection:
@@ -103,15 +104,16 @@ class _TableFiles:
         else:
             self.written += own
             self.kept += taken
-            if _num_bytes(self.kept) >= FILE_BYTES:
+            self.num_kept_bytes += _num_bytes(taken)
+            if self.num_kept_bytes >= FILE_BYTES:
                 self.written += self._write(self.kept)
-                self.kept = []
+                self.kept, self.num_kept_bytes = [], 0
         return reading.inspection
 
     def closed(self) -> list[AddAction]:
         """Every file that was written, after the rows that are still kept."""
         files = self.written + self._write(self.kept)
-        self.kept, self.written = [], []
+        self.kept, self.num_kept_bytes, self.written = [], 0, []
         return files
 
     def _conforming(self, batch: pa.RecordBatch, constants: Mapping[str, Any]) -> pa.RecordBatch:

@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -30,6 +30,9 @@ Where = Mapping[
     str, str | Sequence[str]
 ]  # partition columns -> the value, or the values, of the partitions that are meant
 MAX_ATTEMPTS = 8  # of a merge that conflicts with another writer's commit
+MOST_FILES = (
+    32  # of a table that rows are merged into one by one: each merge adds one, and each is opened to read the table
+)
 
 
 def transaction_id(job: str, table: str, where: Where | None = None) -> str:
@@ -264,16 +267,19 @@ def delete_rows(lake: Lake, name: str, keys: pa.Table) -> int:
     return int(merge.when_matched_delete().execute()["num_target_rows_deleted"])
 
 
-def rows_of(lake: Lake, table: Table, order: str) -> list[dict[str, Any]]:
-    """The rows of a small table, sorted by the column `order`; empty if the lake has no such table."""
+def rows_of(lake: Lake, table: Table, order: str, filter: pc.Expression | None = None) -> list[dict[str, Any]]:
+    """The rows of a small table, all or those of a filter, sorted by the column `order`; empty if the lake has no such table."""
     if not lake.exists(table.name):
         return []
-    rows: list[dict[str, Any]] = lake.dataset(table.name).to_table().sort_by(order).to_pylist()
+    rows: list[dict[str, Any]] = lake.dataset(table.name).to_table(filter=filter).sort_by(order).to_pylist()
     return rows
 
 
 def upsert(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Merge rows by the table's key; retries on a conflict, since two runs may save at the same time."""
+    """Merge rows by the table's key, and bring its files together where they are many.
+
+    Retries on a conflict, since two runs may save at the same time.
+    """
     source = pa.Table.from_pylist(rows, schema=table.schema)
     same_key = " AND ".join(f"target.{column} = source.{column}" for column in table.key)
     for attempt in range(MAX_ATTEMPTS):
@@ -286,4 +292,7 @@ def upsert(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
                 raise
             time.sleep(0.05 * 2**attempt)
         else:
-            return
+            break
+    if delta.get_add_actions().num_rows > MOST_FILES:
+        with suppress(CommitFailedError):  # another writer was faster; the next merge brings the files together
+            delta.optimize.compact()

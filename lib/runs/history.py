@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pyarrow.compute as pc
+
 from lib.lake.lake import Lake
 from lib.lake.writes import rows_of, upsert
 from lib.tables.ops import RUNS
@@ -9,7 +11,7 @@ from lib.tables.ops import RUNS
 
 def runs(lake: Lake, job: str | None = None) -> list[dict[str, Any]]:
     """Rows of ops/runs, of one job or of all, oldest first."""
-    return [row for row in rows_of(lake, RUNS, "started_at") if job is None or row["job"] == job]
+    return rows_of(lake, RUNS, "started_at", None if job is None else pc.field("job") == job)
 
 
 def last_run(lake: Lake, job: str) -> dict[str, Any] | None:

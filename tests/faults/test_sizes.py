@@ -70,6 +70,20 @@ def test_columns_that_come_and_go_lose_no_record(tmp_path: Path) -> None:
     assert shop.lake.num_rows("silver/events") == 5
 
 
+@pytest.mark.bad_input("a folder of very many files")
+def test_many_small_files_share_the_files_of_bronze_and_are_not_opened_again(tmp_path: Path) -> None:
+    shop, num_files = Shop(tmp_path, MAPPING), 2_000
+    for number in range(num_files):
+        shop.put(f"{number}.csv", f"user,item,time,price,number\nu{number},i,2024-01-01 10:00:00,1,1\n")
+    assert shop.run(last="ingest").code == 0
+    assert shop.lake.num_rows("bronze/lines") == num_files
+    assert len(shop.lake.data_files("bronze/lines")) <= 2, "one of each task"
+    assert len(shop.lake.data_files("ops/files")) == 1
+    versions = shop.versions()
+    assert f"no new files among {num_files}" in shop.run(last="ingest").text
+    assert shop.versions() == versions
+
+
 def test_a_user_who_makes_most_of_the_log_is_cleaned_like_others(tmp_path: Path) -> None:
     shop = Shop(tmp_path, MAPPING)
     rows = [

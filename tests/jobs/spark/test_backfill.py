@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from lib.engines.spark import SparkRun
+from lib.lake.lake import Lake
 from lib.runs import history
+from tests.jobs.spark.killed import run_killed_after
+from tests.object_store import BUCKET, ObjectStore
 from tests.shops import Shop
 
 MAPPING = """
@@ -193,6 +196,65 @@ def test_a_kill_between_two_commits_and_a_second_run_change_nothing(
     assert contents(shop, *SILVER) == contents(whole, *SILVER)
     rows = [(row["from_date"], row["to_date"], row["status"]) for row in history.runs(shop.lake, "clean")]
     assert rows == [(None, None, "done"), (date(2024, 3, 3), date(2024, 3, 5), "done")]
+
+
+BURST = "--clean.double-click-seconds=5"
+WEIGHT = "--featurize.view-weight=0.9"
+
+
+def backfill_killed_after(shop: Shop, table: str) -> None:
+    """A backfill by other settings that ends by kill -9 once it has committed to a table."""
+    flags = ("--clean.max-reject-frac=0.5", *RANGE, BURST, WEIGHT)
+    run_killed_after(shop, table, *flags, first="clean", last="featurize")
+
+
+@pytest.mark.slow
+def test_kill_9_after_one_commit_and_another_of_a_backfill_changes_no_table_of_the_rerun(tmp_path: Path) -> None:
+    shop, whole = shop_at(tmp_path / "shop"), shop_at(tmp_path / "whole")
+    for of_shop in (shop, whole):
+        run(of_shop, last="featurize")
+    for table in ("silver/events", "gold/daily"):
+        backfill_killed_after(shop, table)
+    for of_shop in (shop, whole):
+        run(of_shop, *RANGE, BURST, WEIGHT, last="featurize")
+    assert contents(shop, *SILVER, *GOLD) == contents(whole, *SILVER, *GOLD)
+    for job in ("clean", "featurize"):
+        assert [row["status"] for row in history.runs(shop.lake, job)] == ["done", "done"], "each was taken up"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["silver/events", "gold/daily"])
+def test_after_a_backfill_that_was_killed_and_not_taken_up_a_run_of_all_days_makes_all_tables_right(
+    tmp_path: Path, table: str
+) -> None:
+    shop, whole = shop_at(tmp_path / "shop"), shop_at(tmp_path / "whole")
+    for of_shop in (shop, whole):
+        run(of_shop, last="featurize")
+    backfill_killed_after(shop, table)
+    run(shop, last="featurize")
+    assert contents(shop, *SILVER, *GOLD) == contents(whole, *SILVER, *GOLD)
+
+
+def require_the_backfill_of_a_disk(shop: Shop, disk: Shop, *flags: str) -> None:
+    for of_shop, given in ((shop, flags), (disk, ())):
+        run(of_shop, *given, last="featurize")
+        files = {table: files_by_day(of_shop, table) for table in (*SILVER, *PARTITIONED)}
+        run(of_shop, *given, *RANGE, BURST, WEIGHT, last="featurize")
+        require_only_range_written(files, of_shop)
+    assert contents(shop, *SILVER, *GOLD) == contents(disk, *SILVER, *GOLD)
+
+
+@pytest.mark.slow
+def test_a_backfill_by_tasks_of_spark_gives_the_same_tables(tmp_path: Path) -> None:
+    shop, disk = shop_at(tmp_path / "shop"), shop_at(tmp_path / "disk")
+    require_the_backfill_of_a_disk(shop, disk, "--cluster.spark-master=local[2,1]")
+
+
+@pytest.mark.slow
+def test_a_backfill_on_a_bucket_gives_the_same_tables(tmp_path: Path, bucket: ObjectStore) -> None:
+    shop, disk = shop_at(tmp_path / "shop"), shop_at(tmp_path / "disk")
+    shop.lake = Lake(f"s3://{BUCKET}/backfill")
+    require_the_backfill_of_a_disk(shop, disk, f"--privacy.key-file={shop.folder / 'lake.key'}")
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
+from lib.lake import writes
 from lib.lake.lake import CONTRACT_VERSION, Lake
 from lib.lake.query import query
-from lib.lake.writes import commit_files, conform, require_keys, write_files
+from lib.lake.writes import commit_files, conform, require_keys, upsert, write_files
 from lib.pipeline import ROOT
 from lib.settings import lake_place
 from lib.tables import contract
@@ -103,6 +104,15 @@ def test_compaction_is_no_newer_data(lake: Lake) -> None:
 
 
 @pytest.mark.bad_input("a table of another contract version")
+def test_rows_that_are_merged_one_by_one_lie_in_few_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writes, "MOST_FILES", 4)
+    rows = [{"digest": f"{number:02d}", "erased_at": datetime(2024, 1, 1, tzinfo=UTC)} for number in range(12)]
+    for row in rows:
+        upsert(lake, contract("ops/erasures"), [row])
+        assert len(lake.data_files("ops/erasures")) <= 5
+    assert content(lake, "ops/erasures") == rows
+
+
 def test_a_table_of_another_contract_version_is_refused(lake: Lake) -> None:
     commit(lake, vectors({}), number=1)
     DeltaTable(lake.uri("gold/vectors")).alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
