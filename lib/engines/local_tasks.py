@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.engines.arrow_tasks import InProcess
+from lib.engines.arrow_tasks import InProcess, by_shard, of_kinds
 from lib.engines.parts import Task, spread
 from lib.runs.errors import TaskError
 
@@ -44,13 +44,8 @@ class Held(NamedTuple):
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The parts, without a copy of their content."""
         with pa.memory_map(str(self.path)) as file, pa.ipc.open_file(file) as reader:
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                if self.kinds:
-                    is_named = pc.is_in(batch["kind"], value_set=pa.array(self.kinds))
-                    batch = batch.filter(is_named if self.are_wanted else pc.invert(is_named))
-                if batch.num_rows:
-                    yield batch
+            every = (reader.get_batch(number) for number in range(reader.num_record_batches))
+            yield from of_kinds(every, self.kinds, are_wanted=self.are_wanted)
 
 
 @dataclass(frozen=True)
@@ -203,13 +198,10 @@ def run_task(task: Task, given: Mapping[str, Any], files: Iterable[Held], folder
     """
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
     try:
-        for batch in task((batch for held in files for batch in held.batches()), **given):
-            for shard in pc.unique(batch["shard"]).to_pylist():
-                if shard not in writers:
-                    writers[shard] = pa.ipc.new_file(folder / f"{shard:06d}.arrow", batch.schema)
-                writers[shard].write_batch(
-                    batch.filter(pc.equal(batch["shard"], shard)) if batch.num_rows > 1 else batch
-                )
+        for shard, batch in by_shard(task((batch for held in files for batch in held.batches()), **given)):
+            if shard not in writers:
+                writers[shard] = pa.ipc.new_file(folder / f"{shard:06d}.arrow", batch.schema)
+            writers[shard].write_batch(batch)
     except Exception:
         raise TaskError(traceback.format_exc()) from None
     finally:
