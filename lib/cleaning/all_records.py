@@ -17,14 +17,13 @@ from lib.cleaning.increment import Increment
 from lib.cleaning.notices import about_days, about_repeats
 from lib.cleaning.whole_log import WholeLog, clock_of, days_covered
 from lib.engines.arrow_tasks import Broadcast, gathered
-from lib.engines.parts import Parts
-from lib.engines.spark import SparkRun
+from lib.engines.parts import Parts, TaskRun
 from lib.formats.rules import Clock
 
 SAMPLED_TIMES = 100_000  # of a source, from which its clock is found
 
 
-def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
+def clocks(run: TaskRun, work: ShardWork) -> dict[str, Clock]:
     """The clock of each source of events: what the mapping says, else what a sample of its times shows."""
     tables = {name: f"bronze/{name}" for name in unstated_clocks(run, work)}
     every = {
@@ -34,12 +33,12 @@ def clocks(run: SparkRun, work: ShardWork) -> dict[str, Clock]:
     return clocks_by(run, work, gathered(parts, tasks.CLOCKS, tasks.GATHERED))
 
 
-def unstated_clocks(run: SparkRun, work: ShardWork) -> list[str]:
+def unstated_clocks(run: TaskRun, work: ShardWork) -> list[str]:
     """The sources of events whose clock the mapping does not say."""
     return [name for name, source in run.mapping.of_kind("events").items() if name in work.schemas and not source.clock]
 
 
-def clocks_by(run: SparkRun, work: ShardWork, counts: pl.DataFrame) -> dict[str, Clock]:
+def clocks_by(run: TaskRun, work: ShardWork, counts: pl.DataFrame) -> dict[str, Clock]:
     """The clock of each source of events, by how many of its times lie on which."""
     found: dict[str, Clock | None] = {name: source.clock for name, source in run.mapping.of_kind("events").items()}
     for name in unstated_clocks(run, work):
@@ -49,7 +48,7 @@ def clocks_by(run: SparkRun, work: ShardWork, counts: pl.DataFrame) -> dict[str,
 
 
 def sharded(
-    run: SparkRun, work: ShardWork, kind: str, key: Broadcast[bytes], increment: Increment | None = None
+    run: TaskRun, work: ShardWork, kind: str, key: Broadcast[bytes], increment: Increment | None = None
 ) -> Parts:
     """The records of the sources of a kind, all or those of an increment, packed by shard."""
     parts = []
@@ -77,7 +76,7 @@ class Cleaned(NamedTuple):
     log: WholeLog
 
 
-def cleaned(run: SparkRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog, events: Parts) -> Cleaned:
+def cleaned(run: TaskRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog, events: Parts) -> Cleaned:
     """Clean the records of events, packed by shard, and those of all catalogues."""
     parts = events.to_shards(work.num_shards).then(tasks.clean_event_shard, work=work, key=key, log=log)
     if {*work.schemas} & {*run.mapping.of_kind("items")}:
@@ -88,7 +87,7 @@ def cleaned(run: SparkRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog
     return Cleaned(found, parts, log)
 
 
-def covered(run: SparkRun, work: ShardWork, by_day: Mapping[date, int]) -> tuple[date, date]:
+def covered(run: TaskRun, work: ShardWork, by_day: Mapping[date, int]) -> tuple[date, date]:
     """The first and the last day that the log covers; what lies outside is stray."""
     stated = [moment.date() for _, moment in run.mapping.times if moment is not None]  # the log's own, strays or not
     days = days_covered(by_day, max_stray_frac=work.thresholds.max_stray_frac)
@@ -101,7 +100,7 @@ def within(log: WholeLog, by_day: Mapping[date, int], first: date, last: date) -
     return log if are_all_inside else replace(log, first_day=first, last_day=last)
 
 
-def cleaned_all(run: SparkRun, work: ShardWork, key: Broadcast[bytes]) -> Cleaned:
+def cleaned_all(run: TaskRun, work: ShardWork, key: Broadcast[bytes]) -> Cleaned:
     """All records, cleaned; again where it shows that some lie far outside the log, or that a clock is another."""
     log = WholeLog(clocks=clocks(run, work), erased=erased_digests(run.lake))
     events = sharded(run, work, "events", key)
@@ -120,7 +119,7 @@ def cleaned_all(run: SparkRun, work: ShardWork, key: Broadcast[bytes]) -> Cleane
     return result
 
 
-def tell(run: SparkRun, found: Findings, log: WholeLog) -> None:
+def tell(run: TaskRun, found: Findings, log: WholeLog) -> None:
     """Say what became of the records, and what a person should know of their values."""
     for source in sorted({row["source"] for row in found.counts}):
         run.log(

@@ -19,8 +19,7 @@ from lib.cleaning.new_records import MOST_REOPENED, cleaned_again, events_by_day
 from lib.cleaning.reopening import PAIR, Reopened
 from lib.cleaning.whole_log import WholeLog
 from lib.engines.arrow_tasks import Broadcast, gathered
-from lib.engines.parts import Parts
-from lib.engines.spark import SparkRun
+from lib.engines.parts import Parts, TaskRun
 from lib.lake.writes import Where, discarded_on_error, remove_files
 from lib.runs.errors import SettingError
 from lib.settings import DateRange
@@ -28,7 +27,7 @@ from lib.tables.bronze import NO_DAY
 from lib.tables.silver import CLOCKS
 
 
-def backfill(run: SparkRun, work: ShardWork, key: Broadcast[bytes], days: DateRange) -> None:
+def backfill(run: TaskRun, work: ShardWork, key: Broadcast[bytes], days: DateRange) -> None:
     """Clean the records of some days again, and write these days alone.
 
     Days around them are cleaned too where a double click or a session may reach over midnight, and are not written.
@@ -58,7 +57,7 @@ def backfill(run: SparkRun, work: ShardWork, key: Broadcast[bytes], days: DateRa
     commit_days(run, "bronze/rejects", found.files, "day", of_rejects)
 
 
-def days_held(run: SparkRun, work: ShardWork, days: DateRange) -> list[date]:
+def days_held(run: TaskRun, work: ShardWork, days: DateRange) -> list[date]:
     """Those of a range of days that can be made anew: on which events lie, or refused records.
 
     Raises:
@@ -84,7 +83,7 @@ def days_held(run: SparkRun, work: ShardWork, days: DateRange) -> list[date]:
     return held
 
 
-def log_before(run: SparkRun, work: ShardWork) -> WholeLog:
+def log_before(run: TaskRun, work: ShardWork) -> WholeLog:
     """What the last run of all days knew of the whole log; of the clocks what the mapping states holds."""
     known = json.loads(run.lake.table_property("silver/events", CLOCKS) or "{}")
     stated = {name: source.clock for name, source in run.mapping.of_kind("events").items() if source.clock}
@@ -109,7 +108,7 @@ def require_same_days(parts: Parts, opened: Reopened, days: DateRange) -> None:
         )
 
 
-def commit_days(run: SparkRun, table: str, written: Mapping[str, list[AddAction]], day: str, where: Where) -> None:
+def commit_days(run: TaskRun, table: str, written: Mapping[str, list[AddAction]], day: str, where: Where) -> None:
     """Commit the files of a table that hold the partitions `where`, by their column `day`, and remove those of other days."""
     files = [file for file in written[table] if file.partition_values[day] in where[day]]
     remove_files(run.lake, table, [file for file in written[table] if file not in files])

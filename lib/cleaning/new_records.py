@@ -19,8 +19,7 @@ from lib.cleaning.increment import Increment
 from lib.cleaning.reopening import DAY, Reopened, reopened
 from lib.cleaning.whole_log import WholeLog
 from lib.engines.arrow_tasks import Broadcast, gathered
-from lib.engines.parts import Parts
-from lib.engines.spark import SparkRun
+from lib.engines.parts import Parts, TaskRun
 from lib.lake.lake import Lake
 from lib.runs.freshness import days_of
 from lib.tables.silver import CLOCKS
@@ -45,7 +44,7 @@ class New(NamedTuple):
         return sorted(map(str, self.days))
 
 
-def new_batches(run: SparkRun, work: ShardWork) -> tuple[dict[str, frozenset[str]], str] | None:
+def new_batches(run: TaskRun, work: ShardWork) -> tuple[dict[str, frozenset[str]], str] | None:
     """The batches of each source since the last run of this code with these settings, and the run that wrote silver/events.
 
     None where everything is to be cleaned: there is no such run, another has written since, or the mapping says of records
@@ -76,7 +75,7 @@ def new_batches(run: SparkRun, work: ShardWork) -> tuple[dict[str, frozenset[str
 
 
 def survey(
-    run: SparkRun, work: ShardWork, key: Broadcast[bytes], batches: Mapping[str, frozenset[str]], last_day: date
+    run: TaskRun, work: ShardWork, key: Broadcast[bytes], batches: Mapping[str, frozenset[str]], last_day: date
 ) -> dict[str, pl.DataFrame]:
     """What must be known of new records before they are cleaned (lib/cleaning/increment.py)."""
     found: list[tuple[str, bytes]] = []
@@ -87,7 +86,7 @@ def survey(
     return {kind: gathered(found, kind, of_new.GATHERED) for kind in (of_new.TOUCHED, of_new.DATES, tasks.CLOCKS)}
 
 
-def files_of_days(run: SparkRun, days: Collection[date]) -> Parts:
+def files_of_days(run: TaskRun, days: Collection[date]) -> Parts:
     """The files of silver/events and bronze/rejects that hold these days, as the last run left them."""
     rejects = {"stage": ["clean"], "day": [*map(str, days)]}
     return run.files_of({"silver/events": "silver/events"}, holding={"event_date": days}, before=True).union(
@@ -96,7 +95,7 @@ def files_of_days(run: SparkRun, days: Collection[date]) -> Parts:
 
 
 def old_rows(
-    run: SparkRun, pairs: pl.DataFrame, *, reasons: Collection[str] | None = of_new.REOPENED_REASONS
+    run: TaskRun, pairs: pl.DataFrame, *, reasons: Collection[str] | None = of_new.REOPENED_REASONS
 ) -> pl.DataFrame:
     """What was made before of the records of these days, of users (PAIR) or of all (event_date).
 
@@ -127,7 +126,7 @@ def opened_by(work: ShardWork, touched: pl.DataFrame, old_rows: Callable[[pl.Dat
     )
 
 
-def whats_new(run: SparkRun, work: ShardWork, key: Broadcast[bytes]) -> New | None:
+def whats_new(run: TaskRun, work: ShardWork, key: Broadcast[bytes]) -> New | None:
     """What is new since the last run; None where everything is to be cleaned."""
     since = new_batches(run, work)
     by_day = events_by_day(run.lake) if since else {}
@@ -148,7 +147,7 @@ def whats_new(run: SparkRun, work: ShardWork, key: Broadcast[bytes]) -> New | No
 
 
 def cleaned_again(
-    run: SparkRun,
+    run: TaskRun,
     work: ShardWork,
     key: Broadcast[bytes],
     log: WholeLog,
@@ -167,7 +166,7 @@ def cleaned_again(
     return result
 
 
-def cleaned_new(run: SparkRun, work: ShardWork, key: Broadcast[bytes], new: New) -> Cleaned | None:
+def cleaned_new(run: TaskRun, work: ShardWork, key: Broadcast[bytes], new: New) -> Cleaned | None:
     """The new records and what they open again, cleaned; None where they change what was known of the whole log."""
     before = json.loads(run.lake.table_property("silver/events", CLOCKS) or "{}")
     log = WholeLog(clocks=clocks_by(run, work, new.clock_counts), erased=erased_digests(run.lake))
@@ -197,7 +196,7 @@ def _is_covered(day: date, days: tuple[date | None, date | None]) -> bool:
     return (first is None or first <= day) and (last is None or day <= last)
 
 
-def written(run: SparkRun, work: ShardWork, parts: Parts, new: New | None) -> list[tuple[str, bytes]]:
+def written(run: TaskRun, work: ShardWork, parts: Parts, new: New | None) -> list[tuple[str, bytes]]:
     """Write the events and rejects of each day: all, or those of the days that new records touch, with what stays of these."""
     rows = parts.of(tasks.EVENT_ROWS, tasks.REJECT_ROWS)
     if new:
