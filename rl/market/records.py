@@ -82,7 +82,9 @@ def records(market: Market, first: int, last: int, rates: DirtRates, visitors: V
     """
     log = market.log(first, last)
     true = list(map(Record, log.time_ms.tolist(), log.user.tolist(), _lines(market, log)))
-    _come_differently(true, market, log, visitors)
+    if visitors.app_frac or visitors.late_sign_in_frac:
+        others = _by_app(true, market, log, visitors.app_frac)
+        _by_visitor(true, market, log, others, visitors.late_sign_in_frac)
     dirty = [_spoil(true[row], kind, detail, market) for row, kind, detail in _dirt(market.seed, log, rates)]
     of_bots = [
         record
@@ -92,21 +94,26 @@ def records(market: Market, first: int, last: int, rates: DirtRates, visitors: V
     return sorted(true + dirty + of_bots, key=lambda record: record[:2])
 
 
-def _come_differently(true: list[Record], market: Market, log: Log, visitors: Visitors) -> None:
-    """Write the records of visitors with an app, and of those who sign in late, as these come."""
+def _by_app(true: list[Record], market: Market, log: Log, app_frac: float) -> list[int]:
+    """Write the records of users who come by the app as their devices stamp them; returns the other users."""
     others = []
-    for user in np.unique(log.user).tolist() if visitors.app_frac or visitors.late_sign_in_frac else []:
-        rows = range(*np.searchsorted(log.user, [user, user + 1]))
-        stamped = stamps(market.seed, user, log.time_ms[rows.start : rows.stop], visitors.app_frac)
+    for user in np.unique(log.user).tolist():
+        rows = slice(*np.searchsorted(log.user, [user, user + 1]))
+        stamped = stamps(market.seed, user, log.time_ms[rows], app_frac)
         if stamped is None:
             others.append(user)
             continue
         texts = zip(*(time_text(market, times) for times in stamped[1:]), strict=True)
-        for row, (event, sent, received) in zip(rows, texts, strict=True):
+        for row, (event, sent, received) in enumerate(texts, rows.start):
             rest = true[row].line[len(EVENT_TIME) + len(event) : -1]
             line = f'{EVENT_TIME}{event}{rest},"sent_at":"{sent}","received_at":"{received}"}}'
             true[row] = true[row]._replace(line=line, kind=stamped.kind)
-    visits, before = signed_in_late(market.seed, log, others, visitors.late_sign_in_frac)
+    return others
+
+
+def _by_visitor(true: list[Record], market: Market, log: Log, users: list[int], late_sign_in_frac: float) -> None:
+    """Write the records of visits in which `users` sign in late: all with a visitor's id, the first ones without a user's."""
+    visits, before = signed_in_late(market.seed, log, users, late_sign_in_frac)
     visitor = hashed(log.user[visits] * 64 + log.session[visits], market.seed + 1)
     for row, number in zip(visits.tolist(), visitor.tolist(), strict=True):
         true[row] = true[row]._replace(line=f'{true[row].line[:-1]},"visitor_id":"v{number:016x}"}}')

@@ -146,10 +146,10 @@ def decide(
 
     The logging strategies decide, or `policy`, which then needs `history`. Events go into the journal, if there is one.
 
-    What a shopper does not examine is neither clicked nor spoils the mood: the lower the position, the more often
-    (Richardson et al. 2007, the examination hypothesis). One that does is more likely to click on a relevant and appealing product and in a good mood, and less likely when its category
-    was shown earlier in the session. A click on a good product lifts the mood; a bad product, or one that is not clicked,
-    lowers it. The better the mood, the more likely the shopper buys, and stays for the next decision.
+    What a shopper does not examine is not clicked and does not lower the mood (the examination hypothesis, Richardson et al.
+    2007). One who examines a product is more likely to click on it when it is relevant and appealing and the mood is good, and less
+    likely when its category was shown earlier in the session. A click on a good product lifts the mood; a bad product, or one that
+    is not clicked, lowers it. The better the mood, the more likely the shopper buys, and stays for the next decision.
     """
     catalogue, hidden = world.catalogue, world.hidden
     returns = np.zeros(len(visits.users))
