@@ -85,7 +85,7 @@ class Market:
         with (folder / CATALOGUE_FILE).open(newline="", encoding="utf-8") as file:
             attributes = Attributes.from_rows(csv.DictReader(file))
         settings = json.loads(manifest.read_text(encoding="utf-8"))["market"]
-        return cls(attributes, **settings | {"effects": Effects(**settings["effects"])})
+        return cls(attributes, **settings | {"effects": Effects(**settings.get("effects", {}))})
 
     @property
     def settings(self) -> dict[str, Any]:
