@@ -35,6 +35,8 @@ CASES = (
     "a store at no host",
     "a lake whose path Delta reads otherwise",
     "a full disk",
+    "a disk that is full in the middle",
+    "a store that is full in the middle",
     "no Ray cluster at the given address",
     "a table of another contract version",
     "a table of the lake that cannot be read",

@@ -58,8 +58,8 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store(folder: Path) -> Iterator[ObjectStore]:
-    """A store with one bucket, which keeps its data in `folder` and ends with the block.
+def object_store(folder: Path, *, most_megabytes: int | None = None) -> Iterator[ObjectStore]:
+    """A store with one bucket, which keeps its data in `folder` and ends with the block; one with a limit is soon full.
 
     Raises:
         NoObjectStoreError: its server can neither be found nor be built here.
@@ -81,7 +81,11 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
             f"-dir={folder}",
-            "-master.volumeSizeLimitMB=256",
+        ),
+        *(
+            ("-master.volumeSizeLimitMB=256",)
+            if most_megabytes is None
+            else ("-master.volumeSizeLimitMB=1", f"-volume.max={most_megabytes}")
         ),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
         *(f"-master.port.grpc={inner[0]}", f"-volume.port.grpc={inner[1]}", f"-filer.port.grpc={inner[2]}"),

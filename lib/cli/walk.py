@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lib.cli.jobs import Stage
@@ -47,7 +47,7 @@ def walk(stages: Sequence[Stage], lake: Lake, show: Callable[[str], None]) -> in
             try:
                 exit_code = max(exit_code, _run(stage, ray_address, log))
             except Exception as error:
-                with log.open("a") as output:
+                with suppress(OSError), log.open("a") as output:  # on a full disk the error itself is the one to tell
                     output.write(recordable_traceback(error))
                 end = ending_of(error)
                 raise JobError(f"{stage.job.name}: {end.told}\nall output: {log}", end.code) from error

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from lib.runs.errors import RetryableError, SettingError
+from lib.runs.errors import STORE_IS_FULL, STORE_TROUBLE, RetryableError, SettingError
 
 STORE = "s3://"
 VARIABLES = (
@@ -27,6 +27,7 @@ REFUSALS = (
     (r"INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|INVALID_SIGNATURE", "the store knows no such key, or the secret is not the key's: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", False),
     (r"NO_SUCH_BUCKET|NoSuchBucket|RESOURCE_NOT_FOUND", "there is no such bucket at this endpoint", False),
     (r"ACCESS_DENIED|AccessDenied|Forbidden|HTTP status 403", "the store denies access: the key may not do this to the bucket", False),
+    (STORE_TROUBLE, STORE_IS_FULL, True),
     (r"NETWORK_CONNECTION|REQUEST_TIMEOUT|[Cc]onnect|[Tt]imeout|timed out|resolve host", "the store does not answer: is AWS_ENDPOINT_URL right, and is it up?", True),
 )  # fmt: skip
 

@@ -68,9 +68,12 @@ class Ending(NamedTuple):
 
 
 OWN_ERRORS = (ValueError, SettingError, RetryableError, PrivateValueError)
+# What is said where nothing more can be written, by whatever library, and what its user is told.
+STORE_TROUBLE = r"AWS Error (?:INTERNAL_FAILURE|SLOW_DOWN|SERVICE_UNAVAILABLE)|<Code>(?:InternalError|SlowDown|ServiceUnavailable|QuotaExceeded)|InsufficientStorage"
+STORE_IS_FULL = "the store cannot write: it is full, over its quota or overloaded"
+FULL = ((r"No space left on device", "the disk is full"), (STORE_TROUBLE, STORE_IS_FULL))
 # What an engine says, often deep in a Java or Python traceback, and what its user is told.
 ENGINE_WORDS = (
-    (r"No space left on device", "the disk is full"),
     (r"JAVA_GATEWAY_EXITED", "Spark could not start Java: install Java 17, or set JAVA_HOME to its folder"),
     (r"java\.lang\.OutOfMemoryError|std::bad_alloc", "Spark ran out of memory: give it more by cluster.driver_memory or its submit command"),
     (r"Python worker exited unexpectedly|ExecutorLostFailure|WorkerCrashedError|ActorDiedError|OutOfMemoryError|BrokenProcessPool",
@@ -93,8 +96,9 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(_in_one_line(str(error)), _code_of(type(error).__name__))
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", ExitCode.FAILED)
-    if "No space left on device" in _text_of(error):
-        return Ending("the disk is full", ExitCode.FAILED)
+    for words, told in FULL:
+        if re.search(words, _text_of(error)):
+            return Ending(told, ExitCode.FAILED)
     if _is_of_an_engine(error):
         return _ending_of_engine(error)
     kind = type(error).__name__

@@ -99,6 +99,13 @@ def of_java(cause: str) -> Py4JJavaError:
         (of_task("FileNotFoundError", "[Errno 2] no 1.csv"), "FileNotFoundError: [Errno 2] no 1.csv", ExitCode.FAILED),
         (of_task("polars.exceptions.ComputeError", "no"), "ComputeError: no", ExitCode.FAILED),
         (of_task("OSError", "[Errno 28] No space left on device"), "the disk is full", ExitCode.FAILED),
+        (
+            of_task(
+                "OSError", "When uploading part: AWS Error INTERNAL_FAILURE during UploadPart operation: try again"
+            ),
+            "the store cannot write: it is full, over its quota or overloaded",
+            ExitCode.FAILED,
+        ),
         (of_java("java.io.IOException: No space left on device"), "the disk is full", ExitCode.FAILED),
         (of_java("java.lang.OutOfMemoryError: Java heap space"), "Spark ran out of memory", ExitCode.FAILED),
         (
