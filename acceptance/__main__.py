@@ -32,6 +32,7 @@ CHECKS = (
     "second_run",
     "readers",
     "daily_file",
+    "in_any_order",
     "spark_cluster",
     "ray_cluster",
     "killed_driver",

@@ -18,6 +18,7 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "spark_cluster": ("simulate", "als"),
     "ray_cluster": ("simulate", "train_encoder"),
     "killed_driver": ("simulate", "clean"),
+    "in_any_order": ("featurize",),
     "killed_days": ("featurize",),
 }
 # Check -> what it shows beside the results of jobs. Those that are not named here judge every job, by the command.
