@@ -36,6 +36,7 @@ CHECKS = (
     "spark_cluster",
     "ray_cluster",
     "killed_driver",
+    "killed_jobs",
     "killed_walk",
     "killed_days",
     "bad_input",
