@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from acceptance import lakes
 from acceptance.claims import CARTWHEEL, DATA, Claim, environment, run_command
+from acceptance.killed import end, last_job, store_from_nothing
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
-from tests.object_store import BUCKET, object_store
-from tests.processes import await_end, descendants, kill, started
+from tests.object_store import BUCKET
+from tests.processes import started
 
 FIRST_DAY = "2011-10-01"  # the times of its mapping lie after it
 NUM_KILLS = 20
@@ -38,17 +39,8 @@ def check() -> list[Claim]:
     seed = int(os.environ.get("CARTWHEEL_SEED") or time.time())
     print(f"  CARTWHEEL_SEED={seed}", flush=True)
     claims = [claim("on a disk", seed, came(seed, lakes.LAKES / "killed_days", {}))]
-    before = dict(os.environ)
-    for left in ("object_store", "stores"):  # the bucket's lake is made from nothing, as that on the disk
-        shutil.rmtree(STATE / left, ignore_errors=True)
-    try:
-        with object_store(STATE / "object_store") as store:
-            of_store = store.environment() | {"XDG_CACHE_HOME": str(STATE / "stores")}
-            os.environ.update(of_store)
-            claims.append(claim("on a bucket", seed, came(seed, f"s3://{BUCKET}/killed_days", of_store)))
-    finally:  # the checks that follow know of no store
-        os.environ.clear()
-        os.environ.update(before)
+    with store_from_nothing() as store:
+        claims.append(claim("on a bucket", seed, came(seed, f"s3://{BUCKET}/killed_days", store)))
     return claims
 
 
@@ -92,10 +84,7 @@ def came(seed: int, place: Path | str, further: Mapping[str, str]) -> Came:
             try:
                 run.wait(timeout=START_SECONDS + draw.uniform(0, longest))
             except subprocess.TimeoutExpired:  # it is at work
-                below = [process.pid for process in descendants(run.pid)]
-                kill(run.pid)
-                run.wait()
-                num_leftovers += not await_end(below, seconds=30)
+                num_leftovers += end(run)
                 job = last_job((folder / "run.log").read_text())
                 killed[job] = killed.get(job, 0) + 1
             else:
@@ -107,9 +96,3 @@ def came(seed: int, place: Path | str, further: Mapping[str, str]) -> Came:
         run_command([CARTWHEEL, "run", "--lake", lake.path, *arguments], cwd=ROOT, extra=further)
     run_command([CARTWHEEL, "run", "--lake", str(whole), *arguments], cwd=ROOT)
     return Came(killed, num_ended, num_leftovers, differences(lake, whole))
-
-
-def last_job(told: str) -> str:
-    """The job that a run had begun last."""
-    names = [line.partition("] ")[2].partition(":")[0] for line in told.splitlines() if line.startswith("[")]
-    return names[-1] if names else "its start"

@@ -1,38 +1,28 @@
 """kill -9 of `cartwheel run` at five random moments: the rerun ends with the same tables."""
 
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from acceptance import lakes
-from acceptance.claims import CARTWHEEL, Claim, environment, run_pipeline
+from acceptance.claims import CARTWHEEL, Claim, run_pipeline
+from acceptance.killed import kill_in
 from acceptance.results import STATE
 from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.pipeline import PIPELINE
 from lib.runs import history
-from tests.processes import await_end, descendants, kill, started, wait_for
 
 NUM_KILLS, SEED = 5, 20261125
-SECONDS_TO_END = 90
-MOST_SECONDS_TO_JOB = 300
-
-
-class Kill(NamedTuple):
-    """A run that was killed: in which job, so many seconds into it; how many of its processes did not end by themselves."""
-
-    job: str
-    seconds: float
-    num_leftovers: int
 
 
 def check() -> list[Claim]:
     """One lake of the small market: a run killed, its rerun killed further on, and so on; the sixth runs to the end."""
     reference = lakes.small_market()
     lake = lakes.empty("killed_walk", key_of_lake=reference)
-    kills = [kill_walk(lake, job, seconds) for job, seconds in random_moments(reference)]
+    command = [CARTWHEEL, "run", "--lake", str(lake), *lakes.SMALL_MARKET]
+    log = STATE / "killed_walk.log"
+    kills = [kill_in(command, job, seconds, log=log, further={}) for job, seconds in random_moments(reference)]
     seconds, told = run_pipeline(lake, *lakes.SMALL_MARKET)
     apart = differences(lake, reference)
     num_leftovers = sum(kill.num_leftovers for kill in kills)
@@ -40,7 +30,7 @@ def check() -> list[Claim]:
     return [
         Claim(
             f"kill -9 of `cartwheel run` at {NUM_KILLS} random moments, one in each fifth of the jobs, each rerun killed again",
-            f"{', '.join(f'{kill.seconds:.1f} s into {kill.job}' for kill in kills)}; {num_leftovers} processes outlived a kill",
+            f"{', '.join(map(str, kills))}; {num_leftovers} processes outlived a kill",
             len(kills) == NUM_KILLS and not num_leftovers,
         ),
         Claim(
@@ -66,24 +56,3 @@ def random_moments(reference: Path) -> Iterator[tuple[str, float]]:
     for number in range(NUM_KILLS):
         job = generator.choice(jobs[number * len(jobs) // NUM_KILLS : (number + 1) * len(jobs) // NUM_KILLS])
         yield job, generator.uniform(0, seconds[job])
-
-
-def kill_walk(lake: Path, job: str, seconds: float) -> Kill:
-    """Begin or go on with a run, kill it hard so long after a job began, and await the end of all that it started.
-
-    Raises:
-        RuntimeError: it ended before.
-    """
-    log = STATE / "killed_walk.log"
-    with started([CARTWHEEL, "run", "--lake", str(lake), *lakes.SMALL_MARKET], log=log, env=environment()) as walk:
-        wait_for(lambda: f"] {job}: " in log.read_text() or None, seconds=MOST_SECONDS_TO_JOB, what=job, started=walk)
-        time.sleep(seconds)
-        if walk.poll() is not None:
-            raise RuntimeError(f"the run ended with {walk.returncode} in {job}: {log.read_text()[-2000:]}")
-        below = [process.pid for process in descendants(walk.pid)]
-        kill(walk.pid)
-        walk.wait()
-    leftovers = [] if await_end(below, seconds=SECONDS_TO_END) else [p.pid for p in descendants(1) if p.pid in below]
-    for pid in leftovers:
-        kill(pid)
-    return Kill(job, seconds, len(leftovers))

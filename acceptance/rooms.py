@@ -20,7 +20,9 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "small_driver": ("evaluate", "decisions", "experiment"),
     "ray_cluster": ("simulate", "train_encoder"),
     "killed_driver": ("simulate", "clean"),
+    "in_any_order": ("featurize",),
     "killed_days": ("featurize",),
+    "killed_jobs": ("simulate", "evaluate", "experiment"),
 }
 # Check -> what it shows beside the results of jobs. Those that are not named here judge every job, by the command.
 FURTHER: dict[str, tuple[str, ...]] = {
@@ -28,6 +30,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
     "spark_cluster": ("lib/cli",),
     "killed_days": COMMAND,
     "forgotten": COMMAND,
+    "killed_jobs": COMMAND,
     "bad_input": (*COMMAND, "tests"),
     "fresh_clone": (*COMMAND, *SETUP, "lib/report"),
     "fresh_tests": (*COMMAND, *SETUP, "lib/report", "tests"),
