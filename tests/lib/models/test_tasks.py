@@ -38,7 +38,7 @@ def engine() -> Iterator[LocalEngine]:
 
 
 def interactions(factor: int = 1) -> list[dict[str, Any]]:
-    """A user has three items, one on each of three days, of which `factor` are known early."""
+    """A user has three items, one on each of three days; the first is known early."""
     return [
         {
             "user_key": f"u{user:04d}",
