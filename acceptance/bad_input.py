@@ -39,6 +39,7 @@ CASES = (
     "a store that is full in the middle",
     "no Ray cluster at the given address",
     "a table of another contract version",
+    "a lake of a newer version",
     "a table of the lake that cannot be read",
     "another pseudonym key",
     "a catalogue without pictures",
