@@ -48,6 +48,7 @@ CASES = (
     "a line of ten megabytes",
     "a folder whose files gain, lose and retype columns",
     "a folder of very many files",
+    "a file that grows or vanishes while it is read",
     "two runs of a job at once",
 )
 
