@@ -42,13 +42,15 @@ package: .venv/.ready
 acceptance: .venv/.ready package
 	$(BIN)/python -m acceptance
 
-# The seconds and memory of ingest and clean beside other programs; some 20 minutes, with nothing else on the machine.
+# The seconds and memory of our jobs beside other programs, which get an environment of their own outside the checkout;
+# an hour or two, with nothing else on the machine.
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks
 
 lock:
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q -o requirements.lock
 	uv pip compile --group no-deps --no-deps --universal --generate-hashes --no-emit-index-url -q -o requirements-no-deps.lock
+	uv pip compile benchmarks/requirements.in -c requirements.lock --universal --generate-hashes --no-emit-index-url -q -o benchmarks/requirements.lock
 
 clean:
 	rm -rf .venv dist build *.egg-info

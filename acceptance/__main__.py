@@ -25,6 +25,7 @@ from lib.pipeline import ROOT
 CHECKS = (
     "times",
     "cleaning",
+    "forgotten",
     "ranking",
     "policy",
     "online_retail",
@@ -34,6 +35,7 @@ CHECKS = (
     "daily_file",
     "in_any_order",
     "spark_cluster",
+    "small_driver",
     "ray_cluster",
     "killed_driver",
     "killed_jobs",

@@ -20,7 +20,7 @@ def check() -> list[Claim]:
     """On a copy of the small market's lake: clean commits its first table anew and is killed before the second."""
     folder, reference = shipped(), lakes.small_market()
     lake = lakes.copy_of(reference, "killed_driver")
-    command = spark_submit("clean", "local[2]", ["--lake.path", str(lake)])
+    command = spark_submit("clean", "local[2]", ["--lake.path", str(lake), "--clean.rebuild=true"])
     before = {table: last_commit(lake, table) for table in (FIRST, SECOND)}
     number = history.runs(Lake(str(lake)), "clean")[-1]["number"] + 1
     with started(command, log=folder / "clean.log", cwd=folder, env=environment()) as driver:

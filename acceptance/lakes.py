@@ -23,6 +23,8 @@ SMALL_MARKET = (
     *("--train-gan.num-epochs", "4", "--train-gan.num-start-epochs", "2", "--train-gan.steps-per-epoch", "10"),
     *("--make-creatives.num-items", "3", "--make-creatives.num-candidates", "8"),
 )
+# The same with all that the simulator can do to a log.
+FULL_MARKET = (*SMALL_MARKET, "--simulate.world", "full", "--simulate.late-sign-in-frac", "0.1", "--to", "featurize")
 REAL_LOGS = ("online_retail", "rees46", "obd")
 _failed: dict[str, str] = {}  # lakes that could not be made, with the error: other checks that want them fail at once
 
@@ -35,6 +37,11 @@ def market(*, from_nothing: bool = False) -> Path:
 def small_market() -> Path:
     """The lake of a small simulated market."""
     return _up_to_date("small_market", SMALL_MARKET)
+
+
+def full_market() -> Path:
+    """The lake of a small market with every effect and every kind of dirt, up to featurize."""
+    return _up_to_date("full_market", FULL_MARKET)
 
 
 def real_log(name: str, *, from_nothing: bool = False) -> Path:

@@ -17,6 +17,9 @@ RECORDS, DUPLICATES, KNOWN_PURCHASES, PURCHASES = 541_909, 5_268, 391_150, 522_5
 CUSTOMERS = {"all": 1_666, "new": 1_565}
 LEAST_ALS = {"all": 0.19, "new": 0.065}
 TOLERANCE = 0.002
+LEAST_MATCHED = (
+    0.85  # of 8,506 cancellations 692 have no purchase of the item at all, and 420 none before or large enough
+)
 # The yardstick's name of a ranker -> ours that does the same.
 SAME = {"popularity": "popularity", "rebuy": "rebuy_then_popularity", "cosine": "item_to_item"}
 LINE = re.compile(
@@ -57,6 +60,7 @@ def counts(lake: Lake) -> list[Claim]:
         ),
         duplicates(lake, reasons["duplicate"]),
         *purchases(lake),
+        cancellations(lake),
     ]
 
 
@@ -91,6 +95,22 @@ def purchases(lake: Lake) -> list[Claim]:
         ),
         Claim(f"{PURCHASES:,} purchases of products with the unknown customers'", f"{num_all:,}", num_all == PURCHASES),
     ]
+
+
+def cancellations(lake: Lake) -> Claim:
+    """How many cancellations of known customers find the purchase that they undo, by customer, item and quantity."""
+    found = row(
+        lake,
+        "SELECT count(*) AS every, count(purchase_id) AS matched, count(*) FILTER (quantity = purchase_quantity) AS whole, "
+        "count(*) FILTER (purchase_id IS NOT NULL AND num_candidates = 1) AS only_one FROM silver.matched_returns",
+    )
+    return Claim(
+        f"{LEAST_MATCHED:.0%} of the known customers' cancellations are matched to a purchase that they undo",
+        f"{found['matched']:,} of {found['every']:,} ({found['matched'] / found['every']:.1%}); {found['whole']:,} undo a whole "
+        f"line, {found['only_one']:,} have no other purchase that they might undo. The rest has none before it in the log with so "
+        "many pieces left",
+        found["matched"] >= LEAST_MATCHED * found["every"],
+    )
 
 
 def rankings(own: dict[tuple[str, str], Judged], reference: dict[tuple[str, str], Judged]) -> list[Claim]:

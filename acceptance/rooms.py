@@ -11,11 +11,13 @@ SETUP = (".ci", "Makefile", "requirements.lock", "requirements-no-deps.lock", "p
 # Check -> the jobs whose results it judges.
 JUDGES: dict[str, tuple[str, ...]] = {
     "cleaning": ("simulate", "clean"),
+    "forgotten": ("simulate", "featurize", "erase"),
     "ranking": ("simulate", "train_encoder", "evaluate", "experiment"),
     "policy": ("simulate", "train_policy"),
     "online_retail": ("evaluate",),
     "open_bandit": ("train_policy",),
     "spark_cluster": ("simulate", "als"),
+    "small_driver": ("evaluate", "decisions", "experiment"),
     "ray_cluster": ("simulate", "train_encoder"),
     "killed_driver": ("simulate", "clean"),
     "in_any_order": ("featurize",),
@@ -27,6 +29,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(JUDGES, ()),
     "spark_cluster": ("lib/cli",),
     "killed_days": COMMAND,
+    "forgotten": COMMAND,
     "killed_jobs": COMMAND,
     "bad_input": (*COMMAND, "tests"),
     "fresh_clone": (*COMMAND, *SETUP, "lib/report"),

@@ -1,29 +1,21 @@
-"""From the simulated market's raw log to bronze and silver: ingest and clean beside the same work by DuckDB alone."""
+"""From the simulated market's raw log to bronze and silver: ingest and clean beside the same work by its peers."""
 
 import ast
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.measured import Measured, measure
+from benchmarks import peers
+from benchmarks.measured import Run, measure
 from lib.lake.lake import Lake
 from lib.lake.query import query
 from lib.pipeline import ROOT
 from rl.market.market import MANIFEST
 
 YARDSTICK = ROOT.parent / "shared" / "yardsticks" / "clean_duckdb.py"
+POLARS = Path(__file__).parent / "clean_polars.py"
 CARTWHEEL = str(Path(sys.executable).parent / "cartwheel")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a program on a log."""
-
-    measured: Measured
-    outcomes: Mapping[str, int]  # number of records by outcome
-    stages: Mapping[str, float]  # seconds, by its own account
 
 
 # The dirt whose outcomes the peers tell; their readers stop at a line that is no UTF-8.
@@ -50,19 +42,26 @@ def cartwheel(log: Path, folder: Path) -> Run:
         "UNION ALL SELECT reason, count(*) FROM bronze.rejects WHERE source = 'events' GROUP BY reason"
     )
     _, outcomes = query(held, counted, limit=None)
+    _, marked = query(held, "SELECT count_if(is_bot), count(DISTINCT session_id) FROM silver.events", limit=None)
     _, stages = query(held, "SELECT job, seconds FROM ops.runs ORDER BY started_at", limit=None)
-    return Run(measured, dict(outcomes), dict(stages))
+    return Run(measured, dict(outcomes), tuple(marked[0]), dict(stages))
 
 
-def duckdb(log: Path, folder: Path) -> Run:
-    """The yardstick, a program of its own."""
-    out = folder / "duckdb"
+def peer(program: Path, log: Path, out: Path, python: str) -> Run:
+    """A program of its own, into a folder that did not exist."""
     shutil.rmtree(out, ignore_errors=True)
-    measured = measure([sys.executable, str(YARDSTICK), str(log / "events"), str(out)])
+    out.mkdir(parents=True)
+    measured = measure([python, str(program), str(log / "events"), str(out)])
     lines = measured.output.splitlines()
     outcomes = ast.literal_eval(next(line for line in lines if line.startswith("{")))
+    marked = ast.literal_eval(next(line for line in lines if line.startswith("bots ")).removeprefix("bots "))
     seconds = [line.rsplit(maxsplit=2) for line in lines if line.endswith(" s")]
-    return Run(measured, outcomes, {what.strip(): float(number) for what, number, _ in seconds})
+    stages = {what.strip(): float(number) for what, number, _ in seconds if what.strip() != "together"}
+    return Run(measured, outcomes, marked, stages)
 
 
-PROGRAMS = {"Cartwheel": cartwheel, "DuckDB": duckdb}
+PROGRAMS: dict[str, Callable[[Path, Path], Run]] = {
+    "Cartwheel": cartwheel,
+    "DuckDB": lambda log, folder: peer(YARDSTICK, log, folder / "duckdb", peers.python()),
+    "Polars": lambda log, folder: peer(POLARS, log, folder / "polars", peers.python()),
+}

@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.measured import Measured, measure
+from benchmarks import peers
+from benchmarks.measured import Run, measure
 from lib.cli.jobs import load_job
 from lib.features.examples import example_dates
 from lib.formats.mapping import load_mapping
@@ -29,18 +30,18 @@ KEYS = {
 TOLERANCE = 1e-6  # features are stored as 32-bit numbers
 
 
-def cartwheel(lake: Path) -> Measured:
+def cartwheel(lake: Path) -> Run:
     """Featurize, a process from its start, on a lake that has no gold yet."""
     command = [CARTWHEEL, "run", "--lake", str(lake), "--logs", str(lake), "--format", "market"]
-    return measure([*command, "--from", "featurize", "--to", "featurize"])
+    return Run(measure([*command, "--from", "featurize", "--to", "featurize"]))
 
 
-def duckdb(lake: Path, out: Path) -> Measured:
+def duckdb(lake: Path, out: Path) -> Run:
     """The DuckDB program, on the same files and cores."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / "given.json").write_text(json.dumps(_given(Lake(str(lake)))))
-    return measure([sys.executable, str(PROGRAM), str(out / "given.json"), str(out)])
+    return Run(measure([peers.python(), str(PROGRAM), str(out / "given.json"), str(out)]))
 
 
 def differences(lake: Path, out: Path) -> list[str]:

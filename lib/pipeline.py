@@ -15,7 +15,10 @@ ENGINE_CODE = {
         *("lib/engines/spark.py", "lib/engines/spark_properties.py"),
         *("lib/engines/parts.py", "lib/engines/local_tasks.py", "lib/engines/arrow_tasks.py"),
     ),
-    "ray": ("lib/engines/ray_train.py",),
+    "ray": (
+        *("lib/engines/ray_train.py", "lib/engines/ray_tasks.py"),
+        *("lib/engines/parts.py", "lib/engines/arrow_tasks.py"),
+    ),
     "local": (),
 }
 

@@ -1,33 +1,82 @@
-"""The shop's product pictures as the lake holds them: which are used, and their bytes, decoded a few at a time."""
+"""The shop's product pictures as the lake holds them: which are used, and their bytes, decoded a few at a time.
 
-from collections.abc import Mapping
+Tasks choose among the pictures and decode them (lib/engines/arrow_tasks.py); what they give to the driver is at most
+`max_pictures`, however many pictures there are.
+"""
 
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
 
 from gan.arrays import Picture
 from gan.training.dataset import hashed_order
 from gan.training.decoding import MAX_FILE_BYTES, decode
+from lib.engines.arrow_tasks import Broadcast, gathered, packed, rows_of, unpacked
 from lib.lake.places import filesystem_of
+from lib.tables import contract
 
 COLUMNS = ("item_id", "source_file_sha256", "bytes", "uri")
+KEYS = ("item_id", "arrived_at", "source_file_sha256")
 ROWS_PER_READ = 64  # pictures in memory at a time, encoded
+KEY, PICTURE = "key", "picture"  # kinds of parts
+GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
+    KEY: {"item_id": pl.String, "source_file_sha256": pl.String},
+    PICTURE: {"item_id": pl.String, "pixels": pl.Binary},
+}
 
 
-def chosen_pictures(rows: pa.Table, *, max_pictures: int, seed: int) -> dict[str, str]:
-    """Each item's latest picture, as the SHA-256 of its file; beyond `max_pictures`, the first items in hashed order.
+def chosen_pictures(keys: pl.DataFrame, *, max_pictures: int, seed: int) -> pl.DataFrame:
+    """Each item's latest picture (a row of KEYS); beyond `max_pictures`, those of the first items in hashed order.
 
-    `rows` hold item_id, arrived_at and source_file_sha256.
+    Chosen of parts and then of what was chosen there, it is the same as of all at once.
     """
-    ordered = rows.sort_by([(name, "ascending") for name in ("item_id", "arrived_at", "source_file_sha256")])
-    latest = dict(zip(ordered["item_id"].to_pylist(), ordered["source_file_sha256"].to_pylist(), strict=True))
-    return {item: latest[item] for item in hashed_order(list(latest), seed)[:max_pictures]}
+    latest = keys.sort(KEYS).unique("item_id", keep="last")
+    first = hashed_order(latest["item_id"].to_list(), seed)[:max_pictures]
+    return latest.filter(pl.col("item_id").is_in(first))
+
+
+def choose_in_files(files: Iterable[pa.RecordBatch], *, max_pictures: int, seed: int) -> Iterator[pa.RecordBatch]:
+    """Choose in each file of bronze/images (rows of TABLE_FILES)."""
+    for file in rows_of(files):
+        keys = pl.DataFrame(_pictures_of(file["location"]).to_table(columns=list(KEYS), use_threads=False))
+        yield from packed(chosen_pictures(keys, max_pictures=max_pictures, seed=seed), KEY)
+
+
+def choose_of_chosen(parts: Iterable[pa.RecordBatch], *, max_pictures: int, seed: int) -> Iterator[pa.RecordBatch]:
+    """Choose among what was chosen in files."""
+    found = unpacked(parts)
+    if KEY in found:
+        yield from packed(chosen_pictures(found[KEY], max_pictures=max_pictures, seed=seed), KEY)
+
+
+def decode_chosen(
+    files: Iterable[pa.RecordBatch], *, chosen: Broadcast[dict[str, str]], resolution: int
+) -> Iterator[pa.RecordBatch]:
+    """Decode the chosen pictures of files."""
+    for file in rows_of(files):
+        found = read_pictures(_pictures_of(file["location"]), chosen.value, resolution)
+        pixels = pl.Series([picture.tobytes() for picture in found.values()], dtype=pl.Binary)
+        yield from packed(pl.DataFrame({"item_id": list(found), "pixels": pixels}), PICTURE)
+
+
+def decoded(parts: Iterable[tuple[str, bytes]], resolution: int) -> dict[str, Picture]:
+    """The pictures that tasks have decoded, by item."""
+    rows = gathered(parts, PICTURE, GATHERED).iter_rows()
+    return {item: np.frombuffer(pixels, np.uint8).reshape(3, resolution, resolution) for item, pixels in rows}
+
+
+def _pictures_of(location: str) -> pads.Dataset:
+    filesystem, path = filesystem_of(location)
+    return pads.dataset(path, schema=contract("bronze/images").schema, format="parquet", filesystem=filesystem)
 
 
 def read_pictures(images: pads.Dataset, chosen: Mapping[str, str], resolution: int) -> dict[str, Picture]:
     """The chosen picture of each item, decoded; items whose picture is undecodable are left out.
 
-    `images` is bronze/images, `chosen` each item's picture as the SHA-256 of its file.
+    `images` are rows of bronze/images, `chosen` each item's picture as the SHA-256 of its file.
     """
     found: dict[str, Picture] = {}
     read = images.scanner(columns=list(COLUMNS), batch_size=ROWS_PER_READ, batch_readahead=1, fragment_readahead=1)

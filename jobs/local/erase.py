@@ -6,7 +6,7 @@ anew, which the next run does, for bronze has changed. No other job may be at wo
 tables go as well. A rerun or a kill changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -18,7 +18,9 @@ from lib.cleaning.batches import PLACE, own_columns
 from lib.cleaning.erasures import are_erased, digest_of, erased_digests
 from lib.cleaning.fields import columns_of, field_texts, form_of_id
 from lib.cleaning.pseudonyms import load_key, pseudonyms
+from lib.cleaning.sign_ins import has_visitors, visitors
 from lib.engines.arrow_tasks import table_rows
+from lib.formats.columns import find_columns
 from lib.lake.maintenance import maintain
 from lib.lake.writes import delete_rows, upsert
 from lib.runs.errors import SettingError
@@ -28,6 +30,7 @@ from lib.tables import contract
 from lib.tables.ops import ERASURES
 
 FILE_BYTES = 128 << 20
+USER_KEY = "(user key)"
 USERS_OF_VECTORS = "id"  # the column of gold/vectors that holds a user_key or an item_id
 
 
@@ -53,23 +56,34 @@ def remember(run: Run, users: Sequence[str], key: bytes) -> None:
 def records_in_bronze(run: Run, name: str, users: Sequence[str], key: bytes, erased: frozenset[str]) -> pa.Table:
     """Where the erased stand in a source's table: source_file_sha256, record_number and source_record.
 
-    A line that fits no record is theirs if it holds one of the ids `users`.
+    A line that fits no record is theirs if it holds one of the ids `users`; so are records that name only a visitor whom
+    their own records name, as on a device on which they signed in.
     """
     source, table = run.mapping.sources[name], f"bronze/{name}"
     schema = run.lake.dataset(table).schema
-    columns = columns_of("user_id", source, own_columns(schema.names))
-    read = dict.fromkeys((*columns, *PLACE, "source_file", "malformed"))
+    own = own_columns(schema.names)
+    by_visitor = has_visitors(source, own)
+    columns = (*columns_of("user_id", source, own), *(find_columns(own, source.visitor_id or "") if by_visitor else ()))
+    read = pa.schema([schema.field(column) for column in dict.fromkeys((*columns, *PLACE, "source_file", "malformed"))])
     token = "|".join(rf"(^|\W){pl.escape_regex(user)}(\W|$)" for user in users) or "$^"
     found = [
         pl.DataFrame(schema={"source_file_sha256": pl.String, "record_number": pl.Int64, "source_record": pl.String})
     ]
-    for location, _ in run.lake.data_files(table):
-        for rows in table_rows(location, pa.schema([schema.field(column) for column in read])):
-            keys = pseudonyms(field_texts(rows, "user_id", source), key)
-            is_named = rows["malformed"].str.contains(token).fill_null(False)
-            theirs = rows.filter(are_erased(keys, erased, key) | is_named)
-            record = pl.format("{}:{}", "source_file", "record_number")
-            found.append(theirs.select(*PLACE, record.alias("source_record")))
+
+    def keyed_rows() -> Iterator[pl.DataFrame]:
+        for location, _ in run.lake.data_files(table):
+            for rows in table_rows(location, read):
+                yield rows.with_columns(pseudonyms(field_texts(rows, "user_id", source), key).alias(USER_KEY))
+
+    own_visitors: set[str] = set()
+    for rows in keyed_rows() if by_visitor else ():
+        own_visitors |= {*visitors(rows.filter(are_erased(rows[USER_KEY], erased, key)), source).drop_nulls()}
+    for rows in keyed_rows():
+        is_theirs = are_erased(rows[USER_KEY], erased, key) | rows["malformed"].str.contains(token).fill_null(False)
+        if own_visitors:
+            is_theirs |= rows[USER_KEY].is_null() & visitors(rows, source).is_in(own_visitors).fill_null(False)
+        record = pl.format("{}:{}", "source_file", "record_number")
+        found.append(rows.filter(is_theirs).select(*PLACE, record.alias("source_record")))
     return pl.concat(found).unique().to_arrow()
 
 

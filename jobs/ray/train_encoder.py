@@ -5,35 +5,44 @@ train and stopped early by valid; then it is fitted again on both for as many ep
 regression on the same examples; its vectors describe the users as of `run.as_of`. The two towers are fitted on all
 interactions before the validation window, then on all before `run.as_of`; evaluate judges their lists. The first fits
 are what a version is judged by: it becomes the current one only where it is not worse on valid than the one before
-(lib/runs/promotion.py), whose rows stay otherwise. Each worker reads its share once, by rank, and keeps it in memory.
-Every epoch saves a checkpoint, from which a killed worker or job continues. Users without a history get no two-tower
-vector, nor do items without interactions. A rerun, a retry or a kill changes nothing.
+(lib/runs/promotion.py), whose rows stay otherwise. Every epoch saves a checkpoint, from which a killed worker or job
+continues. Users without a history get no two-tower vector, nor do items without interactions. A rerun, a retry or a kill
+changes nothing.
+
+Each worker keeps a share in memory: of the examples it opens the files that hold it; of the interactions, whose files are
+of days, tasks bring whole users together first. Tasks write the users' vectors. The driver holds the models, which have a
+row an item, and samples: versions are judged by at most MAX_JUDGED examples and MAX_USERS users (lib/ranking/validation.py).
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 
-import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
+from deltalake.transaction import AddAction
 from pydantic import Field
 from ray import train
 from ray.train.torch import prepare_model
 from torch import nn
 
+from lib.engines.arrow_tasks import gathered
+from lib.engines.parts import files_written
+from lib.engines.ray_tasks import RayParts, RayRun, batches_of
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch
 from lib.lake.lake import Lake
-from lib.models import rows
+from lib.lake.shares import rows_of_share
+from lib.lake.writes import conform, write_files
+from lib.models import rows, tasks
 from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers, joined
 from lib.models.judging import REFERENCE, encoder_of, judge, log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
-from lib.models.rows import WeightedPairs
-from lib.models.two_tower import PairSampler, TwoTower
+from lib.models.rows import Weights
+from lib.models.tasks import TowerFit
+from lib.models.two_tower import Pairs, PairSampler, TwoTower
 from lib.models.workers import rows_of_all_workers, total_over_workers
 from lib.ranking.validation import scores_of_vectors, wanted_items
 from lib.runs.model_registry import judged
@@ -43,6 +52,7 @@ from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import SPLITS
 
+MAX_JUDGED = 200_000  # examples of a split by which a version is judged, and on which the reference is fitted
 MIN_BATCHES = 50  # per epoch of the two towers, so that a small log is trained on enough
 
 
@@ -78,48 +88,46 @@ class TrainEncoderSettings(PromotionSettings, JobSettings):
 class Task:
     """All that a worker needs: where the tables are, their versions, and how to fit."""
 
-    lake: str
-    versions: dict[str, int]
-    as_of: datetime
-    valid_from: datetime  # where the validation window begins, which ends at as_of
-    half_life_days: float
-    browsing_weight: float
+    lake: Lake
+    versions: Mapping[str, int]
+    num_examples: Mapping[str, int]  # labelled ones, by split
+    encoder: EncoderPlan | None  # None: the labels are unfit to train a purchase model
+    towers: Mapping[str, TowerFit]  # by model, the one that is judged first
+    shares: RayParts  # the interactions of each worker's users
+    weights: Weights
     num_dimensions: int
     history_length: int
-    encoder: EncoderPlan | None  # None: the labels are unfit to train a purchase model
     two_tower: TwoTowerPlan
-    is_judged: bool  # whether enough is known before the validation window to fit two towers on
 
-    def examples(self, split: str) -> Examples:
-        """The labelled examples of a split."""
-        columns, is_of_split = ["user_key", "features", "label"], pc.field("split") == split
-        return rows.labelled_examples(self._rows("gold/examples", columns, is_of_split))
-
-    def weighted_pairs(self, as_of: datetime) -> WeightedPairs:
-        """The weighted pairs of users and items known before `as_of`."""
-        columns = ["user_key", "item_id", "event_time", "weight", "num_relevant"]
-        return rows.weighted_pairs(
-            self._rows("gold/interactions", columns, pc.field("event_time") < as_of),
-            as_of=as_of,
-            half_life_days=self.half_life_days,
-            browsing_weight=self.browsing_weight,
+    def examples(self, split: str, share: int, num_shares: int) -> Examples:
+        """The labelled examples of a share of a split."""
+        columns, version = ["user_key", "features", "label"], self.versions["gold/examples"]
+        where = {"split": split}
+        return rows.labelled_examples(
+            rows_of_share(self.lake, "gold/examples", version, columns, where=where, share=share, num_shares=num_shares)
         )
 
-    def wanted_items(self) -> pa.Table:
-        """What users wanted in the validation window; see lib/ranking/validation.py."""
-        in_window = (pc.field("event_time") >= self.valid_from) & (pc.field("event_time") < self.as_of)
-        is_wanted = in_window & (pc.field("num_relevant") > 0)
-        return wanted_items(self._rows("gold/interactions", ["user_key", "item_id"], is_wanted))
+    def sample(self, split: str) -> Examples:
+        """At most about MAX_JUDGED of a split's labelled examples: a draw, since files hold users by a keyed hash."""
+        return self.examples(split, 0, max(1, math.ceil(self.num_examples[split] / MAX_JUDGED)))
 
-    def untrained_towers(self, item_ids: pa.Array) -> TwoTower:
-        """Two towers over these items, with their category and brand if the lake has silver/items."""
-        is_known = "silver/items" in self.versions
-        items = self._rows("silver/items", ["item_id", "category", "brand"]) if is_known else None
+    def pairs_of_worker(self, fit: TowerFit, rank: int) -> Pairs:
+        """The pairs of a worker's users; one whose users are all unknown works on those of the next worker."""
+        shares = self.shares.partitions
+        for share in shares[rank:] + shares[:rank]:
+            known = tasks.pairs_of(batches_of(share), fit, self.weights)
+            if len(known.user_keys):
+                return known.pairs
+        raise AssertionError("a fit knows some users")
+
+    def untrained_towers(self, fit: TowerFit) -> TwoTower:
+        """Two towers over the fit's items, with their category and brand if the lake has silver/items."""
+        version = self.versions.get("silver/items")
+        items = None
+        if version is not None:
+            items = self.lake.dataset("silver/items", version).to_table(columns=["item_id", "category", "brand"])
         torch.manual_seed(self.two_tower.seed)
-        return TwoTower(rows.item_tags(item_ids, items), self.num_dimensions)
-
-    def _rows(self, table: str, columns: list[str], filter: pc.Expression | None = None) -> pa.Table:
-        return Lake(self.lake).dataset(table, self.versions[table]).to_table(columns=columns, filter=filter)
+        return TwoTower(rows.item_tags(fit.item_ids, items), self.num_dimensions)
 
 
 def train_worker(config: dict[str, Task]) -> None:
@@ -135,84 +143,108 @@ def train_worker(config: dict[str, Task]) -> None:
         report_epoch(states, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
 
     def fit_purchase_model(model: str, train: Examples, valid: Examples, plan: EncoderPlan) -> State:
-        share = rows.share_of(len(train.labels), rank, num_workers)
         torch.manual_seed(plan.seed)
         return fit_encoder(
             prepare_model(PurchaseEncoder(train.features.shape[1])),
-            Examples(train.features[share], train.labels[share]),
-            Examples(valid.features[rank::num_workers], valid.labels[rank::num_workers]),
+            train,
+            valid,
             plan,
             rank=rank,
             total=total_over_workers,
             state=states.get(model),
-            keep=lambda state: keep(model, state),
-        )
-
-    def fit_towers(model: str, as_of: datetime) -> None:
-        known = task.weighted_pairs(as_of)
-        own = rows.pairs_of_users(known.pairs, rank, num_workers)
-        fit_two_towers(
-            prepare_model(task.untrained_towers(known.item_ids)),
-            PairSampler(own, num_items=len(known.item_ids), history_length=task.history_length),
-            task.two_tower,
-            num_batches=max(MIN_BATCHES, math.ceil(len(known.pairs.item) / task.two_tower.batch_size / num_workers)),
-            rank=rank,
-            gather=rows_of_all_workers,
-            state=states.get(model),
-            keep=lambda state: keep(model, state),
+            keep=partial(keep, model),
         )
 
     if task.encoder is not None:
-        train_examples, valid = task.examples("train"), task.examples("valid")
-        chosen = fit_purchase_model(judged("encoder"), train_examples, valid, task.encoder)
+        size, more = (math.ceil(task.num_examples[split] / num_workers) for split in ("train", "valid"))
+        own, valid = (task.examples(split, rank, num_workers) for split in ("train", "valid"))
+        chosen = fit_purchase_model(judged("encoder"), own.repeated_to(size), valid, task.encoder)
         num_epochs = max(1, chosen["best_epoch"])
-        both = joined(train_examples, valid)
         again = replace(task.encoder, num_epochs=num_epochs, patience=num_epochs)
+        both = joined(own, valid).repeated_to(size + more)
         fit_purchase_model("encoder", both, both.first(0), again)
-    if task.is_judged:
-        fit_towers(judged("two_tower"), task.valid_from)
-    fit_towers("two_tower", task.as_of)
+    for model, fit in task.towers.items():
+        own_pairs = task.pairs_of_worker(fit, rank)
+        fit_two_towers(
+            prepare_model(task.untrained_towers(fit)),
+            PairSampler(own_pairs, num_items=len(fit.item_ids), history_length=task.history_length),
+            task.two_tower,
+            num_batches=max(MIN_BATCHES, math.ceil(fit.num_pairs / task.two_tower.batch_size / num_workers)),
+            rank=rank,
+            gather=rows_of_all_workers,
+            state=states.get(model),
+            keep=partial(keep, model),
+        )
 
 
-def task_of(run: Run, settings: TrainEncoderSettings, *, with_encoder: bool = True) -> Task:
+def shares_of(run: RayRun, settings: TrainEncoderSettings) -> RayParts:
+    """What was known as of the run, whole users in a share, as many shares as workers."""
+    num_shares = settings.cluster.num_workers
+    files = run.files_of({"": "gold/interactions"})
+    shares = files.then(tasks.spread_users, as_of=run.as_of, num_shares=num_shares).to_shards(num_shares)
+    assert isinstance(shares, RayParts)
+    return shares
+
+
+def tower_fits(run: RayRun, shares: RayParts) -> dict[str, TowerFit]:
+    """What the fits of the two towers know: the one to judge by, which may know nobody, and the one that serves."""
+    moments = {judged("two_tower"): validation_from(run), "two_tower": run.as_of}
+    versions = {judged("two_tower"): judged(run.run_id), "two_tower": run.run_id}
+    counted = shares.then(tasks.count_known, moments=moments)
+    items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items).collected()
+    known = gathered(counted.of(tasks.COUNT).collected(), tasks.COUNT, tasks.GATHERED)
+    item_ids = gathered(items, tasks.ITEM, tasks.GATHERED)
+    return {
+        fit: TowerFit(
+            version=versions[fit],
+            as_of=as_of,
+            item_ids=item_ids.filter(fit=fit)["item_id"].to_arrow(),
+            **known.filter(fit=fit).select(pl.sum("num_users", "num_pairs")).row(0, named=True),
+        )
+        for fit, as_of in moments.items()
+    }
+
+
+def task_of(
+    run: RayRun, settings: TrainEncoderSettings, *, num_examples: Mapping[str, int], with_encoder: bool
+) -> Task:
     """The workers' task; batches are split over the workers, so that the total size does not depend on their number."""
     num_workers = settings.cluster.num_workers
     tables = ["gold/examples", "gold/interactions"] + (["silver/items"] if run.has("silver/items") else [])
-    task = Task(
-        lake=run.lake.absolute().path,
+    shares = shares_of(run, settings)
+    return Task(
+        lake=run.lake.absolute(),
         versions={table: run.version_of(table) for table in tables},
-        as_of=run.as_of,
-        valid_from=validation_from(run),
-        half_life_days=settings.half_life_days,
-        browsing_weight=settings.browsing_weight,
-        num_dimensions=settings.two_tower_dimensions,
-        history_length=settings.history_length,
-        encoder=None
-        if not with_encoder
-        else EncoderPlan(
+        num_examples=num_examples,
+        encoder=EncoderPlan(
             num_epochs=settings.num_epochs,
             patience=settings.patience,
             batch_size=math.ceil(settings.batch_size / num_workers),
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             seed=settings.seed,
-        ),
+        )
+        if with_encoder
+        else None,
+        towers={model: fit for model, fit in tower_fits(run, shares).items() if model == "two_tower" or fit.num_users},
+        shares=shares,
+        weights=Weights(settings.half_life_days, settings.browsing_weight),
+        num_dimensions=settings.two_tower_dimensions,
+        history_length=settings.history_length,
         two_tower=TwoTowerPlan(
             num_epochs=settings.two_tower_epochs,
             batch_size=math.ceil(settings.two_tower_batch_size / num_workers),
             learning_rate=settings.two_tower_learning_rate,
             seed=settings.seed,
         ),
-        is_judged=False,
     )
-    return replace(task, is_judged=len(task.weighted_pairs(task.valid_from).user_keys) >= num_workers)
 
 
-def labels_of(run: Run) -> NDArray[np.float32]:
-    """The labels of the train split."""
-    stored = run.read_arrow("gold/examples", ["label"], pc.field("split") == "train")["label"]
-    labels: NDArray[np.float32] = stored.to_numpy().astype(np.float32)
-    return labels
+def count_examples(run: RayRun) -> tuple[dict[str, int], int]:
+    """The number of labelled examples of each split, and how many of train are positive."""
+    dataset, label = run.dataset("gold/examples"), pc.field("label")
+    labelled = {split: dataset.count_rows((pc.field("split") == split) & label.is_valid()) for split in SPLITS}
+    return labelled, dataset.count_rows((pc.field("split") == "train") & (label == 1))
 
 
 def require_rows(num_labelled: int, num_users: int, *, num_workers: int) -> None:
@@ -229,18 +261,18 @@ def require_rows(num_labelled: int, num_users: int, *, num_workers: int) -> None
             )
 
 
-def has_both_classes(run: Run, labels: NDArray[np.float32]) -> bool:
-    """Whether a purchase model can be trained on `labels`; if not, logs why and what to change."""
-    if labels.min() != labels.max():
+def has_both_classes(run: Run, num_labelled: int, num_positive: int) -> bool:
+    """Whether a purchase model can be trained on the labels of train; if not, logs why and what to change."""
+    if 0 < num_positive < num_labelled:
         return True
     run.log(
-        f"leaves out the purchase model: all {len(labels):,} labels of the train split are {labels[0]:.0f}, and it needs "
-        "both classes; change valid_from and test_from in the mapping, which set the label windows"
+        f"leaves out the purchase model: all {num_labelled:,} labels of the train split are {int(num_positive > 0)}, and "
+        "it needs both classes; change valid_from and test_from in the mapping, which set the label windows"
     )
     return False
 
 
-def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State]:
+def fit(run: RayRun, task: Task, settings: TrainEncoderSettings) -> dict[str, State]:
     """Both models' last states, from a Ray Train run that has the run's name and resumes where that stopped."""
     states: dict[str, State] = fit_on_workers(
         train_worker,
@@ -253,9 +285,9 @@ def fit(run: Run, task: Task, settings: TrainEncoderSettings) -> dict[str, State
     return states
 
 
-def publish_encoder(run: Run, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
+def publish_encoder(run: RayRun, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
     """Settle the encoder's version, and commit its metrics and its vectors of users as of `run.as_of`."""
-    train_examples, valid, test = (task.examples(split) for split in SPLITS)
+    train_examples, valid, test = (task.sample(split) for split in SPLITS)
     num_features = train_examples.features.shape[1]
     chosen = encoder_of(states[judged("encoder")]["best"], num_features)
     encoder = encoder_of(states["encoder"]["model"], num_features)
@@ -263,6 +295,8 @@ def publish_encoder(run: Run, task: Task, states: dict[str, State], settings: Tr
     measured = judge_by(chosen, train_examples, valid, split="valid")
     measured += judge_by(encoder, joined(train_examples, valid), test, split="test")
     for split, (_, labels) in {"valid": valid, "test": test}.items():
+        if len(labels) < task.num_examples[split]:
+            run.log(f"{split} is judged by a sample", users=len(labels), of=task.num_examples[split])
         aucs = {row["model"]: row["value"] for row in measured if (row["split"], row["metric"]) == (split, "auc")}
         if None in aucs.values():
             run.log(f"{split} has only one class of labels: its AUC and PR-AUC are null", users=len(labels))
@@ -271,13 +305,10 @@ def publish_encoder(run: Run, task: Task, states: dict[str, State], settings: Tr
     kept = register(
         run, {"encoder": encoder, judged("encoder"): chosen}, partial(encoder_scores, run, chosen, valid), settings
     )
-
-    users = run.read_arrow("gold/examples", ["user_key", "features"], pc.field("split") == "test").sort_by("user_key")
-    with torch.no_grad():
-        vectors = encoder.represent(rows.feature_tensor(users["features"]))
-    ids = users["user_key"].combine_chunks()
-    stored = rows.vector_rows(vectors, ids, model="encoder", version=run.run_id, kind="user", as_of=run.as_of)
-    commit_beside(run, "gold/vectors", "encoder", stored, kept)
+    users = run.files_of({"": "gold/examples"}, holding={"split": ["test"]})
+    given = {"encoder": run.engine.broadcast(encoder), "version": run.run_id, "as_of": run.as_of}
+    written = users.then(tasks.write_representations, lake=task.lake, **given)
+    commit_vectors(run, "encoder", files_written(written), kept)
     for model in ("encoder", REFERENCE):
         own = [row for row in measured if row["model"] == model]
         table = pa.Table.from_pylist(own, schema=contract("gold/model_metrics").schema)
@@ -296,28 +327,50 @@ def encoder_scores(run: Run, chosen: PurchaseEncoder, valid: Examples, current: 
     return Scores(new, {"log likelihood": log_likelihoods(before, valid)})
 
 
-def publish_two_towers(run: Run, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
+def publish_two_towers(run: RayRun, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
     """Settle the version of the two towers, and commit the vectors of users with a history and items with interactions."""
-    fits = {"two_tower": (run.run_id, run.as_of)}
-    if task.is_judged:
-        fits[judged("two_tower")] = (judged(run.run_id), task.valid_from)
-    towers, vectors = {}, {}
-    for fit, (version, as_of) in fits.items():
-        known = task.weighted_pairs(as_of)
-        towers[fit] = task.untrained_towers(known.item_ids)
-        towers[fit].load_state_dict(states[fit]["model"])
-        vectors[fit] = rows.tower_rows(towers[fit], known, version=version, as_of=as_of)
-    kept = register(run, towers, partial(tower_scores, run, task, vectors.get(judged("two_tower"))), settings)
-    commit_beside(run, "gold/vectors", "two_tower", pa.concat_tables(vectors.values()), kept)
+    towers = {}
+    for model, fit in task.towers.items():
+        towers[model] = task.untrained_towers(fit)
+        towers[model].load_state_dict(states[model]["model"])
+    served_first = {"two_tower": towers["two_tower"], **towers}
+    kept = register(run, served_first, partial(tower_scores, run, task, towers.get(judged("two_tower"))), settings)
+    written = []
+    for model, fit in task.towers.items():
+        given = {"towers": run.engine.broadcast(towers[model]), "fit": fit, "weights": task.weights}
+        written += files_written(task.shares.then(tasks.write_tower_users, lake=task.lake, **given))
+        items = rows.tower_items(towers[model], fit.item_ids, version=fit.version, as_of=fit.as_of)
+        table = contract("gold/vectors")
+        written += write_files(run.lake, table, [conform(table, items)])
+    commit_vectors(run, "two_tower", written, kept)
 
 
-def tower_scores(run: Run, task: Task, fit: pa.Table | None, current: Row) -> Scores:
+def tower_scores(run: RayRun, task: Task, towers: TwoTower | None, current: Row) -> Scores:
     """How well this version's fit from before the validation window, and the current version's, find what was wanted."""
-    return (
-        Scores()
-        if fit is None
-        else scores_of_vectors(run.lake, "two_tower", fit, task.wanted_items(), current=current["version"])
-    )
+    if towers is None:
+        return Scores()
+    fit, interactions = task.towers[judged("two_tower")], run.dataset("gold/interactions")
+    in_window = (pc.field("event_time") >= fit.as_of) & (pc.field("event_time") < run.as_of)
+    asked = interactions.to_batches(columns=["user_key", "item_id"], filter=in_window & (pc.field("num_relevant") > 0))
+    wanted = wanted_items(asked)
+    theirs = pc.field("user_key").isin(wanted["user_key"]) & (pc.field("event_time") < fit.as_of)
+    stored = pl.DataFrame(interactions.to_table(columns=[*rows.INTERACTION_COLUMNS], filter=theirs))
+    known = rows.weighted_pairs(stored, as_of=fit.as_of, item_ids=fit.item_ids, weights=task.weights)
+    vectors = [
+        rows.tower_users(towers, known, version=fit.version, as_of=fit.as_of),
+        rows.tower_items(towers, fit.item_ids, version=fit.version, as_of=fit.as_of),
+    ]
+    return scores_of_vectors(run.lake, "two_tower", pa.concat_tables(vectors), wanted, current=current["version"])
+
+
+def commit_vectors(run: RayRun, model: str, written: list[AddAction], kept: str | None) -> None:
+    """Replace a model's vectors by those in the files written, beside those of the version that stays current."""
+    if kept is not None:
+        given = {"lake": run.lake.absolute(), "model": model, "versions": [kept, judged(kept)]}
+        for kind in ("user", "item"):
+            stored = run.files_of({kind: "gold/vectors"}, holding={"model": [model], "kind": [kind]}, now=True)
+            written += files_written(stored.then(tasks.copy_vectors, **given))
+    run.commit_written("gold/vectors", written, where={"model": model})
 
 
 def register(
@@ -341,27 +394,30 @@ def register(
 
 def main(settings: TrainEncoderSettings) -> None:
     """Fit both models and publish vectors, metrics and versions."""
-    with start_run("train_encoder", settings) as run:
+    with start_run("train_encoder", settings, RayRun) as run:
         torch.set_num_threads(1)  # leave the other core to other processes
-        labels = labels_of(run)
-        task = task_of(run, settings, with_encoder=len(labels) > 0 and has_both_classes(run, labels))
-        known = task.weighted_pairs(run.as_of)
-        run.log(
-            "read",
-            examples=len(labels),
-            positive=int(labels.sum()),
-            users=len(known.user_keys),
-            items=len(known.item_ids),
-            pairs=len(known.pairs.user),
-        )
-        require_rows(len(labels), len(known.user_keys), num_workers=settings.cluster.num_workers)
+        num_examples, num_positive = count_examples(run)
+        num_labelled = num_examples["train"]
+        with_encoder = num_labelled > 0 and has_both_classes(run, num_labelled, num_positive)
+        run.version_of("gold/interactions")  # without which the job is skipped, before Ray is started
         with ray_session(settings.cluster):
+            task = task_of(run, settings, num_examples=num_examples, with_encoder=with_encoder)
+            known = task.towers["two_tower"]
+            run.log(
+                "read",
+                examples=num_labelled,
+                positive=num_positive,
+                users=known.num_users,
+                items=len(known.item_ids),
+                pairs=known.num_pairs,
+            )
+            require_rows(num_labelled, known.num_users, num_workers=settings.cluster.num_workers)
             states = fit(run, task, settings)
-        for model, state in states.items():
-            run.log(f"trained {model}", epochs=state["epoch"], loss=state["loss"])
-        if "encoder" in states:
-            publish_encoder(run, task, states, settings)
-        publish_two_towers(run, task, states, settings)
+            for model, state in states.items():
+                run.log(f"trained {model}", epochs=state["epoch"], loss=state["loss"])
+            if "encoder" in states:
+                publish_encoder(run, task, states, settings)
+            publish_two_towers(run, task, states, settings)
 
 
 if __name__ == "__main__":

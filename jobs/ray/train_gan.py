@@ -1,10 +1,11 @@
 """train_gan: bronze/images, silver/items -> gold/model_metrics, model `gan`.
 
-Decodes the catalogue's pictures once, gives each a class by its item's category, holds out a share of each class, and trains a
-conditional GAN on the rest with Ray Train. The run's folder holds the prepared pictures, the options, the losses, a grid of
-samples and the generator (the moving average of its weights). Every epoch leaves a checkpoint, from which a killed worker or job
-resumes. The generator becomes the current one only where it is not worse than the one before on the same pictures
-(lib/runs/promotion.py). Pictures that cannot be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
+Tasks decode the catalogue's pictures, at most `max_pictures`, which the driver and each worker's share are made of. Each gets
+a class by its item's category; a share of each class is held out, and a conditional GAN is trained on the rest with Ray
+Train. The run's folder holds the prepared pictures, the options, the losses, a grid of samples and the generator (the moving
+average of its weights). Every epoch leaves a checkpoint, from which a killed worker or job resumes. The generator becomes the
+current one only where it is not worse than the one before on the same pictures (lib/runs/promotion.py). Pictures that cannot
+be decoded, or whose class is too rare, are left out and counted. A log without pictures is skipped.
 """
 
 import csv
@@ -16,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
@@ -32,6 +34,8 @@ from gan.training.dataset import Category, PreparedPictures
 from gan.training.loop import EpochLosses, TrainOptions, resolved
 from gan.training.networks import num_parameters
 from gan.training.train import fit
+from lib.engines.arrow_tasks import gathered
+from lib.engines.ray_tasks import RayRun
 from lib.engines.ray_train import ray_session
 from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle
 from lib.runs.run import Run, start_run
@@ -152,12 +156,15 @@ def metric_rows(measures: Sequence[Measure], *, version: str, seed: int, num_res
     return rows
 
 
-def read_pictures(run: Run, settings: TrainGanSettings) -> tuple[dict[str, Picture], int]:
-    """One picture of each item, decoded, and how many are undecodable."""
-    images = run.dataset("bronze/images")
-    keys = images.to_table(columns=["item_id", "arrived_at", "source_file_sha256"])
-    chosen = catalogue.chosen_pictures(keys, max_pictures=settings.max_pictures, seed=settings.seed)
-    found = catalogue.read_pictures(images, chosen, settings.resolution)
+def read_pictures(run: RayRun, settings: TrainGanSettings) -> tuple[dict[str, Picture], int]:
+    """One picture of each item, decoded by tasks, and how many are undecodable."""
+    limits = {"max_pictures": settings.max_pictures, "seed": settings.seed}
+    files = run.files_of({"": "bronze/images"})
+    in_files = files.then(catalogue.choose_in_files, **limits)
+    keys = in_files.to_shards(1).then(catalogue.choose_of_chosen, **limits).collected()
+    chosen = dict(gathered(keys, catalogue.KEY, catalogue.GATHERED).iter_rows())
+    given = {"chosen": run.engine.broadcast(chosen), "resolution": settings.resolution}
+    found = catalogue.decoded(files.then(catalogue.decode_chosen, **given).collected(), settings.resolution)
     return found, len(chosen) - len(found)
 
 
@@ -165,7 +172,8 @@ def read_categories(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
     """Each item's category path; empty where the catalogue has none."""
     known: dict[str, Category] = {}
     if run.has("silver/items"):
-        for batch in run.dataset("silver/items").to_batches(columns=["item_id", "category"]):
+        is_asked = pc.field("item_id").isin(item_ids)
+        for batch in run.dataset("silver/items").to_batches(columns=["item_id", "category"], filter=is_asked):
             known |= {row["item_id"]: tuple(row["category"] or ()) for row in batch.to_pylist()}
     return {item: known.get(item, ()) for item in item_ids}
 
@@ -230,21 +238,31 @@ def publish(run: Run, rows: Sequence[dict[str, object]], kept: str | None) -> No
     commit_beside(run, "gold/model_metrics", MODEL, table, kept)
 
 
+def prepare(run: RayRun, settings: TrainGanSettings) -> PreparedPictures:
+    """The pictures that the generator is trained on and measured by.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    found, undecodable = read_pictures(run, settings)
+    classes = dataset.assign_classes(read_categories(run, list(found)), min_pictures=settings.min_pictures)
+    counts = Counter(classes[item] for item in found if item in classes)
+    rare = len(found) - counts.total()
+    run.log("read pictures", pictures=len(found), undecodable=undecodable, of_rare_class=rare, classes=len(counts))
+    require_enough(counts, num_workers=settings.cluster.num_workers)
+    return dataset.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
+
+
 def main(settings: TrainGanSettings) -> None:
-    with start_run("train_gan", settings) as run:
+    with start_run("train_gan", settings, RayRun) as run:
         torch.set_num_threads(1)  # one thread, so that jobs on a small machine do not slow each other down
-        found, undecodable = read_pictures(run, settings)
-        classes = dataset.assign_classes(read_categories(run, list(found)), min_pictures=settings.min_pictures)
-        counts = Counter(classes[item] for item in found if item in classes)
-        rare = len(found) - counts.total()
-        run.log("read pictures", pictures=len(found), undecodable=undecodable, of_rare_class=rare, classes=len(counts))
-        require_enough(counts, num_workers=settings.cluster.num_workers)
-        prepared = dataset.prepare(found, classes, held_out_frac=settings.held_out_frac, seed=settings.seed)
-        path = run.files(MODEL) / PREPARED_FILE
-        dataset.write(prepared, path)
-        run.keep_files()
-        options = train_options(settings, num_classes=len(prepared.classes))
+        run.version_of("bronze/images")  # without which the job is skipped, before Ray is started
         with ray_session(settings.cluster):
+            prepared = prepare(run, settings)
+            path = run.files(MODEL) / PREPARED_FILE
+            dataset.write(prepared, path)
+            run.keep_files()
+            options = train_options(settings, num_classes=len(prepared.classes))
             state = fit(
                 run.lake, run.uri(path), options, settings.cluster, name=run.run_id, max_failures=settings.max_failures
             )

@@ -5,7 +5,8 @@ policy's temperature on valid, then anew on everything before `as_of`, to be val
 end there is no test split, and what was learned on train is judged on valid in its place.
 
 Values are doubly robust estimates; per-decision importance sampling stands beside them as a diagnostic. DQN's policy is
-promoted only when the lower bound of its value beats the best logging policy, the incumbent. On a simulated log the true
+promoted only when the lower bound of its value beats the best logging policy, the incumbent. Tasks read the decisions; of
+more than `max_decisions` the driver, which draws the batches, gets those of a draw of users. On a simulated log the true
 values are written as well. Checkpoints lie in the run's folder, and a killed run resumes from the last one. A rerun, a
 retry or a kill changes nothing.
 """
@@ -14,6 +15,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -21,14 +23,16 @@ import ray
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 
+from lib.engines.ray_tasks import RayRun
 from lib.engines.ray_train import ray_session
 from lib.runs.errors import PrivateValueError
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
-from rl.dataset.decisions import COLUMNS, Decisions
+from rl.dataset.decisions import Decisions
 from rl.dataset.logged import RewardWeights
+from rl.dataset.sample import decisions_of_some, drawn
 from rl.learning import qnet
 from rl.learning.tabular import TabularQ, fit_tabular
 from rl.learning.train import DqnOptions, train_dqn
@@ -49,6 +53,12 @@ class TrainPolicySettings(JobSettings):
 
     # On the default market a learning rate of 1e-3 with tau 0.01 reaches in 1,500 minibatches the true value that 3e-4 with
     # 0.005 reaches in 3,000, and keeps it at 6,000.
+    max_decisions: int = Field(
+        1_000_000,
+        ge=1000,
+        description="approximate number of decisions that policies are learned from and judged by; of more, those of a "
+        "draw of users. The driver holds them: about 3 KB each",
+    )
     discount: float = Field(0.9, ge=0, le=1, description="discount factor per decision")
     num_updates: int = Field(2000, ge=1, description="maximum number of minibatches that DQN learns from")
     max_epochs: float = Field(
@@ -164,11 +174,11 @@ def tabular_q(train: Decisions, settings: TrainPolicySettings) -> TabularQ:
     )
 
 
-def read_splits(run: Run) -> tuple[Decisions, dict[str, Decisions]]:
-    """All logged decisions, and those of each split.
+def require_same_time(run: Run) -> None:
+    """Check that the decisions were written as of the run's time.
 
     Raises:
-        ValueError: the table was written as of another time.
+        ValueError: they were not.
     """
     written = run.property_of("gold/decisions", AS_OF_PROPERTY)
     if datetime.fromisoformat(written) != run.as_of:
@@ -176,8 +186,17 @@ def read_splits(run: Run) -> tuple[Decisions, dict[str, Decisions]]:
             f"gold/decisions is as of {written}, and this run as of {run.as_of.isoformat()}; run decisions first with the "
             "same --as-of"
         )
-    rows = run.read_arrow("gold/decisions", columns=[*COLUMNS, "split"])
-    rows = rows.sort_by([("episode_id", "ascending"), ("step", "ascending")])
+
+
+def read_splits(run: RayRun, settings: TrainPolicySettings) -> tuple[Decisions, dict[str, Decisions]]:
+    """All logged decisions and those of each split; of more than `max_decisions` those of a draw of users."""
+    num_logged = run.lake.num_rows("gold/decisions", run.version_of("gold/decisions"))
+    user_frac = min(1.0, settings.max_decisions / num_logged)
+    of_splits = (run.files_of({name: "gold/decisions"}, holding={"split": [name]}) for name in SPLITS)
+    files = reduce(lambda one, other: one.union(other), of_splits)
+    rows = drawn(files.then(decisions_of_some, user_frac=user_frac).collected())
+    if user_frac < 1:
+        run.log("learns from a draw of users", decisions=len(rows), of=num_logged)
     decisions, split = Decisions.from_arrow(rows), rows["split"].to_numpy()
     return decisions, {
         **{name: decisions.take(split == name) for name in SPLITS},
@@ -275,38 +294,48 @@ def publish(run: Run, network: qnet.CandidateQNet, said: Verdict, rows: list[Row
     run.commit_arrow("gold/policy_values", pa.Table.from_pylist(rows, schema=contract("gold/policy_values").schema))
 
 
+def learn_and_value(
+    run: Run, decisions: Decisions, parts: Mapping[str, Decisions], settings: TrainPolicySettings
+) -> tuple[ServedPolicy, Verdict, list[Row]]:
+    """The policy that would serve, the verdict on it, and the rows of gold/policy_values."""
+    sizes = {name: len(parts[name]) for name in SPLITS}
+    judged_on = "test" if sizes["test"] else "valid"
+    simulated = simulation(run, judged_on, settings)
+    truth = [start(logging_values, simulated)] if simulated else []  # goes on while the policies are learned
+    chosen, served = choose_policies(run, parts, settings)
+    policies = {"valid": chosen, "test": served}
+    if simulated:
+        truth += [start(policy_values, simulated, {name: of}) for name, of in policies[judged_on].items()]
+    rows = logging_rows("all", valuation(decisions, settings), run.run_id)
+    for dataset in (name for name in policies if sizes[name]):
+        valued = valuation(parts[dataset], settings)
+        found, said = learned_rows(dataset, valued, policies[dataset], settings, run.run_id)
+        rows += logging_rows(dataset, valued, run.run_id) + found
+    rows = with_verdict(rows, judged_on, said)
+    run.log(f"verdict on {judged_on}, {said.verdict}: {said.reason}")
+    if truth:
+        values = {name: value for part in ray.get(truth) for name, value in part.items()}
+        rows += true_rows(values, judged_on, run.run_id)
+    return served[SERVED], said, rows
+
+
 def main(settings: TrainPolicySettings) -> None:
-    with start_run("train_policy", settings) as run:
+    with start_run("train_policy", settings, RayRun) as run:
         torch.set_num_threads(1)  # one thread, so that jobs on a small machine do not slow each other down
-        decisions, parts = read_splits(run)
-        sizes = {name: len(parts[name]) for name in SPLITS}
-        run.log("decisions", **sizes, episodes=decisions.num_episodes)
-        if not parts["train"].is_transition.any() or not (sizes["test"] or sizes["valid"]):
-            run.skip(
-                "no logged decision before the validation window to learn from, or none later to judge a policy by"
-            )
-        require_incumbent(decisions, settings)
-        judged_on = "test" if sizes["test"] else "valid"
+        require_same_time(run)
         with ray_session(settings.cluster):
-            simulated = simulation(run, judged_on, settings)
-            truth = [start(logging_values, simulated)] if simulated else []  # goes on while the policies are learned
-            chosen, served = choose_policies(run, parts, settings)
-            policies = {"valid": chosen, "test": served}
-            if simulated:
-                truth += [start(policy_values, simulated, {name: of}) for name, of in policies[judged_on].items()]
-            rows = logging_rows("all", valuation(decisions, settings), run.run_id)
-            for dataset in (name for name in policies if sizes[name]):
-                valued = valuation(parts[dataset], settings)
-                found, said = learned_rows(dataset, valued, policies[dataset], settings, run.run_id)
-                rows += logging_rows(dataset, valued, run.run_id) + found
-            rows = with_verdict(rows, judged_on, said)
-            run.log(f"verdict on {judged_on}, {said.verdict}: {said.reason}")
-            if truth:
-                values = {name: value for part in ray.get(truth) for name, value in part.items()}
-                rows += true_rows(values, judged_on, run.run_id)
-        network = served[SERVED].values
+            decisions, parts = read_splits(run, settings)
+            sizes = {name: len(parts[name]) for name in SPLITS}
+            run.log("decisions", **sizes, episodes=decisions.num_episodes)
+            if not parts["train"].is_transition.any() or not (sizes["test"] or sizes["valid"]):
+                run.skip(
+                    "no logged decision before the validation window to learn from, or none later to judge a policy by"
+                )
+            require_incumbent(decisions, settings)
+            policy, said, rows = learn_and_value(run, decisions, parts, settings)
+        network = policy.values
         assert isinstance(network, qnet.CandidateQNet)
-        keep(run, network, served[SERVED].temperature, settings)
+        keep(run, network, policy.temperature, settings)
         publish(run, network, said, rows)
 
 

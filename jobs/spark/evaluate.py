@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from lib.engines.spark import spark_schema, start_run
-from lib.ranking.evaluation import SUMS_SCHEMA, shard_sums, summarised
+from lib.ranking.evaluation import SUMMARY_SCHEMA, SUMS_SCHEMA, shard_sums, summarised
 from lib.ranking.pairs_of_log import pairs_of_log
 from lib.settings import JobSettings
 
@@ -107,10 +107,7 @@ def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> Dat
 
 
 def measured(judged: DataFrame, settings: EvaluateSettings, *, num_shards: int) -> DataFrame:
-    """Value and interval of every metric of every strategy: shards of users are summed in tasks and combined here.
-
-    Only sums reach the driver, one per shard, question, segment, strategy and metric.
-    """
+    """Value and interval of every metric of every strategy: tasks sum shards of users, others add up a question's segment."""
     k, num_resamples, seed = (
         settings.k,
         settings.num_resamples,
@@ -123,8 +120,9 @@ def measured(judged: DataFrame, settings: EvaluateSettings, *, num_shards: int) 
     user_hash = F.xxhash64("user_key")
     shard = F.pmod(user_hash, F.lit(num_shards)).cast("int")
     sharded = judged.select("*", user_hash.alias("user_hash"), shard.alias("shard"))
-    summary = summarised(sharded.groupBy("shard").applyInArrow(sums, schema=spark_schema(SUMS_SCHEMA)).toArrow())
-    return judged.sparkSession.createDataFrame(summary)
+    of_shards = sharded.groupBy("shard").applyInArrow(sums, schema=spark_schema(SUMS_SCHEMA))
+    by_segment = of_shards.groupBy("question", "segment")
+    return by_segment.applyInArrow(summarised, schema=spark_schema(SUMMARY_SCHEMA)).persist()
 
 
 def with_coverage(metrics: DataFrame, covered: DataFrame) -> DataFrame:

@@ -32,7 +32,6 @@ from lib.settings import JobSettings
 from lib.tables import contract
 
 MOST_LINES = 20  # log lines about files
-FILE_COST = 32 << 10  # bytes that are read in the time that it takes to open a file
 
 
 class IngestSettings(JobSettings):
@@ -54,7 +53,7 @@ def by_tasks(
     rows = pa.Table.from_pylist(
         [vars(file) | {"sha256": sha256.get(file.location)} for file in files], schema=tasks.FILES
     )
-    return run.engine.over(rows, task_bytes=task_bytes, least_bytes=FILE_COST).then(task).collected() if files else []
+    return run.engine.over(rows, task_bytes=task_bytes).then(task).collected() if files else []
 
 
 def hashed(run: SparkRun, files: Sequence[LogFile], settings: IngestSettings) -> tuple[dict[str, str], dict[str, str]]:

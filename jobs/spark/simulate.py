@@ -17,6 +17,7 @@ from pydantic import Field
 
 from lib.engines.spark import SparkRun, start_run
 from lib.settings import JobSettings
+from rl.market.effects import Effects, World
 from rl.market.log_files import (
     LOG_FOLDER,
     TRUTH_FOLDER,
@@ -30,9 +31,11 @@ from rl.market.log_files import (
 from rl.market.market import MANIFEST, NUM_ITEMS, Market
 from rl.market.pictures import SIZE, draw_picture
 from rl.market.products import Attributes, drawn_attributes, photographed_attributes
-from rl.market.records import Bots, Dirt, DirtRates
+from rl.market.records import Dirt, DirtRates
+from rl.market.visitors import Visitors
 
 PHOTOGRAPH_SIDE = 224  # pixels
+APP_FRAC = 0.1  # of the shoppers, in the full dirt: their devices stamp their events
 USER_BYTES = 20_000  # of records, about
 
 
@@ -49,10 +52,22 @@ class SimulateSettings(JobSettings):
     farmed_per_user: float = Field(
         0.003, ge=0, le=1, description="accounts of a bot farm per shopper; they lift one product"
     )
+    world: World = Field(
+        "plain",
+        description="what moves the market as a whole: nothing (plain), or seasons, position bias, a blockbuster, prices "
+        "that change and several currencies (full)",
+    )
+    late_sign_in_frac: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="part of the visits in which a shopper signs in late: a visitor's id first, then both ids. clean "
+        "cleans such a log as a whole, whatever is new",
+    )
     dirt: Dirt = Field(
         "full",
         description="what else is wrong with the log: nothing (none), values, duplicates and double clicks (plain), or also "
-        "records sent again in other files or with other field order, broken text, reset clocks and types that nobody asks for",
+        "records sent again in other files or with other field order, broken text, reset clocks, types that nobody asks for, and devices whose clock is wrong",
     )
     seed: int = Field(Market.seed, ge=0, description="of all random numbers")
     num_files: int = Field(8, ge=1, description="files of events; the records are the same whatever their number")
@@ -98,7 +113,14 @@ def read_catalogue(settings: SimulateSettings) -> tuple[Attributes, list[bytes] 
 def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
     """Write the whole log below `raw`, the manifest last."""
     attributes, photographs = read_catalogue(settings)
-    market = Market(attributes, settings.seed, settings.num_users, settings.days, settings.sessions_per_user)
+    market = Market(
+        attributes,
+        settings.seed,
+        settings.num_users,
+        settings.days,
+        settings.sessions_per_user,
+        effects=Effects.of(settings.world),
+    )
     for folder in (LOG_FOLDER, TRUTH_FOLDER):
         run.lake.clear(f"raw/{folder}")  # what an earlier simulation left there
     make_folders(raw)
@@ -109,9 +131,14 @@ def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
     else:
         write_pictures(raw, attributes.item_id, photographs, side=PHOTOGRAPH_SIDE)
     run.log("drew the catalogue", items=len(attributes.item_id))
-    bots = Bots(settings.bots_per_user, settings.farmed_per_user)
+    visitors = Visitors(
+        settings.bots_per_user,
+        settings.farmed_per_user,
+        APP_FRAC if settings.dirt == "full" else 0.0,
+        settings.late_sign_in_frac,
+    )
     rates = DirtRates.of(settings.dirt)
-    work = {"market": market, "rates": rates, "bots": bots, "raw": raw, "keep": run.lake.keep}
+    work = {"market": market, "rates": rates, "visitors": visitors, "raw": raw, "keep": run.lake.keep}
     files = ranges(settings.num_users, settings.num_files)
     tasks = run.engine.over(files, task_bytes=pc.max(files["num_bytes"]).as_py())
     written = [json.loads(content) for _, content in tasks.then(write_events, **work).collected()]

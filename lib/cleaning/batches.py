@@ -6,16 +6,17 @@ rejects of a day, and what is said of an item, into files, which the job commits
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 import pyarrow as pa
 
 from lib.cleaning.corrections import mark_superseded, record_keys
-from lib.cleaning.fields import SUPERSEDED, columns_of, event_times, field_texts
+from lib.cleaning.fields import SIGNED_IN, SUPERSEDED, columns_of, event_times, field_texts
 from lib.cleaning.parsing import to_arrow, with_pairs
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_items, clocks_of, latest_descriptions
+from lib.cleaning.sign_ins import has_visitors, sign_in, visitors
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog
 from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
@@ -54,27 +55,51 @@ class ShardWork:
     num_shards: int
     num_item_shards: int
 
+    def has_visitors(self, name: str) -> bool:
+        """Whether the records of a source name visitors, who may sign in late."""
+        return name in self.schemas and has_visitors(self.mapping.sources[name], own_columns(self.schemas[name].names))
+
+    def reaches_over_days(self, name: str) -> bool:
+        """Whether what becomes of a record of a source may depend on records of other users or days."""
+        source = self.mapping.sources[name]
+        return bool(source.explode or source.record_key) or self.has_visitors(name)
+
 
 def spread_records(
     files: Iterable[pa.RecordBatch],
     *,
     work: ShardWork,
     key: "Broadcast[bytes]",
-    by_record_key: bool = False,
+    by: Literal["user", "visitor", "record_key"] = "user",
     choose: "Callable[[pl.DataFrame, str], pl.DataFrame] | None" = None,
 ) -> Iterator[pa.RecordBatch]:
     """Read files of bronze (rows of TABLE_FILES) and pack their records by shard: all, or those that `choose` takes of a source.
 
     All records with the same user are in one shard, those of a catalogue with the same item. Records without are spread
     by their content: equal ones are in one shard, but they do not all gather in one. Or all records of a source with
-    the same `record_key` are in one shard.
+    the same `record_key`, or with the same visitor, are in one shard.
     """
     for file in rows_of(files):
         name, source = file["kind"], work.mapping.sources[file["kind"]]
         for read in table_rows(file["location"], work.schemas[name]):
             records = read if choose is None else choose(read, name)
-            whole = record_keys(records, source) if by_record_key else whole_of(records, source, key.value)
+            if by == "record_key":
+                whole = record_keys(records, source)
+            elif by == "visitor":
+                whole = visitors(records, source)
+            else:
+                whole = whole_of(records, source, key.value)
             yield from packed(records, name, shards_of(records, whole, work.num_shards))
+
+
+def spread_signed_in_records(
+    parts: Iterable[pa.RecordBatch], *, work: ShardWork, key: "Broadcast[bytes]"
+) -> Iterator[pa.RecordBatch]:
+    """Give the records in a shard of whole visitors the users of these, and pack them by the shards of `spread_records`."""
+    for name, records in unpacked(parts).items():
+        source = work.mapping.sources[name]
+        known = sign_in(records, source)
+        yield from packed(known, name, shards_of(known, whole_of(known, source, key.value), work.num_shards))
 
 
 def spread_marked_records(
@@ -195,7 +220,7 @@ def shards_of(records: pl.DataFrame, key: pl.Series, num_shards: int) -> pl.Seri
 
 def own_columns(columns: Iterable[str]) -> list[str]:
     """The source's own columns among those of its table."""
-    return [column for column in columns if column not in DECLARED and column != SUPERSEDED]
+    return [column for column in columns if column not in (*DECLARED, SUPERSEDED, SIGNED_IN)]
 
 
 def _results(shard: CleanShard, work: ShardWork) -> Iterator[pa.RecordBatch]:

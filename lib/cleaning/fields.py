@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from lib.cleaning import parsing as types
+from lib.cleaning.device_clocks import AHEAD, clock_columns, clock_texts, time_ahead
 from lib.cleaning.forms import AFTER_ARRIVAL, BEFORE_SHOPS, form_of
 from lib.formats.columns import find_columns, locate, stored_names
 from lib.formats.ids import ID_FIELDS, WHOLE, one_form, whole_number
@@ -27,6 +28,7 @@ ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "recor
 # Columns added to the source's own, with names that no column of bronze can have (lib/formats/columns.py).
 NUMBER, SOURCE_NAME, IDENTITY, RULE, UNWANTED = "(record)", "(source)", "(identity)", "(rule)", "(unwanted)"
 SUPERSEDED = "(superseded)"  # whether another record supersedes this one (lib/cleaning/corrections.py)
+SIGNED_IN = "(signed in)"  # the user of the record's visitor (lib/cleaning/sign_ins.py)
 ARRAY = "(array)"
 INTERNAL = ("(", "{")
 ASSIGNED, ENDED = "\x1f", "\x1e"  # after a name, and after its value, in a record's identity
@@ -60,8 +62,8 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     """Every event that the records of a source give, typed; a record that gives none has one refused row.
 
     Each record carries a NUMBER. Columns returned: ORIGIN (`record` is that number), refusal (malformed,
-    ignored, bad_value:<column> or null), form (of the bad value), event_id (null where refused), event_type, is_product, and the fields of
-    FIELDS["events"].
+    ignored, bad_value:<column> or null), form (of the bad value), event_id (null where refused), event_type, is_product,
+    is_corrected (whether event_time was, by what its device's clock is off), and the fields of FIELDS["events"].
     """
     source = mapping.sources[source_name]
     frame, own = _received(records, source_name, mapping)
@@ -69,12 +71,15 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     holds = [is_wanted & _holds(rule, source, own) for rule in source.events]
     by_rule = [frame.filter(condition).with_columns(pl.lit(rule).alias(RULE)) for rule, condition in enumerate(holds)]
     unruled = frame.filter(~pl.any_horizontal(holds)).with_columns(pl.lit(-1).alias(RULE))
-    texts = pl.concat([*by_rule, unruled]).select(*_origin(), *_texts(source, own), _event_type(source, own))
-    typed = _typed(texts, source, mapping, needed=("event_type", "event_time", "item_id"))
+    texts = pl.concat([*by_rule, unruled]).select(*_origin(), *_texts(source, own), _event_type(source, own), SIGNED_IN)
+    timed = texts.with_columns(
+        time_ahead(source, mapping.timezone).alias(AHEAD), user_id=pl.coalesce("user_id", SIGNED_IN)
+    )
+    typed = _typed(timed, source, mapping, needed=("event_type", "event_time", "item_id"))
     events = typed.with_columns(event_id=_hashed(typed, "event_type"), is_product=_is_product(source))
     of_impressions = [pl.when(pl.col("event_type") == "impression").then(field) for field in IMPRESSION_FIELDS]
-    kept = (*ORIGIN, "refusal", "form", "event_id", "event_type", "is_product", *FIELDS["events"])
-    return events.with_columns(of_impressions).select(kept)
+    kept = (*ORIGIN, "refusal", "form", "event_id", "event_type", "is_product", "is_corrected", *FIELDS["events"])
+    return events.with_columns(of_impressions, is_corrected=pl.col(AHEAD).is_not_null()).select(kept)
 
 
 def type_items(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.DataFrame:
@@ -97,6 +102,7 @@ def columns_of(field: str, source: Source, own: Sequence[str]) -> list[str]:
     if field in source.constants:
         return ["source_file"]
     names = source.names[field].source_columns if field in source.names else ()
+    names += tuple(clock_columns(source).values()) if field == "event_time" else ()
     found = [column for name in names for column in find_columns(own, name)]
     return [*dict.fromkeys(found), "source_file"] if found else []
 
@@ -108,7 +114,9 @@ def field_texts(records: pl.DataFrame, field: str, source: Source) -> pl.Series:
     """
     frame = _with_path_parts(records, source)
     own = [column for column in frame.columns if column not in DECLARED]
-    return frame.with_columns(_text(field, source, own).alias(field))[field]
+    text = _text(field, source, own)
+    is_signed_in = field == "user_id" and SIGNED_IN in own
+    return frame.select((pl.coalesce(text, SIGNED_IN) if is_signed_in else text).alias(field)).to_series()
 
 
 def form_of_id(text: str, field: str, source: Source) -> str | None:
@@ -120,15 +128,17 @@ def form_of_id(text: str, field: str, source: Source) -> str | None:
 def event_times(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> pl.Series:
     """The times of the records' events in UTC, as `type_events` reads them; null where there is none.
 
-    `records` need only the columns of `event_time`, and for an exploded source the array's.
+    `records` need only the `columns_of` event_time, and for an exploded source the array's.
     """
     source = mapping.sources[source_name]
     frame = _with_path_parts(records, source)
     if source.explode:
         frame = _exploded(frame, source.explode)
     own = [column for column in frame.columns if column not in DECLARED]
-    texts = frame.with_columns(_text("event_time", source, own).alias("event_time"))
-    return texts.select(_parsed("event_time", source, mapping, pl.String()).alias("event_time")).to_series()
+    clock = clock_texts(source, lambda name: _column(name, own))
+    texts = frame.with_columns(_text("event_time", source, own).alias("event_time"), *clock)
+    timed = texts.with_columns(time_ahead(source, mapping.timezone).alias(AHEAD))
+    return timed.select(_parsed("event_time", source, mapping, pl.String()).alias("event_time")).to_series()
 
 
 def column_texts(records: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
@@ -156,7 +166,10 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
         frame = _exploded(frame, source.explode)
-    own = [column for column in frame.columns if column not in (*DECLARED, NUMBER, SOURCE_NAME, SUPERSEDED)]
+    if SIGNED_IN not in frame.columns:
+        frame = frame.with_columns(pl.lit(None, pl.String).alias(SIGNED_IN))
+    marks = (NUMBER, SOURCE_NAME, SUPERSEDED, SIGNED_IN)
+    own = [column for column in frame.columns if column not in (*DECLARED, *marks)]
     ignored = [_meets(conditions, source, own) for conditions in source.ignore]
     ignored += [_has_other_type(rule, source, own) for rule in source.events]
     unwanted = pl.any_horizontal(pl.lit(False), *ignored)
@@ -269,7 +282,8 @@ def _template(text: str, own: Sequence[str], field: str, source: Source) -> pl.E
 
 def _texts(source: Source, own: Sequence[str]) -> list[pl.Expr]:
     """Each field of the source's kind, by name, as text (a list or map if it comes from several columns)."""
-    return [_text(field, source, own).alias(field) for field in FIELDS[source.kind]]
+    fields = [_text(field, source, own).alias(field) for field in FIELDS[source.kind]]
+    return fields + clock_texts(source, lambda name: _column(name, own))
 
 
 def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
@@ -357,7 +371,8 @@ def _parsed(field: str, source: Source, mapping: LogMapping, received: pl.DataTy
     if name is None and field not in source.constants:
         return pl.lit(None, TYPES[field])
     if field == "event_time":
-        return parse_time(value, source.time_format, mapping.timezone)
+        stated = parse_time(value, source.time_format, mapping.timezone)
+        return stated - pl.col(AHEAD).fill_null(timedelta()) if source.device_clock else stated
     if field in LIST_FIELDS:
         is_unsplit = (
             value.str.contains(UNSPLIT) if field == "candidates" and received != TYPES[field] else pl.lit(False)

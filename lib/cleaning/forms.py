@@ -20,7 +20,7 @@ LONGEST_FORM = 30
 BEFORE_SHOPS, AFTER_ARRIVAL = " (before 1990)", " (later than its arrival)"  # added to the forms of times out of range
 WRITTEN = "written:"  # before a field, in the place of an outcome: the form of its ids, refused or not
 PLAIN, DECIMAL, EXPONENT, NO_NUMBER = "1001", "1001.0", "1.001E3", "NaN"
-THREE_DECIMALS = "d.ddd"
+THREE_DECIMALS, CORRECTED = "d.ddd", "corrected"
 ID_FORMS = {PLAIN: r"^\d+$", DECIMAL: r"^\d+\.0*$", EXPONENT: r"^\d+(?:\.\d+)?[eE]\+?\d+$"}
 NUMBERS = ("price", "quantity", "rating", "propensity", "position")
 Count = Mapping[str, Any]
@@ -58,6 +58,12 @@ def forms_of_prices(typed: pl.DataFrame) -> pl.DataFrame:
     form = pl.when(thousandths != 0).then(pl.lit(THREE_DECIMALS)).otherwise(pl.lit(PLAIN))
     prices = typed.filter(pl.col("price").is_not_null()).group_by("source", form.alias("form"))
     return prices.agg(num_records=pl.len().cast(pl.Int64), outcome=pl.lit(WRITTEN + "price"))
+
+
+def forms_of_times(typed: pl.DataFrame) -> pl.DataFrame:
+    """How many records have a time that was corrected: source, outcome (WRITTEN event_time), form, num_records."""
+    corrected = typed.filter("is_corrected").group_by("source").agg(num_records=pl.len().cast(pl.Int64))
+    return corrected.with_columns(form=pl.lit(CORRECTED), outcome=pl.lit(WRITTEN + "event_time"))
 
 
 def remarks(counts: Sequence[Count], forms: Sequence[Count], mapping: LogMapping) -> list[str]:
@@ -137,6 +143,9 @@ def _of_ids(forms: Sequence[Count]) -> Iterable[str]:
     for field, numbers in written.items():
         if field == "price":
             yield from _of_prices(numbers)
+            continue
+        if field == "event_time":
+            yield f"event_time of {numbers[CORRECTED]:,} records is corrected by what their device's clock is off"
             continue
         if nobody := numbers.pop(NO_NUMBER, 0):
             yield f"{field} of {nobody:,} records is NaN, None or the like; name it under guests if that is nobody"

@@ -13,7 +13,7 @@ import polars as pl
 from lib.cleaning.bots import flag_bots
 from lib.cleaning.erasures import are_erased
 from lib.cleaning.fields import NUMBER, SUPERSEDED, type_events, type_items
-from lib.cleaning.forms import forms_of_ids, forms_of_prices
+from lib.cleaning.forms import forms_of_ids, forms_of_prices, forms_of_times
 from lib.cleaning.outcomes import DESCRIBING, decide_outcomes, rejects_and_counts, repeats
 from lib.cleaning.pseudonyms import pseudonyms
 from lib.cleaning.sessions import number_sessions
@@ -68,7 +68,7 @@ def clean_events(
     silver = pl.concat([flagged, accepted.filter(pl.col("user_key").is_null())], how="diagonal")
     decisions = rejects_and_counts(numbered, events)
     times = typed.select("record", "source", "event_time").unique("record")
-    written = (forms_of_ids(typed, ("user_id", "item_id", "order_id")), forms_of_prices(typed))
+    written = (forms_of_ids(typed, ("user_id", "item_id", "order_id")), forms_of_prices(typed), forms_of_times(typed))
     return CleanShard(
         _as_silver(silver),
         decisions.rejects,

@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Thresholds(BaseModel):
-    """Thresholds for double clicks, sessions and bots."""
+    """Thresholds for double clicks, sessions and bots, and for what may be refused."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,4 +44,15 @@ class Thresholds(BaseModel):
     )
     bot_item_frac: float = Field(
         0.9, gt=0, le=1, description="the part of such a user's events of the day that are of the item, at least"
+    )
+    max_reject_frac: float = Field(
+        0.05, ge=0, le=1, description="largest share of a source's records that may be malformed or hold a bad value"
+    )
+    max_stray_frac: float = Field(
+        0.05,
+        ge=0,
+        le=0.2,
+        description="largest share of all events, on either side of the log, that are refused as `stray_time` where a "
+        "silence longer than 30 days and the log itself sets them apart (a fifth of it where the silence is longer than "
+        "3 days and a tenth of the log): clocks are wrong there; 0 refuses none",
     )

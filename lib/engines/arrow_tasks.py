@@ -1,4 +1,4 @@
-"""Code that runs in Spark tasks without Spark: packing rows for other tasks, writing files, Polars over shards.
+"""Code that runs in tasks, of whatever engine: packing rows for other tasks, writing files, Polars over shards.
 
 Rows go from one task to another in parts: the shard that they belong to, their kind, and as content a frame in Arrow's
 format. So a shuffle moves a few blobs and no columns, whose way through the JVM costs more than what is done to them.
@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake.transaction import AddAction
 
@@ -99,6 +100,24 @@ def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
     """The rows, about files, that a task is given."""
     for batch in batches:
         yield from batch.to_pylist()
+
+
+def by_shard(parts: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The parts of each batch with their shard."""
+    for batch in parts:
+        shards = pc.unique(batch["shard"]).to_pylist()
+        for shard in shards:
+            yield shard, batch if len(shards) == 1 else batch.filter(pc.equal(batch["shard"], shard))
+
+
+def of_kinds(parts: Iterable[pa.RecordBatch], kinds: frozenset[str], *, are_wanted: bool) -> Iterator[pa.RecordBatch]:
+    """The parts of these kinds, or all but these; of no kinds, all."""
+    for batch in parts:
+        if kinds:
+            is_named = pc.is_in(batch["kind"], value_set=pa.array(kinds, pa.string()))
+            batch = batch.filter(is_named if are_wanted else pc.invert(is_named))  # noqa: PLW2901
+        if batch.num_rows:
+            yield batch
 
 
 def table_rows(location: str, schema: pa.Schema) -> Iterator[pl.DataFrame]:

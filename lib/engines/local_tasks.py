@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.engines.arrow_tasks import InProcess
-from lib.engines.parts import Task, spread
+from lib.engines.arrow_tasks import InProcess, by_shard, of_kinds
+from lib.engines.parts import Task, bytes_to_read, spread
 from lib.runs.errors import TaskError
 
 Value = TypeVar("Value")
@@ -44,13 +44,8 @@ class Held(NamedTuple):
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The parts, without a copy of their content."""
         with pa.memory_map(str(self.path)) as file, pa.ipc.open_file(file) as reader:
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                if self.kinds:
-                    is_named = pc.is_in(batch["kind"], value_set=pa.array(self.kinds))
-                    batch = batch.filter(is_named if self.are_wanted else pc.invert(is_named))
-                if batch.num_rows:
-                    yield batch
+            every = (reader.get_batch(number) for number in range(reader.num_record_batches))
+            yield from of_kinds(every, self.kinds, are_wanted=self.are_wanted)
 
 
 @dataclass(frozen=True)
@@ -165,9 +160,9 @@ class LocalEngine:
         folder.mkdir()
         return folder
 
-    def over(self, rows: pa.Table, *, task_bytes: int, least_bytes: int = 0) -> LocalParts:
+    def over(self, rows: pa.Table, *, task_bytes: int) -> LocalParts:
         """Rows about files, spread over tasks."""
-        sizes = [max(size, least_bytes) for size in rows["num_bytes"].to_pylist()]
+        sizes = bytes_to_read(rows)
         tasks = pa.array(spread(sizes, task_bytes=task_bytes, parallelism=self.parallelism), pa.int32())
         partitions = []
         for task in sorted(set(tasks.to_pylist())):
@@ -203,13 +198,10 @@ def run_task(task: Task, given: Mapping[str, Any], files: Iterable[Held], folder
     """
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
     try:
-        for batch in task((batch for held in files for batch in held.batches()), **given):
-            for shard in pc.unique(batch["shard"]).to_pylist():
-                if shard not in writers:
-                    writers[shard] = pa.ipc.new_file(folder / f"{shard:06d}.arrow", batch.schema)
-                writers[shard].write_batch(
-                    batch.filter(pc.equal(batch["shard"], shard)) if batch.num_rows > 1 else batch
-                )
+        for shard, batch in by_shard(task((batch for held in files for batch in held.batches()), **given)):
+            if shard not in writers:
+                writers[shard] = pa.ipc.new_file(folder / f"{shard:06d}.arrow", batch.schema)
+            writers[shard].write_batch(batch)
     except Exception:
         raise TaskError(traceback.format_exc()) from None
     finally:

@@ -1,19 +1,27 @@
-"""What a job asks of the engine that runs its tasks: functions over Arrow (lib/engines/arrow_tasks.py), in two ways.
+"""What a job asks of the engine that runs its tasks: functions over Arrow (lib/engines/arrow_tasks.py), in three ways.
 
-On a cluster, and wherever spark-submit has started it, the engine is Spark (lib/engines/spark.py). On one machine, where
-nothing need be distributed, it is processes of that machine (lib/engines/local_tasks.py). Does not import Spark.
+Of a Spark job it is Spark, on a cluster and wherever spark-submit has started it (lib/engines/spark.py); on one machine,
+where nothing need be distributed, processes of that machine (lib/engines/local_tasks.py). Of a Ray job it is Ray
+(lib/engines/ray_tasks.py). Does not import Spark or Ray.
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import pyarrow as pa
 from deltalake.transaction import AddAction
 
-from lib.engines.arrow_tasks import Broadcast, written
+from lib.engines.arrow_tasks import TABLE_FILES, Broadcast, written
+from lib.lake.writes import Where, commit_files, remove_files, transaction_id
+from lib.runs.run import Run
+from lib.tables import Table, contract
 
+FILE_COST = 32 << 10  # bytes that are read in the time that it takes to open a file
+TASK_BYTES = 64 << 20  # of a table's files that one task reads
 Task = Callable[..., Iterator[pa.RecordBatch]]  # of batches, and of what is given to all tasks by name
 Value = TypeVar("Value")
 
@@ -67,11 +75,8 @@ class Engine(Protocol):
         """Shards of fewer rows cost more than they save."""
         ...
 
-    def over(self, rows: pa.Table, *, task_bytes: int, least_bytes: int = 0) -> Parts:
-        """Rows about files, with their `num_bytes`, spread over tasks that read about `task_bytes` each.
-
-        A file counts for at least `least_bytes`, where many may be small and each costs something to open.
-        """
+    def over(self, rows: pa.Table, *, task_bytes: int) -> Parts:
+        """Rows about files, with their `num_bytes`, spread over tasks that read about `task_bytes` each."""
         ...
 
     def broadcast(self, value: Value) -> Broadcast[Value]:
@@ -83,9 +88,88 @@ class Engine(Protocol):
         ...
 
 
+@dataclass
+class TaskRun(Run):
+    """A run of a job whose work is done by tasks."""
+
+    @property
+    @abstractmethod
+    def engine(self) -> Engine:
+        """What runs the job's tasks."""
+
+    def files_of(
+        self,
+        tables: Mapping[str, str],
+        *,
+        holding: Mapping[str, Collection[Any]] | None = None,
+        now: bool = False,
+        before: bool = False,
+    ) -> Parts:
+        """The files of input tables at their pinned versions, each named by a kind, spread over tasks.
+
+        Or of tables that the job itself writes: as they are `now`, or were `before` this run wrote. Of all files, or of those that may hold rows with one
+        of the values `holding` in each of its columns.
+        """
+        rows = [
+            {"location": location, "num_bytes": num_bytes, "kind": kind}
+            for kind, table in tables.items()
+            for version in [self.version_before(table) if before else None if now else self.version_of(table)]
+            for location, num_bytes in self.lake.data_files(table, version, holding=holding)
+        ]
+        return self.engine.over(pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
+
+    def num_shards(self, num_rows: int, *, rows_per_shard: int) -> int:
+        """Into how many shards so many rows are divided: equally many for each core, where that saves time."""
+        num_cores = self.engine.parallelism
+        of_size = ceil(num_rows / rows_per_shard)
+        if of_size > num_cores:
+            return ceil(of_size / num_cores) * num_cores
+        return max(1, of_size, min(num_cores, ceil(num_rows / self.engine.least_shard_rows)))
+
+    def commit_written(
+        self,
+        table: str,
+        files: Sequence[AddAction],
+        *,
+        where: Where | None = None,
+        mode: Literal["overwrite", "append"] = "overwrite",
+        declared: Table | None = None,
+        properties: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Commit files that tasks wrote, in one transaction, once per run: if it has committed before, they are removed.
+
+        They replace the table's content, or its partitions `where`, or are appended. `declared` is the contract of an open
+        table with its source's own columns.
+        """
+        self.keep_files()
+        transaction = transaction_id(self.job.name, table, where)
+        if self.lake.last_committed_run(table, transaction) >= self.number:
+            remove_files(self.lake, table, files)
+            files = []
+        version = commit_files(
+            self.lake,
+            declared or contract(table),
+            files,
+            transaction=transaction,
+            number=self.number,
+            where=where,
+            mode=mode,
+            properties=properties,
+            run_id=self.run_id,
+            metadata=metadata,
+        )
+        self.record_output(table, version, self.lake.rows_of_commit(table, version))
+
+
+def bytes_to_read(rows: pa.Table) -> list[int]:
+    """The `num_bytes` of each file, of which a small one counts for what could be read while it is opened."""
+    return [max(size, FILE_COST) for size in rows["num_bytes"].to_pylist()]
+
+
 def spread(sizes: Sequence[int], *, task_bytes: int, parallelism: int) -> list[int]:
     """The task of each file, so that tasks read about equally much: the largest first, each to the task with the least so far."""
-    num_tasks = max(min(len(sizes), parallelism), ceil(sum(sizes) / task_bytes))
+    num_tasks = min(len(sizes), max(parallelism, ceil(sum(sizes) / task_bytes)))
     loads = [(0, task) for task in range(num_tasks)]
     chosen = [0] * len(sizes)
     for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):

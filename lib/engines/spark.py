@@ -6,26 +6,24 @@ The only file besides jobs/spark that imports pyspark.
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
-from math import ceil
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
-from deltalake.transaction import AddAction
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
-from lib.engines.arrow_tasks import PARTS, TABLE_FILES, Broadcast, apply_to_shard, write_rows
+from lib.engines.arrow_tasks import PARTS, Broadcast, apply_to_shard, write_rows
 from lib.engines.local_tasks import LocalEngine
-from lib.engines.parts import Engine, Parts, Task, files_written, spread
+from lib.engines.parts import Engine, Task, TaskRun, bytes_to_read, files_written, spread
 from lib.engines.spark_properties import (
     PACKAGES,
     address_for_spark,
@@ -36,7 +34,7 @@ from lib.engines.spark_properties import (
 from lib.formats.mapping import LogMapping
 from lib.formats.money import has_several
 from lib.lake.places import STORE
-from lib.lake.writes import Where, commit_files, remove_files, transaction_id
+from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
 from lib.settings import JobSettings
@@ -53,7 +51,6 @@ ON_ONE_MACHINE = {
     "spark.driver.bindAddress": "127.0.0.1",
 }
 
-TASK_BYTES = 64 << 20  # of a table's files that one task reads
 Value = TypeVar("Value")
 
 
@@ -95,7 +92,7 @@ def session(settings: JobSettings) -> SparkSession:
 
 
 @dataclass
-class SparkRun(runs.Run):
+class SparkRun(TaskRun):
     """A run that reads and commits DataFrames."""
 
     @cached_property
@@ -133,35 +130,6 @@ class SparkRun(runs.Run):
         local = re.match(r"local\[(\d+)", context.master or "")
         return int(local[1]) if local else context.defaultParallelism
 
-    def files_of(
-        self,
-        tables: Mapping[str, str],
-        *,
-        holding: Mapping[str, Collection[Any]] | None = None,
-        now: bool = False,
-        before: bool = False,
-    ) -> Parts:
-        """The files of input tables at their pinned versions, each named by a kind, spread over tasks.
-
-        Or of tables that the job itself writes: as they are `now`, or were `before` this run wrote. Of all files, or of those that may hold rows with one
-        of the values `holding` in each of its columns.
-        """
-        rows = [
-            {"location": location, "num_bytes": num_bytes, "kind": kind}
-            for kind, table in tables.items()
-            for version in [self.version_before(table) if before else None if now else self.version_of(table)]
-            for location, num_bytes in self.lake.data_files(table, version, holding=holding)
-        ]
-        return self.engine.over(pa.Table.from_pylist(rows, schema=TABLE_FILES), task_bytes=TASK_BYTES)
-
-    def num_shards(self, num_rows: int, *, rows_per_shard: int) -> int:
-        """Into how many shards so many rows are divided: equally many for each core, where that saves time."""
-        num_cores = self.engine.parallelism
-        of_size = ceil(num_rows / rows_per_shard)
-        if of_size > num_cores:
-            return ceil(of_size / num_cores) * num_cores
-        return max(1, of_size, min(num_cores, ceil(num_rows / self.engine.least_shard_rows)))
-
     def empty(self, table: str) -> DataFrame:
         """No rows, with the contract's columns."""
         return self.spark.createDataFrame([], spark_schema(contract(table).schema))
@@ -186,41 +154,6 @@ class SparkRun(runs.Run):
         if self.lake.last_committed_run(table, transaction_id(self.job.name, table, where)) < self.number:
             files = files_written(SparkParts(chosen).then(write_rows, lake=self.lake.absolute(), table=contract(table)))
         self.commit_written(table, files, where=where, properties=properties)
-
-    def commit_written(
-        self,
-        table: str,
-        files: Sequence[AddAction],
-        *,
-        where: Where | None = None,
-        mode: Literal["overwrite", "append"] = "overwrite",
-        declared: Table | None = None,
-        properties: Mapping[str, str] | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        """Commit files that tasks wrote, in one transaction, once per run: if it has committed before, they are removed.
-
-        They replace the table's content, or its partitions `where`, or are appended. `declared` is the contract of an open
-        table with its source's own columns.
-        """
-        self.keep_files()
-        transaction = transaction_id(self.job.name, table, where)
-        if self.lake.last_committed_run(table, transaction) >= self.number:
-            remove_files(self.lake, table, files)
-            files = []
-        version = commit_files(
-            self.lake,
-            declared or contract(table),
-            files,
-            transaction=transaction,
-            number=self.number,
-            where=where,
-            mode=mode,
-            properties=properties,
-            run_id=self.run_id,
-            metadata=metadata,
-        )
-        self.record_output(table, version, self.lake.rows_of_commit(table, version))
 
 
 @contextmanager
@@ -276,10 +209,9 @@ class SparkEngine:
     def parallelism(self) -> int:
         return self.spark.sparkContext.defaultParallelism
 
-    def over(self, rows: pa.Table, *, task_bytes: int, least_bytes: int = 0) -> SparkParts:
+    def over(self, rows: pa.Table, *, task_bytes: int) -> SparkParts:
         """Rows about files, spread over tasks."""
-        sizes = [max(size, least_bytes) for size in rows["num_bytes"].to_pylist()]
-        tasks = spread(sizes, task_bytes=task_bytes, parallelism=self.parallelism)
+        tasks = spread(bytes_to_read(rows), task_bytes=task_bytes, parallelism=self.parallelism)
         frame = self.spark.createDataFrame(rows.append_column("task", pa.array(tasks, pa.int32())))
         return SparkParts(frame.repartitionById(max(tasks, default=0) + 1, "task").drop("task"))
 

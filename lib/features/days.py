@@ -179,6 +179,20 @@ def open_sessions_of(events: pl.DataFrame) -> pl.DataFrame:
     return dated.unique()
 
 
+def coded(user_items: pl.DataFrame, users: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of gold/daily and gold/user_days with codes of users and items, which group and join several times faster than texts."""
+    user, item = codes_of(user_items["user_key"], users["user_key"]), codes_of(user_items["item_id"])
+    of_user = pl.col("user_key").cast(user)
+    return user_items.rechunk().with_columns(of_user, pl.col("item_id").cast(item)), users.rechunk().with_columns(
+        of_user
+    )
+
+
+def codes_of(*texts: pl.Series) -> pl.Enum:
+    """Codes of some texts, in their order; null has none."""
+    return pl.Enum(pl.concat([some.unique() for some in texts]).drop_nulls().unique().sort())
+
+
 def before(rows: pl.DataFrame, begin: str, as_of: datetime) -> pl.DataFrame:
     """The rows, which begin at the time in the column `begin`, of what was known before `as_of`."""
     return rows.filter(pl.col(begin) < pl.lit(as_of))

@@ -47,7 +47,7 @@ def examples(days: Days, *, dates: Sequence[ExampleDate], relevant: str) -> pl.D
             label = pl.col("user_key").is_in(buyers.implode()).cast(pl.Int32)
         found.append(
             known.select(
-                "user_key",
+                pl.col("user_key").cast(pl.String),
                 pl.lit(date.as_of).alias("as_of"),
                 pl.lit(date.split).alias("split"),
                 label.alias("label"),

@@ -47,4 +47,4 @@ def num_touching_users(user_items: pl.DataFrame, *, as_of: datetime) -> int:
 def _whole(counts: pl.DataFrame) -> pl.DataFrame:
     """The counts with all columns of SCHEMA; those of another kind are null."""
     absent = [pl.lit(None, kind).alias(name) for name, kind in SCHEMA.items() if name not in counts.columns]
-    return counts.with_columns(absent).select(*SCHEMA)
+    return counts.with_columns(pl.col("item_id").cast(pl.String), *absent).select(*SCHEMA)

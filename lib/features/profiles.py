@@ -12,7 +12,7 @@ from datetime import datetime
 
 import polars as pl
 
-from lib.features.days import COUNTS, MONEY, NUM_HOURS, Days, before, days_before, end_of
+from lib.features.days import COUNTS, MONEY, NUM_HOURS, Days, before, days_before, in_steps
 
 
 def user_profiles(days: Days, *, as_of: datetime, half_life_days: float, max_tags: int) -> pl.DataFrame:
@@ -26,8 +26,9 @@ def user_profiles(days: Days, *, as_of: datetime, half_life_days: float, max_tag
             how="left",
         )
         .with_columns(as_of=pl.lit(as_of))
+        .sort("user_key")
         .select(
-            "user_key",
+            pl.col("user_key").cast(pl.String),
             "as_of",
             "first_event_at",
             "last_event_at",
@@ -51,7 +52,6 @@ def user_profiles(days: Days, *, as_of: datetime, half_life_days: float, max_tag
             "favourite_category",
             "interest_tags",
         )
-        .sort("user_key")
     )
 
 
@@ -124,45 +124,39 @@ def active_hours(days: Days, *, as_of: datetime) -> pl.DataFrame:
 
     Actions whose clock tells no hour are left out.
     """
-    hours = before(days.users, "first_event_at", as_of).select("user_key", hour="hours").explode("hour").drop_nulls()
-    in_hour = [(pl.col("hour") == hour).mean().cast(pl.Float32).alias(f"hour_{hour}") for hour in range(NUM_HOURS)]
-    shares = hours.group_by("user_key").agg(in_hour)
-    return shares.select(
-        "user_key", active_hours=pl.concat_list([f"hour_{hour}" for hour in range(NUM_HOURS)])
-    ).with_columns(favourite_hour=pl.col("active_hours").list.arg_max().cast(pl.Int32))
+    known = before(days.users, "first_event_at", as_of).select("user_key", "hours").explode("hours").drop_nulls()
+    of_user, hours = known.group_by("user_key").agg("hours"), pl.col("hours").list
+    shares = [(hours.count_matches(hour) / hours.len()).cast(pl.Float32) for hour in range(NUM_HOURS)]
+    return of_user.select("user_key", active_hours=pl.concat_list(shares)).with_columns(
+        favourite_hour=pl.col("active_hours").list.arg_max().cast(pl.Int32)
+    )
 
 
 def interest_tags(days: Days, *, as_of: datetime, half_life_days: float, max_tags: int) -> pl.DataFrame:
     """One row per user with tags: `interest_tags` (the `max_tags` heaviest; weights sum to 1) and `favourite_category`.
 
-    An event gives each tag of its item the weight of its type, halved for every `half_life_days` of age. Ties are
-    broken by the tag's text, so that a category comes before its subcategories; sums are rounded, so that row order
-    cannot break a tie.
+    An event gives each tag of its item the weight of its type, halved for every `half_life_days` that it is older than the
+    user's last day: which day that is changes no share. Ties are broken by the tag's text, so that a category comes before
+    its subcategories; weights are in STEPs, so that row order cannot break a tie.
     """
-    decay = 0.5 ** (days_before(pl.lit(as_of), end_of(pl.col("event_date"))) / half_life_days)
-    known = before(days.user_items, "first_at", as_of).with_columns(weight=pl.col("weight") * decay)
-    weighed = known.filter(pl.col("weight") > 0)
-    categories = weighed.select("user_key", "weight", tag="category_tags").explode("tag")
-    brands = weighed.select("user_key", "weight", tag="brand_tag")
+    known = before(days.user_items, "first_at", as_of).filter(pl.col("weight") > 0)
+    day = pl.col("event_date")
+    age = (day.max().over("user_key") - day).dt.total_days()
+    weighed = known.with_columns(weight=in_steps(pl.col("weight") * 0.5 ** (age / half_life_days)))
+    categories = weighed.select("user_key", "weight", is_category=True, tag="category_tags").explode("tag")
+    brands = weighed.select("user_key", "weight", is_category=False, tag="brand_tag")
     tags = (
         pl.concat([categories, brands])
         .drop_nulls("tag")
         .group_by("user_key", "tag")
-        .agg(pl.col("weight").sum().round(12))
+        .agg(pl.col("weight").sum(), pl.col("is_category").first())
+        .filter(pl.col("weight") > 0)
         .sort(["user_key", "weight", "tag"], descending=[False, True, False])
     )
-    is_category = pl.col("tag").str.starts_with("category=")
-    return (
-        tags.group_by("user_key", maintain_order=True)
-        .agg(
-            tag=pl.col("tag").head(max_tags),
-            weight=pl.col("weight").head(max_tags) / pl.col("weight").head(max_tags).sum(),
-            favourite_category=pl.col("tag").filter(is_category).first(),
-        )
-        .explode("tag", "weight")
-        .group_by("user_key", maintain_order=True)
-        .agg(
-            interest_tags=pl.struct("tag", "weight"),
-            favourite_category=pl.col("favourite_category").first().str.strip_prefix("category="),
-        )
+    return tags.group_by("user_key", maintain_order=True).agg(
+        interest_tags=pl.struct(
+            pl.col("tag").head(max_tags).cast(pl.String),
+            pl.col("weight").head(max_tags) / pl.col("weight").head(max_tags).sum(),
+        ),
+        favourite_category=pl.col("tag").filter("is_category").first().cast(pl.String).str.strip_prefix("category="),
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
-from lib.features.days import Days, DayShards, days_of, item_days_together, open_sessions_of
+from lib.features.days import Days, DayShards, coded, codes_of, days_of, item_days_together, open_sessions_of
 from lib.features.examples import ExampleDate, examples
 from lib.features.interactions import interactions, split_of
 from lib.features.item_counts import item_counts, item_users, num_touching_users, together
@@ -158,11 +158,12 @@ def describe_users(parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> I
     found = unpacked(parts)
     if USER_DAY not in found:
         return
-    touched = found[USER_ITEM] if USER_ITEM in found else pl.DataFrame(DAILY.schema.empty_table())
+    none = pl.DataFrame(DAILY.schema.empty_table())
+    touched, user_days = coded(found.pop(USER_ITEM, none), found.pop(USER_DAY))
     yield from packed(item_users(touched, as_of=work.as_of), ITEM_COUNT)
     users = num_touching_users(touched, as_of=work.as_of)
     yield from packed(pl.DataFrame({"num_users": [users]}), USERS)
-    days = Days(with_tags(touched, work), found[USER_DAY], pl.DataFrame())
+    days = Days(with_tags(touched, work), user_days, pl.DataFrame())
     profiles = user_profiles(days, as_of=work.as_of, half_life_days=work.half_life_days, max_tags=work.max_tags)
     yield from _written(profiles, contract("gold/user_profiles"), work)
     raw = examples(days, dates=work.dates, relevant=work.relevant)
@@ -175,8 +176,11 @@ def with_tags(user_items: pl.DataFrame, work: FeaturizeWork) -> pl.DataFrame:
 
     Of the catalogue, which may be large, only the items of the shard are kept.
     """
-    described = catalogue(work, user_items["item_id"].unique())
-    return user_items.join(_tagged(described), on="item_id", how="left", maintain_order="left")
+    item_id = user_items["item_id"]
+    described = _tagged(catalogue(work, item_id.unique().cast(pl.String))).with_columns(
+        pl.col("item_id").cast(item_id.dtype)
+    )
+    return user_items.join(described, on="item_id", how="left", maintain_order="left")
 
 
 def describe_items(
@@ -234,11 +238,13 @@ def _tagged(items: pl.DataFrame) -> pl.DataFrame:
         None if parts is None else [f"category={'/'.join(parts[: place + 1])}" for place in range(len(parts))]
         for parts in items["category"].to_list()
     ]
-    return items.select(
+    tagged = items.select(
         "item_id",
         pl.Series("category_tags", paths, dtype=pl.List(pl.String)),
         brand_tag=pl.lit("brand=") + pl.col("brand"),
     )
+    tag = codes_of(tagged["category_tags"].explode(), tagged["brand_tag"])
+    return tagged.with_columns(pl.col("category_tags").cast(pl.List(tag)), pl.col("brand_tag").cast(tag))
 
 
 def _written(rows: pl.DataFrame, table: Table, work: FeaturizeWork) -> Iterator[pa.RecordBatch]:

@@ -25,6 +25,7 @@ from lib.formats.ids import ID_FIELDS
 from lib.formats.rules import (
     Clock,
     Condition,
+    DeviceClock,
     EventType,
     Name,
     Part,
@@ -82,6 +83,9 @@ class Source(Part):
         description="resolution of the times: day, hour, minute, second, millisecond or microsecond; unset: found from "
         "the log. What is finer is not asked of them: double clicks, hours of day, regular gaps, sessions",
     )
+    device_clock: DeviceClock | None = Field(
+        None, description="columns by which a wrong clock of a device shows, so that its events' times are corrected"
+    )
     explode: str | None = Field(
         None, description="column with an array; each element is a record, its fields <column>.<key>"
     )
@@ -103,6 +107,11 @@ class Source(Part):
         (),
         description="source columns that make a record the same, such as an order line's id: when it is sent again with "
         "corrections, the latest to arrive supersedes the others",
+    )
+    visitor_id: Text | None = Field(
+        None,
+        description="source column of an id that a visitor has before and after signing in: a record without a user is of "
+        "the only user whom the source's other records of its visitor name",
     )
     equal_records_are_separate: bool = Field(
         False, description="equal records are separate events, as in a log with times by day"
@@ -170,10 +179,12 @@ class Source(Part):
 
     @model_validator(mode="after")
     def has_event_keys_for_events(self) -> Self:
-        if (self.clock or self.record_key) and self.kind != "events":
-            raise ValueError("only a source of events has a clock or a record_key")
+        if (self.clock or self.record_key or self.device_clock) and self.kind != "events":
+            raise ValueError("only a source of events has a clock, a device_clock or a record_key")
         if self.explode and any(name.split(".")[0] == self.explode for name in self.record_key):
             raise ValueError(f"record_key should name columns outside the exploded array {self.explode!r}")
+        if self.visitor_id and ("user_id" not in self.names or self.record_key or self.explode):
+            raise ValueError("a visitor_id needs a column for 'user_id', and goes with neither record_key nor explode")
         return self
 
     @model_validator(mode="after")
@@ -214,7 +225,9 @@ class Source(Part):
     @cached_property
     def mapped_columns(self) -> tuple[str, ...]:
         """The source columns that the mapping names, those that a file may lack among them."""
-        return self._columns_of(list(self.names.values()))
+        clock = (self.device_clock.sent, self.device_clock.received) if self.device_clock else ()
+        further = [Name(column=column) for column in (*clock, self.visitor_id) if column]
+        return self._columns_of([*self.names.values(), *further])
 
     def _columns_of(self, names: Sequence[Name]) -> tuple[str, ...]:
         path_parts = {part for pattern in self.files for part in placeholders(pattern)}

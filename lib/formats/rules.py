@@ -117,6 +117,16 @@ class Reader(Part):
         return self
 
 
+class DeviceClock(Part):
+    """The source columns by which a wrong clock of a device shows."""
+
+    sent: Text = Field(description="when the device sent the record, by the clock that also stamped the event")
+    received: Text = Field(description="when the server received it, by the server's clock")
+    tolerance_seconds: float = Field(
+        60, gt=0, description="a greater difference of the two is the clock's, by which event_time is then corrected"
+    )
+
+
 class Name(Part):
     """Where one of our columns comes from: a source column, several, or a template over columns and parts of the path.
 

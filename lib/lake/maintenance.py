@@ -3,9 +3,11 @@
 from datetime import timedelta
 from typing import NamedTuple
 
+from deltalake import WriterProperties
 from deltalake.exceptions import CommitFailedError
 
 from lib.lake.lake import Lake
+from lib.lake.writes import ROW_GROUP_ROWS
 
 
 class Maintained(NamedTuple):
@@ -25,7 +27,9 @@ def maintain(lake: Lake, table: str, *, target_bytes: int, retention: timedelta)
     delta = lake.open(table)
     num_compacted, was_busy = 0, False
     try:
-        num_compacted = int(delta.optimize.compact(target_size=target_bytes)["numFilesRemoved"])
+        groups = WriterProperties(compression="ZSTD", max_row_group_size=ROW_GROUP_ROWS)
+        compacted = delta.optimize.compact(target_size=target_bytes, writer_properties=groups)
+        num_compacted = int(compacted["numFilesRemoved"])
     except CommitFailedError:
         was_busy = True
     delta = lake.open(table)

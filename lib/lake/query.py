@@ -1,4 +1,7 @@
-"""SQL over the lake with DuckDB: each table is a view `layer.name`, with projection and filters pushed down."""
+"""SQL over the lake with DuckDB: each table is a view `layer.name`, with projection and filters pushed down.
+
+Further views are worked out from them (lib/lake/views.py).
+"""
 
 import csv
 import re
@@ -9,10 +12,11 @@ from typing import Any
 import duckdb
 
 from lib.lake.lake import Lake
+from lib.lake.views import VIEWS
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """A read-only connection in which every table of the lake is a view `layer.name`; it has no database file."""
+    """A read-only connection in which every table of the lake is a view `layer.name`, beside VIEWS; it has no database file."""
     connection = duckdb.connect()
     connection.execute("SET enable_external_access = false; SET TimeZone = 'UTC'")
     for table in lake.tables():
@@ -20,6 +24,9 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
         connection.register(f"{layer}__{name}", lake.dataset(table))
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{layer}"')
         connection.execute(f'CREATE VIEW "{layer}"."{name}" AS SELECT * FROM "{layer}__{name}"')
+    for view, (table, sql) in VIEWS.items():
+        if lake.exists(table):
+            connection.execute(f"CREATE VIEW {view} AS {sql}")
     return connection
 
 

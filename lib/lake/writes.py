@@ -25,6 +25,7 @@ from lib.lake.places import filesystem_of
 from lib.tables import Table
 
 MAX_TEXT_IN_STATISTICS = 64
+ROW_GROUP_ROWS = 1 << 16  # what a reader of few rows must read at least (docs/decisions/0021)
 Where = Mapping[
     str, str | Sequence[str]
 ]  # partition columns -> the value, or the values, of the partitions that are meant
@@ -114,7 +115,9 @@ def write_files(lake: Lake, table: Table, batches: Iterable[pa.Table]) -> list[A
             path = "/".join(part for part in (folder, f"part-{uuid.uuid4()}.parquet") if part)
             if not lake.is_remote:  # a store has no folders
                 filesystem.create_dir(f"{root}/{folder}".rstrip("/"), recursive=True)
-            pq.write_table(rows, f"{root}/{path}", filesystem=filesystem, compression="zstd")
+            pq.write_table(
+                rows, f"{root}/{path}", filesystem=filesystem, compression="zstd", row_group_size=ROW_GROUP_ROWS
+            )
             size = filesystem.get_file_info(f"{root}/{path}").size
             added.append(
                 AddAction(path, size, values, int(time.time() * 1000), True, json.dumps(_statistics(table, rows)))

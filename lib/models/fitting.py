@@ -38,6 +38,11 @@ class Examples(NamedTuple):
         """The first ones."""
         return Examples(self.features[:number], self.labels[:number])
 
+    def repeated_to(self, number: int) -> "Examples":
+        """As many, the first ones again at the end (as in DistributedSampler); there is at least one."""
+        place = torch.arange(number) % len(self.labels)
+        return Examples(self.features[place], self.labels[place])
+
 
 @dataclass(frozen=True)
 class EncoderPlan:

@@ -19,14 +19,21 @@ from lib.models.two_tower import Pairs, TwoTower
 from lib.ranking.known_pairs import known_pairs
 
 DAY_SECONDS = 86_400.0
+INTERACTION_COLUMNS = ("user_key", "item_id", "event_time", "weight", "num_relevant")
 
 
 class WeightedPairs(NamedTuple):
-    """Pairs and the ids of their numbers: user u is user_keys[u], item i is item_ids[i]; both are sorted."""
+    """Pairs and the keys of their users, sorted: user u is user_keys[u]."""
 
     pairs: Pairs
     user_keys: pa.Array
-    item_ids: pa.Array
+
+
+class Weights(NamedTuple):
+    """How a pair is weighed: by its age, and browsing relative to what the log calls relevant."""
+
+    half_life_days: float
+    browsing: float
 
 
 def feature_tensor(features: pa.ChunkedArray) -> Tensor:
@@ -50,44 +57,32 @@ def labelled_examples(rows: pa.Table) -> Examples:
     return Examples(feature_tensor(known["features"]), torch.from_numpy(labels))
 
 
-def share_of(num_rows: int, rank: int, num_workers: int) -> Tensor:
-    """Row numbers of one worker, equally many for each.
-
-    A few repeat if the rows do not divide evenly (as in DistributedSampler).
-    """
-    size = -(-num_rows // num_workers)
-    return (torch.arange(size) * num_workers + rank) % num_rows
-
-
 def weighted_pairs(
-    interactions: pa.Table, *, as_of: datetime, half_life_days: float, browsing_weight: float
+    interactions: pl.DataFrame, *, as_of: datetime, item_ids: pa.Array, weights: Weights
 ) -> WeightedPairs:
     """The known pairs (lib/ranking/known_pairs.py) in rows of gold/interactions, with their weights.
 
     In the user's history a pair weighs log(1 + weight). As a target it weighs log(1 + relevant events) plus
-    `browsing_weight` times its history weight, so that there is something to learn from in a log of few purchases. Both
-    halve for every `half_life_days` since the pair's last event.
+    `browsing` times its history weight, so that there is something to learn from in a log of few purchases. Both halve
+    for every `half_life_days` since the pair's last event.
+
+    Args:
+        interactions: INTERACTION_COLUMNS of gold/interactions, all rows of whole users.
+        as_of: what happened from then on is not known.
+        item_ids: the items, by which the pairs' items are numbered; at least all of the known pairs.
+        weights: how pairs are weighed.
     """
-    frame = pl.from_arrow(interactions)
-    assert isinstance(frame, pl.DataFrame)
-    known = known_pairs(frame, as_of=as_of).to_arrow()
+    known = known_pairs(interactions, as_of=as_of).to_arrow()
     user, user_keys = _numbered(known["user_key"])
-    item, item_ids = _numbered(known["item_id"])
+    item = pc.index_in(known["item_id"], value_set=item_ids.cast(known["item_id"].type)).to_numpy().astype(np.int64)
     last_seconds = known["last_time"].cast(pa.int64()).to_numpy() / 1e6
-    decay = np.exp2((last_seconds - as_of.timestamp()) / DAY_SECONDS / half_life_days)
+    decay = np.exp2((last_seconds - as_of.timestamp()) / DAY_SECONDS / weights.half_life_days)
     # Very old pairs keep a small weight, so that a history of old pairs alone still has a mean.
     decay = np.maximum(decay, 1e-9)
     seen = np.log1p(known["weight"].to_numpy())
-    wanted = np.log1p(known["num_relevant"].to_numpy()) + browsing_weight * seen
+    wanted = np.log1p(known["num_relevant"].to_numpy()) + weights.browsing * seen
     pairs = Pairs(*(torch.from_numpy(column) for column in (user, item, seen * decay, wanted * decay)))
-    return WeightedPairs(pairs, user_keys, item_ids)
-
-
-def pairs_of_users(pairs: Pairs, rank: int, num_workers: int) -> Pairs:
-    """The pairs of one worker's users, every `num_workers`-th, renumbered from 0."""
-    is_own = pairs.user % num_workers == rank
-    own = Pairs(*(column[is_own] for column in pairs))
-    return own._replace(user=own.user // num_workers)
+    return WeightedPairs(pairs, user_keys)
 
 
 def item_tags(item_ids: pa.Array, items: pa.Table | None) -> Tensor:
@@ -129,16 +124,17 @@ def vector_rows(vectors: Tensor, ids: pa.Array, *, model: str, version: str, kin
     )
 
 
-def tower_rows(towers: TwoTower, known: WeightedPairs, *, version: str, as_of: datetime) -> pa.Table:
-    """Rows of gold/vectors: of the known users by their histories, and of the known items."""
-    with torch.no_grad():
-        items = towers.item_vectors(torch.arange(len(known.item_ids)))
+def tower_users(towers: TwoTower, known: WeightedPairs, *, version: str, as_of: datetime) -> pa.Table:
+    """Rows of gold/vectors of the known users, by their histories."""
     users = towers.user_vectors(known.pairs, len(known.user_keys))
-    stored = [
-        vector_rows(vectors, ids, model="two_tower", version=version, kind=kind, as_of=as_of)
-        for kind, vectors, ids in (("user", users, known.user_keys), ("item", items, known.item_ids))
-    ]
-    return pa.concat_tables(stored)
+    return vector_rows(users, known.user_keys, model="two_tower", version=version, kind="user", as_of=as_of)
+
+
+def tower_items(towers: TwoTower, item_ids: pa.Array, *, version: str, as_of: datetime) -> pa.Table:
+    """Rows of gold/vectors of the items."""
+    with torch.no_grad():
+        items = towers.item_vectors(torch.arange(len(item_ids)))
+    return vector_rows(items, item_ids, model="two_tower", version=version, kind="item", as_of=as_of)
 
 
 def _numbered(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:

@@ -126,10 +126,10 @@ def _hits(hit_ranks: pa.ListArray, k: int) -> NDArray[np.bool_]:
 
 
 def summarised(sums: pa.Table) -> pa.Table:
-    """Values and intervals from the sums of all shards.
+    """Values and intervals from the sums of all shards, for `applyInArrow`.
 
     Args:
-        sums: rows of `SUMS_SCHEMA`, in any order; they are added in the order of the shards, so that the result is the
+        sums: rows of `SUMS_SCHEMA`, whole segments of questions, in any order; they are added in the order of the shards, so that the result is the
             same to the last digit.
 
     Returns:

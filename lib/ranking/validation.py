@@ -1,5 +1,7 @@
 """How well a version's vectors find what users wanted in a window after they were fitted: NDCG of each user's list."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -19,11 +21,13 @@ WANTED = pa.schema([("user_key", pa.string()), ("items", pa.list_(pa.string()))]
 MAX_USERS = 20_000  # who are looked at: the first by their keys, which are keyed hashes and so a draw
 
 
-def wanted_items(relevant: pa.Table) -> pa.Table:
-    """`user_key` and distinct `items` of at most MAX_USERS users, from relevant rows of gold/interactions."""
-    frame = pl.from_arrow(relevant)
-    assert isinstance(frame, pl.DataFrame)
-    by_user = frame.group_by("user_key").agg(items=pl.col("item_id").unique()).sort("user_key").head(MAX_USERS)
+def wanted_items(relevant: Iterable[pa.RecordBatch]) -> pa.Table:
+    """`user_key` and distinct `items` of the first MAX_USERS users, from batches of relevant rows of gold/interactions."""
+    pairs = pl.DataFrame(schema={"user_key": pl.String, "item_id": pl.String})
+    for batch in relevant:
+        both = pl.concat([pairs, pl.DataFrame(batch).select(pairs.columns)]).unique()
+        pairs = both.filter(pl.col("user_key").rank("dense") <= MAX_USERS)
+    by_user = pairs.sort("user_key", "item_id").group_by("user_key", maintain_order=True).agg(items="item_id")
     return by_user.to_arrow().cast(WANTED)
 
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from lib.engines.arrow_tasks import part
 from rl.market.market import CATALOGUE_FILE, MANIFEST, Market
 from rl.market.products import COLUMNS, Attributes
-from rl.market.records import Bots, DirtRates, Record, records
+from rl.market.records import DirtRates, Record, records
+from rl.market.visitors import Visitors
 
 LOG_FOLDER, TRUTH_FOLDER = "market", "market-truth"
 
@@ -64,7 +65,7 @@ def write_events(
     *,
     market: Market,
     rates: DirtRates,
-    bots: Bots,
+    visitors: Visitors,
     raw: Path,
     keep: Callable[[Path], None],
 ) -> Iterator[pa.RecordBatch]:
@@ -76,7 +77,7 @@ def write_events(
     """
     for batch in batches:
         for row in batch.to_pylist():
-            made = records(market, row["first"], row["last"], rates, bots)
+            made = records(market, row["first"], row["last"], rates, visitors)
             by_file = {
                 f"events/part-{row['file']:05d}.jsonl.gz": [record for record in made if record.kind != "resent"]
             }

@@ -8,15 +8,16 @@ NumPy only. A user's records depend on the seed, the catalogue and the user's nu
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rl.dataset.decisions import Decisions
 from rl.dataset.logged import REWARDS, Events, ItemDays, LoggedDecisions, RewardWeights, count_columns, read_decisions
+from rl.market.effects import NO_EFFECTS, Blockbuster, Calendar, Effects, examined, price_levels
 from rl.market.memory import Journal, Log, Memory
 from rl.market.products import Attributes, drawn_attributes, hide
 from rl.market.sessions import (
@@ -62,9 +63,10 @@ class Market:
     sessions_per_user: float = 11.0
     end_ms: int = 1_782_864_000_000  # 2026-07-01T00:00:00Z
     experiment: str = "logging_strategy"
+    effects: Effects = NO_EFFECTS
 
     @classmethod
-    def generate(cls, seed: int = 0, *, num_items: int = NUM_ITEMS, **settings: float | str) -> "Market":
+    def generate(cls, seed: int = 0, *, num_items: int = NUM_ITEMS, **settings: float | str | Effects) -> "Market":
         """A market with a drawn catalogue of `num_items` products; `settings` are further fields."""
         return cls(drawn_attributes(seed, num_items), seed, **settings)  # type: ignore[arg-type]
 
@@ -82,12 +84,14 @@ class Market:
             )
         with (folder / CATALOGUE_FILE).open(newline="", encoding="utf-8") as file:
             attributes = Attributes.from_rows(csv.DictReader(file))
-        return cls(attributes, **json.loads(manifest.read_text(encoding="utf-8"))["market"])
+        settings = json.loads(manifest.read_text(encoding="utf-8"))["market"]
+        return cls(attributes, **settings | {"effects": Effects(**settings.get("effects", {}))})
 
     @property
-    def settings(self) -> dict[str, int | float | str]:
+    def settings(self) -> dict[str, Any]:
         """All fields but the catalogue, for the manifest."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attributes"}
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attributes"}
+        return named | {"effects": asdict(self.effects)}
 
     @property
     def start_ms(self) -> int:
@@ -101,7 +105,14 @@ class Market:
         hidden = hide(self.seed, catalogue)
         popular = np.exp(hidden.popularity)
         supply = 0.5 * popular / popular.sum() + 0.5 / len(popular)
-        return World(catalogue, hidden, np.minimum(np.cumsum(supply), 1 - 1e-9))
+        return World(
+            catalogue,
+            hidden,
+            np.minimum(np.cumsum(supply), 1 - 1e-9),
+            examined(self.effects.position_bias),
+            Blockbuster.of(self.effects.blockbuster, hidden.popularity, self.days),
+            price_levels(self.effects.price_changes, seed=self.seed, days=self.days, num_items=len(popular)),
+        )
 
     def user_id(self, user: int) -> str:
         """The user's id in the log."""
@@ -132,6 +143,7 @@ class Market:
             block,
             seed=self.seed,
             days=self.days,
+            calendar=Calendar.of(self.effects.seasonality, self.start_ms // DAY_MS, self.days),
             sessions_per_user=self.sessions_per_user,
             num_draws=SESSION_DRAWS,
             arms=arms,

@@ -2,6 +2,7 @@
 
 Dirty records are added to the true ones: each is a copy of a true record with a fault. So a perfect cleaning leaves exactly the
 true events, plus three kinds that it keeps: records without a user, and those of bots and of a bot farm, which it flags.
+Some visitors' true records are themselves at fault (rl/market/visitors.py); cleaning mends them.
 """
 
 import json
@@ -13,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.statistics.bootstrap import splitmix64
+from rl.market.effects import RATES, currencies_of, on_day
 from rl.market.market import Market
 from rl.market.memory import Log
 from rl.market.sessions import NUM_CANDIDATES
 from rl.market.shoppers import BOT_STREAM, DAY_MS, DIRT_STREAM, FARM_STREAM, user_generator
+from rl.market.visitors import KINDS_OF_VISITORS, LATE_SIGN_IN, Visitors, signed_in_late, stamps
 from rl.observation import CART, IMPRESSION, KINDS, PURCHASE, VIEW, Ints
 
+EVENT_TIME = '{"event_time":"'  # how each line begins
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # the step of SplitMix64
 BOT_USERS, FARM_USERS = 50_000_000, 60_000_000  # a bot's number is this plus its host's; its id looks like any other
 UNKNOWN_TYPES = ("hover", "zoom", "compare", "newsletter")
@@ -55,7 +59,7 @@ class DirtRates:
 
 
 NUM_PLAIN = 9
-KINDS_OF_DIRT = (*(field.name for field in fields(DirtRates)), "bot", "bot_farm")
+KINDS_OF_DIRT = (*(field.name for field in fields(DirtRates)), "bot", "bot_farm", *KINDS_OF_VISITORS)
 
 
 class Record(NamedTuple):
@@ -68,30 +72,54 @@ class Record(NamedTuple):
     column: str | None = None  # with the fault
 
 
-class Bots(NamedTuple):
-    """How many bots there are."""
-
-    per_user: float  # that view the whole shop
-    farmed_per_user: float  # accounts of the bot farm
-
-
-def records(market: Market, first: int, last: int, rates: DirtRates, bots: Bots) -> list[Record]:
+def records(market: Market, first: int, last: int, rates: DirtRates, visitors: Visitors) -> list[Record]:
     """All records of the users [first, last) and of the bots that belong to them, by time, then user.
 
-    A user has a bot with probability `bots.per_user`. A bot has one or two days with 300 to 800 views of one product after
+    A user has a bot with probability `visitors.bots_per_user`. A bot has one or two days with 300 to 800 views of one product after
     the other, at a steady pace of 1.5 to 4 seconds, give or take 2 %. A shopper's day has less than a third as many, irregularly.
-    With probability `bots.farmed_per_user` an account of the farm belongs to a user: on one to three days it views one product,
+    With probability `visitors.farmed_per_user` an account of the farm belongs to a user: on one to three days it views one product,
     the same for all accounts, 25 to 60 times, and puts it into the cart, at a shopper's pace.
     """
     log = market.log(first, last)
     true = list(map(Record, log.time_ms.tolist(), log.user.tolist(), _lines(market, log)))
+    if visitors.app_frac or visitors.late_sign_in_frac:
+        others = _by_app(true, market, log, visitors.app_frac)
+        _by_visitor(true, market, log, others, visitors.late_sign_in_frac)
     dirty = [_spoil(true[row], kind, detail, market) for row, kind, detail in _dirt(market.seed, log, rates)]
     of_bots = [
         record
         for user in range(first, last)
-        for record in (*_bot(market, user, bots.per_user), *_farmed(market, user, bots.farmed_per_user))
+        for record in (*_bot(market, user, visitors.bots_per_user), *_farmed(market, user, visitors.farmed_per_user))
     ]
     return sorted(true + dirty + of_bots, key=lambda record: record[:2])
+
+
+def _by_app(true: list[Record], market: Market, log: Log, app_frac: float) -> list[int]:
+    """Write the records of users who come by the app as their devices stamp them; returns the other users."""
+    others = []
+    for user in np.unique(log.user).tolist():
+        rows = slice(*np.searchsorted(log.user, [user, user + 1]))
+        stamped = stamps(market.seed, user, log.time_ms[rows], app_frac)
+        if stamped is None:
+            others.append(user)
+            continue
+        texts = zip(*(time_text(market, times) for times in stamped[1:]), strict=True)
+        for row, (event, sent, received) in enumerate(texts, rows.start):
+            rest = true[row].line[len(EVENT_TIME) + len(event) : -1]
+            line = f'{EVENT_TIME}{event}{rest},"sent_at":"{sent}","received_at":"{received}"}}'
+            true[row] = true[row]._replace(line=line, kind=stamped.kind)
+    return others
+
+
+def _by_visitor(true: list[Record], market: Market, log: Log, users: list[int], late_sign_in_frac: float) -> None:
+    """Write the records of visits in which `users` sign in late: all with a visitor's id, the first ones without a user's."""
+    visits, before = signed_in_late(market.seed, log, users, late_sign_in_frac)
+    visitor = hashed(log.user[visits] * 64 + log.session[visits], market.seed + 1)
+    for row, number in zip(visits.tolist(), visitor.tolist(), strict=True):
+        true[row] = true[row]._replace(line=f'{true[row].line[:-1]},"visitor_id":"v{number:016x}"}}')
+    for row in before.tolist():
+        anonymous = true[row].line.replace(f'"{market.user_id(true[row].user)}"', "null", 1)
+        true[row] = true[row]._replace(line=anonymous, kind=LATE_SIGN_IN)
 
 
 def farmed_item(market: Market) -> int:
@@ -108,7 +136,6 @@ def time_text(market: Market, time_ms: Ints) -> list[str]:
 def _lines(market: Market, log: Log) -> Iterator[str]:
     """Each event as a JSON line. Ids of sessions, requests and orders are hashes, which reveal nothing about the user."""
     items = [json.dumps(item) for item in market.attributes.item_id]
-    prices = [f"{price:.2f}" for price in market.attributes.price.tolist()]
     who = {user: (market.user_id(user), market.strategy(user)) for user in np.unique(log.user).tolist()}
     session = (log.user * 64 + log.session) * 8
     offers = zip(log.candidates.tolist(), log.propensities.tolist(), strict=True)
@@ -120,21 +147,29 @@ def _lines(market: Market, log: Log) -> Iterator[str]:
         hashed(session, market.seed),
         hashed(session + log.step + 1, market.seed),
     )
-    for time, kind, user, item, step, session_hash, request_hash in zip(
-        time_text(market, log.time_ms), *(column.tolist() for column in columns), strict=True
+    for time, price, kind, user, item, step, session_hash, request_hash in zip(
+        time_text(market, log.time_ms), _prices(market, log), *(column.tolist() for column in columns), strict=True
     ):
         user_id, strategy = who[user]
         yield (
-            f'{{"event_time":"{time}","event_type":"{KINDS[kind]}","user_id":"{user_id}","item_id":{items[item]}'
+            f'{EVENT_TIME}{time}","event_type":"{KINDS[kind]}","user_id":"{user_id}","item_id":{items[item]}'
             f',"session":"s{session_hash:016x}"'
             + (f',"request_id":"r{request_hash:016x}"' if step >= 0 else "")
-            + (
-                _offer(step, next(offers), items, strategy, market.experiment)
-                if kind == IMPRESSION
-                else f',"price":{prices[item]}'
-            )
+            + (_offer(step, next(offers), items, strategy, market.experiment) if kind == IMPRESSION else price)
             + (f',"quantity":1,"order_id":"o{session_hash:016x}"}}' if kind == PURCHASE else "}")
         )
+
+
+def _prices(market: Market, log: Log) -> Iterator[str]:
+    """What each event says of its product's price: that of its day, in the currency in which its user pays."""
+    euros = market.attributes.price[log.item] * on_day(market.world.price_levels, log.time_ms // DAY_MS, log.item)
+    if market.effects.currencies == 1:
+        yield from (f',"price":{price:.2f}' for price in euros.tolist())
+        return
+    names, worth = [*RATES], np.array([*RATES.values()])
+    currency = currencies_of(log.user, market.effects.currencies)
+    for price, number in zip((euros / worth[currency]).tolist(), currency.tolist(), strict=True):
+        yield f',"price":{price:.2f},"currency":"{names[number]}"'
 
 
 def _offer(step: int, offer: tuple[list[int], float], items: list[str], strategy: str, experiment: str) -> str:
@@ -183,9 +218,11 @@ def _spoil(true: Record, kind: str, detail: float, market: Market) -> Record:
         return true._replace(kind=kind, line=f'{{"session"{tail},{head}}}')
     if kind == "double_click":
         delay_ms = 200 + int(detail * 750)
-        content["event_time"] = time_text(market, np.array([true.time_ms + delay_ms]))[0]
+        stated = np.datetime64(content["event_time"][:-1]) + delay_ms
+        content["event_time"] = f"{np.datetime_as_string(stated)}Z"
     elif kind == "no_user":
         content["user_id"] = None
+        content.pop("visitor_id", None)
     else:
         column, value = _fault(kind, content, detail, market)
         content[column] = value

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.dataset.logged import REWARDS, RewardWeights
+from rl.market.effects import PRICE_ELASTICITY, Blockbuster, on_day
 from rl.market.memory import Journal, Memory
 from rl.market.products import Hidden
 from rl.market.shoppers import DAY_MS, Shoppers
@@ -36,11 +37,18 @@ Policy = Callable[[Floats, Floats, Floats], Floats]
 
 
 class World(NamedTuple):
-    """The products with visible and hidden attributes, and the shop's supply of candidates: cumulative probabilities (I,)."""
+    """The products with visible and hidden attributes, the shop's supply of candidates, and what moves all of it."""
 
     catalogue: Catalogue
     hidden: Hidden
-    supply: Floats
+    supply: Floats  # (I,) cumulative probabilities
+    examined: Floats  # (MAX_STEPS,) chance that a shopper examines what is shown
+    blockbuster: Blockbuster
+    price_levels: Floats  # (days, I) in parts of the catalogue's prices; (1, I) where none changes
+
+    def reluctance(self, clock: Ints, items: Ints) -> Floats:
+        """How much less ready (m,) shoppers are to buy the items (m,) at their prices of the day, on the logit scale."""
+        return PRICE_ELASTICITY * np.log(on_day(self.price_levels, clock // DAY_MS, items))
 
 
 class ItemHistory(NamedTuple):
@@ -138,9 +146,10 @@ def decide(
 
     The logging strategies decide, or `policy`, which then needs `history`. Events go into the journal, if there is one.
 
-    A shopper is more likely to click on a relevant and appealing product and in a good mood, and less likely when its category
-    was shown earlier in the session. A click on a good product lifts the mood; a bad product, or one that is not clicked,
-    lowers it. The better the mood, the more likely the shopper buys, and stays for the next decision.
+    What a shopper does not examine is not clicked and does not lower the mood (the examination hypothesis, Richardson et al.
+    2007). One who examines a product is more likely to click on it when it is relevant and appealing and the mood is good, and less
+    likely when its category was shown earlier in the session. A click on a good product lifts the mood; a bad product, or one that
+    is not clicked, lowers it. The better the mood, the more likely the shopper buys, and stays for the next decision.
     """
     catalogue, hidden = world.catalogue, world.hidden
     returns = np.zeros(len(visits.users))
@@ -166,9 +175,13 @@ def decide(
             journal.add(visits, live, IMPRESSION, item, step, candidates=candidates, propensity=propensity)
 
         relevance, conversion, mood = shoppers.relevance[users, item], shoppers.conversion[users], visits.mood[live]
+        attention = world.examined[step]
+        examines = draw[:, CLICK] < attention
         tired = so_far.category[live, catalogue.category[item]] + 0.4 * so_far.group[live, catalogue.group[item]]
-        clicks = draw[:, CLICK] < sigmoid(-2.9 + 1.8 * relevance + 1.1 * hidden.appeal[item] + 0.6 * mood - 1.1 * tired)
+        appeal = sigmoid(-2.9 + 1.8 * relevance + 1.1 * hidden.appeal[item] + 0.6 * mood - 1.1 * tired)
+        clicks = draw[:, CLICK] < attention * appeal
         ready = 0.35 * hidden.quality[item] + 0.7 * conversion + 1.1 * mood
+        ready -= world.reluctance(visits.clock[live], item)
         adds = clicks & (draw[:, ADD] < sigmoid(-1.0 + 0.3 * relevance + ready))
         buys = adds & (draw[:, BUY] < sigmoid(-0.6 + ready))
         for k, (kind, happens) in enumerate(((VIEW, clicks), (CART, adds), (PURCHASE, buys))):
@@ -180,7 +193,7 @@ def decide(
         if journal is not None:
             memory.buy(users[buys], item[buys], hidden)
         so_far.add(live, item, np.column_stack([clicks, adds, buys]))
-        visits.mood[live] += np.where(clicks, 0.1 + 0.9 * hidden.quality[item], -0.25)
+        visits.mood[live] += np.where(clicks, 0.1 + 0.9 * hidden.quality[item], -0.25 * examines)
         stays = draw[:, LEAVE] >= sigmoid(-1.3 - 1.9 * visits.mood[live])
         live = live[stays]
     return returns
@@ -198,7 +211,8 @@ def browse(
 ) -> Ints:
     """One organic step of the sessions `rows` (r,), with `draws` (r, ORGANIC_DRAWS); returns the rows that took it.
 
-    A shopper looks for a companion of the last purchase, returns to a consumable bought earlier, or searches by taste.
+    A shopper looks at the blockbuster, or for a companion of the last purchase, returns to a consumable bought earlier, or
+    searches by taste.
     """
     mood = visits.mood[rows]
     goes_on = draws[:, GO_ON] < sigmoid(0.1 + 0.5 * mood)
@@ -206,13 +220,16 @@ def browse(
     users = visits.users[rows]
     last, consumed = memory.last_bought[users], memory.last_consumable[users]
     companions = world.hidden.companions
-    companion = companions[last, (draws[:, SEARCH] * companions.shape[1]).astype(np.int64)]
-    is_companion = (last >= 0) & (draws[:, WAY] < 0.3)
-    is_rebuy = ~is_companion & (consumed >= 0) & (draws[:, WAY] > 0.88)
-    item = np.where(is_companion, companion, np.where(is_rebuy, consumed, search(shoppers, users, draws[:, SEARCH])))
+    is_hit, place = world.blockbuster.takes(visits.clock[rows] // DAY_MS, draws[:, SEARCH])
+    companion = companions[last, (place * companions.shape[1]).astype(np.int64)]
+    is_companion = ~is_hit & (last >= 0) & (draws[:, WAY] < 0.3)
+    is_rebuy = ~is_hit & ~is_companion & (consumed >= 0) & (draws[:, WAY] > 0.88)
+    ways = (is_hit, is_companion, is_rebuy)
+    item = np.select(ways, (world.blockbuster.item, companion, consumed), search(shoppers, users, place))
     ready = (
         0.5 * world.hidden.quality[item] + 0.8 * shoppers.conversion[users] + 0.4 * mood + 1.2 * is_companion + is_rebuy
     )
+    ready -= world.reluctance(visits.clock[rows], item)
     adds = draws[:, ORGANIC_ADD] < sigmoid(-1.6 + 0.3 * shoppers.relevance[users, item] + ready)
     buys = adds & (draws[:, ORGANIC_BUY] < sigmoid(-0.5 + ready))
     for k, (kind, happens) in enumerate(((VIEW, np.ones(len(rows), dtype=bool)), (CART, adds), (PURCHASE, buys))):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.market.effects import Calendar
 from rl.market.products import LATENT, Hidden
 from rl.observation import Catalogue, Floats, Ints
 
@@ -17,7 +18,8 @@ BLOCK = 256
 MAX_SESSIONS = 60  # of one user in one log
 DAY_MS = 86_400_000
 CLOSING_MS = 90 * 60_000  # no session starts in the log's last 90 minutes, so that all end before it does
-BOT_STREAM, FARM_STREAM, DIRT_STREAM = 2**62, 2**61, 2**63  # added to the seed, for a user's further generators
+# Added to the seed, for a user's further generators.
+BOT_STREAM, FARM_STREAM, DIRT_STREAM, DEVICE_STREAM, SIGN_IN_STREAM = 2**62, 2**61, 2**63, 2**60, 2**59
 
 
 class Shoppers(NamedTuple):
@@ -49,6 +51,7 @@ def draw_shoppers(
     *,
     seed: int,
     days: int,
+    calendar: Calendar,
     sessions_per_user: float,
     num_draws: int,
     arms: NDArray[np.bool_],
@@ -66,7 +69,7 @@ def draw_shoppers(
     for row in range(BLOCK):
         rng = user_generator(seed, first + row)
         normals[row] = rng.standard_normal(normals.shape[1])
-        starts = _planned_visits(rng, days, sessions_per_user)
+        starts = _planned_visits(rng, days, calendar, sessions_per_user)
         num_sessions[row] = len(starts)
         planned[row, : len(starts)] = starts
         uniforms.append(rng.random((len(starts), num_draws)))
@@ -91,7 +94,7 @@ def draw_shoppers(
     )
 
 
-def _planned_visits(rng: np.random.Generator, days: int, sessions_per_user: float) -> Ints:
+def _planned_visits(rng: np.random.Generator, days: int, calendar: Calendar, sessions_per_user: float) -> Ints:
     """Starts of one user's sessions in ms since the log's start, ascending.
 
     Activity is gamma distributed. Some users first come after the log's start, some stop before its end; each has a preferred
@@ -102,8 +105,8 @@ def _planned_visits(rng: np.random.Generator, days: int, sessions_per_user: floa
     stop = days if leaves < 0.75 else start + (days - start) * (leaves - 0.75) / 0.25
     rate = sessions_per_user / 0.8 * activity * (stop - start) / days  # a user is active for 0.8 of the span on average
     count = min(int(rng.poisson(rate)), MAX_SESSIONS)
-    day = np.floor(start + (stop - start) * rng.random(count))
-    hour = (8 + 14 * peak + 2.5 * rng.standard_normal(count)) % 24
+    day = np.floor(calendar.moments(start, stop, rng.random(count)))
+    hour = (8 + 14 * calendar.preferred(peak) + 2.5 * rng.standard_normal(count)) % 24
     visits = np.sort((day * DAY_MS + hour * (DAY_MS / 24)).astype(np.int64))
     return visits[visits < days * DAY_MS - CLOSING_MS]
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from gan.training import catalogue
+from gan.training.catalogue import KEYS
 from tests.shops import Shop
 
 GOOD = {f"G{number:03d}" for number in range(24)}
@@ -16,8 +18,8 @@ def test_a_catalogue_of_odd_photographs_is_used_or_counted(faults: Path, tmp_pat
     for case in ("greys", "strip"):
         shop.put(f"images/{case}.parquet", (zoo / case / "log" / "images" / "p.parquet").read_bytes())
     assert shop.run().code == 0
-    keys = shop.table("bronze/images", "item_id", "arrived_at", "source_file_sha256")
-    chosen = catalogue.chosen_pictures(keys, max_pictures=100, seed=0)
+    keys = catalogue.chosen_pictures(pl.DataFrame(shop.table("bronze/images", *KEYS)), max_pictures=100, seed=0)
+    chosen = dict(keys.select("item_id", "source_file_sha256").iter_rows())
     found = catalogue.read_pictures(shop.lake.dataset("bronze/images"), chosen, 32)
     assert set(found) == GOOD | {"EXIF", "GREY16", "GIF", "WEBP", "CMYK", "PALETTE"}
     assert set(chosen) - set(found) == {"STRIP", "CUT", "HTML"}

@@ -4,11 +4,13 @@ import os
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lib.cli.jobs import load_job
 from lib.lake.lake import Lake
-from lib.lake.writes import commit_files, write_files
+from lib.lake.writes import ROW_GROUP_ROWS, commit_files, write_files
 from lib.pipeline import JOBS
 from lib.tables import contract
 from tests.lakes import put
@@ -83,3 +85,20 @@ def test_files_that_no_commit_names_go_when_they_are_old(lake: Lake) -> None:
     assert old.path not in left
     assert fresh.path in left, "a run may be about to commit it"
     assert titles(lake) == {"title 4"}
+
+
+def test_row_groups_are_small_before_and_after_files_are_brought_together(lake: Lake) -> None:
+    table = contract("silver/items")
+    row = lake.dataset("silver/items").to_table().slice(0, 1)
+    many = pa.concat_tables([row] * 100_000).set_column(0, table.schema.field(0), pa.array(map(str, range(100_000))))
+    files = write_files(lake, table, [many, many.slice(0, 30_000)])
+    commit_files(lake, table, files, transaction="many rows", number=1)
+    assert largest_groups(lake) == [30_000, ROW_GROUP_ROWS]
+    maintain(lake)
+    assert largest_groups(lake) == [ROW_GROUP_ROWS]
+
+
+def largest_groups(lake: Lake) -> list[int]:
+    """The most rows of a row group in each file of the table."""
+    files = [pq.ParquetFile(location).metadata for location, _ in lake.data_files("silver/items")]
+    return sorted(max(file.row_group(place).num_rows for place in range(file.num_row_groups)) for file in files)

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from lib.cli.jobs import load_job
+from lib.engines.ray_tasks import RayRun
 from lib.models.fitting import Examples
 from lib.models.judging import log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
@@ -235,6 +236,7 @@ def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
 
 
 @pytest.mark.bad_input("fewer rows than workers")
+@pytest.mark.usefixtures("ray_cluster")
 def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLake, job: ModuleType) -> None:
     small_lake.put_examples(lambda user: user % 2, num_users=2)
     small_lake.put_interactions()
@@ -244,6 +246,7 @@ def test_fewer_users_than_workers_are_refused_in_one_line(small_lake: EncoderLak
 
 
 @pytest.mark.bad_input("fewer rows than workers")
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_log_whose_history_is_of_fewer_users_than_workers_is_refused(
     small_lake: EncoderLake, job: ModuleType
 ) -> None:
@@ -264,12 +267,18 @@ def test_a_log_without_users_is_skipped(
     assert not small_lake.lake.exists("gold/vectors")
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_batches_are_shared_out_among_the_workers(small_lake: EncoderLake, job: ModuleType) -> None:
     small_lake.put_examples(lambda user: user % 2)
     small_lake.put_interactions()
     settings = small_lake.settings(job, batch_size=100, two_tower_batch_size=90, cluster={"num_workers": 3})
-    with job.start_run("train_encoder", settings) as run:
-        task = job.task_of(run, settings)
+    with job.start_run("train_encoder", settings, RayRun) as run:
+        task = job.task_of(run, settings, num_examples=job.count_examples(run)[0], with_encoder=True)
     assert (task.encoder.batch_size, task.two_tower.batch_size) == (34, 30)
-    assert task.as_of == TEST_FROM
-    assert Path(task.lake).is_absolute()
+    assert {model: fit.as_of for model, fit in task.towers.items()} == {
+        "two_tower-valid": VALID_FROM,
+        "two_tower": TEST_FROM,
+    }
+    shares = [task.pairs_of_worker(task.towers["two_tower"], rank) for rank in range(3)]
+    assert sum(len(share.user.unique()) for share in shares) == NUM_USERS
+    assert sum(len(share.user) for share in shares) == 5 * NUM_USERS

@@ -173,6 +173,7 @@ def test_a_catalogue_without_pictures_is_skipped(
     assert not small_lake.lake.exists("gold/model_metrics")
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_too_few_pictures_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType) -> None:
     small_lake.put_pictures(3)
     with pytest.raises(ValueError, match="3 pictures could be decoded; a generator needs at least 5 of a class"):
@@ -180,6 +181,7 @@ def test_too_few_pictures_are_refused_in_one_line(small_lake: PictureLake, job: 
     assert not small_lake.lake.exists("gold/model_metrics")
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_pictures_too_few_for_the_workers_are_refused_in_one_line(small_lake: PictureLake, job: ModuleType) -> None:
     small_lake.put_pictures(12, with_items=False)
     with pytest.raises(

@@ -187,6 +187,7 @@ def test_as_of_the_logs_end_it_learns_all_and_judges_on_the_window_before(
     assert "learned tabular Q on known  decisions=200" in out
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_what_cannot_be_meant_is_refused_in_one_line(job: ModuleType, tmp_path: Path) -> None:
     lake, log = Lake(str(tmp_path)), bandit(20, click_rate=0.5)
     settings = put_decisions(lake, log, np.where(np.arange(20) < 10, "train", "test"), as_of=NOON)
@@ -200,6 +201,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(job: ModuleType, tmp_path: 
         job.TrainPolicySettings(num_learners=3)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_without_a_decision_to_judge_by_the_job_is_skipped(job: ModuleType, tmp_path: Path) -> None:
     lake, log = Lake(str(tmp_path)), bandit(20, click_rate=0.5)
     settings = put_decisions(lake, log, np.full(20, "train"), as_of=NOON)

@@ -4,7 +4,7 @@ import gzip
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,8 +18,10 @@ from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import history
 from rl.market.records import KINDS_OF_DIRT
+from rl.market.visitors import KINDS_OF_VISITORS
 
-SMALL = {"num_users": 150, "num_items": 60, "days": 12, "bots_per_user": 0.05, "farmed_per_user": 0.05, "seed": 5}
+SMALL = {"num_users": 150, "num_items": 60, "days": 12, "bots_per_user": 0.05, "farmed_per_user": 0.05, "seed": 8}
+SMALL |= {"late_sign_in_frac": 0.1}
 END = datetime(2026, 7, 1, tzinfo=UTC)
 EVENT_TYPES = {"impression", "view", "cart", "purchase"}
 
@@ -139,12 +141,39 @@ def test_a_duplicate_repeats_a_true_line_and_a_double_click_a_true_view_within_a
         assert contents[json.dumps(json.loads(line), sort_keys=True)] == 2
         assert count[line] == 1
     views = defaultdict(list)
-    for record in written.true_records("view"):
+    of_visitors = [json.loads(line) for kind in KINDS_OF_VISITORS for _, line in written.dirty(kind)]
+    for record in (*written.true_records("view"), *of_visitors):
         views[record["user_id"], record["item_id"]].append(datetime.fromisoformat(record["event_time"]))
     for _, line in written.dirty("double_click"):
         click = json.loads(line)
         moment = datetime.fromisoformat(click["event_time"])
         assert any(0 < (moment - view).total_seconds() < 1 for view in views[click["user_id"], click["item_id"]])
+
+
+def test_an_apps_clock_is_off_by_minutes_or_by_whole_hours_in_all_of_its_records(written: Written) -> None:
+    for kind, is_whole in (("clock_skew", False), ("zone_mistake", True)):
+        ahead = defaultdict(list)
+        for row, line in written.dirty(kind):
+            stated = datetime.fromisoformat(json.loads(line)["event_time"])
+            true = END + timedelta(milliseconds=row["time_ms"]) - timedelta(days=SMALL["days"])
+            ahead[row["user"]].append((stated - true).total_seconds())
+        assert {len({*of_user}) for of_user in ahead.values()} == {1}
+        assert all((seconds % 3600 == 0) == is_whole and abs(seconds) >= 120 for seconds, *_ in ahead.values())
+    apps = [record for kind in EVENT_TYPES for record in written.true_records(kind) if "sent_at" in record]
+    waited = [datetime.fromisoformat(app["sent_at"]) - datetime.fromisoformat(app["event_time"]) for app in apps]
+    assert max(waited) > timedelta(hours=1), "some are sent only when there is a network again"
+    way = [datetime.fromisoformat(app["received_at"]) - datetime.fromisoformat(app["sent_at"]) for app in apps]
+    assert timedelta() <= min(way) <= max(way) < timedelta(seconds=2)
+
+
+def test_who_signs_in_late_is_a_visitor_first_and_then_both(written: Written) -> None:
+    named = defaultdict(set)
+    for record in (record for kind in EVENT_TYPES for record in written.true_records(kind)):
+        named[record.get("visitor_id")].add(record["user_id"])
+    for row, line in written.dirty("late_sign_in"):
+        record = json.loads(line)
+        assert record["user_id"] is None
+        assert named[record["visitor_id"]] == {f"u{row['user']:08d}"}
 
 
 def test_a_bot_views_hundreds_of_products_a_day_and_nobody_else_does(written: Written) -> None:
@@ -171,7 +200,8 @@ def test_the_farm_acts_on_one_product_for_a_day_at_no_steady_pace(written: Writt
 
 @pytest.mark.parametrize(("dirt", "num_kinds"), [("none", 0), ("plain", 9)])
 def test_as_much_dirt_as_is_asked_for(simulate: Callable[..., Path], dirt: str, num_kinds: int) -> None:
-    log = read_back(simulate(dirt=dirt, bots_per_user=0, farmed_per_user=0, num_users=400) / "raw")
+    nobody_else = {"bots_per_user": 0, "farmed_per_user": 0, "late_sign_in_frac": 0}
+    log = read_back(simulate(dirt=dirt, num_users=400, **nobody_else) / "raw")
     assert len({row["kind"] for row in log.truth}) == num_kinds
 
 

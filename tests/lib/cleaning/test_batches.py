@@ -87,7 +87,7 @@ def test_records_of_a_shard_come_back_whole_with_what_supersedes_them(tmp_path: 
     rows = [{"line": "1", "item": item, "at": "2024-01-01"} for item in ("i", "j")]
     table = records(*rows, {"line": "2", "item": "i", "at": "2024-01-01"})
     task = work(given, table.schema)
-    by_key = spread_records(stored(tmp_path, table), work=task, key=InProcess(KEY), by_record_key=True)
+    by_key = spread_records(stored(tmp_path, table), work=task, key=InProcess(KEY), by="record_key")
     marked = unpacked(spread_marked_records(by_key, work=task, key=InProcess(KEY)))["clicks"]
     assert marked[SUPERSEDED].to_list() == [True, False, False]
     assert marked.drop(SUPERSEDED).to_dicts() == table.to_pylist()

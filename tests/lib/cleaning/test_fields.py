@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from lib.cleaning.fields import NUMBER, raw_json, type_events, type_items
+from lib.cleaning.fields import NUMBER, event_times, raw_json, type_events, type_items
 from lib.formats.mapping import LogMapping, load_mapping
 from lib.formats.times import TIME
 
@@ -497,3 +497,39 @@ def test_rees46_knows_its_four_types() -> None:
     ]
     events = type_events(records(*rows), "events", load_mapping("rees46")).sort("record")
     assert events["refusal"].to_list() == [None, None, "ignored", None, "bad_value:event_type"]
+
+
+CLOCK = {"sent": "sent_at", "received": "received_at"}
+
+
+def times(mapping: LogMapping, *rows: dict[str, Any]) -> list[tuple[str, bool]]:
+    """The time of day of each record's event, and whether it was corrected; both ways of reading it must agree."""
+    read = typed(mapping, *rows)
+    assert event_times(records(*rows), "log", mapping).to_list() == [event["event_time"] for event in read]
+    return [(f"{event['event_time']:%d %H:%M:%S}", event["is_corrected"]) for event in read]
+
+
+def test_a_time_is_corrected_by_what_its_devices_clock_is_off_between_sending_and_arrival() -> None:
+    mapping = a_mapping(device_clock=CLOCK)
+    stamped = {"time": "2024-01-05T10:00:00Z"}
+    right = stamped | {"sent_at": "2024-01-05T10:00:01Z", "received_at": "2024-01-05T10:00:02Z"}
+    ahead = stamped | {"sent_at": "2024-01-05T10:00:01Z", "received_at": "2024-01-05T09:48:01Z"}
+    in_another_zone = stamped | {"sent_at": "2024-01-05T10:30:00Z", "received_at": "2024-01-05T21:30:00Z"}
+    without_a_network = stamped | {"sent_at": "2024-01-05T18:00:00Z", "received_at": "2024-01-05T18:00:01Z"}
+    unknown = stamped | {"sent_at": None, "received_at": "2024-01-05T18:00:01Z"}
+    assert times(mapping, right, ahead, in_another_zone, without_a_network, unknown) == [
+        ("05 10:00:00", False),
+        ("05 09:48:00", True),
+        ("05 21:00:00", True),
+        ("05 10:00:00", False),
+        ("05 10:00:00", False),
+    ]
+    assert times(a_mapping(), ahead) == [("05 10:00:00", False)]
+    patient = a_mapping(device_clock=CLOCK | {"tolerance_seconds": 1200})
+    assert times(patient, ahead) == [("05 10:00:00", False)]
+
+
+def test_a_time_in_the_future_is_judged_when_it_is_corrected() -> None:
+    mapping = a_mapping(device_clock=CLOCK)
+    row = {"time": "2026-02-01T10:00:00Z", "sent_at": "2026-02-01T10:00:00Z", "received_at": "2025-12-31T10:00:00Z"}
+    assert refusals(mapping, row, row | {"received_at": None}) == [None, "bad_value:event_time"]

@@ -1,4 +1,4 @@
-"""The two engines: the same parts, the same errors, nothing left behind. Tasks here are small; those of jobs are tested with them."""
+"""The three engines: the same parts, the same errors, nothing left behind. Tasks here are small; those of jobs are tested with them."""
 
 import os
 import signal
@@ -12,11 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from pyspark import cloudpickle
+from ray import cloudpickle as ray_cloudpickle
 
-from lib.engines import local_tasks
+from lib.engines import local_tasks, ray_tasks
 from lib.engines.arrow_tasks import Broadcast, packed, unpacked
 from lib.engines.local_tasks import LocalEngine
 from lib.engines.parts import Engine, spread
+from lib.engines.ray_tasks import RayEngine
 from lib.engines.spark import SparkEngine, session
 from lib.pipeline import ROOT
 from lib.runs.errors import ExitCode, RetryableError, ending_of, recordable_traceback
@@ -24,7 +26,8 @@ from lib.settings import JobSettings
 from tests.processes import await_end, descendants, wait_for
 from tests.shops import Shop
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Spark's workers do not find the tests
+for pickle in (cloudpickle, ray_cloudpickle):
+    pickle.register_pickle_by_value(sys.modules[__name__])  # the workers of Spark and Ray do not find the tests
 QUOTED = "secret of the log"
 FILES = pa.table({"first": [0, 10, 20, 30, 40], "num_bytes": [50, 10, 10, 10, 10]})
 
@@ -33,11 +36,18 @@ class CleanSettings(JobSettings):
     """Stands for clean's."""
 
 
-@pytest.fixture(params=["local", "spark"])
+def engine_of(name: str, request: pytest.FixtureRequest) -> Engine:
+    if name == "ray":
+        request.getfixturevalue("ray_cluster")
+        return RayEngine()
+    return LocalEngine(2) if name == "local" else SparkEngine(session(CleanSettings(cluster={"driver_memory": "1g"})))
+
+
+@pytest.fixture(params=["local", "spark", "ray"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(local_tasks, "HERE_BYTES", 0)  # even small work goes to other processes
-    settings = CleanSettings(cluster={"driver_memory": "1g"})
-    found: Engine = LocalEngine(2) if request.param == "local" else SparkEngine(session(settings))
+    for tasks in (local_tasks, ray_tasks):
+        monkeypatch.setattr(tasks, "HERE_BYTES", 0)  # even small work goes to other processes
+    found = engine_of(request.param, request)
     yield found
     found.close()
 

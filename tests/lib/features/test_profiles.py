@@ -129,6 +129,17 @@ def test_a_tag_loses_half_its_weight_with_each_half_life() -> None:
     assert tags["brand=new"] / tags["brand=old"] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("days_away", [1, 500, 5000])
+def test_tags_of_a_user_who_stays_away_keep_their_shares(days_away: int) -> None:
+    last = AS_OF - timedelta(days=days_away)
+    events = events_of(
+        {"brand_tag": "brand=new", "event_time": last},
+        {"brand_tag": "brand=old", "event_time": last - timedelta(days=1)},
+    )
+    tags = tags_of(events, half_life_days=1.0)
+    assert tags == pytest.approx({"brand=new": 2 / 3, "brand=old": 1 / 3})
+
+
 def test_categories_count_at_each_level_and_the_coarse_one_is_the_favourite() -> None:
     shoes = ["category=Shoes", "category=Shoes/Boots"]
     row = profile_of(events_of({"category_tags": shoes, "brand_tag": "brand=Acme"}))

@@ -2,23 +2,24 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
 
 from lib.models.rows import (
     WeightedPairs,
+    Weights,
     feature_tensor,
     item_tags,
     labelled_examples,
-    pairs_of_users,
-    share_of,
     vector_rows,
     weighted_pairs,
 )
 from lib.tables import contract
 
 AS_OF = datetime(2026, 1, 31, tzinfo=UTC)
+ITEMS = pa.array(["a", "b"])
 INTERACTION = {
     "user_key": "u",
     "item_id": "a",
@@ -30,13 +31,9 @@ INTERACTION = {
 }
 
 
-def interactions(*overrides: dict[str, Any]) -> pa.Table:
-    rows = [INTERACTION | override for override in overrides]
-    return pa.Table.from_pylist(rows, schema=contract("gold/interactions").schema)
-
-
-def known(*overrides: dict[str, Any], browsing_weight: float = 0.5) -> WeightedPairs:
-    return weighted_pairs(interactions(*overrides), as_of=AS_OF, half_life_days=30, browsing_weight=browsing_weight)
+def known(*overrides: dict[str, Any]) -> WeightedPairs:
+    rows = pa.Table.from_pylist([INTERACTION | row for row in overrides], schema=contract("gold/interactions").schema)
+    return weighted_pairs(pl.DataFrame(rows), as_of=AS_OF, item_ids=ITEMS, weights=Weights(30, 0.5))
 
 
 def examples(*rows: tuple[str, list[float], int | None]) -> pa.Table:
@@ -63,14 +60,6 @@ def test_rows_with_different_numbers_of_features_are_refused() -> None:
         feature_tensor(examples(("a", [1.0], 1), ("b", [1.0, 2.0], 1))["features"])
 
 
-@pytest.mark.parametrize(("num_rows", "num_workers"), [(7, 2), (6, 3), (2, 2), (5, 4)])
-def test_shares_are_equal_and_cover_every_row(num_rows: int, num_workers: int) -> None:
-    shares = [share_of(num_rows, rank, num_workers).tolist() for rank in range(num_workers)]
-    assert len({len(share) for share in shares}) == 1
-    assert sorted({row for share in shares for row in share}) == list(range(num_rows))
-    assert sum(map(len, shares)) < num_rows + num_workers
-
-
 def test_a_pair_counts_by_weight_relevance_and_age() -> None:
     found = known(
         {"user_key": "v", "item_id": "b", "weight": 3.0, "num_relevant": 0},
@@ -79,7 +68,6 @@ def test_a_pair_counts_by_weight_relevance_and_age() -> None:
         {"user_key": "v", "item_id": "a", "weight": 1.0, "num_relevant": 3},
     )
     assert found.user_keys.to_pylist() == ["u", "v"]
-    assert found.item_ids.to_pylist() == ["a", "b"]
     assert found.pairs.user.tolist() == [0, 1, 1]
     assert found.pairs.item.tolist() == [1, 0, 1]
     # 30 days old is half; both moments of (u, b) are one pair, as old as the later one.
@@ -91,21 +79,13 @@ def test_a_pair_counts_by_weight_relevance_and_age() -> None:
 
 def test_nothing_from_as_of_on_is_known() -> None:
     found = known({}, {"item_id": "b", "event_time": AS_OF}, {"user_key": "v", "event_time": AS_OF + timedelta(days=1)})
-    assert (found.user_keys.to_pylist(), found.item_ids.to_pylist()) == (["u"], ["a"])
+    assert (found.user_keys.to_pylist(), found.pairs.item.tolist()) == (["u"], [0])
 
 
 def test_a_pair_of_returns_alone_is_none_and_very_old_ones_keep_a_trace() -> None:
     found = known({"item_id": "b", "weight": 0.0, "num_relevant": 0}, {"event_time": AS_OF - timedelta(days=90_000)})
-    assert found.item_ids.to_pylist() == ["a"]
+    assert found.pairs.item.tolist() == [0]
     assert found.pairs.history_weight.item() > 0
-
-
-def test_each_worker_has_whole_users_numbered_anew() -> None:
-    every = known(*({"user_key": f"u{user}", "item_id": item} for user in range(5) for item in "ab")).pairs
-    even, odd = (pairs_of_users(every, rank, 2) for rank in (0, 1))
-    assert even.user.tolist() == [0, 0, 1, 1, 2, 2]
-    assert odd.user.tolist() == [0, 0, 1, 1]
-    assert odd.item.tolist() == [0, 1, 0, 1]
 
 
 def test_tags_are_the_category_at_every_level_and_the_brand() -> None:

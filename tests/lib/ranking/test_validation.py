@@ -5,7 +5,8 @@ from math import log2
 import pyarrow as pa
 import pytest
 
-from lib.ranking.validation import ndcg_of_vectors
+from lib.ranking import validation
+from lib.ranking.validation import ndcg_of_vectors, wanted_items
 
 VECTORS = pa.Table.from_pylist(
     [
@@ -34,3 +35,14 @@ def test_each_user_scores_by_where_the_wanted_items_stand_and_a_stranger_scores_
 def test_without_vectors_or_users_nobody_scores() -> None:
     assert ndcg_of_vectors(VECTORS.slice(0, 0), wanted(("ann", ["a"]))).tolist() == [0.0]
     assert ndcg_of_vectors(VECTORS, wanted()).tolist() == []
+
+
+def test_of_many_users_the_first_by_their_keys_are_asked_for_whatever_the_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(validation, "MAX_USERS", 2)
+    rows = pa.table({"user_key": ["c", "b", "c", "a", "b", "b"], "item_id": ["x", "y", "y", "z", "x", "y"]})
+    for size in (1, 2, 6):
+        found = wanted_items(rows.to_batches(max_chunksize=size)).to_pylist()
+        assert found == [{"user_key": "a", "items": ["z"]}, {"user_key": "b", "items": ["x", "y"]}]
+    assert wanted_items([]).num_rows == 0

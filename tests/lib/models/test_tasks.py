@@ -1,0 +1,127 @@
+"""The tasks of train_encoder, run one after the other in this process."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
+from lib.engines.local_tasks import LocalEngine
+from lib.models import tasks
+from lib.models.purchase_encoder import PurchaseEncoder
+from lib.models.rows import Weights
+from lib.models.tasks import TowerFit
+from lib.models.two_tower import TwoTower
+from tests.lakes import TEST_FROM, VALID_FROM, SmallLake
+
+NUM_USERS, NUM_SHARES = 40, 3
+ITEMS = [f"i{number}" for number in range(7)]
+MOMENTS = {"early": VALID_FROM, "late": TEST_FROM}
+COUNTS = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> SmallLake:
+    return SmallLake(tmp_path)
+
+
+@pytest.fixture
+def engine() -> Iterator[LocalEngine]:
+    found = LocalEngine(1)
+    yield found
+    found.close()
+
+
+def interactions(factor: int = 1) -> list[dict[str, Any]]:
+    """A user has three items, one on each of three days, of which `factor` are known early."""
+    return [
+        {
+            "user_key": f"u{user:04d}",
+            "item_id": ITEMS[(user + n) % 7],
+            "event_time": VALID_FROM + timedelta(days=5 * n - 5),
+        }
+        for user in range(NUM_USERS * factor)
+        for n in range(3)
+    ]
+
+
+def files(lake: SmallLake, table: str) -> pa.Table:
+    rows = [{"location": path, "num_bytes": size, "kind": ""} for path, size in lake.lake.data_files(table)]
+    return pa.Table.from_pylist(rows, schema=TABLE_FILES)
+
+
+def test_whole_users_are_in_one_share_and_every_row_is_in_one(lake: SmallLake, engine: LocalEngine) -> None:
+    lake.put("gold/interactions", *interactions(), base=COUNTS)
+    read = engine.over(files(lake, "gold/interactions"), task_bytes=1)
+    assert len(read.partitions) == 3, "a file a day"
+    shares = read.then(tasks.spread_users, as_of=TEST_FROM, num_shares=NUM_SHARES).to_shards(NUM_SHARES)
+    fit = TowerFit("v", TEST_FROM, pa.array(ITEMS), NUM_USERS, 3 * NUM_USERS)
+    found = [
+        tasks.pairs_of((b for held in share for b in held.batches()), fit, Weights(30, 0.1))
+        for share in shares.partitions
+    ]
+    assert sorted(user for known in found for user in known.user_keys.to_pylist()) == [
+        f"u{u:04d}" for u in range(NUM_USERS)
+    ]
+    assert all(known.pairs.user.bincount().tolist() == [3] * len(known.user_keys) for known in found)
+    assert all(len(known.user_keys) for known in found)
+
+    counted = shares.then(tasks.count_known, moments=MOMENTS)
+    counts = gathered(counted.of(tasks.COUNT).collected(), tasks.COUNT, tasks.GATHERED)
+    totals = counts.group_by("fit").sum().sort("fit").rows()
+    assert totals == [("early", NUM_USERS, NUM_USERS), ("late", NUM_USERS, 3 * NUM_USERS)]
+
+
+def reaching_the_driver(lake: SmallLake, engine: LocalEngine, factor: int) -> int:
+    """Bytes of what tasks tell of a log."""
+    lake.put("gold/interactions", *interactions(factor), base=COUNTS)
+    read = engine.over(files(lake, "gold/interactions"), task_bytes=1 << 30)
+    shares = read.then(tasks.spread_users, as_of=TEST_FROM, num_shares=NUM_SHARES).to_shards(NUM_SHARES)
+    counted = shares.then(tasks.count_known, moments=MOMENTS)
+    items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items)
+    towers = TwoTower(torch.zeros(7, 1, dtype=torch.int64), 64)
+    given: Mapping[str, Any] = {
+        "towers": InProcess(towers),
+        "fit": TowerFit("v", TEST_FROM, pa.array(ITEMS), 0, 0),
+        "weights": Weights(30, 0.1),
+    }
+    written = shares.then(tasks.write_tower_users, lake=lake.lake, **given)
+    told = [content for parts in (counted.of(tasks.COUNT), items, written) for _, content in parts.collected()]
+    return sum(map(len, told))
+
+
+def test_what_reaches_the_driver_does_not_grow_with_the_users(lake: SmallLake, engine: LocalEngine) -> None:
+    once, four_times = (reaching_the_driver(lake, engine, factor) for factor in (1, 4))
+    assert four_times < 1.1 * once
+
+
+def test_representations_are_those_of_the_encoder_and_other_versions_are_kept(
+    lake: SmallLake, engine: LocalEngine
+) -> None:
+    rows = [{"user_key": f"u{u}", "as_of": TEST_FROM, "split": "test", "features": [u / 5, 1.0]} for u in range(5)]
+    lake.put("gold/examples", *rows)
+    encoder = PurchaseEncoder(2)
+    given = {"encoder": InProcess(encoder), "version": "new", "as_of": TEST_FROM}
+    written = engine.over(files(lake, "gold/examples"), task_bytes=1).then(
+        tasks.write_representations, lake=lake.lake, **given
+    )
+    (file,) = files_of(written.collected(), "gold/vectors")
+    base = {"model": "encoder", "kind": "user", "as_of": TEST_FROM, "values": [1.0]}
+    lake.put("gold/vectors", *({"version": version, "id": "x"} for version in ("old", "older")), base=base)
+    folder = lake.lake.folder / "gold" / "vectors"
+    copied = engine.over(files(lake, "gold/vectors").set_column(2, "kind", pa.array(["user"])), task_bytes=1).then(
+        tasks.copy_vectors, lake=lake.lake, model="encoder", versions=["old"]
+    )
+    (kept,) = files_of(copied.collected(), "gold/vectors")
+    assert kept.partition_values == file.partition_values == {"model": "encoder", "kind": "user"}
+    stored = pq.read_table(folder / file.path, partitioning=None)
+    expected = encoder.represent(torch.tensor([row["features"] for row in rows]))
+    assert torch.allclose(torch.tensor(stored["values"].to_pylist()), expected)
+    assert pq.read_table(folder / kept.path, partitioning=None).to_pylist() == [
+        {"version": "old", "id": "x", "values": [1.0], "as_of": TEST_FROM}
+    ]
