@@ -39,6 +39,7 @@ CASES = (
     "a store that is full in the middle",
     "no Ray cluster at the given address",
     "a table of another contract version",
+    "a lake of a newer version",
     "a table of the lake that cannot be read",
     "another pseudonym key",
     "a catalogue without pictures",
@@ -47,6 +48,7 @@ CASES = (
     "a line of ten megabytes",
     "a folder whose files gain, lose and retype columns",
     "a folder of very many files",
+    "a file that grows or vanishes while it is read",
     "two runs of a job at once",
 )
 

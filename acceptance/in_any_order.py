@@ -20,8 +20,8 @@ from lib.pipeline import ROOT
 from lib.runs import history
 from tests.shops import Shop
 
-NUM_ALONE = 100  # the last days, which come one by one after all others
-DAYS_A_SUMMARY = 20  # of these, after which featurize runs
+NUM_ALONE = 50  # the last days, which come one by one after all others
+DAYS_A_SUMMARY = 10  # of these, after which featurize runs
 MOST_AT_ONCE = 30  # of the files in random order
 MAY_REFUSE = "--clean.max-reject-frac=0.5"  # on one of the days a fifth of the records have no price
 SENT_TWICE_FRAC = 0.15
@@ -75,10 +75,13 @@ def day_by_day(files: Sequence[Path]) -> Iterator[Step]:
 
 
 def in_random_order(files: Sequence[Path], draw: random.Random) -> Iterator[Step]:
-    """Files in groups of random sizes; some come again under another name."""
-    names = [(file.name, file) for file in files]
-    names += [(f"again-{file.name}", file) for file in draw.sample(list(files), round(SENT_TWICE_FRAC * len(files)))]
-    draw.shuffle(names)
+    """Files in groups of random sizes; some come again later, under another name."""
+    ordered, again = list(files), draw.sample(list(files), round(SENT_TWICE_FRAC * len(files)))
+    draw.shuffle(ordered)
+    names = [(file.name, file) for file in ordered]
+    for file in again:  # a record is known by the file that brought it first, so the copy comes after it
+        first = names.index((file.name, file))
+        names.insert(draw.randint(first + 1, len(names)), (f"again-{file.name}", file))
     while names:
         number = draw.randint(1, MOST_AT_ONCE)
         yield Step(dict(names[:number]))

@@ -113,9 +113,17 @@ class Lake:
         """The Delta table at a version (default: the latest).
 
         Raises:
-            ValueError: it has another contract version, or uses a feature that Ray and DuckDB read wrongly.
+            ValueError: it has another contract version, is of a newer Delta, or uses a feature that Ray and DuckDB read
+                wrongly.
         """
-        delta = DeltaTable(self.uri(table), version=version, storage_options=storage_options(self.path))
+        try:
+            delta = DeltaTable(self.uri(table), version=version, storage_options=storage_options(self.path))
+        except DeltaError as error:
+            if "Unsupported minimum" not in str(error):
+                raise
+            raise ValueError(
+                f"{table} was written by a newer Delta than this release reads; use that release"
+            ) from None
         features = set(delta.protocol().reader_features or ()) & UNREADABLE_FEATURES
         if features:
             raise ValueError(

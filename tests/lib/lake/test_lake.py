@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -118,6 +119,27 @@ def test_a_table_of_another_contract_version_is_refused(lake: Lake) -> None:
     DeltaTable(lake.uri("gold/vectors")).alter.set_table_properties({CONTRACT_VERSION: "7"}, raise_if_not_exists=False)
     with pytest.raises(ValueError, match=r"gold/vectors has contract version 7, but this release needs version 1"):
         lake.open("gold/vectors")
+
+
+@pytest.mark.bad_input("a lake of a newer version")
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [
+        ({"minReaderVersion": 9, "minWriterVersion": 9}, "was written by a newer Delta than this release reads"),
+        (
+            {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"]}
+            | {"writerFeatures": ["deletionVectors"]},
+            "uses deletionVectors, which Ray and DuckDB read wrongly",
+        ),
+    ],
+)
+def test_a_table_of_a_newer_delta_is_refused(lake: Lake, protocol: dict[str, Any], told: str) -> None:
+    put(lake, "silver/events", EVENT | {"event_id": "e", "event_time": datetime(2024, 1, 1, tzinfo=UTC)})
+    number = lake.open("silver/events").version() + 1
+    log = lake.folder / "silver" / "events" / "_delta_log"
+    (log / f"{number:020d}.json").write_text(json.dumps({"protocol": protocol}) + "\n")
+    with pytest.raises(ValueError, match=told):
+        lake.open("silver/events")
 
 
 @pytest.mark.parametrize(
