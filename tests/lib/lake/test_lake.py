@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
@@ -112,6 +113,7 @@ def test_rows_that_are_merged_one_by_one_lie_in_few_files(lake: Lake, monkeypatc
         upsert(lake, contract("ops/erasures"), [row])
         assert len(lake.data_files("ops/erasures")) <= 5
     assert content(lake, "ops/erasures") == rows
+    assert writes.rows_of(lake, contract("ops/erasures"), "digest", pc.field("digest") == "07") == rows[7:8]
 
 
 def test_a_table_of_another_contract_version_is_refused(lake: Lake) -> None:
