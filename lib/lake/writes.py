@@ -30,9 +30,7 @@ Where = Mapping[
     str, str | Sequence[str]
 ]  # partition columns -> the value, or the values, of the partitions that are meant
 MAX_ATTEMPTS = 8  # of a merge that conflicts with another writer's commit
-MOST_FILES = (
-    32  # of a table that rows are merged into one by one: each merge adds one, and each is opened to read the table
-)
+MOST_FILES = 32  # of a table that rows are merged into one by one: each merge adds one, which every reader opens
 
 
 def transaction_id(job: str, table: str, where: Where | None = None) -> str:
@@ -271,9 +269,8 @@ def rows_of(lake: Lake, table: Table, order: str, filter: pc.Expression | None =
     """The rows of a small table, all or those of a filter, sorted by the column `order`; empty if the lake has no such table."""
     if not lake.exists(table.name):
         return []
-    held = lake.dataset(
-        table.name
-    ).to_table()  # filtered after: Arrow compares no text in files that delta-rs has compacted
+    # Filtered only then: Arrow compares no text in files that delta-rs has merged rows into and brought together.
+    held = lake.dataset(table.name).to_table()
     rows: list[dict[str, Any]] = (held if filter is None else held.filter(filter)).sort_by(order).to_pylist()
     return rows
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -57,6 +58,7 @@ def test_small_files_become_one_and_the_data_keeps_its_version(lake: Lake) -> No
     assert len(lake.data_files("silver/items")) == 1
     assert lake.data_version("silver/items") == version, "nothing becomes stale"
     assert titles(lake, version) == {"title 4"}
+    assert lake.dataset("silver/items").to_table(filter=pc.field("item_id") == "i1").num_rows == 1
     before = lake.open("silver/items").version()
     maintain(lake)
     assert len(lake.data_files("silver/items")) == 1
