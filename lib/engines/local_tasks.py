@@ -25,12 +25,15 @@ import pyarrow.compute as pc
 
 from lib.engines.arrow_tasks import InProcess, by_shard, of_kinds
 from lib.engines.parts import Task, bytes_to_read, spread
+from lib.lake.places import VARIABLES
 from lib.runs.errors import TaskError
 
 Value = TypeVar("Value")
 HERE_BYTES = 16 << 20  # what reads no more is done before other processes would have started
 FOLDER = Path(tempfile.gettempdir()) / f"cartwheel-tasks-{os.getuid()}"
-_pool: ProcessPoolExecutor | None = None  # kept for the next job of this process, since its start takes seconds
+# Kept for the next job of this process, since its start takes seconds, and the store's variables that its processes know.
+_pool: ProcessPoolExecutor | None = None
+_known: dict[str, str] = {}
 
 
 class Held(NamedTuple):
@@ -128,9 +131,17 @@ class LocalEngine:
 
     @property
     def pool(self) -> ProcessPoolExecutor:
-        """The processes; started at first use, each with one thread, for all cores are taken."""
-        global _pool  # noqa: PLW0603
+        """The processes; started at first use, each with one thread, for all cores are taken.
+
+        Others are started where the variables by which a store is reached are no longer those that they know.
+        """
+        global _pool, _known  # noqa: PLW0603
+        known = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        if _pool is not None and known != _known:
+            _pool.shutdown(wait=False)
+            _pool = None
         if _pool is None:
+            _known = known
             os.environ.setdefault("POLARS_MAX_THREADS", "1")
             _pool = ProcessPoolExecutor(
                 self.parallelism, multiprocessing.get_context("spawn"), initializer=_begin_worker

@@ -79,6 +79,12 @@ def fails(files: Iterable[pa.RecordBatch], *, kind: str) -> Iterator[pa.RecordBa
     yield pa.RecordBatch.from_pylist([{"n": int(QUOTED)}])
 
 
+def regions(files: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The store's region, as the task's process knows it."""
+    list(files)
+    yield from packed(pl.DataFrame({"region": [os.environ.get("AWS_REGION")]}), "region")
+
+
 def sleeps(files: Iterable[pa.RecordBatch], *, mark: Path) -> Iterator[pa.RecordBatch]:
     """Stays at work."""
     mark.touch()
@@ -121,6 +127,16 @@ def test_the_error_of_a_task_is_told_alike_and_its_words_are_not_recorded(
     assert "secret" not in recorded
     assert kind == "killed" or "in fails" in recorded
     assert len(engine.over(FILES, task_bytes=50).then(numbers, factor=engine.broadcast(1)).of("count").collected()) == 5
+
+
+def test_processes_that_are_kept_know_the_store_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_tasks, "HERE_BYTES", 0)
+    engine = LocalEngine(2)
+    for region in ("north", "south"):
+        monkeypatch.setenv("AWS_REGION", region)
+        found = engine.over(FILES, task_bytes=50).then(regions).collected()
+        assert {unpack(content)["region"].item() for _, content in found} == {region}
+    engine.close()
 
 
 def test_files_are_spread_so_that_tasks_read_about_equally_much() -> None:
