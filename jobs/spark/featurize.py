@@ -27,7 +27,7 @@ from pydantic import Field
 
 from lib.engines.arrow_tasks import files_of, gathered
 from lib.engines.parts import Parts, files_written
-from lib.engines.spark import SparkRun, currencies_of, start_run
+from lib.engines.spark import SparkRun, start_run
 from lib.features import tasks
 from lib.features.days import DAY, DayShards
 from lib.features.examples import example_dates, moments_of
@@ -82,8 +82,11 @@ class FeaturizeSettings(JobSettings):
 
 def rates(run: SparkRun) -> dict[str | None, Decimal]:
     """What one unit of each currency is worth in that of sums; says so where some have no rate."""
-    frames = (run.read("silver/events"), run.read_or_empty("silver/items")) if has_several(run.mapping) else ()
-    currencies = currencies_of(run.mapping, *frames)
+    currencies = {run.mapping.currency}
+    if has_several(run.mapping):
+        files = run.files_of({table: table for table in ("silver/events", "silver/items") if table in run.inputs})
+        found = files.then(tasks.find_currencies).collected()
+        currencies = {*gathered(found, tasks.CURRENCY, tasks.GATHERED)["currency"]}
     without = without_rate(run.mapping, currencies)
     if without is not None:
         run.log(without)

@@ -20,7 +20,7 @@ from lib.features.examples import ExampleDate, examples
 from lib.features.interactions import interactions, split_of
 from lib.features.item_counts import item_counts, item_users, num_touching_users, together
 from lib.features.item_profiles import item_profiles
-from lib.features.prices import in_shop_currency
+from lib.features.prices import currencies_in, in_shop_currency
 from lib.features.profiles import user_profiles
 from lib.features.scaling import bounds_of, num_clipped, scaled
 from lib.lake.lake import Lake
@@ -35,11 +35,13 @@ READ = (
 # Kinds of parts, beside those of written files: what is read, and what goes on.
 EVENT, OPEN_SESSION, USER_ITEM, USER_DAY, ITEM_DAY = "event", "open_session", "user_item", "user_day", "item_day"
 EXAMPLE, ITEM_COUNT, BOUNDS, USERS, CLIPPED = "example", "item_count", "bounds", "users", "clipped"
+CURRENCY = "currency"
 # The columns of those that the job gathers.
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     BOUNDS: {"feature": pl.String, "min": pl.Float64, "max": pl.Float64},
     USERS: {"num_users": pl.Int64},
     CLIPPED: {"feature": pl.String, "num_clipped": pl.Int64},
+    CURRENCY: {"currency": pl.String},
 }
 
 
@@ -61,6 +63,14 @@ class FeaturizeWork:
     max_tags: int
     prior_views: float
     prior_impressions: float
+
+
+def find_currencies(files: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Read the prices in files of silver/events and silver/items, and say in which currencies they are."""
+    schema = pa.schema([EVENTS.schema.field(name) for name in ("price", "currency")])
+    for file in rows_of(files):
+        for rows in table_rows(file["location"], schema):
+            yield from packed(currencies_in(rows), CURRENCY)
 
 
 def spread_events(

@@ -16,13 +16,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib.cli.jobs import load_job
 from lib.engines.arrow_tasks import TABLE_FILES, unpacked
-from lib.engines.spark import found_currencies, session, spark_schema
+from lib.engines.spark import session, spark_schema
 from lib.features import tasks
 from lib.features.days import DayShards, item_days
 from lib.features.interactions import interactions
 from lib.features.item_counts import item_counts, together
 from lib.features.item_profiles import item_profiles
-from lib.features.prices import in_shop_currency
+from lib.features.prices import currencies_in, in_shop_currency
 from lib.features.tasks import FeaturizeWork
 from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
@@ -333,12 +333,12 @@ def test_the_relevant_event_may_be_another_than_the_purchase() -> None:
     assert rows == [(1, 1, 0.5), (1, 1, 0.5), (0, 1, 2.0)]
 
 
-def test_prices_are_in_one_currency_and_one_without_a_rate_is_not_added(spark: SparkSession) -> None:
+def test_prices_are_in_one_currency_and_one_without_a_rate_is_not_added() -> None:
     paid = [(1500, "JPY"), (10, " eur"), (7, None), (3, "CHF"), (None, "CHF"), (99_999_999_999_999, "XAU")]
     prices = [None if price is None else Decimal(price) for price, _ in paid]
     rows = [event(n, price=price, currency=paid[n][1]) for n, price in enumerate(prices)]
     events = events_of(*rows)
-    assert found_currencies(frame(spark, "silver/events", numbered(*rows))) == {"JPY", "EUR", None, "CHF", "XAU"}
+    assert {*currencies_in(events)["currency"]} == {"JPY", "EUR", None, "CHF", "XAU"}
     rates = {"EUR": Decimal(1), None: Decimal(1), "JPY": Decimal("0.00625"), "XAU": Decimal("2000.5")}
     found = in_shop_currency(events, rates).select("price", "is_unconverted")
     assert found.rows() == [
