@@ -73,7 +73,8 @@ def test_a_peer_finds_the_outcomes_bots_and_sessions_that_cartwheel_finds(
     sessions = ours.events["session_id"].drop_nulls().n_unique()
     assert found.bots_and_sessions == (ours.events["is_bot"].sum(), sessions)
     assert min(found.bots_and_sessions) > 0
-    assert found.measured.seconds > sum(found.stages.values()) > 0
+    assert found.stages
+    assert found.measured.seconds > sum(found.stages.values())
 
 
 def test_polars_writes_our_events_however_it_splits_the_users(
