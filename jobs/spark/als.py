@@ -22,6 +22,7 @@ from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validatio
 from lib.settings import JobSettings
 
 MODEL = "als"
+PAIRS_PER_BLOCK, MIN_BLOCKS, MAX_BLOCKS = 500_000, 2, 500  # in each sweep every block of users sends to all of items
 
 
 class AlsSettings(PromotionSettings, JobSettings):
@@ -34,7 +35,7 @@ class AlsSettings(PromotionSettings, JobSettings):
     )
     num_iterations: int = Field(8, ge=1, le=100, description="sweeps over users and items")
     num_blocks: int | None = Field(
-        None, ge=1, le=10_000, description="blocks of users and of items; unset: one a core of the cluster"
+        None, ge=1, le=10_000, description="blocks of users and of items; unset: by the number of pairs"
     )
     seed: int = Field(0, description="seed of the initial factors")
 
@@ -65,6 +66,11 @@ def numbered(ids: DataFrame, column: str) -> DataFrame:
     row_in_partition = F.col("place").bitwiseAND((1 << 33) - 1)
     start = F.get(F.array(*(F.lit(value) for value in starts)), partition)
     return in_order.select(column, (start + row_in_partition).cast("int").alias("number"))
+
+
+def blocks_for(num_pairs: int) -> int:
+    """Blocks of users and of items: MLlib draws the first factors by block, so that no cluster's size may choose them."""
+    return min(max(MIN_BLOCKS, -(-num_pairs // PAIRS_PER_BLOCK)), MAX_BLOCKS)
 
 
 def factors(preferred: DataFrame, settings: AlsSettings, *, num_blocks: int) -> DataFrame:
@@ -107,7 +113,7 @@ def fitted(
     num_pairs = preferred.count()
     if not num_pairs:
         return None
-    vectors = factors(preferred, settings, num_blocks=settings.num_blocks or run.num_cores).persist()
+    vectors = factors(preferred, settings, num_blocks=settings.num_blocks or blocks_for(num_pairs)).persist()
     run.log(f"fitted {version}", as_of=f"{as_of:%Y-%m-%d %H:%M}", pairs=num_pairs, vectors=vectors.count())
     names = {"model": F.lit(MODEL), "version": F.lit(version), "as_of": F.lit(as_of)}
     return vectors.select("kind", "id", "values", *(value.alias(name) for name, value in names.items()))

@@ -75,6 +75,13 @@ def test_nothing_has_no_numbers(job: ModuleType, spark: SparkSession) -> None:
     assert job.numbered(spark.createDataFrame([], "id string"), "id").count() == 0
 
 
+@pytest.mark.parametrize(
+    ("num_pairs", "expected"), [(1, 2), (1_000_000, 2), (1_000_001, 3), (100_000_000, 200), (10**10, 500)]
+)
+def test_the_blocks_follow_the_pairs_and_no_cluster(job: ModuleType, num_pairs: int, expected: int) -> None:
+    assert job.blocks_for(num_pairs) == expected
+
+
 def two_tastes() -> Iterator[dict[str, Any]]:
     """Users of two tastes, each with all but one of the five items of theirs."""
     for taste, letters in (("x", "abcde"), ("y", "fghij")):
