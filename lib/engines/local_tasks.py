@@ -15,55 +15,36 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from lib.engines.arrow_tasks import InProcess, by_shard, of_kinds
-from lib.engines.parts import Task, bytes_to_read, spread
+from lib.engines.arrow_tasks import InProcess, by_shard
+from lib.engines.held_parts import Held, HeldParts, by_task
+from lib.engines.parts import Task
 from lib.lake.places import VARIABLES
 from lib.runs.errors import TaskError
 
 Value = TypeVar("Value")
-HERE_BYTES = 16 << 20  # what reads no more is done before other processes would have started
 FOLDER = Path(tempfile.gettempdir()) / f"cartwheel-tasks-{os.getuid()}"
 # Kept for the next job of this process, since its start takes seconds, and the store's variables that its processes know.
 _pool: ProcessPoolExecutor | None = None
 _known: dict[str, str] = {}
 
 
-class Held(NamedTuple):
-    """A file with parts of one shard, and which kinds of them are wanted: these, or all but these."""
-
-    path: Path
-    shard: int
-    kinds: frozenset[str] = frozenset()
-    are_wanted: bool = False
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The parts, without a copy of their content."""
-        with pa.memory_map(str(self.path)) as file, pa.ipc.open_file(file) as reader:
-            every = (reader.get_batch(number) for number in range(reader.num_record_batches))
-            yield from of_kinds(every, self.kinds, are_wanted=self.are_wanted)
-
-
 @dataclass(frozen=True)
-class LocalParts:
+class LocalParts(HeldParts[Path]):
     """`Parts` in files of this machine."""
 
     engine: "LocalEngine"
-    partitions: list[list[Held]]
-    num_bytes: int  # that tasks over them read
 
     def then(self, task: Task, **given: Any) -> "LocalParts":
-        """Run the task now."""
-        work = [held for held in self.partitions if held]
+        work = self.work()
         folders = [self.engine.new_folder() for _ in work]
-        if len(work) > 1 and (_pool is not None or self.num_bytes > HERE_BYTES):
+        if len(work) > 1 and (_pool is not None or not self.are_small):
             running = [
                 self.engine.pool.submit(run_task, task, given, held, folder)
                 for held, folder in zip(work, folders, strict=True)
@@ -71,45 +52,14 @@ class LocalParts:
             made = self.engine.results(running)
         else:
             made = [run_task(task, given, held, folder) for held, folder in zip(work, folders, strict=True)]
-        return LocalParts(self.engine, made, sum(held.path.stat().st_size for files in made for held in files))
-
-    def to_shards(self, num_shards: int) -> "LocalParts":
-        """Nothing moves: each file is of one shard."""
-        shards: list[list[Held]] = [[] for _ in range(num_shards)]
-        for held in self._files():
-            shards[held.shard % num_shards].append(held)
-        return replace(self, partitions=shards)
-
-    def union(self, other: "LocalParts") -> "LocalParts":
-        return LocalParts(self.engine, self.partitions + other.partitions, self.num_bytes + other.num_bytes)
-
-    def of(self, *kinds: str) -> "LocalParts":
-        return self._only(frozenset(kinds), are_wanted=True)
-
-    def but(self, *kinds: str) -> "LocalParts":
-        return self._only(frozenset(kinds), are_wanted=False)
-
-    def keep(self) -> "LocalParts":
-        return self
+        return LocalParts(made, sum(held.place.stat().st_size for files in made for held in files), self.engine)
 
     def drop(self) -> None:
-        for held in self._files():
-            held.path.unlink(missing_ok=True)
+        for held in self.pieces():
+            held.place.unlink(missing_ok=True)
 
-    def collected(self) -> list[tuple[str, bytes]]:
-        return [
-            (part["kind"], part["content"])
-            for held in self._files()
-            for batch in held.batches()
-            for part in batch.select(["kind", "content"]).to_pylist()
-        ]
-
-    def _files(self) -> Iterator[Held]:
-        return (held for partition in self.partitions for held in partition)
-
-    def _only(self, kinds: frozenset[str], *, are_wanted: bool) -> "LocalParts":
-        chosen = [[held._replace(kinds=kinds, are_wanted=are_wanted) for held in files] for files in self.partitions]
-        return replace(self, partitions=chosen)
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        return batches_of(self.pieces())
 
 
 @dataclass
@@ -148,7 +98,7 @@ class LocalEngine:
             )
         return _pool
 
-    def results(self, running: Sequence["Future[list[Held]]"]) -> list[list[Held]]:
+    def results(self, running: Sequence["Future[list[Held[Path]]]"]) -> list[list[Held[Path]]]:
         """What tasks made; where a process was killed, the next work gets new ones.
 
         Raises:
@@ -173,16 +123,14 @@ class LocalEngine:
 
     def over(self, rows: pa.Table, *, task_bytes: int) -> LocalParts:
         """Rows about files, spread over tasks."""
-        sizes = bytes_to_read(rows)
-        tasks = pa.array(spread(sizes, task_bytes=task_bytes, parallelism=self.parallelism), pa.int32())
+        files, num_bytes = by_task(rows, task_bytes=task_bytes, parallelism=self.parallelism)
         partitions = []
-        for task in sorted(set(tasks.to_pylist())):
+        for of_task in files:
             path = self.new_folder() / "rows.arrow"
-            chosen = rows.filter(pc.equal(tasks, task))
-            with pa.ipc.new_file(path, chosen.schema) as writer:
-                writer.write_table(chosen)
+            with pa.ipc.new_file(path, of_task.schema) as writer:
+                writer.write_table(of_task)
             partitions.append([Held(path, 0)])
-        return LocalParts(self, partitions, sum(sizes))
+        return LocalParts(partitions, num_bytes, self)
 
     def broadcast(self, value: Value) -> InProcess[Value]:
         """The value itself."""
@@ -201,7 +149,14 @@ class LocalEngine:
         return own
 
 
-def run_task(task: Task, given: Mapping[str, Any], files: Iterable[Held], folder: Path) -> list[Held]:
+def batches_of(files: Iterable[Held[Path]]) -> Iterator[pa.RecordBatch]:
+    """The parts in files, without a copy of their content."""
+    for held in files:
+        with pa.memory_map(str(held.place)) as file, pa.ipc.open_file(file) as reader:
+            yield from held.wanted(reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+def run_task(task: Task, given: Mapping[str, Any], files: Iterable[Held[Path]], folder: Path) -> list[Held[Path]]:
     """Run a task on the parts in files; returns the files that it made, one for each shard.
 
     Raises:
@@ -209,7 +164,7 @@ def run_task(task: Task, given: Mapping[str, Any], files: Iterable[Held], folder
     """
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
     try:
-        for shard, batch in by_shard(task((batch for held in files for batch in held.batches()), **given)):
+        for shard, batch in by_shard(task(batches_of(files), **given)):
             if shard not in writers:
                 writers[shard] = pa.ipc.new_file(folder / f"{shard:06d}.arrow", batch.schema)
             writers[shard].write_batch(batch)

@@ -14,7 +14,7 @@ import pytest
 from pyspark import cloudpickle
 from ray import cloudpickle as ray_cloudpickle
 
-from lib.engines import local_tasks, ray_tasks
+from lib.engines import held_parts, local_tasks
 from lib.engines.arrow_tasks import Broadcast, packed, unpacked
 from lib.engines.local_tasks import LocalEngine
 from lib.engines.parts import Engine, spread
@@ -45,8 +45,7 @@ def engine_of(name: str, request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(params=["local", "spark", "ray"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    for tasks in (local_tasks, ray_tasks):
-        monkeypatch.setattr(tasks, "HERE_BYTES", 0)  # even small work goes to other processes
+    monkeypatch.setattr(held_parts, "HERE_BYTES", 0)  # even small work goes to other processes
     found = engine_of(request.param, request)
     yield found
     found.close()
@@ -130,7 +129,7 @@ def test_the_error_of_a_task_is_told_alike_and_its_words_are_not_recorded(
 
 
 def test_processes_that_are_kept_know_the_store_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_tasks, "HERE_BYTES", 0)
+    monkeypatch.setattr(held_parts, "HERE_BYTES", 0)
     engine = LocalEngine(2)
     for region in ("north", "south"):
         monkeypatch.setenv("AWS_REGION", region)
@@ -148,8 +147,8 @@ def test_files_are_spread_so_that_tasks_read_about_equally_much() -> None:
 def test_nothing_is_left_behind_and_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     mark = tmp_path / "began"
     script = (
-        "from pathlib import Path\nfrom lib.engines import local_tasks\nfrom tests.lib.engines.test_parts import FILES, sleeps\n"
-        "if __name__ == '__main__':\n    local_tasks.HERE_BYTES = 0\n"
+        "from pathlib import Path\nfrom lib.engines import held_parts, local_tasks\nfrom tests.lib.engines.test_parts import FILES, sleeps\n"
+        "if __name__ == '__main__':\n    held_parts.HERE_BYTES = 0\n"
         f"    local_tasks.LocalEngine(2).over(FILES, task_bytes=50).then(sleeps, mark=Path({str(mark)!r}))\n"
     )
     (tmp_path / "script.py").write_text(script)
@@ -172,7 +171,7 @@ def test_nothing_is_left_behind_and_what_a_killed_process_left_is_removed(tmp_pa
 
 @pytest.mark.slow
 def test_both_engines_give_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_tasks, "HERE_BYTES", 0)
+    monkeypatch.setattr(held_parts, "HERE_BYTES", 0)
     mapping = """
 name: own
 sources:
