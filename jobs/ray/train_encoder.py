@@ -335,12 +335,11 @@ def publish_two_towers(run: RayRun, task: Task, states: dict[str, State], settin
         towers[model].load_state_dict(states[model]["model"])
     served_first = {"two_tower": towers["two_tower"], **towers}
     kept = register(run, served_first, partial(tower_scores, run, task, towers.get(judged("two_tower"))), settings)
-    written = []
+    table, written = contract("gold/vectors"), []
     for model, fit in task.towers.items():
         given = {"towers": run.engine.broadcast(towers[model]), "fit": fit, "weights": task.weights}
         written += files_written(task.shares.then(tasks.write_tower_users, lake=task.lake, **given))
         items = rows.tower_items(towers[model], fit.item_ids, version=fit.version, as_of=fit.as_of)
-        table = contract("gold/vectors")
         written += write_files(run.lake, table, [conform(table, items)])
     commit_vectors(run, "two_tower", written, kept)
 

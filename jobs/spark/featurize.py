@@ -15,7 +15,7 @@ With `time.from_date` and `time.to_date` these days are made anew, whatever has 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -81,16 +81,31 @@ class FeaturizeSettings(JobSettings):
 
 
 def rates(run: SparkRun) -> dict[str | None, Decimal]:
-    """What one unit of each currency is worth in that of sums; says so where some have no rate."""
-    currencies = {run.mapping.currency}
-    if has_several(run.mapping):
-        files = run.files_of({table: table for table in ("silver/events", "silver/items") if table in run.inputs})
-        found = files.then(tasks.find_currencies).collected()
-        currencies = {*gathered(found, tasks.CURRENCY, tasks.GATHERED)["currency"]}
-    without = without_rate(run.mapping, currencies)
+    """What one unit of each currency is worth in that of sums; without a currency of the mapping it is the log's only one."""
+    found = {run.mapping.currency}
+    if run.mapping.currency is None:
+        found = currencies(run)
+        tell_unconverted(run, found)
+    return rates_of(run.mapping, found)
+
+
+def currencies(run: SparkRun, days: Collection[date] | None = None) -> set[str | None]:
+    """The currencies of prices in silver, of events of these days or of all; read only where there may be several."""
+    if not has_several(run.mapping):
+        return {run.mapping.currency}
+    tables = [table for table in ("silver/events", "silver/items") if table in run.inputs]
+    holding = {"silver/events": {"event_date": days}} if days is not None else {}
+    parts = (run.files_of({table: table}, holding=holding.get(table)).then(tasks.find_currencies) for table in tables)
+    return {
+        currency for one in parts for currency in gathered(one.collected(), tasks.CURRENCY, tasks.GATHERED)["currency"]
+    }
+
+
+def tell_unconverted(run: SparkRun, found: Collection[str | None]) -> None:
+    """Say in which currencies prices are never added to others."""
+    without = without_rate(run.mapping, found)
     if without is not None:
         run.log(without)
-    return rates_of(run.mapping, currencies)
 
 
 def work_of(run: SparkRun, settings: FeaturizeSettings) -> FeaturizeWork:
@@ -265,6 +280,8 @@ def main(settings: FeaturizeSettings) -> None:
     with start_run("featurize", settings) as run:
         work = work_of(run, settings)
         days = days_to_make(run, work)
+        if run.mapping.currency is not None:  # else all are known
+            tell_unconverted(run, currencies(run, days.made))
         write_days(run, work, settings, days)
         num_rows = sum(run.lake.num_rows(table) for table in ("gold/daily", "gold/user_days"))
         num_shards = run.num_shards(num_rows, rows_per_shard=settings.events_per_shard)

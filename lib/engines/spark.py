@@ -232,15 +232,12 @@ def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFra
     return shards.mapInArrow(work, spark_schema(schema))
 
 
-def currencies_of(mapping: LogMapping, *frames: DataFrame) -> set[str | None]:
-    """The currencies of the frames' prices, which are looked at only where the mapping lets them be several."""
-    return found_currencies(*frames) if has_several(mapping) else {mapping.currency}
-
-
-def found_currencies(*frames: DataFrame) -> set[str | None]:
-    """The currencies of the frames' prices, at most 20 of each; None stands for a price without one."""
-    priced = [frame.where(F.col("price").isNotNull()).select(currency_code()).distinct().limit(20) for frame in frames]
-    return {row[0] for frame in priced for row in frame.collect()}
+def currencies_of(mapping: LogMapping, prices: DataFrame) -> set[str | None]:
+    """The currencies of the prices, at most 20, looked at only where the mapping lets them be several; None: a price without one."""
+    if not has_several(mapping):
+        return {mapping.currency}
+    priced = prices.where(F.col("price").isNotNull())
+    return {row[0] for row in priced.select(currency_code()).distinct().limit(20).collect()}
 
 
 def in_one_currency(rates: Mapping[str | None, Decimal]) -> Column:
