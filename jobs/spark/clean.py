@@ -103,6 +103,7 @@ def work_of(run: SparkRun, settings: CleanSettings) -> ShardWork:
         thresholds=settings.thresholds(),
         schemas=schemas,
         num_shards=num_shards,
+        records_per_shard=settings.records_per_shard,
         num_item_shards=ceil(num_shards / SHARDS_OF_RECORDS_PER_ITEMS),
     )
 
@@ -154,7 +155,7 @@ def main(settings: CleanSettings) -> None:
         result = cleaned_new(run, work, shared_key, new) if new else None
         if result is None:
             new, result = None, cleaned_all(run, work, shared_key)
-        log, parts = result.log, result.parts
+        log, parts, work = result.log, result.parts, result.work
         for line in about_clocks(log.clocks, run.mapping):
             run.log(line)
         tell(run, result.findings, log)

@@ -74,6 +74,14 @@ class Cleaned(NamedTuple):
     findings: Findings
     parts: Parts
     log: WholeLog
+    work: ShardWork  # with the number of shards that the parts are in
+
+
+def sized(run: TaskRun, work: ShardWork, num_events: int) -> ShardWork:
+    """The work in as many shards as so many records of events need, beside those of all catalogues."""
+    catalogues = (f"bronze/{name}" for name in run.mapping.of_kind("items") if name in work.schemas)
+    num_records = num_events + sum(run.lake.num_rows(table, run.inputs[table]) for table in catalogues)
+    return replace(work, num_shards=run.num_shards(num_records, rows_per_shard=work.records_per_shard))
 
 
 def cleaned(run: TaskRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog, events: Parts) -> Cleaned:
@@ -84,7 +92,7 @@ def cleaned(run: TaskRun, work: ShardWork, key: Broadcast[bytes], log: WholeLog,
         parts = parts.union(items.then(tasks.clean_item_shard, work=work))
     parts = parts.keep()
     found = Findings.of(parts.but(tasks.DESCRIBED, tasks.EVENT_ROWS, tasks.REJECT_ROWS).collected())
-    return Cleaned(found, parts, log)
+    return Cleaned(found, parts, log, work)
 
 
 def covered(run: TaskRun, work: ShardWork, by_day: Mapping[date, int]) -> tuple[date, date]:

@@ -11,7 +11,7 @@ from deltalake.transaction import AddAction
 
 from lib.cleaning import batches as tasks
 from lib.cleaning import increment as of_new
-from lib.cleaning.all_records import covered, tell, within
+from lib.cleaning.all_records import covered, sized, tell, within
 from lib.cleaning.batches import ShardWork
 from lib.cleaning.erasures import erased_digests
 from lib.cleaning.findings import require_fit_records
@@ -43,7 +43,7 @@ def backfill(run: TaskRun, work: ShardWork, key: Broadcast[bytes], days: DateRan
     times = touched.agg(first_time=pl.col("event_time").min(), last_time=pl.col("event_time").max())
     opened = opened_by(work, times, rows_of)
     cleaned_days = frozenset((*held, *opened.pairs["event_date"]))
-    log = log_before(run, work)
+    log, work = log_before(run, work), sized(run, work, opened.rows.height)
     result = cleaned_again(run, work, key, log, {}, cleaned_days, opened)
     tell(run, result.findings, log)
     require_same_days(result.parts, opened, days)

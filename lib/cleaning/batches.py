@@ -53,6 +53,7 @@ class ShardWork:
     thresholds: Thresholds
     schemas: dict[str, pa.Schema]  # of the table of each source
     num_shards: int
+    records_per_shard: int  # about
     num_item_shards: int
 
     def has_visitors(self, name: str) -> bool:

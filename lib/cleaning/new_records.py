@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from lib.cleaning import batches as tasks
 from lib.cleaning import increment as of_new
-from lib.cleaning.all_records import Cleaned, cleaned, clocks_by, covered, sharded
+from lib.cleaning.all_records import Cleaned, cleaned, clocks_by, covered, sharded, sized
 from lib.cleaning.batches import ShardWork
 from lib.cleaning.erasures import erased_digests
 from lib.cleaning.increment import Increment
@@ -37,6 +37,7 @@ class New(NamedTuple):
     by_day: dict[date, int]  # events of each day before, strays among them
     days: frozenset[date]  # that are written anew
     opened: Reopened
+    num_timed: int  # of the new records
 
     @property
     def partitions(self) -> list[str]:
@@ -143,7 +144,8 @@ def whats_new(run: TaskRun, work: ShardWork, key: Broadcast[bytes]) -> New | Non
         return None
     dates = [*found[of_new.DATES]["event_date"], *opened.pairs["event_date"]]
     summed = counts.group_by("source", "clock").agg(pl.col("num_times").sum()).sort("source", "clock")
-    return New(batches, summed, by_day, frozenset(dates), opened)
+    num_timed = int(found[of_new.DATES]["num_events"].sum())
+    return New(batches, summed, by_day, frozenset(dates), opened, num_timed)
 
 
 def cleaned_again(
@@ -176,6 +178,7 @@ def cleaned_new(run: TaskRun, work: ShardWork, key: Broadcast[bytes], new: New) 
     first, last = covered(run, work, new.by_day)
     if min(new.by_day) < first or last < max(new.by_day):
         log = replace(log, first_day=first, last_day=max(last, *new.days) if new.days else last)
+    work = sized(run, work, new.num_timed + sum(new.by_day.get(day, 0) for day in new.days))
     result = cleaned_again(run, work, key, log, new.batches, new.days, new.opened)
     by_day = dict(new.by_day)
     for day, number in new.opened.rows.filter("is_counted").group_by("event_date").len().rows():

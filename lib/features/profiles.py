@@ -10,6 +10,7 @@ Rows of `days.user_items` also have the tags of their item:
 
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 
 from lib.features.days import COUNTS, MONEY, NUM_HOURS, Days, before, days_before, in_steps
@@ -125,10 +126,16 @@ def active_hours(days: Days, *, as_of: datetime) -> pl.DataFrame:
     Actions whose clock tells no hour are left out.
     """
     known = before(days.users, "first_event_at", as_of).select("user_key", "hours").explode("hours").drop_nulls()
-    of_user, hours = known.group_by("user_key").agg("hours"), pl.col("hours").list
-    shares = [(hours.count_matches(hour) / hours.len()).cast(pl.Float32) for hour in range(NUM_HOURS)]
-    return of_user.select("user_key", active_hours=pl.concat_list(shares)).with_columns(
-        favourite_hour=pl.col("active_hours").list.arg_max().cast(pl.Int32)
+    users = known.select("user_key").unique().with_row_index("place")
+    placed = known.join(users, on="user_key", how="inner").select(
+        pl.col("place").cast(pl.Int64) * NUM_HOURS + pl.col("hours")
+    )
+    counts = np.bincount(placed.to_series().to_numpy(), minlength=users.height * NUM_HOURS).reshape(-1, NUM_HOURS)
+    shares = (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+    return users.select(
+        "user_key",
+        active_hours=pl.Series(shares, dtype=pl.Array(pl.Float32, NUM_HOURS)).cast(pl.List(pl.Float32)),
+        favourite_hour=pl.Series(shares.argmax(axis=1), dtype=pl.Int32),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import polars as pl
 
 from lib.features.user_features import FEATURES
@@ -31,9 +32,10 @@ def num_clipped(raw: pl.DataFrame, bounds: Bounds) -> pl.DataFrame:
 
 def scaled(raw: pl.DataFrame, bounds: Bounds) -> pl.DataFrame:
     """The rows of gold/examples: each feature scaled and clipped to 0..1; one that is constant in train becomes 0."""
-    columns = [_scaled(name, *bounds[name]).cast(pl.Float32) for name in FEATURES]
-    return raw.select("user_key", "as_of", "split", pl.concat_list(columns).alias("features"), "label")
-
-
-def _scaled(name: str, low: float, high: float) -> pl.Expr:
-    return ((pl.col(name) - low) / (high - low)).clip(0.0, 1.0) if high > low else pl.lit(0.0)
+    values = np.zeros((raw.height, len(FEATURES)), np.float32)
+    for place, name in enumerate(FEATURES):
+        low, high = bounds[name]
+        if high > low:
+            values[:, place] = np.clip((raw[name].to_numpy() - low) / (high - low), 0.0, 1.0)
+    features = pl.Series("features", values, dtype=pl.Array(pl.Float32, len(FEATURES)))
+    return raw.select("user_key", "as_of", "split", features.cast(pl.List(pl.Float32)), "label")

@@ -29,7 +29,7 @@ def data(facts: LakeFacts) -> Section:
     num_ignored = sum(source.num_ignored for source in facts.source_counts)
     num_rejected = num_read - num_kept - num_ignored
     reasons, files = by_reason(facts.rejects, "clean"), by_reason(facts.rejects, "ingest")
-    num_events = sum(row["num_events"] for row in facts.events_by_type)
+    num_events = facts.counts.get("silver/events", 0)
     text = (
         f"{count(num_read)} records were read and {count(num_rejected)} refused ({percent(num_rejected, num_read, 2)}), "
         f"each with its reason. The {count(num_kept)} that were kept give {count(num_events)} events and {count(facts.counts.get('silver/items', 0))} products."

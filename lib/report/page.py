@@ -118,7 +118,7 @@ def _record_rows(facts: LakeFacts) -> list[tuple[str, str]]:
     num_kept = sum(source.num_kept for source in facts.source_counts)
     num_ignored = sum(source.num_ignored for source in facts.source_counts)
     num_rejected = num_read - num_kept - num_ignored
-    num_events = sum(row["num_events"] for row in facts.events_by_type)
+    num_events = facts.counts.get("silver/events", 0)
     reasons, files = by_reason(facts.rejects, "clean"), by_reason(facts.rejects, "ingest")
     why = ", ".join(f"{words(reason)} {count(n)}" for reason, n in reasons.items())
     aside = f"; {plural(sum(files.values()), 'file')} set aside whole" if files else ""

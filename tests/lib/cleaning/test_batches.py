@@ -47,7 +47,7 @@ def stored(folder: Path, *tables: pa.Table) -> list[pa.RecordBatch]:
 
 
 def work(given: LogMapping, schema: pa.Schema, num_shards: int = 1) -> ShardWork:
-    return ShardWork(Lake("unused"), given, Thresholds(), {"clicks": schema}, num_shards, num_item_shards=1)
+    return ShardWork(Lake("unused"), given, Thresholds(), {"clicks": schema}, num_shards, 1000, num_item_shards=1)
 
 
 def mapping(**source: Any) -> LogMapping:

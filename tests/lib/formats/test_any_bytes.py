@@ -163,7 +163,7 @@ def is_cleaned(records: dict[str, pa.Table], kind: str, mapping: LogMapping) -> 
             pq.write_table(table, f"{folder}/{name}.parquet")
             files.append({"location": f"{folder}/{name}.parquet", "num_bytes": 1, "kind": name})
         schemas = {name: table.schema for name, table in records.items()}
-        work = ShardWork(Lake(folder), mapping, RULES, schemas, num_shards=1, num_item_shards=1)
+        work = ShardWork(Lake(folder), mapping, RULES, schemas, num_shards=1, records_per_shard=1000, num_item_shards=1)
         key = InProcess(b"a key of the tests")
         parts = spread_records(pa.Table.from_pylist(files, schema=TABLE_FILES).to_batches(), work=work, key=key)
         if kind == "events":
