@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,8 +60,12 @@ def measure(command: Sequence[str]) -> Measured:
     peak, ended = [0], threading.Event()
 
     def sample() -> None:
+        most = 0
         while not ended.wait(SAMPLE_SECONDS):
-            peak[0] = max(peak[0], _bytes_of_session(process.pid))
+            processes = _processes_of(process.pid)
+            resident = _sum(_resident_bytes, processes)
+            if resident > most:  # only then, for who asks for the parts of shared pages holds the process up
+                most, peak[0] = resident, max(peak[0], _sum(_own_bytes, processes))
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -102,16 +106,29 @@ def _failure(code: int, output: str) -> str | None:
     return (errors or lines or [f"exit code {code}"])[-1] if code else None
 
 
-def _bytes_of_session(session: int) -> int:
-    """The memory of all processes of a session; of a page that several share each holds its part (Linux's PSS)."""
-    total = 0
+def _processes_of(session: int) -> list[Path]:
+    found = []
     for folder in Path("/proc").iterdir():
-        try:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             if folder.name.isdigit() and os.getsid(int(folder.name)) == session:
-                line = next(
-                    line for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:")
-                )
-                total += int(line.split()[1]) << 10
-        except (OSError, StopIteration):  # it has ended meanwhile
-            continue
+                found.append(folder)
+    return found
+
+
+def _resident_bytes(process: Path) -> int:
+    """The memory in which a process has its pages, shared ones too."""
+    return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def _own_bytes(process: Path) -> int:
+    """The memory of a process; of a page that several share each holds its part (Linux's PSS)."""
+    found = re.search(r"^Pss: +(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
+def _sum(bytes_of: Callable[[Path], int], processes: Sequence[Path]) -> int:
+    total = 0
+    for process in processes:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            total += bytes_of(process)
     return total
