@@ -29,7 +29,7 @@ from lib.engines.arrow_tasks import files_of, gathered
 from lib.engines.parts import Parts, files_written
 from lib.engines.spark import SparkRun, start_run
 from lib.features import tasks
-from lib.features.days import DAY, DayShards
+from lib.features.days import DAY, DayShards, first_day_of
 from lib.features.examples import example_dates, moments_of
 from lib.features.tasks import FeaturizeWork
 from lib.features.user_features import FEATURES
@@ -63,6 +63,12 @@ class FeaturizeSettings(JobSettings):
     purchase_weight: float = Field(1.0, ge=0, description="weight of a purchase")
     rating_weight: float = Field(0.2, ge=0, description="weight of a rating, whatever its value")
     half_life_days: float = Field(30.0, gt=0, description="age at which an event counts half in interest tags, in days")
+    history_days: int | None = Field(
+        None,
+        ge=1,
+        description="days before a moment of which profiles and examples know then, so that a day costs the same "
+        "however long the log; unset: all",
+    )
     max_tags: int = Field(20, ge=1, le=1000, description="interest tags kept per user")
     events_per_shard: int = Field(
         500_000, ge=1000, le=5_000_000, description="approximate number of events per task; they must fit in its memory"
@@ -124,6 +130,7 @@ def work_of(run: SparkRun, settings: FeaturizeSettings) -> FeaturizeWork:
         relevant=run.mapping.relevance,
         event_weights=settings.event_weights,
         half_life_days=settings.half_life_days,
+        history_days=settings.history_days,
         max_tags=settings.max_tags,
         prior_views=settings.prior_views,
         prior_impressions=settings.prior_impressions,
@@ -240,14 +247,20 @@ def write_days(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, 
         run.log("days", made=len(days.made), kept=len({*days.num_events} - days.made), labelled=len(days.labelled))
 
 
+def counted(work: FeaturizeWork, days: Collection[date]) -> set[date]:
+    """The days of which profiles and examples may know."""
+    first = first_day_of(min(work.as_of, *(example.as_of for example in work.dates)), work.history_days)
+    return {day for day in days if first is None or day >= first}
+
+
 def summed(
     run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, days: DaysToMake, *, num_shards: int
 ) -> Parts:
-    """What users did on all days, by shard of users, and what happened to items, counted; kept."""
+    """What users did on all days that count, by shard of users, and what happened to items, counted; kept."""
     moments = [moment for moment in moments_of(work.dates, work.as_of) if moment < run.times.end]  # no event is later
     cut = {at.date() for moment in moments if (at := moment.astimezone(UTC)).time() != datetime.min.time()}
     stored = {tasks.USER_ITEM: "gold/daily", tasks.USER_DAY: "gold/user_days", tasks.ITEM_DAY: "gold/item_days"}
-    files = run.files_of(stored, holding={"event_date": {*days.num_events} - cut}, now=True)
+    files = run.files_of(stored, holding={"event_date": counted(work, days.num_events) - cut}, now=True)
     parts = files.then(tasks.spread_days, work=work, num_shards=num_shards)
     divided = {day: number for day, number in days.num_events.items() if day in cut}
     if divided:
@@ -283,7 +296,8 @@ def main(settings: FeaturizeSettings) -> None:
         if run.mapping.currency is not None:  # else all are known
             tell_unconverted(run, currencies(run, days.made))
         write_days(run, work, settings, days)
-        num_rows = sum(run.lake.num_rows(table) for table in ("gold/daily", "gold/user_days"))
+        by_day = [run.lake.rows_by_partition(table, "event_date") for table in ("gold/daily", "gold/user_days")]
+        num_rows = sum(rows.get(day, 0) for day in counted(work, days.num_events) for rows in by_day)
         num_shards = run.num_shards(num_rows, rows_per_shard=settings.events_per_shard)
         parts = summed(run, work, settings, days, num_shards=num_shards)
         users = parts.of(tasks.USER_ITEM, tasks.USER_DAY).to_shards(num_shards)

@@ -13,7 +13,7 @@ with a request_id, which answers an impression.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from math import ceil
 from typing import NamedTuple
 
@@ -41,6 +41,10 @@ class Days(NamedTuple):
     user_items: pl.DataFrame  # the columns of gold/daily, and PART
     users: pl.DataFrame  # those of gold/user_days, and PART
     items: pl.DataFrame  # those of gold/item_days, and PART
+
+    def of_users_since(self, day: date | None) -> "Days":
+        """Without what users did before a day."""
+        return self._replace(user_items=since(self.user_items, day), users=since(self.users, day))
 
 
 def days_of(
@@ -196,6 +200,16 @@ def codes_of(*texts: pl.Series) -> pl.Enum:
 def before(rows: pl.DataFrame, begin: str, as_of: datetime) -> pl.DataFrame:
     """The rows, which begin at the time in the column `begin`, of what was known before `as_of`."""
     return rows.filter(pl.col(begin) < pl.lit(as_of))
+
+
+def since(rows: pl.DataFrame, day: date | None) -> pl.DataFrame:
+    """The rows of this day and of later ones; of all without a day."""
+    return rows if day is None else rows.filter(pl.col("event_date") >= day)
+
+
+def first_day_of(as_of: datetime, history_days: int | None) -> date | None:
+    """The first UTC day that counts at a moment, of a history of so many days; None: all count."""
+    return None if history_days is None else as_of.astimezone(UTC).date() - history_days * DAY
 
 
 def num_actions() -> pl.Expr:

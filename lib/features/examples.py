@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from lib.features.days import COUNTS, Days
+from lib.features.days import COUNTS, Days, first_day_of
 from lib.features.user_features import FEATURES, user_features
 
 
@@ -36,11 +36,16 @@ def example_dates(*, valid_from: datetime, test_from: datetime, end: datetime, a
     ]
 
 
-def examples(days: Days, *, dates: Sequence[ExampleDate], relevant: str) -> pl.DataFrame:
-    """One row per user and date with an event before it: user_key, as_of, split, label (null: unknown), features."""
+def examples(
+    days: Days, *, dates: Sequence[ExampleDate], relevant: str, history_days: int | None = None
+) -> pl.DataFrame:
+    """One row per user and date with an event before it: user_key, as_of, split, label (null: unknown), features.
+
+    Of a history of so many days before each date, or of all.
+    """
     found = []
     for date in dates:
-        known = user_features(days, as_of=date.as_of)
+        known = user_features(days.of_users_since(first_day_of(date.as_of, history_days)), as_of=date.as_of)
         label = pl.lit(None, pl.Int32)
         if date.label_until is not None:
             buyers = relevant_users(days, start=date.as_of, end=date.label_until, relevant=relevant)

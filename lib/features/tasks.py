@@ -7,7 +7,7 @@ no other shard into files. What is counted over all shards goes on in parts (lib
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 
 import polars as pl
@@ -15,7 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
-from lib.features.days import Days, DayShards, coded, codes_of, days_of, item_days_together, open_sessions_of
+from lib.features.days import (
+    Days,
+    DayShards,
+    coded,
+    codes_of,
+    days_of,
+    first_day_of,
+    item_days_together,
+    open_sessions_of,
+    since,
+)
 from lib.features.examples import ExampleDate, examples
 from lib.features.interactions import interactions, split_of
 from lib.features.item_counts import item_counts, item_users, num_touching_users, together
@@ -60,9 +70,15 @@ class FeaturizeWork:
     relevant: str
     event_weights: Mapping[str, float]
     half_life_days: float
+    history_days: int | None  # before a moment, which count then; None: all
     max_tags: int
     prior_views: float
     prior_impressions: float
+
+    @property
+    def first_day(self) -> date | None:
+        """The first that counts at `as_of`."""
+        return first_day_of(self.as_of, self.history_days)
 
 
 def find_currencies(files: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -140,7 +156,7 @@ def divide_days(
         days = _days(found, work, moments)
         for rows, kind in ((days.user_items, USER_ITEM), (days.users, USER_DAY)):
             yield from packed(rows, kind, shards_by(rows["user_key"], num_shards))
-        yield from packed(item_counts(days.items, as_of=work.as_of), ITEM_COUNT)
+        yield from packed(item_counts(since(days.items, work.first_day), as_of=work.as_of), ITEM_COUNT)
 
 
 def spread_days(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork, num_shards: int) -> Iterator[pa.RecordBatch]:
@@ -155,7 +171,7 @@ def spread_days(files: Iterable[pa.RecordBatch], *, work: FeaturizeWork, num_sha
         for stored in table_rows(file["location"], table.schema):
             rows = stored.with_columns(event_date=pl.col(begin).dt.date())  # a partition's value is not in its files
             if kind == ITEM_DAY:
-                yield from packed(item_counts(rows, as_of=work.as_of), ITEM_COUNT)
+                yield from packed(item_counts(since(rows, work.first_day), as_of=work.as_of), ITEM_COUNT)
             else:
                 yield from packed(rows, kind, shards_by(rows["user_key"], num_shards))
 
@@ -170,13 +186,14 @@ def describe_users(parts: Iterable[pa.RecordBatch], *, work: FeaturizeWork) -> I
         return
     none = pl.DataFrame(DAILY.schema.empty_table())
     touched, user_days = coded(found.pop(USER_ITEM, none), found.pop(USER_DAY))
-    yield from packed(item_users(touched, as_of=work.as_of), ITEM_COUNT)
-    users = num_touching_users(touched, as_of=work.as_of)
-    yield from packed(pl.DataFrame({"num_users": [users]}), USERS)
     days = Days(with_tags(touched, work), user_days, pl.DataFrame())
-    profiles = user_profiles(days, as_of=work.as_of, half_life_days=work.half_life_days, max_tags=work.max_tags)
+    known = days.of_users_since(work.first_day)
+    yield from packed(item_users(known.user_items, as_of=work.as_of), ITEM_COUNT)
+    users = num_touching_users(known.user_items, as_of=work.as_of)
+    yield from packed(pl.DataFrame({"num_users": [users]}), USERS)
+    profiles = user_profiles(known, as_of=work.as_of, half_life_days=work.half_life_days, max_tags=work.max_tags)
     yield from _written(profiles, contract("gold/user_profiles"), work)
-    raw = examples(days, dates=work.dates, relevant=work.relevant)
+    raw = examples(days, dates=work.dates, relevant=work.relevant, history_days=work.history_days)
     yield from packed(bounds_of(raw), BOUNDS)
     yield from packed(raw, EXAMPLE)
 

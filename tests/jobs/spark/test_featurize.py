@@ -266,6 +266,29 @@ def test_moving_the_future_changes_no_profile_and_no_feature(job: ModuleType, la
 
 
 @pytest.mark.slow
+def test_only_the_history_that_is_asked_for_counts(job: ModuleType, lake: Path, tmp_path: Path) -> None:
+    put(tmp_path, "silver/events", LOG)
+    put(tmp_path, "silver/items", ITEMS)
+    run(job, tmp_path, history_days=20)  # of the ninetieth day: since the seventieth
+    profiles = {row["user_key"]: row for row in read(tmp_path, "gold/user_profiles")}
+    of_all = {row["user_key"]: row for row in read(lake, "gold/user_profiles")}
+    ann, whole = profiles["ann"], of_all["ann"]
+    assert (whole["num_views"], whole["num_carts"], whole["num_purchases"]) == (1, 1, 1)
+    assert (ann["num_views"], ann["num_carts"], ann["num_purchases"]) == (0, 0, 1)
+    assert (whole["first_event_at"], ann["first_event_at"]) == (START, START + timedelta(days=72))
+    assert ann["last_event_at"] == whole["last_event_at"]
+    shoe, known = (
+        next(row for row in read(path, "gold/item_profiles") if row["item_id"] == "shoe") for path in (tmp_path, lake)
+    )
+    assert (known["num_impressions"], shoe["num_impressions"]) == (1, 0)
+    assert (known["num_purchases"], shoe["num_purchases"]) == (1, 1)
+    seen = {(row["split"], row["user_key"]) for row in read(tmp_path, "gold/examples")}
+    # At the train date, day 70, the history begins on day 50; ann was seen before that, and on day 60.
+    assert {split for split, user in seen if user == "ann"} == {"train", "valid", "test"}
+    days_of_all, days = (len(read(path, "gold/daily")) for path in (lake, tmp_path))
+    assert days == days_of_all
+
+
 def test_a_production_run_leaves_the_labels_of_test_open(job: ModuleType, lake: Path, tmp_path: Path) -> None:
     put(tmp_path, "silver/events", LOG)
     run(job, tmp_path, time={"as_of": "end"})
@@ -357,7 +380,7 @@ def test_an_hour_is_known_where_the_clock_of_the_source_tells_it(tmp_path: Path)
         rates={None: Decimal(1)},
         sources_by_day=("orders",),
         **{"as_of": TEST_FROM, "valid_from": VALID_FROM, "test_from": TEST_FROM, "dates": ()},
-        **{"relevant": "purchase", "event_weights": {}, "half_life_days": 30, "max_tags": 20},
+        **{"relevant": "purchase", "event_weights": {}, "half_life_days": 30, "history_days": None, "max_tags": 20},
         **{"prior_views": 20, "prior_impressions": 50},
     )
     files = [
