@@ -69,10 +69,10 @@ def compare(folder: Path, *, num_users: int) -> Daily:
     return Daily(rows_of_bronze(whole), rows_of_bronze(grown) - before, at_once, last_day, found[0] == found[1])
 
 
-def split(raw: Path, folder: Path) -> list[Path]:
+def split(raw: Path, folder: Path, *, num_days: int = NUM_DAYS) -> list[Path]:
     """The market's events in a file for each day, once; a record without a date of these goes where the one before it went."""
     done = folder / "done"
-    known = {str(LAST_DAY - timedelta(days=number)) for number in range(NUM_DAYS)}
+    known = {str(LAST_DAY - timedelta(days=number)) for number in range(num_days)}
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

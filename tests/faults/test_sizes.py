@@ -4,8 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lib.pipeline import ROOT
@@ -119,3 +124,44 @@ def test_two_runs_of_a_job_at_once_double_nothing(tmp_path: Path) -> None:
         assert all(code in (0, 1) for code, _ in ended), ended
     assert shop.lake.num_rows("bronze/lines") == 500
     assert counts(shop) == {"accepted": 500}
+
+
+@pytest.mark.bad_input("a folder of Parquet files whose columns have another type in each")
+def test_parquet_columns_of_other_types_lose_no_record(tmp_path: Path) -> None:
+    names = "names: {user_id: user, item_id: item, event_time: time, price: price, quantity: number}"
+    reader = "reader: {type: parquet}\n    clock: second"
+    shop = Shop(
+        tmp_path,
+        f"name: own\nsources:\n  lines:\n    files: '*.parquet'\n    {reader}\n    {names}\n    events: [{{type: purchase}}]\n",
+    )
+
+    def put(day: int, **columns: Any) -> None:
+        shop.log.mkdir(exist_ok=True)
+        usual = {
+            "user": ["u"],
+            "item": ["i"],
+            "time": [datetime(2024, 1, day, 10, tzinfo=UTC)],
+            "price": [1.5],
+            "number": [1],
+        }
+        pq.write_table(pa.table({**usual, **columns}), shop.log / f"{day}.parquet")
+
+    put(1, number=pa.array([1], pa.int32()))
+    put(2, time=["2024-01-02 10:00:00"], price=["1.5"], number=[1.0])
+    put(
+        3,
+        time=pa.array([datetime(2024, 1, 3, 10, tzinfo=UTC)], pa.timestamp("ns", "UTC")),
+        price=[Decimal("1.50")],
+        number=["1"],
+    )
+    put(4, user=pa.array(["u"]).dictionary_encode(), item=pa.array([b"i"]), number=pa.array([1], pa.uint8()))
+    put(5, time=pa.array([date(2024, 1, 5)]), price=[{"a": 1}])
+    put(6, price=[True])
+    put(7, user=pa.array([7], pa.int64()), number=[[1, 2]])
+    told = shop.run("--clean.max-reject-frac=0.9")
+    assert told.code == 0, told.text
+    assert counts(shop) == {"accepted": 4, "bad_value:price": 2, "bad_value:quantity": 1}
+    events = shop.read("silver/events", "event_time", "item_id", "price", "quantity")
+    assert {(row["item_id"], row["price"], row["quantity"]) for row in events} == {("i", Decimal("1.5000"), 1)}
+    assert sorted(row["event_time"].day for row in events) == [1, 2, 3, 4]
+    assert {row["source_record"] for row in shop.read("bronze/rejects")} == {f"{day}.parquet:1" for day in (5, 6, 7)}
