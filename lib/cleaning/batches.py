@@ -19,7 +19,7 @@ from lib.cleaning.shard import DESCRIPTION, CleanShard, clean_events, clean_item
 from lib.cleaning.sign_ins import has_visitors, sign_in, visitors
 from lib.cleaning.thresholds import Thresholds
 from lib.cleaning.whole_log import WholeLog
-from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
+from lib.engines.arrow_tasks import packed, rows_of, table_rows, unpacked, write_rows
 from lib.formats.mapping import LogMapping, Source
 from lib.lake.lake import Lake
 from lib.tables.bronze import DECLARED, REJECTS
@@ -28,6 +28,7 @@ from lib.tables.silver import DESCRIPTIONS, EVENTS, ITEMS
 if TYPE_CHECKING:
     from lib.engines.arrow_tasks import Broadcast
 
+SHARDS_A_DAY = 2  # the rows of as many shards are written by one task where they are of one day
 PLACE = ("source_file_sha256", "record_number")
 # Kinds of parts, beside those of written files and those of records, which are named after their table and source.
 COUNTS, FORMS, DAYS, CLOCKS, DESCRIBED, PICTURES = "counts", "forms", "days", "clocks", "described", "pictures"
@@ -219,6 +220,19 @@ def shards_of(records: pl.DataFrame, key: pl.Series, num_shards: int) -> pl.Seri
     return (hashes % num_shards).cast(pl.Int32)
 
 
+def day_shards(rows: pl.DataFrame, num_rows: pl.Expr, work: ShardWork) -> pl.Series:
+    """The shard in which each event or reject is written: with all of its day, or with those of its user where a task cannot hold the day.
+
+    `num_rows` is about how many rows there are of the column `day`. Tasks that judge otherwise only make more files.
+    """
+    day = pl.col("event_date").cast(pl.String) if "event_date" in rows.columns else pl.col("day")
+    whole = pl.coalesce("user_key", "event_id" if "event_id" in rows.columns else "source_record")
+    num_shards = (num_rows - 1) // (SHARDS_A_DAY * work.records_per_shard) + 1
+    placed = rows.select(day.alias("day"), whole.hash().alias("whole")).with_columns(num_shards.alias("num_shards"))
+    shard = pl.col("day").hash() % work.num_shards + pl.col("whole") % pl.col("num_shards").cast(pl.UInt64)
+    return placed.select((shard % work.num_shards).cast(pl.Int32)).to_series()
+
+
 def own_columns(columns: Iterable[str]) -> list[str]:
     """The source's own columns among those of its table."""
     return [column for column in columns if column not in (*DECLARED, SUPERSEDED, SIGNED_IN)]
@@ -226,11 +240,11 @@ def own_columns(columns: Iterable[str]) -> list[str]:
 
 def _results(shard: CleanShard, work: ShardWork) -> Iterator[pa.RecordBatch]:
     """The parts that a cleaned shard goes on as."""
+    of_all = pl.len().over("day") * work.num_shards  # about, for users are dealt by hash
     rejects = shard.rejects.with_columns(stage=pl.lit("clean"))
-    yield from packed(rejects, REJECT_ROWS, shards_by(rejects["day"], work.num_shards))
+    yield from packed(rejects, REJECT_ROWS, day_shards(rejects, of_all, work))
     if shard.events is not None:
-        days = shard.events["event_date"].cast(pl.String)
-        yield from packed(shard.events, EVENT_ROWS, shards_by(days, work.num_shards))
+        yield from packed(shard.events, EVENT_ROWS, day_shards(shard.events, of_all, work))
     yield from packed(shard.counts, COUNTS)
     yield from packed(shard.forms, FORMS)
     yield from packed(shard.clocks, CLOCKS)

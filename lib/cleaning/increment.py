@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from lib.cleaning import batches as of_all
-from lib.cleaning.batches import CLOCKS, EVENT_ROWS, LAST_EVENTS, REJECT_ROWS, ShardWork, whole_of
+from lib.cleaning.batches import CLOCKS, EVENT_ROWS, LAST_EVENTS, REJECT_ROWS, ShardWork, day_shards, whole_of
 from lib.cleaning.fields import event_times
 from lib.cleaning.parsing import with_pairs
 from lib.cleaning.reopening import DAY, OLD_ROWS, PAIR, midnight
@@ -143,14 +143,23 @@ def _old_rows_of(location: str, kind: str, reasons: Collection[str] | None) -> I
         )
 
 
-def keep_old_rows(files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame, num_shards: int) -> Iterator[pa.RecordBatch]:
-    """Pack what stays of the days that are written anew: the events and rejects of other users."""
+def keep_old_rows(
+    files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame, num_rows: Mapping[str, Mapping[str, int]], work: ShardWork
+) -> Iterator[pa.RecordBatch]:
+    """Pack what stays of the days that are written anew: the events and rejects of other users.
+
+    `num_rows` says how many there are of each day, by kind.
+    """
+    size = {
+        kind: pl.col("day").replace_strict(by_day, default=1, return_dtype=pl.Int64)
+        for kind, by_day in num_rows.items()
+    }
     for file in rows_of(files):
         if file["kind"] == EVENTS.name:
             for rows in table_rows(file["location"], EVENTS.schema):
                 dated = with_pairs(rows).with_columns(event_date=pl.col("event_time").dt.date())
                 kept = dated.join(pairs, on=PAIR, how="anti", nulls_equal=True)
-                yield from packed(kept, EVENT_ROWS, shards_by(kept["event_date"].cast(pl.String), num_shards))
+                yield from packed(kept, EVENT_ROWS, day_shards(kept, size[EVENT_ROWS], work))
             continue
         source = _source_of(file["location"])
         for rows in table_rows(file["location"], REJECTS.schema):
@@ -163,7 +172,7 @@ def keep_old_rows(files: Iterable[pa.RecordBatch], *, pairs: pl.DataFrame, num_s
             is_reopened = pl.col("reason").is_in(REOPENED_REASONS)
             again = dated.filter(is_reopened).join(pairs, on=PAIR, how="anti", nulls_equal=True)
             kept = pl.concat([dated.filter(~is_reopened), again]).drop("event_date")
-            yield from packed(kept, REJECT_ROWS, shards_by(kept["day"], num_shards))
+            yield from packed(kept, REJECT_ROWS, day_shards(kept, size[REJECT_ROWS], work))
 
 
 def spread_last_events(

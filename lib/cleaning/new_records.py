@@ -203,6 +203,10 @@ def written(run: TaskRun, work: ShardWork, parts: Parts, new: New | None) -> lis
     """Write the events and rejects of each day: all, or those of the days that new records touch, with what stays of these."""
     rows = parts.of(tasks.EVENT_ROWS, tasks.REJECT_ROWS)
     if new:
+        num_rows = {
+            tasks.EVENT_ROWS: {str(day): number for day, number in new.by_day.items()},
+            tasks.REJECT_ROWS: run.lake.rows_by_partition("bronze/rejects", "day"),
+        }
         files = files_of_days(run, new.days)
-        rows = rows.union(files.then(of_new.keep_old_rows, pairs=new.opened.pairs, num_shards=work.num_shards))
+        rows = rows.union(files.then(of_new.keep_old_rows, pairs=new.opened.pairs, num_rows=num_rows, work=work))
     return rows.to_shards(work.num_shards).then(tasks.write_days, work=work).collected()

@@ -193,3 +193,22 @@ def test_days_that_new_records_show_to_be_stray_or_not_clean_everything(tmp_path
         run(shop)
     run(whole)
     require_same(shop, whole)
+
+
+def test_a_day_that_no_task_can_hold_is_written_by_several_and_grows(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    busy = [line for _ in range(40) for line in lines(0, draw, num_users=60, most_late=1)]
+    parts = [busy[: len(busy) // 2], busy[len(busy) // 2 :]]
+    grown, whole = (Shop.with_key(tmp_path / name, MAPPING) for name in ("grown", "whole"))
+    few = ("--clean.records-per-shard=1000", "--clean.max-reject-frac=1")
+    for number, part in enumerate(parts):
+        for shop in (grown, whole):
+            shop.put(f"{number}.csv", HEADER + "\n".join(part) + "\n")
+        told = grown.run(*few)
+        assert told.code == 0, told.text
+    assert whole.run("--clean.max-reject-frac=1").code == 0
+    num_files = [len(shop.lake.data_files("silver/events")) for shop in (grown, whole)]
+    num_days = len({row["event_date"] for row in whole.read("silver/events", "event_date")})
+    assert num_files[0] > num_files[1] == num_days
+    for table in TABLES:
+        assert grown.content(table) == whole.content(table), table

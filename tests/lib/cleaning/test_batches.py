@@ -1,6 +1,6 @@
 """What clean's tasks do around the cleaning: clocks of times wherever a source keeps them, shards, the latest items."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lib.cleaning.batches import (
     CLOCKS,
     ShardWork,
     count_clocks,
+    day_shards,
     latest_items,
     spread_marked_records,
     spread_records,
@@ -135,3 +136,26 @@ def test_an_item_has_each_property_as_last_described_and_a_catalogue_takes_prece
     assert (found["j"]["title"], found["j"]["image_uri"]) == ("Listed", "bronze/images#j")
     assert found["i"]["image_uri"] is None
     assert {*found} == {"i", "j"}, "a picture alone makes no item"
+
+
+def test_a_day_is_written_by_one_task_or_by_its_users_where_it_is_large() -> None:
+    given = work(
+        mapping(names={"event_time": "at", "item_id": "item"}), pa.schema([]), num_shards=7
+    )  # of a thousand records each
+    users = [f"u{number % 50}" for number in range(6_000)]
+    rows = pl.DataFrame(
+        {
+            "event_date": [date(2024, 1, 1)] * 2_000 + [date(2024, 1, 2)] * 4_000,
+            "user_key": [user if number % 10 else None for number, user in enumerate(users)],
+            "event_id": [f"e{number}" for number in range(6_000)],
+        }
+    )
+    shards = rows.with_columns(shard=day_shards(rows, pl.len().over("day"), given))
+    of_day = shards.group_by("event_date").agg(pl.col("shard").n_unique()).sort("event_date")
+    assert of_day["shard"].to_list() == [1, 2]
+    of_user = shards.drop_nulls("user_key").group_by("event_date", "user_key").agg(pl.col("shard").n_unique())
+    assert of_user["shard"].unique().to_list() == [1]
+    assert (
+        shards.filter(pl.col("user_key").is_null() & (pl.col("event_date") == date(2024, 1, 2)))["shard"].n_unique()
+        == 2
+    )
