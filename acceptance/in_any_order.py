@@ -1,7 +1,7 @@
 """The daily files of Online Retail and of a market, at once, day by day, and in random order with some sent twice: the same tables.
 
-The jobs run here one after another in one process, as `cartwheel run` runs them: its start each day would take most of an hour. To
-stay within minutes, only the last days come one by one, and files in random order come in groups of random sizes.
+The jobs run here one after another in one process, as `cartwheel run` runs them: its start each day would take most of an hour.
+Files in random order come in groups of random sizes.
 """
 
 import os
@@ -25,9 +25,7 @@ from lib.runs import history
 from tests.shops import Shop
 
 RAW_MARKET, MARKET_DAYS = Path("raw") / "market", 45
-MIN_TOGETHER = 10  # the first days
-NUM_ALONE = 50  # the last days, which come one by one after all others
-DAYS_A_SUMMARY = 10  # of these, after which featurize runs
+DAYS_A_SUMMARY = 10  # that come one by one, after which featurize runs
 MOST_AT_ONCE = 30  # of the files in random order
 MAY_REFUSE = "--clean.max-reject-frac=0.5"  # on one of the days a fifth of the records have no price
 SENT_TWICE_FRAC = 0.15
@@ -73,10 +71,10 @@ def catalogue_of_market() -> dict[str, Path]:
 def same_tables(log: str, files: dict[str, Path], first: dict[str, Path], draw: random.Random) -> list[Claim]:
     """That the files of a log, after those that come `first`, give the same tables in any order."""
     random_order = list(in_random_order(files, draw))
-    num_files, num_alone = sum(len(step.files) for step in random_order), min(NUM_ALONE, len(files) - MIN_TOGETHER)
+    num_files = sum(len(step.files) for step in random_order)
     whole, seconds = walked(f"{log}_at_once", log, [Step({**first, **files})])
     ways = {
-        f"in their order, the last {num_alone} one by one": ("day_by_day", day_by_day(files, num_alone)),
+        "one by one": ("day_by_day", day_by_day(files)),
         f"in random order, {num_files - len(files)} of them twice": ("random_order", random_order),
     }
     claims = []
@@ -102,12 +100,10 @@ def with_first(first: dict[str, Path], steps: Iterable[Step]) -> Iterator[Step]:
         first = {}
 
 
-def day_by_day(files: dict[str, Path], num_alone: int) -> Iterator[Step]:
-    """All files but the last at once, then these one by one."""
-    names = list(files)
-    yield Step({name: files[name] for name in names[:-num_alone]})
-    for number, name in enumerate(names[-num_alone:], 1):
-        yield Step({name: files[name]}, is_summed=number % DAYS_A_SUMMARY == 0 or number == num_alone)
+def day_by_day(files: dict[str, Path]) -> Iterator[Step]:
+    """Every file alone, in their order."""
+    for number, (name, file) in enumerate(files.items(), 1):
+        yield Step({name: file}, is_summed=number % DAYS_A_SUMMARY == 0 or number == len(files))
 
 
 def in_random_order(files: dict[str, Path], draw: random.Random) -> Iterator[Step]:
