@@ -13,11 +13,16 @@ EVERY_JOBS_CODE = ("lib/settings.py", "lib/tables", "lib/formats", "lib/lake", "
 ENGINE_CODE = {
     "spark": (
         *("lib/engines/spark.py", "lib/engines/spark_properties.py"),
-        *("lib/engines/parts.py", "lib/engines/local_tasks.py", "lib/engines/arrow_tasks.py"),
+        *(
+            "lib/engines/parts.py",
+            "lib/engines/held_parts.py",
+            "lib/engines/local_tasks.py",
+            "lib/engines/arrow_tasks.py",
+        ),
     ),
     "ray": (
         *("lib/engines/ray_train.py", "lib/engines/ray_tasks.py"),
-        *("lib/engines/parts.py", "lib/engines/arrow_tasks.py"),
+        *("lib/engines/parts.py", "lib/engines/held_parts.py", "lib/engines/arrow_tasks.py"),
     ),
     "local": (),
 }

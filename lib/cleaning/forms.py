@@ -114,7 +114,8 @@ def hint(field: str, form: str | None, source: Source) -> str | None:
 def _hint_of_number(form: str, reader: Reader) -> str | None:
     number = re.sub(r"^[-+]", "", form)
     if re.search(r"[^\Wd_]|\?", number) or any(sign not in "d.,'’_+- " for sign in number):
-        return None if reader.currency_signs or "d" not in number else "set reader.currency_signs?"
+        may_be_money = "d" in number and not any(sign in number for sign in '[]{}":')
+        return "set reader.currency_signs?" if may_be_money and not reader.currency_signs else None
     if re.fullmatch(r"d+,d{1,2}|d+,d{4,}", number):
         return "set reader.decimal: ','?"
     if re.fullmatch(r"d{1,3}(\.d{3})+,d+", number):

@@ -1,6 +1,6 @@
 """What the engines besides Spark share: what a task makes is held in pieces of one shard each, so that no shuffle moves it."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -29,7 +29,7 @@ class Held(NamedTuple, Generic[Place]):
 
 
 @dataclass(frozen=True)
-class HeldParts(Generic[Place]):
+class HeldParts(ABC, Generic[Place]):
     """`Parts` in pieces; an engine's own say how a task runs on them, how they are read, and how they are dropped."""
 
     partitions: list[list[Held[Place]]]

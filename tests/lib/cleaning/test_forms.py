@@ -62,6 +62,8 @@ def test_refusals_that_share_a_form_are_said_with_what_to_set() -> None:
         ("price", "d ddd.dd", "set reader.thousands: ' '?"),
         ("price", "€dd.dd", "set reader.currency_signs?"),
         ("price", "dd.dd a", "set reader.currency_signs?"),
+        ("price", '{"a":d}', None),
+        ("quantity", "[d,d]", None),
         ("price", "a", None),
         ("price", "-d.dd", None),
         ("event_time", "dddddddddd (before 1990)", "are they epoch seconds? time_format: epoch reads every unit"),

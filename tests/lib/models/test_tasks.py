@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
-from lib.engines.local_tasks import LocalEngine
+from lib.engines.local_tasks import LocalEngine, batches_of
 from lib.models import tasks
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import Weights
@@ -61,10 +61,7 @@ def test_whole_users_are_in_one_share_and_every_row_is_in_one(lake: SmallLake, e
     assert len(read.partitions) == 3, "a file a day"
     shares = read.then(tasks.spread_users, as_of=TEST_FROM, num_shares=NUM_SHARES).to_shards(NUM_SHARES)
     fit = TowerFit("v", TEST_FROM, pa.array(ITEMS), NUM_USERS, 3 * NUM_USERS)
-    found = [
-        tasks.pairs_of((b for held in share for b in held.batches()), fit, Weights(30, 0.1))
-        for share in shares.partitions
-    ]
+    found = [tasks.pairs_of(batches_of(share), fit, Weights(30, 0.1)) for share in shares.partitions]
     assert sorted(user for known in found for user in known.user_keys.to_pylist()) == [
         f"u{u:04d}" for u in range(NUM_USERS)
     ]
