@@ -20,7 +20,7 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "small_driver": ("evaluate", "decisions", "experiment"),
     "ray_cluster": ("simulate", "train_encoder"),
     "killed_driver": ("simulate", "clean"),
-    "in_any_order": ("featurize",),
+    "in_any_order": ("simulate", "featurize"),
     "killed_days": ("featurize",),
     "killed_jobs": ("simulate", "evaluate", "experiment"),
 }
@@ -29,6 +29,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(JUDGES, ()),
     "spark_cluster": ("lib/cli",),
     "killed_days": COMMAND,
+    "in_any_order": ("benchmarks/daily.py",),
     "forgotten": COMMAND,
     "killed_jobs": COMMAND,
     "bad_input": (*COMMAND, "tests"),

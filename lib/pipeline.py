@@ -12,13 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EVERY_JOBS_CODE = ("lib/settings.py", "lib/tables", "lib/formats", "lib/lake", "lib/runs")
 ENGINE_CODE = {
     "spark": (
-        *("lib/engines/spark.py", "lib/engines/spark_properties.py"),
-        *(
-            "lib/engines/parts.py",
-            "lib/engines/held_parts.py",
-            "lib/engines/local_tasks.py",
-            "lib/engines/arrow_tasks.py",
-        ),
+        *("lib/engines/spark.py", "lib/engines/spark_properties.py", "lib/engines/local_tasks.py"),
+        *("lib/engines/parts.py", "lib/engines/held_parts.py", "lib/engines/arrow_tasks.py"),
     ),
     "ray": (
         *("lib/engines/ray_train.py", "lib/engines/ray_tasks.py"),

@@ -8,6 +8,7 @@ what the version is judged by: it becomes the current one only where it is not w
 
 from datetime import datetime
 from functools import partial, reduce
+from math import ceil
 
 from pydantic import Field
 from pyspark.ml.recommendation import ALS
@@ -70,7 +71,7 @@ def numbered(ids: DataFrame, column: str) -> DataFrame:
 
 def blocks_for(num_pairs: int) -> int:
     """Blocks of users and of items: MLlib draws the first factors by block, so that no cluster's size may choose them."""
-    return min(max(MIN_BLOCKS, -(-num_pairs // PAIRS_PER_BLOCK)), MAX_BLOCKS)
+    return min(max(MIN_BLOCKS, ceil(num_pairs / PAIRS_PER_BLOCK)), MAX_BLOCKS)
 
 
 def factors(preferred: DataFrame, settings: AlsSettings, *, num_blocks: int) -> DataFrame:

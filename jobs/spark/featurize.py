@@ -99,12 +99,14 @@ def currencies(run: SparkRun, days: Collection[date] | None = None) -> set[str |
     """The currencies of prices in silver, of events of these days or of all; read only where there may be several."""
     if not has_several(run.mapping):
         return {run.mapping.currency}
-    tables = [table for table in ("silver/events", "silver/items") if table in run.inputs]
-    holding = {"silver/events": {"event_date": days}} if days is not None else {}
-    parts = (run.files_of({table: table}, holding=holding.get(table)).then(tasks.find_currencies) for table in tables)
-    return {
-        currency for one in parts for currency in gathered(one.collected(), tasks.CURRENCY, tasks.GATHERED)["currency"]
-    }
+    found: list[tuple[str, bytes]] = []
+    for table, holding in {
+        "silver/events": None if days is None else {"event_date": days},
+        "silver/items": None,
+    }.items():
+        if table in run.inputs:
+            found += run.files_of({table: table}, holding=holding).then(tasks.find_currencies).collected()
+    return {*gathered(found, tasks.CURRENCY, tasks.GATHERED)["currency"]}
 
 
 def tell_unconverted(run: SparkRun, found: Collection[str | None]) -> None:

@@ -226,7 +226,7 @@ def day_shards(rows: pl.DataFrame, num_rows: pl.Expr, work: ShardWork) -> pl.Ser
     `num_rows` is about how many rows there are of the column `day`. Tasks that judge otherwise only make more files.
     """
     day = pl.col("event_date").cast(pl.String) if "event_date" in rows.columns else pl.col("day")
-    whole = pl.coalesce("user_key", "event_id" if "event_id" in rows.columns else "source_record")
+    whole = pl.coalesce("user_key", "source_record")
     num_shards = (num_rows - 1) // (SHARDS_A_DAY * work.records_per_shard) + 1
     placed = rows.select(day.alias("day"), whole.hash().alias("whole")).with_columns(num_shards.alias("num_shards"))
     shard = pl.col("day").hash() % work.num_shards + pl.col("whole") % pl.col("num_shards").cast(pl.UInt64)

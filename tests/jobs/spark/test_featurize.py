@@ -289,6 +289,7 @@ def test_only_the_history_that_is_asked_for_counts(job: ModuleType, lake: Path, 
     assert days == days_of_all
 
 
+@pytest.mark.slow
 def test_a_production_run_leaves_the_labels_of_test_open(job: ModuleType, lake: Path, tmp_path: Path) -> None:
     put(tmp_path, "silver/events", LOG)
     run(job, tmp_path, time={"as_of": "end"})

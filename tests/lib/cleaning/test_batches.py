@@ -147,7 +147,7 @@ def test_a_day_is_written_by_one_task_or_by_its_users_where_it_is_large() -> Non
         {
             "event_date": [date(2024, 1, 1)] * 2_000 + [date(2024, 1, 2)] * 4_000,
             "user_key": [user if number % 10 else None for number, user in enumerate(users)],
-            "event_id": [f"e{number}" for number in range(6_000)],
+            "source_record": [f"clicks/a.csv:{number}" for number in range(6_000)],
         }
     )
     shards = rows.with_columns(shard=day_shards(rows, pl.len().over("day"), given))
