@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import clean, daily, featurize, peers
+from benchmarks import clean, daily, featurize, others, peers
 from benchmarks.measured import ProgramError, Run, drop_cached
 from benchmarks.page import Compared, page
 from lib.pipeline import ROOT
@@ -39,10 +39,13 @@ def main() -> int:
         peers.python()
     except RuntimeError as error:
         parser.error(str(error))
-    compared = [compare(millions, options.repeats) for millions in sorted(options.millions)]
-    PAGE.write_text(page(compared, {}))  # stays where what follows fails
+    sizes = sorted(options.millions)
+    compared = [compare(millions, options.repeats) for millions in sizes]
+    PAGE.write_text(page(compared, {}, []))  # stays where what follows fails
     by_day = {size: daily.compare(STATE / f"daily-{size:g}", num_users=users_of(size)) for size in options.daily}
-    PAGE.write_text(page(compared, by_day))
+    PAGE.write_text(page(compared, by_day, []))
+    alone = [others.run_all(STATE / f"{millions:g}" / "lake") for millions in sizes]
+    PAGE.write_text(page(compared, by_day, alone))
     print(PAGE.read_text())
     are_equal = all(one.are_equal and not one.different_features for one in compared)
     return 0 if are_equal and all(one.are_equal for one in by_day.values()) else 1

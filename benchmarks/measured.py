@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,11 @@ class Measured:
     peak_bytes: int  # of memory; what processes share counts once
     output: str
     failure: str | None = None  # why it failed
+
+    @property
+    def failed(self) -> str:
+        """How it failed, for a cell of a table."""
+        return f"failed: {textwrap.shorten(self.failure or '', 200).replace('|', '/')}"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """docs/benchmarks.md: the tables of what the programs took and what they found."""
 
 import statistics
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import log
 
 from acceptance.machine import machine
-from benchmarks import daily, featurize
+from benchmarks import daily, featurize, others
 from benchmarks.measured import Run
 
 HEAD = """# Benchmarks
@@ -44,8 +43,8 @@ class Compared:
         return all(one == found[0] for one in found)
 
 
-def page(compared: Sequence[Compared], by_day: Mapping[float, daily.Daily]) -> str:
-    """The page."""
+def page(compared: Sequence[Compared], by_day: Mapping[float, daily.Daily], alone: Sequence[Mapping[str, Run]]) -> str:
+    """The page; `alone` has the runs of the jobs without a peer on each size of log, or nothing."""
     sizes = [one.num_records for one in compared]
     lines = [HEAD, f"{datetime.now(UTC):%Y-%m-%d}. Machine: {machine()}.\n", "## Raw log to bronze and silver\n"]
     lines += [*table(sizes, [one.cleaning for one in compared]), "", *(_stages(one) for one in compared), ""]
@@ -63,6 +62,13 @@ def page(compared: Sequence[Compared], by_day: Mapping[float, daily.Daily]) -> s
     lines.append(f"\n**The tables are not equal**: {'; '.join(wrong)}." if wrong else f"\n{equal}")
     for one in by_day.values():
         lines += [f"\n## A day more: the last of {daily.NUM_DAYS} days, and all at once\n", *one.lines]
+    if alone:
+        lines += [
+            "\n## The other Spark jobs\n",
+            "Each once, cold, a process from its start; Spark's own start is a good part of the smallest. What they are "
+            "given, a market, grows in users and not in items.\n",
+            *others.table(sizes, alone),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -93,9 +99,9 @@ def _warm(runs: Sequence[Run]) -> float | None:
 
 def _told(runs: Sequence[Run]) -> str:
     """The median seconds of some runs, and those of each; or why one failed."""
-    failures = [run.measured.failure for run in runs if run.measured.failure]
-    if failures:
-        return f"failed: {textwrap.shorten(failures[0], 200).replace('|', '/')}"
+    failed = [run.measured.failed for run in runs if run.measured.failure]
+    if failed:
+        return failed[0]
     seconds = [run.measured.seconds for run in runs]
     each = f" ({', '.join(f'{one:.1f}' for one in seconds)})" if len(seconds) > 1 else ""
     return f"{statistics.median(seconds):.1f}{each}" if seconds else ""
