@@ -148,8 +148,8 @@ def column_texts(records: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 
 def raw_json(records: pl.DataFrame) -> pl.Series:
-    """The records as received: a JSON object of the non-empty fields, or the original text of a malformed record."""
-    rows = records.select(own_columns(records)).iter_rows(named=True)
+    """The records as received: a JSON object of the non-empty fields by name, or the original text of a malformed record."""
+    rows = records.select(sorted(own_columns(records))).iter_rows(named=True)
     raws = [json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) for row in rows]
     frame = records.select("malformed").with_columns(raw=pl.Series(raws, dtype=pl.String))
     return frame.select(pl.coalesce("malformed", "raw").alias("raw")).to_series()

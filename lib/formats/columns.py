@@ -31,12 +31,24 @@ def stored_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_columns(columns: Sequence[str], name: str) -> list[str]:
-    """The bronze columns that a mapping's name refers to: that one, those matching a pattern, or the outer one."""
+    """The bronze columns that a mapping's name refers to: that one, those matching a pattern, or the outer one.
+
+    Those of a pattern are in the order of their names (slot_2 before slot_10), for that of the table is the order in which
+    files brought them.
+    """
     place = locate(columns, name) if name != "*" else None
     if place is not None:
         return [place[0]]
     pattern = name if name == "*" else _plain(name).lower()
-    return [column for column in columns if fnmatchcase(column.lower(), pattern)] if "*" in name else []
+    found = [column for column in columns if fnmatchcase(column.lower(), pattern)] if "*" in name else []
+    return sorted(found, key=_with_numbers)
+
+
+def _with_numbers(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What names sort by where case does not count and the numbers in them do as numbers, however long they are."""
+    parts = re.split(r"(\d+)", name.lower())
+    numbered = [part.lstrip("0") if place % 2 else part for place, part in enumerate(parts)]
+    return [(len(part) if place % 2 else 0, part) for place, part in enumerate(numbered)], name
 
 
 def locate(columns: Sequence[str], name: str) -> tuple[str, str | None] | None:

@@ -70,7 +70,7 @@ REJECTS = Table(
         Column(
             "raw",
             TEXT,
-            "the record as received, as JSON; null if ignored (bronze/<source> holds it) or erased",
+            "the record as received, as JSON with its fields by name; null if ignored (bronze/<source> holds it) or erased",
             personal=True,
         ),
         required("day", TEXT, "the UTC date of its event, such as 2026-01-31; `none` where it has no time"),

@@ -99,6 +99,39 @@ def test_files_one_by_one_in_any_order_some_twice_give_the_tables_of_all_at_once
     require_same(one_by_one, at_once)
 
 
+COLUMNS_BY_PATTERN = """
+name: own
+sources:
+  lines:
+    files: "*.csv"
+    names: {user_id: user, item_id: item, event_time: time, context: [slot_*], candidates: [shown_*]}
+    pii_free_context: [slot_*]
+    events: [{type: impression}]
+"""
+
+
+@pytest.mark.parametrize("order", [("1.csv", "2.csv"), ("2.csv", "1.csv")])
+def test_the_order_in_which_files_bring_columns_changes_nothing(tmp_path: Path, order: tuple[str, str]) -> None:
+    time = "2024-03-01T10:00:01.5Z"
+    files = {
+        "1.csv": f"user,item,time,slot_10,shown_2,shown_1\nu1,two,{time},ten,two,one\nu1,two,never,ten,two,one\n",
+        "2.csv": f"shown_10,slot_2,time,shown_2,slot_10,item,user\nten,two,{time},two,ten,two,u2\nten,two,never,two,ten,two,u2\n",
+    }
+    at_once, one_by_one = (Shop.with_key(tmp_path / name, COLUMNS_BY_PATTERN) for name in ("at_once", "one_by_one"))
+    for name in order:
+        one_by_one.put(name, files[name])
+        run(one_by_one)
+    for name, text in files.items():
+        at_once.put(name, text)
+    run(at_once)
+    require_same(one_by_one, at_once)
+    found = [(dict(event["context"]), event["candidates"]) for event in one_by_one.read("silver/events")]
+    assert sorted(found, key=str) == [
+        ({"slot_10": "ten"}, ["one", "two"]),
+        ({"slot_2": "two", "slot_10": "ten"}, ["two", "ten"]),
+    ]
+
+
 def test_only_what_is_new_is_cleaned(tmp_path: Path) -> None:
     shop = Shop.with_key(tmp_path / "shop", MAPPING)
     for day in range(3):

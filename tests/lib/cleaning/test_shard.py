@@ -123,7 +123,7 @@ def test_a_reject_keeps_what_was_received_and_where() -> None:
     assert reject == [
         {
             **{"source": "clicks", "source_file": "b.csv", "source_record": "b.csv:7", "reason": "bad_value:item_id"},
-            "raw": '{"user": "u", "time": "2024-01-01 12:00:00", "what": "view", "price": "9"}',
+            "raw": '{"price": "9", "time": "2024-01-01 12:00:00", "user": "u", "what": "view"}',
             **{
                 "day": "2024-01-01",
                 "event_time": datetime(2024, 1, 1, 12, tzinfo=UTC),

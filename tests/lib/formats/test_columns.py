@@ -20,13 +20,20 @@ def test_columns_get_names_that_delta_can_store_and_bronze_does_not_use() -> Non
         ("a.b", ["a.b"]),
         ("A.B.c.d", ["a.b"]),
         ("f_*", ["f_1", "F_2"]),
-        ("*", ["Price", "unit_price", "who", "a.b", "f_1", "F_2"]),
+        ("*", ["a.b", "f_1", "F_2", "Price", "unit_price", "who"]),
         ("absent", []),
         ("absent.x", []),
     ],
 )
 def test_a_name_finds_its_columns_in_any_case(name: str, found: list[str]) -> None:
     assert find_columns(["Price", "unit_price", "who", "a.b", "f_1", "F_2"], name) == found
+
+
+def test_columns_of_a_pattern_are_in_the_order_of_their_names_whatever_that_of_the_table() -> None:
+    columns = ["slot_10", "x", "slot_2", "Slot_1", "slot_2_b", "slot_02", "slot_", f"slot_{'9' * 5000}"]
+    in_order = ["slot_", "Slot_1", "slot_02", "slot_2", "slot_2_b", "slot_10", f"slot_{'9' * 5000}"]
+    for table in (columns, columns[::-1]):
+        assert find_columns(table, "slot_*") == in_order
 
 
 def test_a_nested_name_is_its_column_and_a_path() -> None:
