@@ -47,6 +47,8 @@ CASES = (
     "a single class of labels",
     "a line of ten megabytes",
     "a folder whose files gain, lose and retype columns",
+    "a folder of Parquet files whose columns have another type in each",
+    "a backfill of days in the wrong order",
     "a folder of very many files",
     "a file that grows or vanishes while it is read",
     "two runs of a job at once",

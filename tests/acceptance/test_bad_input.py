@@ -1,5 +1,6 @@
 """The cases of bad input: each is shown by a test that says so, and one that is skipped or fails shows nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,10 @@ def test_every_case_that_must_be_shown_has_a_test(request: pytest.FixtureRequest
     tests = Path(__file__).parents[1]
     text = "".join(file.read_text() for file in tests.rglob("test_*.py") if file != Path(__file__))
     assert [case for case in CASES if f'"{case}"' not in text] == []
+
+
+def test_every_case_that_a_mark_spells_out_is_listed() -> None:
+    files = {*Path(__file__).parents[1].rglob("test_*.py")} - {Path(__file__)}
+    named = {case for file in files for case in re.findall(r'mark\.bad_input\(\s*"([^"]+)"', file.read_text())}
+    assert len(named) > 10
+    assert named <= {*CASES}
