@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import clean, daily, featurize, others, peers
-from benchmarks.measured import ProgramError, Run, drop_cached
+from benchmarks.measured import Run, attempted, drop_cached
 from benchmarks.page import Compared, page
 from lib.pipeline import ROOT
 
@@ -83,13 +83,7 @@ def run_each(programs: Mapping[str, Callable[[], Run]], runs: Mapping[str, list[
             continue
         if not runs[name]:
             drop_cached(reads)
-        try:
-            run = program()
-        except ProgramError as error:
-            run = Run(error.measured)
-        runs[name].append(run)
-        told = run.measured.failure or f"{run.measured.seconds:.1f} s"
-        print(f"{reads}: {name}, run {len(runs[name])}: {told}", flush=True)
+        runs[name].append(attempted(program, f"{reads}: {name}, run {len(runs[name]) + 1}"))
 
 
 def has_failed(runs: Sequence[Run]) -> bool:

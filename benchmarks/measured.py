@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +23,6 @@ class Measured:
     peak_bytes: int  # of memory; what processes share counts once
     output: str
     failure: str | None = None  # why it failed
-
-    @property
-    def failed(self) -> str:
-        """How it failed, for a cell of a table."""
-        return f"failed: {textwrap.shorten(self.failure or '', 200).replace('|', '/')}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +83,16 @@ def measure(command: Sequence[str]) -> Measured:
     if measured.failure:
         raise ProgramError(command, measured)
     return measured
+
+
+def attempted(program: Callable[[], Run], what: str) -> Run:
+    """A run of a program, or one that found nothing where it failed; told in a line."""
+    try:
+        run = program()
+    except ProgramError as error:
+        run = Run(error.measured)
+    print(f"{what}: {run.measured.failure or f'{run.measured.seconds:.1f} s'}", flush=True)
+    return run
 
 
 def drop_cached(folder: Path) -> None:

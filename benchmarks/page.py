@@ -1,9 +1,11 @@
 """docs/benchmarks.md: the tables of what the programs took and what they found."""
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from math import log
 
 from acceptance.machine import machine
@@ -67,7 +69,7 @@ def page(compared: Sequence[Compared], by_day: Mapping[float, daily.Daily], alon
             "\n## The other Spark jobs\n",
             "Each once, cold, a process from its start; Spark's own start is a good part of the smallest. What they are "
             "given, a market, grows in users and not in items.\n",
-            *others.table(sizes, alone),
+            *jobs_table(sizes, alone),
         ]
     return "\n".join(lines) + "\n"
 
@@ -83,11 +85,33 @@ def table(sizes: Sequence[int], taken: Sequence[Mapping[str, Sequence[Run]]]) ->
             warm, yardstick = _warm(runs), _warm(by_program.get(YARDSTICK, ()))
             before = _warm(taken[place - 1].get(program, ())) if place else None
             ratio = f"{warm / yardstick:.2f}" if warm and yardstick else ""
-            slope = f"{log(warm / before) / log(size / sizes[place - 1]):.2f}" if warm and before else ""
-            peak = f"{max(run.measured.peak_bytes for run in runs) / 1e9:.1f} GB" if runs else ""
-            cells = [f"{size:,}", program, _told(runs[:1]), _told(runs[1:]), ratio, slope, peak]
+            slope = _slope(before, warm, sizes[place - 1], size)
+            cells = [f"{size:,}", program, _told(runs[:1]), _told(runs[1:]), ratio, slope, _peak(runs)]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def jobs_table(sizes: Sequence[int], taken: Sequence[Mapping[str, Run]]) -> list[str]:
+    """A row a job: its seconds on each size of log, the slope between each two, and the memory on the largest."""
+    head = [f"{size:,} records" for size in sizes]
+    head += [f"slope {below:,} to {above:,}" for below, above in pairwise(sizes)]
+    lines = [f"| seconds | {' | '.join([*head, 'peak memory, largest log'])} |", "|" + "---|" * (len(head) + 2)]
+    for job in others.JOBS:
+        runs = [[by_job[job]] if job in by_job else [] for by_job in taken]
+        ended = [one[0].measured.seconds if one and not one[0].measured.failure else None for one in runs]
+        slopes = [_slope(*seconds, *two) for seconds, two in zip(pairwise(ended), pairwise(sizes), strict=True)]
+        lines.append(f"| {' | '.join([job, *(_told(one) or 'not run' for one in runs), *slopes, _peak(runs[-1])])} |")
+    return lines
+
+
+def _slope(before: float | None, after: float | None, below: int, above: int) -> str:
+    """By which power of the number of records the seconds grow; nothing where one of the two did not end."""
+    return f"{log(after / before) / log(above / below):.2f}" if before and after else ""
+
+
+def _peak(runs: Sequence[Run]) -> str:
+    """The most memory that any of the runs held."""
+    return f"{max(run.measured.peak_bytes for run in runs) / 1e9:.1f} GB" if runs else ""
 
 
 def _warm(runs: Sequence[Run]) -> float | None:
@@ -99,9 +123,9 @@ def _warm(runs: Sequence[Run]) -> float | None:
 
 def _told(runs: Sequence[Run]) -> str:
     """The median seconds of some runs, and those of each; or why one failed."""
-    failed = [run.measured.failed for run in runs if run.measured.failure]
-    if failed:
-        return failed[0]
+    failures = [run.measured.failure for run in runs if run.measured.failure]
+    if failures:
+        return f"failed: {textwrap.shorten(failures[0], 200).replace('|', '/')}"
     seconds = [run.measured.seconds for run in runs]
     each = f" ({', '.join(f'{one:.1f}' for one in seconds)})" if len(seconds) > 1 else ""
     return f"{statistics.median(seconds):.1f}{each}" if seconds else ""

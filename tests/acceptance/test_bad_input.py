@@ -53,13 +53,16 @@ def test_a_case_holds_when_every_test_of_it_ran_and_passed(report: Path) -> None
 
 
 def test_every_case_that_must_be_shown_has_a_test(request: pytest.FixtureRequest) -> None:
-    tests = Path(__file__).parents[1]
-    text = "".join(file.read_text() for file in tests.rglob("test_*.py") if file != Path(__file__))
+    text = text_of_other_tests()
     assert [case for case in CASES if f'"{case}"' not in text] == []
 
 
 def test_every_case_that_a_mark_spells_out_is_listed() -> None:
-    files = {*Path(__file__).parents[1].rglob("test_*.py")} - {Path(__file__)}
-    named = {case for file in files for case in re.findall(r'mark\.bad_input\(\s*"([^"]+)"', file.read_text())}
+    named = {*re.findall(r'mark\.bad_input\(\s*"([^"]+)"', text_of_other_tests())}
     assert len(named) > 10
     assert named <= {*CASES}
+
+
+def text_of_other_tests() -> str:
+    files = Path(__file__).parents[1].rglob("test_*.py")
+    return "".join(file.read_text() for file in files if file != Path(__file__))

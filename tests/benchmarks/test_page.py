@@ -1,6 +1,6 @@
 from benchmarks import others
 from benchmarks.measured import Measured, Run
-from benchmarks.page import Compared, table
+from benchmarks.page import Compared, jobs_table, table
 
 
 def runs(*seconds: float, gigabytes: float = 1.0, failure: str | None = None) -> list[Run]:
@@ -59,7 +59,7 @@ def test_runs_are_equal_when_those_that_ended_found_the_same() -> None:
 def test_the_jobs_without_a_peer_have_their_seconds_by_size_the_slopes_and_the_memory_of_the_largest() -> None:
     small = {job: runs(10)[0] for job in others.JOBS}
     large = {"als": runs(40, gigabytes=3)[0], "recommend": runs(failure="no | memory")[0]}
-    _, _, als, recommend, evaluate, *_ = others.table([1_000, 4_000], [small, large])
+    _, _, als, recommend, evaluate, *_ = jobs_table([1_000, 4_000], [small, large])
     assert cells(als) == ["als", "10.0", "40.0", "1.00", "3.0 GB"]
     assert cells(recommend) == ["recommend", "10.0", "failed: no / memory", "", "9.0 GB"]
     assert cells(evaluate) == ["evaluate", "10.0", "not run", "", ""]
