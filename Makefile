@@ -7,7 +7,7 @@ RUN_FLAGS := $(if $(LOGS),--logs $(LOGS)) $(if $(FORMAT),--format $(FORMAT)) $(i
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast lint format docs package acceptance bench lock clean
+.PHONY: demo test test-fast lint format docs package acceptance bench cluster lock clean
 
 .venv/.ready: requirements.lock requirements-no-deps.lock pyproject.toml .ci/setup
 	@.ci/setup
@@ -47,10 +47,17 @@ acceptance: .venv/.ready package
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks
 
+# A real Kubernetes of one node on this machine, without Docker, with the operators and manifests of the jobs: WHAT=start, status or
+# stop. It needs root, and runc, nft, buildah and mmdebstrap; the first start builds everything, half an hour.
+WHAT ?= status
+cluster: .venv/.ready
+	@$(BIN)/python -m tests.one_node $(WHAT)
+
 lock:
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q -o requirements.lock
 	uv pip compile --group no-deps --no-deps --universal --generate-hashes --no-emit-index-url -q -o requirements-no-deps.lock
 	uv pip compile benchmarks/requirements.in -c requirements.lock --universal --generate-hashes --no-emit-index-url -q -o benchmarks/requirements.lock
+	for image in spark ray torch; do uv pip compile conf/image/$$image.in -c requirements.lock --universal --generate-hashes --no-emit-index-url -q -o conf/image/$$image.lock; done
 
 clean:
 	rm -rf .venv dist build *.egg-info

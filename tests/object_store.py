@@ -29,11 +29,12 @@ class ObjectStore:
     """A store that answers, and how to reach it."""
 
     port: int
+    address: str = "127.0.0.1"
 
     def environment(self, key: str = "shop", secret: str = SECRET) -> dict[str, str]:
         """The variables by which every engine reaches it, with the key of one who may do all, or `reader`, who may not write."""
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"http://{self.address}:{self.port}",
             "AWS_ACCESS_KEY_ID": key,
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_REGION": "us-east-1",
@@ -42,7 +43,7 @@ class ObjectStore:
     def filesystem(self) -> pafs.S3FileSystem:
         """The store, as its owner sees it."""
         return pafs.S3FileSystem(
-            endpoint_override=f"127.0.0.1:{self.port}",
+            endpoint_override=f"{self.address}:{self.port}",
             scheme="http",
             access_key="shop",
             secret_key=SECRET,
@@ -58,7 +59,9 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store(folder: Path, *, most_megabytes: int | None = None) -> Iterator[ObjectStore]:
+def object_store(
+    folder: Path, *, most_megabytes: int | None = None, address: str = "127.0.0.1", port: int | None = None
+) -> Iterator[ObjectStore]:
     """A store with one bucket, which keeps its data in `folder` and ends with the block; one with a limit is soon full.
 
     Raises:
@@ -73,13 +76,14 @@ def object_store(folder: Path, *, most_megabytes: int | None = None) -> Iterator
     ]
     keys = folder / "keys.json"
     keys.write_text(json.dumps({"identities": identities}))
-    master, volume, filer, port, *inner = free_ports(8)
+    master, volume, filer, free, *inner = free_ports(8)
+    port = port or free
     command = [
         *(
             str(server),
             "server",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={address}",
+            f"-ip.bind={address}",
             f"-dir={folder}",
         ),
         *(
@@ -94,7 +98,7 @@ def object_store(folder: Path, *, most_megabytes: int | None = None) -> Iterator
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        store = ObjectStore(port)
+        store = ObjectStore(port, address)
         wait_until_it_answers(store, process, folder / "server.log")
         yield store
     finally:
