@@ -24,6 +24,24 @@ ENGINE_CODE = {
 
 
 @dataclass(frozen=True)
+class Size:
+    """What one process of a job asks of a cluster."""
+
+    cores: float
+    memory: float  # GiB, all of it
+    heap: float = 0  # GiB of it for Java; Python's processes take the rest
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A job's executors or training workers: one by one as they are needed, or all at once."""
+
+    size: Size
+    at_most: int
+
+
+@dataclass(frozen=True)
 class Job:
     """One submit target.
 
@@ -35,6 +53,9 @@ class Job:
     `makes_log`: it writes a log instead of reading one, so the mapping does not affect it. `finds_new_files`: it can
     only tell what is new by looking, so it always runs. `before_events`: it runs before silver/events exists, which
     gives the log's times. `by_day`: it can make single days anew (docs/decisions/0018).
+
+    `driver` and `workers` are what it asks of a cluster where nothing else is said: the sizes for some 50 M events a day
+    (docs/scaling.md). The driver of a Ray job is the head.
     """
 
     name: str
@@ -49,6 +70,8 @@ class Job:
     finds_new_files: bool = False
     before_events: bool = False
     by_day: bool = False
+    driver: Size = Size(cores=1, memory=3, heap=1)
+    workers: Workers | None = None
 
     @property
     def path(self) -> Path:
@@ -69,6 +92,7 @@ PIPELINE: tuple[Job, ...] = (
         code=("rl/market", "rl/dataset", "rl/observation.py", "lib/statistics"),
         makes_log=True,
         before_events=True,
+        workers=Workers(Size(cores=2, memory=5, heap=1), at_most=4),
     ),
     Job(
         "ingest",
@@ -78,6 +102,7 @@ PIPELINE: tuple[Job, ...] = (
         code=("lib/ingestion",),
         finds_new_files=True,
         before_events=True,
+        workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),
     Job(
         "clean",
@@ -89,6 +114,7 @@ PIPELINE: tuple[Job, ...] = (
         code=("lib/cleaning",),
         before_events=True,
         by_day=True,
+        workers=Workers(Size(cores=2, memory=6, heap=1), at_most=8),
     ),
     Job(
         "featurize",
@@ -102,6 +128,7 @@ PIPELINE: tuple[Job, ...] = (
         ),
         code=("lib/features",),
         by_day=True,
+        workers=Workers(Size(cores=2, memory=6, heap=1), at_most=8),
     ),
     Job(
         "als",
@@ -110,6 +137,8 @@ PIPELINE: tuple[Job, ...] = (
         reads=("gold/interactions",),
         writes=("gold/vectors",),
         code=("lib/ranking", "lib/statistics"),
+        driver=Size(cores=2, memory=6, heap=4),
+        workers=Workers(Size(cores=4, memory=12, heap=9), at_most=4),
     ),
     Job(
         "train_encoder",
@@ -119,6 +148,8 @@ PIPELINE: tuple[Job, ...] = (
         may_read=("silver/items",),
         writes=("gold/vectors", "gold/model_metrics"),
         code=("lib/models", "lib/ranking", "lib/statistics"),
+        driver=Size(cores=2, memory=8),
+        workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
     ),
     Job(
         "recommend",
@@ -128,6 +159,8 @@ PIPELINE: tuple[Job, ...] = (
         may_read=("gold/vectors", "silver/items"),
         writes=("gold/recommendations",),
         code=("lib/ranking",),
+        driver=Size(cores=2, memory=6, heap=2),
+        workers=Workers(Size(cores=2, memory=8, heap=2), at_most=8),
     ),
     Job(
         "evaluate",
@@ -136,6 +169,7 @@ PIPELINE: tuple[Job, ...] = (
         reads=("gold/recommendations", "gold/interactions"),
         writes=("gold/ranking_metrics",),
         code=("lib/ranking", "lib/statistics"),
+        workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),
     Job(
         "decisions",
@@ -145,6 +179,8 @@ PIPELINE: tuple[Job, ...] = (
         may_read=("silver/items",),
         writes=("gold/decisions",),
         code=("rl/dataset", "rl/observation.py"),
+        driver=Size(cores=2, memory=6, heap=2),
+        workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),
     Job(
         "train_policy",
@@ -161,6 +197,7 @@ PIPELINE: tuple[Job, ...] = (
             "rl/policies.py",
             "lib/statistics",
         ),
+        driver=Size(cores=4, memory=12),
     ),
     Job(
         "experiment",
@@ -169,6 +206,7 @@ PIPELINE: tuple[Job, ...] = (
         reads=("silver/events",),
         writes=("gold/experiments",),
         code=("lib/statistics",),
+        workers=Workers(Size(cores=2, memory=5, heap=3), at_most=2),
     ),
     Job(
         "train_gan",
@@ -186,6 +224,8 @@ PIPELINE: tuple[Job, ...] = (
             "gan/training",
             "lib/statistics",
         ),
+        driver=Size(cores=2, memory=8),
+        workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
     ),
     Job(
         "make_creatives",
@@ -195,6 +235,7 @@ PIPELINE: tuple[Job, ...] = (
         models=("gan",),
         writes=("gold/creatives",),
         code=("gan/adverts", "gan/arrays.py", "gan/generator.py", "gan/metrics", "gan/provenance.py", "gan/training"),
+        driver=Size(cores=4, memory=8),
     ),
     Job(
         "report",
@@ -202,6 +243,7 @@ PIPELINE: tuple[Job, ...] = (
         "one HTML page about all of it",
         may_read=("*",),
         code=("lib/report",),
+        driver=Size(cores=1, memory=3),
     ),
 )
 
@@ -215,6 +257,7 @@ UPKEEP: tuple[Job, ...] = (
         code=("lib/cleaning", "lib/engines/arrow_tasks.py"),
         finds_new_files=True,
         before_events=True,
+        driver=Size(cores=2, memory=6),
     ),
     Job(
         "maintain",
@@ -223,6 +266,7 @@ UPKEEP: tuple[Job, ...] = (
         may_read=("*",),
         finds_new_files=True,
         before_events=True,
+        driver=Size(cores=2, memory=6),
     ),
 )
 

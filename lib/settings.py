@@ -3,7 +3,8 @@
 File, environment and flags override them in this order.
 
 A job's own settings are in its section (`clean: {session_gap_minutes: 30}`, `CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=30`,
-`--clean.session-gap-minutes 30`); settings shared by all jobs are in `lake`, `log`, `time`, `privacy` and `cluster`.
+`--clean.session-gap-minutes 30`); settings shared by all jobs are in `lake`, `log`, `time`, `privacy`, `cluster` and
+`kubernetes`.
 """
 
 import hashlib
@@ -11,12 +12,13 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, field_validator
@@ -205,15 +207,47 @@ class ClusterSettings(Section):
     driver_memory: str = Field("6g", pattern=r"^\d+[mg]$", description="heap of the Spark driver on one machine")
 
 
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+
+
+class KubernetesSettings(Section):
+    """How jobs run on Kubernetes. Their sizes stand in lib/pipeline.py; a small cluster gives a part of them."""
+
+    context: str | None = Field(None, description="context of the kubeconfig; unset: its current one")
+    namespace: KubernetesName = Field("cartwheel", description="namespace of the jobs, made by conf/kubernetes")
+    spark_image: str = Field("cartwheel-spark:latest", description="image of Spark jobs and of those without an engine")
+    ray_image: str = Field("cartwheel-ray:latest", description="image of Ray jobs")
+    secrets: tuple[KubernetesName, ...] = Field(
+        ("cartwheel",), description="Secrets whose keys become variables of the pods: the pseudonym key, a store's keys"
+    )
+    config_map: KubernetesName = Field(
+        "cartwheel-settings", description="ConfigMap with `settings.yaml`, which every job reads before its flags"
+    )
+    queue: KubernetesName | None = Field(None, description="LocalQueue of Kueue; unset: pods start where there is room")
+    priority: KubernetesName | None = Field(None, description="WorkloadPriorityClass of Kueue")
+    cpu_frac: float = Field(1.0, gt=0, le=4, description="part of a job's declared cores that its pods ask for")
+    memory_frac: float = Field(1.0, gt=0, le=4, description="part of a job's declared memory that its pods ask for")
+    num_workers: int | None = Field(
+        None, ge=1, le=4096, description="most executors, or training workers; unset: as many as are declared"
+    )
+    node_selector: dict[str, str] = Field({}, description="labels of the nodes of all pods")
+    gpu_node_selector: dict[str, str] = Field({}, description="labels of the nodes of pods with a GPU, beside these")
+    gpu_resource: str = Field("nvidia.com/gpu", description="what a GPU is called, as a resource and as a taint")
+    event_log: str | None = Field(
+        None, pattern=r"^s3a?://", description="address of Spark's event logs, such as s3://bucket/events; unset: none"
+    )
+
+
 SHARED_SECTIONS: dict[str, type[Section]] = {
     "lake": LakeSettings,
     "log": LogSettings,
     "time": TimeSettings,
     "privacy": PrivacySettings,
     "cluster": ClusterSettings,
+    "kubernetes": KubernetesSettings,
 }
 # Sections that say where a run happens, not what it computes: moving a lake or resizing a cluster makes nothing stale.
-NOT_HASHED = ("lake", "log", "privacy", "cluster")
+NOT_HASHED = ("lake", "log", "privacy", "cluster", "kubernetes")
 
 
 class JobSettings(BaseModel):
@@ -230,6 +264,7 @@ class JobSettings(BaseModel):
     time: TimeSettings = TimeSettings()
     privacy: PrivacySettings = PrivacySettings()
     cluster: ClusterSettings = ClusterSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -256,32 +291,82 @@ class JobSettings(BaseModel):
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:
-        """Read the settings from `arguments`, the environment and the file that `arguments` names; checks the mapping.
+        """Read the settings as `read` does, and check the mapping that they name.
+
+        Raises:
+            ValueError: as `read`, or the mapping is missing or wrong.
+        """
+        settings = cls.read(arguments)
+        if not JOBS[cls.job].makes_log:
+            load_mapping(settings.log.format)
+        return settings
+
+    @classmethod
+    def read(cls, arguments: list[str]) -> Self:
+        """Read the settings from `arguments`, the environment and the file that `arguments` names.
 
         Raises:
             ValueError: an unknown key or an invalid value; one line names the key, the value and what is allowed.
         """
         config_file, flags = _split_config(arguments)
-        _refuse_unknown_variables(cls)
+        _refuse_unknown_variables()
         try:
             given = _document_class(cls)(_file_values=_sections_of(cls.job, config_file), _flags=flags)
             shared = {section: getattr(given, section) for section in SHARED_SECTIONS}
             shared["lake"] = dict(shared["lake"])  # a default is checked too: its folder depends on where the job runs
-            settings = cls(**shared, **dict(getattr(given, cls.job)))
+            return cls(**shared, **dict(getattr(given, cls.job)))
         except ValidationError as error:
             raise ValueError(_in_one_line(error, cls)) from None
         except SettingsError as error:
             raise ValueError(
                 f"{str(error).removeprefix('error parsing CLI: ')}; `--help` lists what is known"
             ) from None
-        if not JOBS[cls.job].makes_log:
-            load_mapping(settings.log.format)
-        return settings
 
     def hash(self) -> str:
         """Hash of the settings that affect the job's result: its own and the time."""
         content = self.model_dump(mode="json", exclude=set(NOT_HASHED))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kubernetes_settings(arguments: list[str]) -> KubernetesSettings:
+    """The section `kubernetes` of `arguments`, the environment and the file that `arguments` names, for commands of no job.
+
+    Raises:
+        ValueError: an unknown key or an invalid value.
+    """
+    config_file, flags = _split_config(arguments)
+    sections = {name: values for name, values in _sections_of("", config_file).items() if name == "kubernetes"}
+    document: type[_Document] = create_model(
+        "Document", __base__=_Document, kubernetes=(KubernetesSettings, KubernetesSettings())
+    )
+    try:
+        given: KubernetesSettings = document(_file_values=sections, _flags=flags).kubernetes  # type: ignore[attr-defined]
+    except (ValidationError, SettingsError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return given
+
+
+def flags_of(job: str, arguments: Sequence[str]) -> list[str]:
+    """Flags that say the same as `arguments` where the file that these name is not: what it gives a job comes first.
+
+    The section `kubernetes` is left out, for it says where a job runs and is no matter of the job's.
+    """
+    config_file, flags = _split_config([*arguments])
+    sections = _sections_of(job, config_file)
+    of_file = [
+        f"--{section}.{key}".replace("_", "-")
+        + f"={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for section, values in sections.items()
+        for key, value in values.items()
+        if section != "kubernetes"
+    ]
+    kept, keep = [], True
+    for flag in flags:
+        if flag.startswith("--"):
+            keep = not flag.startswith("--kubernetes.")
+        if keep:
+            kept.append(flag)
+    return [*of_file, *kept]
 
 
 class _Document(BaseSettings):
@@ -364,7 +449,7 @@ def _sections_of(job: str, config_file: Path | None) -> dict[str, Any]:
     return {name: values or {} for name, values in content.items() if name in SHARED_SECTIONS or name == job}
 
 
-def _refuse_unknown_variables(settings: type[JobSettings]) -> None:
+def _refuse_unknown_variables() -> None:
     """Refuse a misspelt section in a variable's name, which pydantic-settings would silently ignore."""
     for variable in os.environ:
         section, separator, _ = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")

@@ -87,18 +87,36 @@ def submit(
     context: typer.Context,
     job: Annotated[str, typer.Argument(help="The job's name.")],
     on: Annotated[str, typer.Option(help="local, standalone or kubernetes.")] = "local",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do nothing.")] = False,
+    way: Annotated[
+        str, typer.Option("--with", help="On Kubernetes: operator (the spark-operator, KubeRay) or spark-submit.")
+    ] = "operator",
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="On Kubernetes: a cron line in UTC by which a Spark job is started again and again."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="On Kubernetes: follow the job; end with its exit code.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command or manifest and do nothing.")] = False,
     spark_master: Annotated[str | None, typer.Option("--cluster.spark-master", help="Spark's master.")] = None,
     ray_address: Annotated[str | None, typer.Option("--cluster.ray-address", help="Ray's job server.")] = None,
 ) -> None:
-    """Submit one job with the settings given as flags, using the command that --dry-run prints.
+    """Submit one job with the settings given as flags, using the command or manifest that --dry-run prints.
 
-    For a Spark job, the zip that its executors get is rebuilt from the code in this checkout.
+    For a Spark job, the zip that its executors get is rebuilt from the code in this checkout; on Kubernetes they have the
+    image's code.
     """
     if job not in JOBS:
         raise ValueError(f"no job is named {job!r}; the jobs are {', '.join(JOBS)}")
     if on not in ("local", "standalone", "kubernetes"):
         raise ValueError(f"--on {on}: should be local, standalone or kubernetes")
+    if on == "kubernetes":
+        from lib.cli import kubernetes  # noqa: PLC0415 - the jobs' modules take seconds to load
+
+        if way not in ("operator", "spark-submit"):
+            raise ValueError(f"--with {way}: should be operator or spark-submit")
+        options = {"way": way, "schedule": schedule, "wait": wait, "dry_run": dry_run}
+        raise typer.Exit(kubernetes.submit(JOBS[job], context.args, **options, show=_show))  # type: ignore[arg-type]
     given = {"spark_master": spark_master, "ray_address": ray_address}
     cluster = ClusterSettings(**{name: value for name, value in given.items() if value is not None})
     command = submitting.command(JOBS[job], on, cluster, context.args)  # type: ignore[arg-type]
@@ -118,6 +136,43 @@ def submit(
 
         code = exit_code_of_job(cluster.ray_address, shlex.join(command[command.index("--") + 1 :]))
     raise typer.Exit(code if code >= 0 else SIGNALLED - code)
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH)
+def status(context: typer.Context) -> None:
+    """List the jobs on Kubernetes that were submitted and are still known, and what keeps them.
+
+    Further flags are settings, such as --kubernetes.namespace shop or --config FILE; so they are of logs and cancel.
+    """
+    from lib.cli import kubernetes  # noqa: PLC0415
+
+    console.print(kubernetes.status(kubernetes.cluster_of(context.args)))
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH)
+def logs(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The submission's name, as `cartwheel status` lists it.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Until the job ends; end with its exit code.")] = False,
+) -> None:
+    """Print what a job on Kubernetes says."""
+    from lib.cli import kubernetes  # noqa: PLC0415
+
+    cluster = kubernetes.cluster_of(context.args)
+    if follow:
+        raise typer.Exit(kubernetes.follow(cluster, name, _show))
+    kubernetes.show_log(cluster, name, _show)
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH)
+def cancel(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The submission's name, as `cartwheel status` lists it.")],
+) -> None:
+    """End a job on Kubernetes and remove its pods; what it has committed stays, and the next run takes it up."""
+    from lib.cli import kubernetes  # noqa: PLC0415
+
+    kubernetes.cancel(kubernetes.cluster_of(context.args), name)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands that submit a job to a cluster, as a user would type them."""
+"""The commands that submit a job on this machine or to a standing cluster, as a user would type them."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from lib.lake.places import STORE
 from lib.pipeline import Job
 from lib.settings import ClusterSettings
 
-Target = Literal["local", "standalone", "kubernetes"]
+Target = Literal["local", "standalone"]
 PACKAGE = "dist/cartwheel.zip"
 
 
@@ -26,7 +26,6 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
         return [
             "spark-submit",
             *("--master", _spark_master(target, cluster)),
-            *(("--deploy-mode", "cluster") if target == "kubernetes" else ()),
             *("--properties-file", "conf/spark-defaults.conf"),
             *(("--packages", store_packages()) if _is_on_store(arguments) else ()),
             *("--py-files", PACKAGE),
@@ -66,7 +65,7 @@ def _is_on_store(arguments: Sequence[str]) -> bool:
 
 
 def _spark_master(target: Target, cluster: ClusterSettings) -> str:
-    prefix = {"local": "local", "standalone": "spark://", "kubernetes": "k8s://"}[target]
+    prefix = {"local": "local", "standalone": "spark://"}[target]
     if not cluster.spark_master.startswith(prefix):
         raise ValueError(
             f"--on {target} needs --cluster.spark-master {prefix}..., but the settings say {cluster.spark_master}"

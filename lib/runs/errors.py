@@ -83,7 +83,7 @@ ENGINE_WORDS = (
     (r"ConnectionRefusedError|Py4JNetworkError|Answer from Java side is empty", "Spark's Java process has ended: it was killed, or ran out of memory"),
 )  # fmt: skip
 ERROR_LINE = re.compile(
-    r"^(?:Caused by: )?([A-Za-z_][\w.$]*(?:Error|Exception|Failure)\w*)(?:\(\w+\))?(?:: (.*))?$", re.MULTILINE
+    r"^(?:Caused by: |: )?([A-Za-z_][\w.$]*(?:Error|Exception|Failure)\w*)(?:\(\w+\))?(?:: (.*))?$", re.MULTILINE
 )
 PYTHON_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(.*?)(?:\n\s+at |\n\n|\Z)", re.DOTALL)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from deltalake import DeltaTable
 
 from lib.cli.main import main
@@ -151,7 +152,7 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> 
         "spark-submit --master 'local[2]' --properties-file conf/spark-defaults.conf --py-files dist/cartwheel.zip "
         "jobs/spark/clean.py --lake.path '/mnt/my lake'\n",
     )
-    given = ["--on", "kubernetes", "--cluster.ray-address", "http://head:8265", "--cluster.num-workers", "8"]
+    given = ["--on", "standalone", "--cluster.ray-address", "http://head:8265", "--cluster.num-workers", "8"]
     assert cartwheel("submit", "train_encoder", *given, "--dry-run") == (
         0,
         "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_encoder.py "
@@ -159,9 +160,23 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> 
     )
 
 
+def test_on_kubernetes_a_dry_run_prints_the_manifest_or_the_command(cartwheel: Cartwheel) -> None:
+    given = ("submit", "als", "--on", "kubernetes", "--kubernetes.namespace", "shop", "--als.rank", "8", "--dry-run")
+    code, printed = cartwheel(*given)
+    manifest = yaml.safe_load(printed)
+    assert (code, manifest["kind"], manifest["metadata"]["namespace"]) == (0, "SparkApplication", "shop")
+    assert manifest["spec"]["arguments"][-2:] == ["--als.rank", "8"]
+    code, printed = cartwheel(*given, "--with", "spark-submit")
+    assert code == 0
+    assert printed.startswith("spark-submit --master k8s://https://API-SERVER --deploy-mode cluster --name als-")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["submit", "als", "--on", "kubernetes", "--als.rnak", "8"], "unrecognized arguments: --als.rnak 8"),
+        (["submit", "als", "--on", "kubernetes", "--with", "luck"], "--with luck: should be operator or spark-submit"),
+        (["submit", "report", "--on", "kubernetes", "--with", "spark-submit"], "--with spark-submit starts Spark jobs"),
         (["submit", "cleen"], "no job is named 'cleen'; the jobs are simulate, ingest, clean,"),
         (["submit", "clean", "--on", "mars"], "--on mars: should be local, standalone or kubernetes"),
         (["submit", "als", "--on", "standalone"], "--on standalone needs --cluster.spark-master spark://"),

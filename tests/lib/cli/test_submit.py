@@ -30,7 +30,7 @@ def test_on_a_standalone_cluster_the_addresses_are_given() -> None:
         "spark-submit --master spark://head:7077 --properties-file conf/spark-defaults.conf "
         "--py-files dist/cartwheel.zip jobs/spark/clean.py --lake.path /mnt/lake"
     )
-    assert typed("train_gan", "kubernetes", ray_address="http://head:8265") == (
+    assert typed("train_gan", "standalone", ray_address="http://head:8265") == (
         "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_gan.py"
     )
 
@@ -40,12 +40,6 @@ def test_for_a_lake_on_an_object_store_spark_gets_the_connector_beside_what_it_a
     told = typed("als", "local", place)
     assert " --packages io.delta:delta-spark_4.2_2.13:4.4.0,org.apache.hadoop:hadoop-aws:3.5.0 --py-files " in told
     assert "--packages" not in typed("train_encoder", "local", place)
-
-
-def test_on_kubernetes_the_driver_runs_in_the_cluster_too() -> None:
-    assert typed("als", "kubernetes", spark_master="k8s://https://api:6443").startswith(
-        "spark-submit --master k8s://https://api:6443 --deploy-mode cluster --properties-file"
-    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +52,6 @@ def test_on_kubernetes_the_driver_runs_in_the_cluster_too() -> None:
             r"--on standalone needs --cluster.spark-master spark://..., but the settings say local",
         ),
         ("clean", "local", {"spark_master": "spark://head:7077"}, r"--on local needs --cluster.spark-master local..."),
-        ("clean", "kubernetes", {}, r"needs --cluster.spark-master k8s://"),
         ("train_policy", "standalone", {}, r"train_policy on standalone needs --cluster.ray-address, such as http://"),
     ],
 )

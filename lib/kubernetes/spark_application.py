@@ -1,0 +1,175 @@
+"""A Spark job as the spark-operator takes it, and as plain spark-submit does: both from the same parts."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lib.engines.spark_properties import PACKAGES, shipped_properties
+from lib.kubernetes.pods import CODE, Submission, millicores, template
+from lib.pipeline import Size
+from lib.runs.errors import SettingError
+
+DRIVER, EXECUTOR = "spark-kubernetes-driver", "spark-kubernetes-executor"  # the names that Spark gives its containers
+DRIVER_ACCOUNT, EXECUTOR_ACCOUNT = "spark-driver", "spark-executor"
+PYTHON = "/opt/venv/bin/python"  # of the images
+SPARK_VERSION = "4.2.0"
+RETRIES, RETRY_SECONDS = 2, 10  # of a driver that failed or was lost
+KEPT_SECONDS = 86_400  # that an ended application can still be looked at
+API_VERSION = "sparkoperator.k8s.io/v1beta2"
+
+
+def spark_application(submission: Submission) -> dict[str, Any]:
+    """The SparkApplication of one run of a job."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "SparkApplication",
+        "metadata": submission.metadata,
+        "spec": _spec(submission),
+    }
+
+
+def scheduled_spark_application(submission: Submission, schedule: str) -> dict[str, Any]:
+    """The ScheduledSparkApplication that starts one after another by a cron line in UTC, never two at once."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ScheduledSparkApplication",
+        "metadata": submission.metadata,
+        "spec": {
+            "schedule": schedule,
+            "timeZone": "UTC",
+            "concurrencyPolicy": "Forbid",
+            "successfulRunHistoryLimit": 3,
+            "failedRunHistoryLimit": 3,
+            "template": _spec(submission),
+        },
+    }
+
+
+def spark_submit(submission: Submission, server: str, folder: Path) -> list[str]:
+    """The `spark-submit` that makes the driver's pod itself; the templates of the pods are files in `folder`.
+
+    `server` is the API server's address. Nothing starts a driver again that was lost.
+
+    Raises:
+        SettingError: the settings name a queue, which admits only what an operator can hold back.
+    """
+    if submission.settings.queue:
+        raise SettingError(f"a queue ({submission.settings.queue}) takes no plain spark-submit: use --with operator")
+    settings, driver = submission.settings, submission.driver
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {
+        **properties(submission),
+        "spark.kubernetes.namespace": settings.namespace,
+        "spark.kubernetes.container.image": settings.spark_image,
+        "spark.kubernetes.authenticate.driver.serviceAccountName": DRIVER_ACCOUNT,
+        "spark.kubernetes.authenticate.executor.serviceAccountName": EXECUTOR_ACCOUNT,
+        "spark.kubernetes.driver.pod.name": f"{submission.name}-driver",
+        "spark.kubernetes.submission.waitAppCompletion": "false",
+    }
+    if settings.context:
+        given["spark.kubernetes.context"] = settings.context
+    if submission.job.workers:
+        given |= _sized("executor", submission.worker)
+    given |= _sized("driver", driver)
+    for role, pod in _templates(submission).items():
+        file = folder / f"{submission.name}-{role}.json"  # JSON is YAML
+        file.write_text(json.dumps(pod, indent=1))
+        given[f"spark.kubernetes.{role}.podTemplateFile"] = str(file)
+    confs = (word for name, value in sorted(given.items()) for word in ("--conf", f"{name}={value}"))
+    where = ("--master", f"k8s://{server}", "--deploy-mode", "cluster", "--name", submission.name)
+    return ["spark-submit", *where, *confs, main_file(submission), *submission.flags]
+
+
+def main_file(submission: Submission) -> str:
+    """The job's file in the image."""
+    return f"local://{CODE}/{submission.job.path}"
+
+
+def properties(submission: Submission) -> dict[str, str]:
+    """The shipped properties, for an image that has all jars, and what differs on Kubernetes."""
+    of_packages = PACKAGES.rpartition(".")[0]  # spark.jars
+    shipped = {name: value for name, value in shipped_properties().items() if not name.startswith(f"{of_packages}.")}
+    own = {
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{CODE}/conf/log4j2.properties",
+        "spark.kubernetes.executor.podNamePrefix": submission.name,
+        "spark.pyspark.python": PYTHON,  # whoever submits may have set another in their environment
+        "spark.pyspark.driver.python": PYTHON,
+    }
+    if submission.settings.event_log:
+        place = submission.settings.event_log.replace("s3://", "s3a://", 1)
+        own |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": place}
+    return {**shipped, **own, **_allocation(submission)}
+
+
+def _spec(submission: Submission) -> dict[str, Any]:
+    settings = submission.settings
+    templates = _templates(submission)
+    retries = {
+        "type": "OnFailure",
+        **{f"on{what}Retries": RETRIES for what in ("Failure", "SubmissionFailure")},
+        **{f"on{what}RetryInterval": RETRY_SECONDS for what in ("Failure", "SubmissionFailure")},
+    }
+    return {
+        "type": "Python",
+        "mode": "cluster",
+        "sparkVersion": SPARK_VERSION,
+        "image": settings.spark_image,
+        "mainApplicationFile": main_file(submission),
+        "arguments": [*submission.flags],
+        "sparkConf": properties(submission),
+        "restartPolicy": retries,
+        "timeToLiveSeconds": KEPT_SECONDS,
+        "driver": {
+            **_process(submission.driver),
+            "serviceAccount": DRIVER_ACCOUNT,
+            "template": templates["driver"],
+        },
+        "executor": {
+            **_process(submission.worker),
+            "instances": submission.num_workers if settings.queue else 1,
+            "serviceAccount": EXECUTOR_ACCOUNT,
+            "template": templates["executor"],
+        },
+    }
+
+
+def _templates(submission: Submission) -> dict[str, dict[str, Any]]:
+    return {
+        "driver": template(submission, DRIVER, size=submission.driver, account=DRIVER_ACCOUNT),
+        "executor": template(submission, EXECUTOR, size=submission.worker, account=EXECUTOR_ACCOUNT),
+    }
+
+
+def _allocation(submission: Submission) -> dict[str, str]:
+    """Executors come and go as they are needed, unless a queue has to find room for all of them at once."""
+    if submission.settings.queue:
+        return {"spark.dynamicAllocation.enabled": "false"}
+    return {
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.shuffleTracking.enabled": "true",  # one whose shuffled rows are still needed stays
+        "spark.dynamicAllocation.minExecutors": "1",
+        "spark.dynamicAllocation.maxExecutors": str(submission.num_workers),
+    }
+
+
+def _sized(role: str, size: Size) -> dict[str, str]:
+    """What a driver or executor asks for, as properties."""
+    process = _process(size)
+    return {
+        f"spark.{role}.cores": str(process["cores"]),
+        f"spark.kubernetes.{role}.request.cores": process["coreRequest"],
+        f"spark.{role}.memory": process["memory"],
+        f"spark.{role}.memoryOverhead": process["memoryOverhead"],
+    }
+
+
+def _process(size: Size) -> dict[str, Any]:
+    """A driver or executor: of its memory a part is Java's heap, and what Python's processes take is beside it."""
+    heap = math.ceil(size.heap * 1024)
+    return {
+        "cores": max(1, math.floor(size.cores)),  # tasks at once
+        "coreRequest": millicores(size.cores),
+        "memory": f"{heap}m",
+        "memoryOverhead": f"{math.ceil(size.memory * 1024) - heap}m",
+    }

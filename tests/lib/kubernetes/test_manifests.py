@@ -1,0 +1,187 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.engines.spark_properties import PACKAGES, STORE_CONNECTOR, shipped_properties
+from lib.kubernetes.plain_job import plain_job
+from lib.kubernetes.pods import Submission
+from lib.kubernetes.ray_job import ray_job
+from lib.kubernetes.spark_application import scheduled_spark_application, spark_application, spark_submit
+from lib.kubernetes.submission import asked_of_queue, manifest_of, new_submission, quotas_of
+from lib.pipeline import JOBS, ROOT
+from lib.runs.errors import SettingError
+from lib.settings import KubernetesSettings, flags_of
+
+MANIFESTS = {"spark": spark_application, "ray": ray_job, "local": plain_job}
+
+
+def submission(job: str, *flags: str, **settings: Any) -> Submission:
+    return Submission(JOBS[job], f"{job.replace('_', '-')}-1", flags, KubernetesSettings(**settings))
+
+
+def pods_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every pod's spec in a manifest, wherever it stands."""
+    if isinstance(manifest, dict):
+        own = [manifest] if "containers" in manifest else []
+        return own + [pod for part in manifest.values() for pod in pods_of(part)]
+    return [pod for part in manifest for pod in pods_of(part)] if isinstance(manifest, list) else []
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_pod_keeps_to_the_restricted_standard_and_holds_secrets_by_reference_only(job: str) -> None:
+    manifest = MANIFESTS[JOBS[job].engine](submission(job, secrets=("keys", "store")))
+    pods = pods_of(manifest)
+    assert pods
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            referred = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
+            assert referred in ([], ["keys", "store"])
+        assert all("secret" not in volume for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_what_a_job_asks_for_is_what_the_pipeline_declares(job: str) -> None:
+    declared = JOBS[job]
+    manifest = MANIFESTS[declared.engine](submission(job))
+    if declared.engine == "spark":
+        for role, size in (("driver", declared.driver), ("executor", declared.workers.size)):  # type: ignore[union-attr]
+            asked = manifest["spec"][role]
+            assert asked["coreRequest"] == f"{size.cores * 1000:g}m"
+            assert int(asked["memory"][:-1]) + int(asked["memoryOverhead"][:-1]) == size.memory * 1024
+            assert int(asked["memory"][:-1]) == size.heap * 1024
+    elif declared.engine == "ray":
+        cluster = manifest["spec"]["rayClusterSpec"]
+        head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]
+        assert head["limits"]["memory"] == f"{declared.driver.memory * 1024}Mi"
+        assert [group["maxReplicas"] for group in cluster["workerGroupSpecs"]] == (
+            [declared.workers.at_most] if declared.workers else []
+        )
+    else:
+        container = manifest["spec"]["template"]["spec"]["containers"][0]
+        assert container["resources"]["requests"]["memory"] == f"{declared.driver.memory * 1024}Mi"
+
+
+def test_a_small_cluster_gives_a_part_of_every_size() -> None:
+    spec = spark_application(submission("clean", cpu_frac=0.1, memory_frac=0.5, num_workers=2))["spec"]
+    assert (spec["driver"]["coreRequest"], spec["driver"]["cores"]) == ("100m", 1)
+    assert (spec["executor"]["memory"], spec["executor"]["memoryOverhead"]) == ("512m", "2560m")
+    assert spec["sparkConf"]["spark.dynamicAllocation.maxExecutors"] == "2"
+
+
+def test_a_gpu_worker_asks_for_its_gpu_and_bears_the_taint_of_its_nodes() -> None:
+    manifest = ray_job(submission("train_gan", gpu_node_selector={"pool": "gpu"}))
+    (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["nodeSelector"] == {"pool": "gpu"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert "--cluster.use-gpu=true" in manifest["spec"]["entrypoint"]
+    head = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert "tolerations" not in head
+    assert "nvidia.com/gpu" not in head["containers"][0]["resources"]["limits"]
+
+
+def test_training_workers_are_as_many_as_the_cluster_has_pods_for() -> None:
+    manifest = ray_job(submission("train_gan", num_workers=5))
+    assert "--cluster.num-workers=5" in manifest["spec"]["entrypoint"]
+    assert manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplicas"] == 5
+    for flag in ("--cluster.num-workers=8", "--cluster.num_workers", "--cluster.use-gpu=false"):
+        with pytest.raises(SettingError, match="declared"):
+            ray_job(submission("train_gan", flag))
+
+
+def test_without_a_queue_workers_come_and_go_and_with_one_all_come_at_once() -> None:
+    free, queued = submission("clean"), submission("clean", queue="cartwheel", priority="cartwheel-urgent")
+    assert spark_application(free)["spec"]["sparkConf"]["spark.dynamicAllocation.enabled"] == "true"
+    manifest = spark_application(queued)
+    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "cartwheel"
+    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "cartwheel-urgent"
+    assert manifest["spec"]["sparkConf"]["spark.dynamicAllocation.enabled"] == "false"
+    assert manifest["spec"]["executor"]["instances"] == 8
+    cluster = ray_job(submission("train_encoder", queue="cartwheel"))["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] is False
+    assert cluster["workerGroupSpecs"][0]["replicas"] == 2
+
+
+def test_what_a_submission_asks_of_a_queue_is_that_of_all_its_pods() -> None:
+    asked = asked_of_queue(submission("train_encoder"))
+    assert asked == {"cpu": 2 + 2 * 4, "memory": (8 + 2 * 16) * 2**30, "nvidia.com/gpu": 2}
+    flavor = {"resources": [{"name": "cpu", "nominalQuota": "1500m"}, {"name": "memory", "nominalQuota": "1Gi"}]}
+    queue = {"spec": {"resourceGroups": [{"flavors": [flavor, flavor]}]}}
+    assert quotas_of(queue) == {"cpu": 3, "memory": 2**31}
+
+
+def test_token_authentication_of_ray_is_on() -> None:
+    assert ray_job(submission("train_policy"))["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def test_plain_spark_submit_says_the_same_as_the_operator_gets(tmp_path: Path) -> None:
+    asked = submission("als", "--als.rank=32", context="shop", event_log="s3://b/events")
+    command = spark_submit(asked, "https://api:6443", tmp_path)
+    given = dict(word.split("=", 1) for word in command if "=" in word and word.startswith("spark."))
+    manifest = spark_application(asked)
+    assert command[:5] == ["spark-submit", "--master", "k8s://https://api:6443", "--deploy-mode", "cluster"]
+    assert command[-4:] == [manifest["spec"]["mainApplicationFile"], *manifest["spec"]["arguments"]]
+    assert manifest["spec"]["sparkConf"].items() <= given.items()
+    assert given["spark.executor.memory"] == manifest["spec"]["executor"]["memory"]
+    assert given["spark.eventLog.dir"] == "s3a://b/events"
+    assert given["spark.kubernetes.context"] == "shop"
+    for role in ("driver", "executor"):
+        pod = json.loads(Path(given[f"spark.kubernetes.{role}.podTemplateFile"]).read_text())
+        assert pod == manifest["spec"][role]["template"]
+
+
+def test_nothing_is_resolved_when_a_job_starts() -> None:
+    assert PACKAGES not in spark_application(submission("clean"))["spec"]["sparkConf"]
+
+
+def test_a_queue_takes_no_plain_spark_submit(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="--with operator"):
+        spark_submit(submission("als", queue="q"), "https://api", tmp_path)
+
+
+def test_a_schedule_starts_one_at_a_time_and_is_sparks_alone() -> None:
+    manifest = scheduled_spark_application(submission("clean"), "0 3 * * *")
+    assert manifest["spec"]["concurrencyPolicy"] == "Forbid"
+    assert manifest["spec"]["template"] == spark_application(submission("clean"))["spec"]
+    with pytest.raises(SettingError, match="no Spark job"):
+        manifest_of(submission("report"), "0 3 * * *")
+
+
+def test_a_plain_job_is_not_tried_again_where_that_cannot_help() -> None:
+    (rule,) = plain_job(submission("report"))["spec"]["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"]["values"] == [2, 3, 4]
+
+
+def test_names_are_those_that_kubernetes_takes() -> None:
+    name = new_submission(JOBS["train_encoder"], [], KubernetesSettings()).name
+    assert name.startswith("train-encoder-")
+    assert len(f"{name}-driver-svc") <= 63
+
+
+def test_a_settings_file_becomes_flags_and_what_is_of_the_cluster_stays_here(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(
+        "lake: {path: s3://b/lake}\nclean: {session_gap_minutes: 45}\nals: {rank: 8}\nkubernetes: {queue: q}\n"
+    )
+    given = ["--config", str(file), "--kubernetes.namespace", "shop", "--clean.rebuild=true", "--as-of", "end"]
+    assert flags_of("clean", given) == [
+        "--lake.path=s3://b/lake",
+        "--clean.session-gap-minutes=45",
+        "--clean.rebuild=true",
+        "--time.as-of",
+        "end",
+    ]
+
+
+def test_the_images_jars_are_those_that_the_code_asks_for() -> None:
+    packages = f"{shipped_properties()[PACKAGES]},{STORE_CONNECTOR}"
+    assert f"# packages: {packages}" in (ROOT / "conf" / "image" / "jars.lock").read_text().splitlines()
