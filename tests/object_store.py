@@ -60,7 +60,7 @@ class ObjectStore:
 
 @contextmanager
 def object_store(
-    folder: Path, *, most_megabytes: int | None = None, address: str = "127.0.0.1", port: int | None = None
+    folder: Path, *, most_megabytes: int | None = None, address: str = "127.0.0.1"
 ) -> Iterator[ObjectStore]:
     """A store with one bucket, which keeps its data in `folder` and ends with the block; one with a limit is soon full.
 
@@ -76,8 +76,7 @@ def object_store(
     ]
     keys = folder / "keys.json"
     keys.write_text(json.dumps({"identities": identities}))
-    master, volume, filer, free, *inner = free_ports(8)
-    port = port or free
+    master, volume, filer, port, *inner = free_ports(8)
     command = [
         *(
             str(server),

@@ -45,15 +45,19 @@ def submit(
     """
     settings = settings_class(job).read([*arguments])
     submission = jobs.new_submission(job, flags_of(job.name, arguments), settings.kubernetes)
-    if way == "spark-submit":
-        if job.engine != "spark" or schedule is not None:
-            raise ValueError(f"--with spark-submit starts Spark jobs, once; {job.name} needs --with operator")
-        _by_spark_submit(submission, dry_run=dry_run)
-    else:
-        _by_operator(submission, schedule, dry_run=dry_run)
+    by_spark_submit = way == "spark-submit"
+    if by_spark_submit and (job.engine != "spark" or schedule is not None):
+        raise ValueError(f"--with spark-submit starts Spark jobs, once; {job.name} needs --with operator")
     if dry_run:
+        print(_command(submission) if by_spark_submit else _manifest(submission, schedule))
         return ExitCode.DONE
     cluster = Cluster.of(settings.kubernetes)
+    if by_spark_submit:
+        _by_spark_submit(cluster, submission)
+    else:
+        manifest = jobs.manifest_of(submission, schedule)
+        jobs.require(cluster, submission, manifest)
+        cluster.create(manifest)
     show(f"submitted {submission.name}; cartwheel logs {submission.name} --follow")
     progress = jobs.await_start(cluster, submission.name, show)
     show(f"{progress.state}{': ' + progress.told if progress.told else ''}")
@@ -65,7 +69,8 @@ def submit(
 def follow(cluster: Cluster, name: str, show: Show) -> int:
     """Show what a job prints until it ends, and how it ended; returns its exit code."""
     code = jobs.follow(cluster, name, _shown(show))
-    progress = jobs.progress_of(cluster, jobs.find(cluster, name))
+    submitted = jobs.find(cluster, name)
+    progress = jobs.progress_of(cluster, submitted, jobs.pods_of(cluster, submitted))
     show(f"{name} {progress.state}{': ' + progress.told if progress.told else ''}")
     return code
 
@@ -77,12 +82,14 @@ def show_log(cluster: Cluster, name: str, show: Show) -> None:
         RetryableError: it has not started.
     """
     submitted = jobs.find(cluster, name)
-    main = jobs.main_pod(cluster.submitted("Pod", name))
+    pods = jobs.pods_of(cluster, submitted)
+    main = jobs.main_pod(pods)
     if main is None or main["status"]["phase"] == "Pending":
-        progress = jobs.progress_of(cluster, submitted)
+        progress = jobs.progress_of(cluster, submitted, pods)
         raise RetryableError(f"{name} has printed nothing yet: {progress.state} {progress.told}".rstrip())
+    say = _shown(show)
     for line in jobs.lines_of(cluster, main, follow=False):
-        _shown(show)(line)
+        say(line)
 
 
 def cancel(cluster: Cluster, name: str) -> None:
@@ -95,7 +102,7 @@ def status(cluster: Cluster) -> Grid:
     """What was submitted and is still known, the newest first."""
     grid = Grid("name", "job", "state", "since", "what else", box=None)
     for submitted in jobs.everything(cluster):
-        progress = jobs.progress_of(cluster, submitted)
+        progress = jobs.progress_of(cluster, submitted, jobs.pods_of(cluster, submitted))
         since = datetime.fromisoformat(submitted["metadata"]["creationTimestamp"]).astimezone(UTC)
         words = (
             jobs.name_of(submitted),
@@ -117,22 +124,17 @@ def cluster_of(arguments: Sequence[str]) -> Cluster:
     return Cluster.of(kubernetes_settings([*arguments]))
 
 
-def _by_operator(submission: Submission, schedule: str | None, *, dry_run: bool) -> None:
-    manifest = jobs.manifest_of(submission, schedule)
-    if dry_run:
-        print(yaml.safe_dump(json.loads(json.dumps(manifest)), sort_keys=False), end="")  # no part stands for another
-        return
-    cluster = Cluster.of(submission.settings)
-    jobs.require(cluster, submission, manifest)
-    cluster.create(manifest)
+def _manifest(submission: Submission, schedule: str | None) -> str:
+    manifest = json.loads(json.dumps(jobs.manifest_of(submission, schedule)))  # no part stands for another
+    return yaml.safe_dump(manifest, sort_keys=False).rstrip()
 
 
-def _by_spark_submit(submission: Submission, *, dry_run: bool) -> None:
-    cluster = None if dry_run else Cluster.of(submission.settings)
-    command = spark_submit(submission, cluster.server if cluster else "https://API-SERVER", TEMPLATES)
-    if cluster is None:
-        print(shlex.join(command))
-        return
+def _command(submission: Submission) -> str:
+    return shlex.join(spark_submit(submission, "https://API-SERVER", TEMPLATES))
+
+
+def _by_spark_submit(cluster: Cluster, submission: Submission) -> None:
+    command = spark_submit(submission, cluster.server, TEMPLATES)
     submitting.require_java()
     jobs.require(cluster, submission, None)
     ended = subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False, capture_output=True, text=True)

@@ -10,19 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.kubernetes.pods import INSTANCE_LABEL, NAME_LABEL, PART_OF, PART_OF_LABEL
+from lib.kubernetes.troubles import in_one_line
 from lib.runs.errors import RetryableError, SettingError
 from lib.settings import KubernetesSettings
 
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 FIELD_OWNER = "cartwheel"
-# The kinds of objects that a submission may be, and their places in the API.
-KINDS = {
+# Where the API keeps each kind of object, and of these the kinds that a submission may be.
+PLACES = {
     "SparkApplication": "/apis/sparkoperator.k8s.io/v1beta2/namespaces/{namespace}/sparkapplications",
     "ScheduledSparkApplication": "/apis/sparkoperator.k8s.io/v1beta2/namespaces/{namespace}/scheduledsparkapplications",
     "RayJob": "/apis/ray.io/v1/namespaces/{namespace}/rayjobs",
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
+    "Secret": "/api/v1/namespaces/{namespace}/secrets",
+    "Event": "/api/v1/namespaces/{namespace}/events",
+    "LocalQueue": "/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/localqueues",
+    "ClusterQueue": "/apis/kueue.x-k8s.io/v1beta2/clusterqueues",
 }
+KINDS = ("SparkApplication", "ScheduledSparkApplication", "RayJob", "Job", "Pod")
 OPERATORS = {
     "SparkApplication": "the spark-operator",
     "ScheduledSparkApplication": "the spark-operator",
@@ -52,7 +59,7 @@ class Cluster:
         try:
             config.load_config(context=settings.context, client_configuration=configuration)
         except (config.ConfigException, OSError, ValueError) as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = in_one_line(error) or type(error).__name__
             raise SettingError(f"no cluster is known: set KUBECONFIG to a file that names one ({said})") from None
         configuration.retries = False
         return cls(client.ApiClient(configuration), settings)
@@ -77,46 +84,25 @@ class Cluster:
 
     def read(self, kind: str, name: str) -> dict[str, Any] | None:
         """An object; None where there is none."""
-        from kubernetes.client import ApiException  # noqa: PLC0415
-
         with explained(self, f"read {kind} {name}", kind):
-            try:
-                return self._call("GET", f"{self._place(kind)}/{name}")
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
+            return self._call_or_none("GET", f"{self._place(kind)}/{name}")
 
     def delete(self, kind: str, name: str) -> None:
         """Delete an object and what belongs to it; what is gone already is no error."""
-        from kubernetes.client import ApiException  # noqa: PLC0415
-
         with explained(self, f"delete {kind} {name}", kind):
-            try:
-                self._call("DELETE", f"{self._place(kind)}/{name}", [("propagationPolicy", "Background")])
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+            self._call_or_none("DELETE", f"{self._place(kind)}/{name}", [("propagationPolicy", "Background")])
 
     def submitted(self, kind: str, name: str | None = None) -> list[dict[str, Any]]:
         """The objects of a kind that this suite submitted, all or those of one name; none where the kind is unknown."""
-        from kubernetes.client import ApiException  # noqa: PLC0415
-
         labels = f"{PART_OF_LABEL}={PART_OF}" + (f",{INSTANCE_LABEL}={name}" if name else f",{NAME_LABEL}")
         with explained(self, f"list {kind}s", kind):
-            try:
-                found = self._call("GET", self._place(kind), [("labelSelector", labels)])
-            except ApiException as error:
-                if error.status == 404:
-                    return []
-                raise
-        return list(found["items"])
+            found = self._call_or_none("GET", self._place(kind), [("labelSelector", labels)])
+        return list(found["items"]) if found else []
 
     def events_of(self, name: str) -> list[dict[str, Any]]:
         """What happened to an object, the newest last."""
-        place = f"/api/v1/namespaces/{self.settings.namespace}/events"
         with explained(self, "list events", "Event"):
-            found = self._call("GET", place, [("fieldSelector", f"involvedObject.name={name}")])
+            found = self._call("GET", self._place("Event"), [("fieldSelector", f"involvedObject.name={name}")])
         return sorted(
             found["items"], key=lambda event: event["lastTimestamp"] or event["metadata"]["creationTimestamp"]
         )
@@ -134,14 +120,18 @@ class Cluster:
                 yield rest.decode(errors="replace")
 
     def _place(self, kind: str) -> str:
-        known = {
-            **KINDS,
-            "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
-            "Secret": "/api/v1/namespaces/{namespace}/secrets",
-            "LocalQueue": "/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/localqueues",
-            "ClusterQueue": "/apis/kueue.x-k8s.io/v1beta2/clusterqueues",
-        }
-        return known[kind].format(namespace=self.settings.namespace)
+        return PLACES[kind].format(namespace=self.settings.namespace)
+
+    def _call_or_none(self, method: str, place: str, query: Sequence[tuple[str, str]] = ()) -> dict[str, Any] | None:
+        """Ask for one thing; None where there is nothing at its place."""
+        from kubernetes.client import ApiException  # noqa: PLC0415
+
+        try:
+            return self._call(method, place, query)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
 
     def _call(self, method: str, place: str, query: Sequence[tuple[str, str]] = (), body: Any = None) -> dict[str, Any]:
         """Ask for one thing, and take the whole answer."""
@@ -192,7 +182,7 @@ def explained(cluster: Cluster, what: str, kind: str) -> Iterator[None]:
     except ApiException as error:
         raise _told(error, what, kind, cluster.settings) from None
     except (HTTPError, OSError) as error:
-        reason = " ".join(str(getattr(error, "reason", None) or error).split()).rpartition(": ")[2]
+        reason = in_one_line(getattr(error, "reason", None) or error).rpartition(": ")[2]
         raise RetryableError(f"no API server answers at {cluster.server}: {reason}") from None
 
 
@@ -237,6 +227,6 @@ def _told(error: Any, what: str, kind: str, settings: KubernetesSettings) -> Val
 
 def _message_of(error: Any) -> str:
     try:
-        return " ".join(str(json.loads(error.body)["message"]).split())
+        return in_one_line(json.loads(error.body)["message"])
     except (ValueError, TypeError, KeyError):
         return str(error.reason)

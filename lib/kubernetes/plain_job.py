@@ -2,19 +2,17 @@
 
 from typing import Any
 
-from lib.kubernetes.pods import Submission, resources, template
+from lib.kubernetes.pods import KEPT_SECONDS, RETRIES, Submission, resources, template
 from lib.runs.errors import ExitCode
 
 ACCOUNT = "spark-executor"  # it asks nothing of the API server
-KEPT_SECONDS = 86_400
-RETRIES = 2
 NOT_RETRIED = (ExitCode.WRONG_SETTING, ExitCode.FILES_SET_ASIDE, ExitCode.REFUSED)
 
 
 def plain_job(submission: Submission) -> dict[str, Any]:
     """The Job of one run; an end that a retry cannot mend is not retried."""
     own = {
-        "image": submission.settings.spark_image,
+        "image": submission.image,
         "args": ["python", *submission.command],
         "resources": resources(submission.driver, submission.settings),
     }

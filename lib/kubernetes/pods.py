@@ -15,6 +15,8 @@ QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/prior
 CODE = "/opt/cartwheel"  # where the images have the checkout
 SETTINGS_FOLDER, SETTINGS_FILE = "/etc/cartwheel", "settings.yaml"  # the ConfigMap's
 USER = 10001  # of the images
+RETRIES = 2  # of a job that failed or was lost
+KEPT_SECONDS = 86_400  # that an ended job can still be looked at
 SMALLEST_HEAP = 0.5  # GiB; Spark starts with no less
 # What the restricted standard of Pod Security asks of a container and of a pod.
 CONTAINER_SECURITY = {
@@ -53,6 +55,11 @@ class Submission:
         queued = {QUEUE_LABEL: settings.queue, PRIORITY_LABEL: settings.priority}
         labels = {**self.labels, **{label: value for label, value in queued.items() if value}}
         return {"name": self.name, "namespace": settings.namespace, "labels": labels}
+
+    @property
+    def image(self) -> str:
+        """The image of the job's pods."""
+        return self.settings.ray_image if self.job.engine == "ray" else self.settings.spark_image
 
     @property
     def driver(self) -> Size:

@@ -10,7 +10,6 @@ from lib.runs.errors import SettingError
 HEAD_ACCOUNT, WORKER_ACCOUNT = "ray-head", "ray-worker"
 RAY_VERSION = "2.60.0"
 API_VERSION = "ray.io/v1"
-KEPT_SECONDS = 86_400  # that an ended job can still be looked at
 IDLE_SECONDS = 60  # until a worker without work is given back
 SHARED_MEMORY_FRAC = 0.3  # of a pod's memory, for Ray's store of objects
 SUBMITTER = Size(cores=0.1, memory=0.5)
@@ -93,7 +92,7 @@ def _head_cpus(submission: Submission) -> int:
 
 def _node(submission: Submission, size: Size, name: str, account: str) -> dict[str, Any]:
     """A pod of the cluster; Ray's store of objects is shared memory."""
-    own = {"image": submission.settings.ray_image, "resources": resources(size, submission.settings)}
+    own = {"image": submission.image, "resources": resources(size, submission.settings)}
     pod = template(submission, name, size=size, account=account, own=own)
     shared = {"medium": "Memory", "sizeLimit": f"{int(size.memory * SHARED_MEMORY_FRAC * 1024)}Mi"}
     pod["spec"]["volumes"].append({"name": "shared-memory", "emptyDir": shared})
@@ -113,7 +112,7 @@ def _submitter(submission: Submission) -> dict[str, Any]:
             "containers": [
                 {
                     "name": "ray-job-submitter",
-                    "image": submission.settings.ray_image,
+                    "image": submission.image,
                     "resources": resources(SUBMITTER, submission.settings),
                     "securityContext": CONTAINER_SECURITY,
                     "env": [{"name": "HOME", "value": "/tmp"}],

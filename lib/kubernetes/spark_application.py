@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.engines.spark_properties import PACKAGES, shipped_properties
-from lib.kubernetes.pods import CODE, Submission, millicores, template
+from lib.kubernetes.pods import CODE, KEPT_SECONDS, RETRIES, Submission, millicores, template
 from lib.pipeline import Size
 from lib.runs.errors import SettingError
 
@@ -14,8 +14,7 @@ DRIVER, EXECUTOR = "spark-kubernetes-driver", "spark-kubernetes-executor"  # the
 DRIVER_ACCOUNT, EXECUTOR_ACCOUNT = "spark-driver", "spark-executor"
 PYTHON = "/opt/venv/bin/python"  # of the images
 SPARK_VERSION = "4.2.0"
-RETRIES, RETRY_SECONDS = 2, 10  # of a driver that failed or was lost
-KEPT_SECONDS = 86_400  # that an ended application can still be looked at
+RETRY_SECONDS = 10
 API_VERSION = "sparkoperator.k8s.io/v1beta2"
 
 
@@ -56,12 +55,12 @@ def spark_submit(submission: Submission, server: str, folder: Path) -> list[str]
     """
     if submission.settings.queue:
         raise SettingError(f"a queue ({submission.settings.queue}) takes no plain spark-submit: use --with operator")
-    settings, driver = submission.settings, submission.driver
+    settings = submission.settings
     folder.mkdir(parents=True, exist_ok=True)
     given = {
         **properties(submission),
         "spark.kubernetes.namespace": settings.namespace,
-        "spark.kubernetes.container.image": settings.spark_image,
+        "spark.kubernetes.container.image": submission.image,
         "spark.kubernetes.authenticate.driver.serviceAccountName": DRIVER_ACCOUNT,
         "spark.kubernetes.authenticate.executor.serviceAccountName": EXECUTOR_ACCOUNT,
         "spark.kubernetes.driver.pod.name": f"{submission.name}-driver",
@@ -69,9 +68,7 @@ def spark_submit(submission: Submission, server: str, folder: Path) -> list[str]
     }
     if settings.context:
         given["spark.kubernetes.context"] = settings.context
-    if submission.job.workers:
-        given |= _sized("executor", submission.worker)
-    given |= _sized("driver", driver)
+    given |= _sized("driver", submission.driver) | _sized("executor", submission.worker)
     for role, pod in _templates(submission).items():
         file = folder / f"{submission.name}-{role}.json"  # JSON is YAML
         file.write_text(json.dumps(pod, indent=1))
@@ -107,14 +104,16 @@ def _spec(submission: Submission) -> dict[str, Any]:
     templates = _templates(submission)
     retries = {
         "type": "OnFailure",
-        **{f"on{what}Retries": RETRIES for what in ("Failure", "SubmissionFailure")},
-        **{f"on{what}RetryInterval": RETRY_SECONDS for what in ("Failure", "SubmissionFailure")},
+        "onFailureRetries": RETRIES,
+        "onFailureRetryInterval": RETRY_SECONDS,
+        "onSubmissionFailureRetries": RETRIES,
+        "onSubmissionFailureRetryInterval": RETRY_SECONDS,
     }
     return {
         "type": "Python",
         "mode": "cluster",
         "sparkVersion": SPARK_VERSION,
-        "image": settings.spark_image,
+        "image": submission.image,
         "mainApplicationFile": main_file(submission),
         "arguments": [*submission.flags],
         "sparkConf": properties(submission),

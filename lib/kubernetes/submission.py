@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from lib.kubernetes.cluster import KINDS, Cluster
-from lib.kubernetes.plain_job import plain_job
+from lib.kubernetes.plain_job import ACCOUNT, plain_job
 from lib.kubernetes.pods import INSTANCE_LABEL, NAME_LABEL, Submission, resources, template
 from lib.kubernetes.ray_job import HEAD_ACCOUNT, ray_job
 from lib.kubernetes.spark_application import DRIVER_ACCOUNT, scheduled_spark_application, spark_application
-from lib.kubernetes.troubles import end_of, trouble_of, waiting_for, warning_of
+from lib.kubernetes.troubles import end_of, in_one_line, trouble_of, waiting_for, warning_of
 from lib.pipeline import Job
 from lib.runs.errors import ExitCode, SettingError
 from lib.settings import KubernetesSettings
@@ -33,6 +33,9 @@ class Progress:
     told: str = ""
 
 
+HELD_BACK = Progress("queued", "held back by its queue until there is room")
+
+
 def new_submission(job: Job, arguments: Sequence[str], settings: KubernetesSettings) -> Submission:
     """A submission with a name of its own."""
     moment = datetime.now(UTC).strftime("%m%d-%H%M%S")
@@ -49,7 +52,9 @@ def manifest_of(submission: Submission, schedule: str | None = None) -> dict[str
     engine = submission.job.engine
     if schedule is not None:
         if engine != "spark":
-            raise SettingError(f"{submission.job.name} is no Spark job: schedule it by Airflow (docs/operations.md)")
+            raise SettingError(
+                f"{submission.job.name} is no Spark job: start it from your scheduler by `cartwheel submit`"
+            )
         return scheduled_spark_application(submission, schedule)
     return {"spark": spark_application, "ray": ray_job, "local": plain_job}[engine](submission)
 
@@ -133,10 +138,8 @@ def quantity(text: str | int) -> float:
 
 def first_pod(submission: Submission) -> dict[str, Any]:
     """A pod like the first that the submission starts, for the API server to check."""
-    is_ray = submission.job.engine == "ray"
-    image = submission.settings.ray_image if is_ray else submission.settings.spark_image
-    own = {"image": image, "resources": resources(submission.driver, submission.settings)}
-    account = HEAD_ACCOUNT if is_ray else DRIVER_ACCOUNT
+    own = {"image": submission.image, "resources": resources(submission.driver, submission.settings)}
+    account = {"spark": DRIVER_ACCOUNT, "ray": HEAD_ACCOUNT, "local": ACCOUNT}[submission.job.engine]
     pod = template(submission, "check", size=submission.driver, account=account, own=own)
     metadata = {**submission.metadata, "labels": submission.labels}  # no queue is to hold it back
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}
@@ -160,28 +163,24 @@ def everything(cluster: Cluster) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: str(each["metadata"]["creationTimestamp"]), reverse=True)
 
 
-def progress_of(cluster: Cluster, submitted: dict[str, Any]) -> Progress:
-    """How a submission goes, and what keeps it where it does not."""
+def pods_of(cluster: Cluster, submitted: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pods of a submission."""
+    return cluster.submitted("Pod", name_of(submitted))
+
+
+def progress_of(cluster: Cluster, submitted: dict[str, Any], pods: Sequence[dict[str, Any]]) -> Progress:
+    """How a submission with these pods goes, and what keeps it where it does not."""
     progress = PROGRESS[submitted["kind"]](submitted)
     if progress.state in ("done", "scheduled"):
         return progress
-    name = name_of(submitted)
-    pods = cluster.submitted("Pod", name)
     if progress.state == "failed":
         main = main_pod(pods)
         ended = end_of(main) if main else None
         return Progress("failed", ended[1] if ended and ended[0] else progress.told)
-    for pod in pods:
-        trouble = trouble_of(pod)
-        if trouble:
-            return Progress(progress.state, trouble)
-    for pod in pods:
-        waits = waiting_for(pod)
-        if waits:
-            return Progress(progress.state, waits)
     if progress.state in ("queued", "starting") and not pods:
-        return Progress(progress.state, warning_of(cluster.events_of(name)) or progress.told)
-    return progress
+        return Progress(progress.state, warning_of(cluster.events_of(name_of(submitted))) or progress.told)
+    kept = [*filter(None, map(trouble_of, pods)), *filter(None, map(waiting_for, pods)), progress.told]
+    return Progress(progress.state, kept[0])
 
 
 def await_start(cluster: Cluster, name: str, show: Callable[[str], object]) -> Progress:
@@ -193,10 +192,11 @@ def await_start(cluster: Cluster, name: str, show: Callable[[str], object]) -> P
     told, stuck_since = "", None
     while True:
         submitted = find(cluster, name)
-        progress = progress_of(cluster, submitted)
+        pods = pods_of(cluster, submitted)
+        progress = progress_of(cluster, submitted, pods)
         if progress.state not in ("starting", "retrying"):
             return progress
-        if any(trouble_of(pod) for pod in cluster.submitted("Pod", name)):
+        if any(map(trouble_of, pods)):
             stuck_since = stuck_since or time.monotonic()
             if time.monotonic() - stuck_since > STUCK_SECONDS:
                 cluster.delete(submitted["kind"], submitted["metadata"]["name"])
@@ -214,8 +214,8 @@ def follow(cluster: Cluster, name: str, show: Callable[[str], object]) -> int:
     read: set[str] = set()
     while True:
         submitted = find(cluster, name)
-        progress = progress_of(cluster, submitted)
-        main = main_pod(cluster.submitted("Pod", name))
+        pods = pods_of(cluster, submitted)
+        progress, main = progress_of(cluster, submitted, pods), main_pod(pods)
         if main and main["metadata"]["uid"] not in read and main["status"]["phase"] != "Pending":
             read.add(main["metadata"]["uid"])
             for line in lines_of(cluster, main, follow=True):
@@ -271,7 +271,7 @@ def _submitted(cluster: Cluster, kind: str, name: str | None = None) -> Iterator
 
 def _of_spark(submitted: dict[str, Any]) -> Progress:
     if submitted["spec"].get("suspend"):
-        return Progress("queued", "held back by its queue until there is room")
+        return HELD_BACK
     told = submitted.get("status", {}).get("applicationState", {})
     states: dict[str, State] = {
         "RUNNING": "running",
@@ -283,23 +283,23 @@ def _of_spark(submitted: dict[str, Any]) -> Progress:
         "PENDING_RERUN": "retrying",
         "INVALIDATING": "retrying",
     }
-    return Progress(states.get(told.get("state", ""), "starting"), " ".join(str(told.get("errorMessage", "")).split()))
+    return Progress(states.get(told.get("state", ""), "starting"), in_one_line(told.get("errorMessage", "")))
 
 
 def _of_ray(submitted: dict[str, Any]) -> Progress:
     if submitted["spec"].get("suspend"):
-        return Progress("queued", "held back by its queue until there is room")
+        return HELD_BACK
     status = submitted.get("status", {})
     states: dict[str, State] = {"Running": "running", "Complete": "done", "Failed": "failed", "Retrying": "retrying"}
     state = states.get(status.get("jobDeploymentStatus", ""), "starting")
     if state == "done" and status.get("jobStatus") != "SUCCEEDED":
         state = "failed"
-    return Progress(state, " ".join(str(status.get("message", "")).split()))
+    return Progress(state, in_one_line(status.get("message", "")))
 
 
 def _of_job(submitted: dict[str, Any]) -> Progress:
     if submitted["spec"].get("suspend"):
-        return Progress("queued", "held back by its queue until there is room")
+        return HELD_BACK
     for condition in submitted.get("status", {}).get("conditions", ()):
         if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"):
             return Progress("done" if condition["type"] == "Complete" else "failed", str(condition.get("message", "")))

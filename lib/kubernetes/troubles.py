@@ -31,7 +31,7 @@ def trouble_of(pod: dict[str, Any]) -> str | None:
         waiting = status.get("state", {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason in STUCK:
-            said = " ".join(str(waiting.get("message", "")).split())
+            said = in_one_line(waiting.get("message", ""))
             return f"{_name(pod)}: {STUCK[reason]} ({said or status.get('image', '')}); {_advice(reason, said)}"
     return None
 
@@ -40,7 +40,7 @@ def waiting_for(pod: dict[str, Any]) -> str | None:
     """What a pod waits for that may come, in one line; None where it does not wait."""
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            said = " ".join(str(condition.get("message", "")).split())
+            said = in_one_line(condition.get("message", ""))
             return f"{_name(pod)}: no node has room for it ({said.rstrip('.')}); {ADVICE['room']}"
     return None
 
@@ -59,14 +59,19 @@ def end_of(pod: dict[str, Any]) -> tuple[int, str] | None:
         return int(
             ended["exitCode"]
         ), f"{_name(pod)}: {ended.get('reason', 'ended')} with exit code {ended['exitCode']}"
-    why = " ".join(str(status.get("message") or status.get("reason") or "gone").split())
+    why = in_one_line(status.get("message") or status.get("reason") or "gone")
     return ExitCode.FAILED, f"{_name(pod)}: {why}"
 
 
 def warning_of(events: Sequence[dict[str, Any]]) -> str | None:
     """The newest warning among an object's events."""
     warnings = [event for event in events if event.get("type") == "Warning"]
-    return " ".join(str(warnings[-1].get("message", "")).split()) if warnings else None
+    return in_one_line(warnings[-1].get("message", "")) if warnings else None
+
+
+def in_one_line(text: object) -> str:
+    """What a cluster says, without its line ends and wide spaces."""
+    return " ".join(str(text).split())
 
 
 def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def start() -> None:
         ("ip", "route", "add", "default", "via", MACHINE_IP),
         ("sysctl", "-qw", "net.ipv4.ip_forward=1"),
     ):
-        _run(inside(command))
+        run(inside(command))
     for addresses in (PODS, SERVICES):
         _ip("route", "add", addresses, "via", NODE_IP)
 
@@ -41,10 +41,16 @@ def inside(command: Sequence[str]) -> list[str]:
 
 
 def _ip(*arguments: str) -> None:
-    _run(["ip", *arguments])
+    run(["ip", *arguments])
 
 
-def _run(command: Sequence[str]) -> None:
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+def run(command: Sequence[str], *, given: str | None = None) -> str:
+    """What a command says.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    ended = subprocess.run(command, input=given, check=False, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}: {ended.stderr.strip()}")
+    return ended.stdout

@@ -138,10 +138,7 @@ def kubectl(*arguments: str, given: str | None = None) -> str:
         RuntimeError: it refused.
     """
     command = [str(CONTROL_PLANE.program("kubectl")), "--kubeconfig", str(kubeconfig("admin")), *arguments]
-    ended = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise RuntimeError(ended.stderr.strip())
-    return ended.stdout
+    return network.run(command, given=given)
 
 
 def write_tokens() -> dict[str, str]:
@@ -306,10 +303,7 @@ def ctr(*arguments: str) -> str:
         RuntimeError: it refused.
     """
     command = [str(CONTAINERD.program("ctr")), "--address", str(SOCKET), "--namespace", "k8s.io", *arguments]
-    ended = subprocess.run(network.inside(command), capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise RuntimeError(ended.stderr.strip())
-    return ended.stdout
+    return network.run(network.inside(command))
 
 
 def start_kubelet(services: Services) -> None:
