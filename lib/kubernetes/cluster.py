@@ -4,6 +4,7 @@ Imports the client only where it is needed: it is the extra `kubernetes`.
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,10 +58,14 @@ class Cluster:
             raise SettingError("Kubernetes needs its client: install cartwheel[kubernetes]") from None
         configuration = client.Configuration()
         try:
-            config.load_config(context=settings.context, client_configuration=configuration)
+            file = os.environ.get("KUBECONFIG") or "~/.kube/config"
+            config.load_kube_config(file, context=settings.context, client_configuration=configuration)
         except (config.ConfigException, OSError, ValueError) as error:
-            said = in_one_line(error) or type(error).__name__
-            raise SettingError(f"no cluster is known: set KUBECONFIG to a file that names one ({said})") from None
+            try:
+                config.load_incluster_config(client_configuration=configuration)
+            except config.ConfigException:
+                said = in_one_line(error) or type(error).__name__
+                raise SettingError(f"no cluster is known: set KUBECONFIG to a file that names one ({said})") from None
         configuration.retries = False
         return cls(client.ApiClient(configuration), settings)
 

@@ -172,6 +172,26 @@ def test_on_kubernetes_a_dry_run_prints_the_manifest_or_the_command(cartwheel: C
 
 
 @pytest.mark.parametrize(
+    "command", [["submit", "als", "--on", "kubernetes"], ["status"], ["logs", "x"], ["cancel", "x"]]
+)
+def test_without_a_cluster_or_an_answer_from_it_there_is_one_line(
+    command: list[str], cartwheel: Cartwheel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    code, printed = cartwheel(*command)
+    assert code == 2
+    assert one_line(printed).startswith("error  no cluster is known: set KUBECONFIG to a file that names one")
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    users = [{"name": "u", "user": {"token": "t"}}]
+    known = {"clusters": [cluster], "contexts": [context], "users": users, "current-context": "c"}
+    (tmp_path / "none").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **known}))
+    code, printed = cartwheel(*command)
+    assert code == 1
+    assert one_line(printed).startswith("error  no API server answers at http://127.0.0.1:9: ")
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["submit", "als", "--on", "kubernetes", "--als.rnak", "8"], "unrecognized arguments: --als.rnak 8"),
