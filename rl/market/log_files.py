@@ -24,9 +24,9 @@ LOG_FOLDER, TRUTH_FOLDER = "market", "market-truth"
 
 
 def make_folders(raw: Path) -> None:
-    """Folders for a new log below `raw`."""
+    """The folders of a log below `raw`."""
     for folder in ("market/events", "market/items", "market/images", TRUTH_FOLDER):
-        (raw / folder).mkdir(parents=True)
+        (raw / folder).mkdir(parents=True, exist_ok=True)
 
 
 def write_catalogue(raw: Path, attributes: Attributes) -> None:
@@ -75,6 +75,7 @@ def write_events(
     `keep` is called for each. Yields a part (lib/engines/arrow_tasks.py) for each row, whose content is JSON with
     `num_records` and `num_dirty`.
     """
+    make_folders(raw)  # where the log goes to an object store, a task has local ones of its own
     for batch in batches:
         for row in batch.to_pylist():
             made = records(market, row["first"], row["last"], rates, visitors)
