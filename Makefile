@@ -1,5 +1,5 @@
 # make demo     run the pipeline on a simulated market, or on a log: LOGS=folder FORMAT=name [LAKE=folder] [IMAGES=folder]
-# make test     run the tests; make test-fast leaves out the slow ones
+# make test     run the tests; make test-fast leaves out the slow ones; make test-k8s runs those on a Kubernetes cluster
 SHELL := /bin/bash
 BIN := .venv/bin
 LAKE ?= lake
@@ -7,7 +7,7 @@ RUN_FLAGS := $(if $(LOGS),--logs $(LOGS)) $(if $(FORMAT),--format $(FORMAT)) $(i
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast lint format docs package acceptance bench cluster lock clean
+.PHONY: demo test test-fast test-k8s lint format docs package acceptance bench cluster lock clean
 
 .venv/.ready: requirements.lock requirements-no-deps.lock pyproject.toml .ci/setup
 	@.ci/setup
@@ -20,6 +20,11 @@ test: .venv/.ready package
 
 test-fast: .venv/.ready
 	$(BIN)/pytest -m "not slow"
+
+# On a real Kubernetes of one node, which `make cluster` may have started before; writes docs/kubernetes.md.
+test-k8s: .venv/.ready
+	$(BIN)/pytest tests/on_kubernetes
+	$(BIN)/python -m tests.on_kubernetes.times
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .

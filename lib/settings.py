@@ -12,7 +12,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
@@ -230,6 +231,7 @@ class KubernetesSettings(Section):
     num_workers: int | None = Field(
         None, ge=1, le=4096, description="most executors, or training workers; unset: as many as are declared"
     )
+    use_gpus: bool = Field(True, description="false: training workers get no GPU, on a cluster that has none")
     node_selector: dict[str, str] = Field({}, description="labels of the nodes of all pods")
     gpu_node_selector: dict[str, str] = Field({}, description="labels of the nodes of pods with a GPU, beside these")
     gpu_resource: str = Field("nvidia.com/gpu", description="what a GPU is called, as a resource and as a taint")
@@ -310,17 +312,11 @@ class JobSettings(BaseModel):
         """
         config_file, flags = _split_config(arguments)
         _refuse_unknown_variables()
-        try:
+        with _errors_in_one_line(cls):
             given = _document_class(cls)(_file_values=_sections_of(cls.job, config_file), _flags=flags)
             shared = {section: getattr(given, section) for section in SHARED_SECTIONS}
             shared["lake"] = dict(shared["lake"])  # a default is checked too: its folder depends on where the job runs
             return cls(**shared, **dict(getattr(given, cls.job)))
-        except ValidationError as error:
-            raise ValueError(_in_one_line(error, cls)) from None
-        except SettingsError as error:
-            raise ValueError(
-                f"{str(error).removeprefix('error parsing CLI: ')}; `--help` lists what is known"
-            ) from None
 
     def hash(self) -> str:
         """Hash of the settings that affect the job's result: its own and the time."""
@@ -339,10 +335,8 @@ def kubernetes_settings(arguments: list[str]) -> KubernetesSettings:
     document: type[_Document] = create_model(
         "Document", __base__=_Document, kubernetes=(KubernetesSettings, KubernetesSettings())
     )
-    try:
+    with _errors_in_one_line(JobSettings):
         given: KubernetesSettings = document(_file_values=sections, _flags=flags).kubernetes  # type: ignore[attr-defined]
-    except (ValidationError, SettingsError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
     return given
 
 
@@ -456,6 +450,21 @@ def _refuse_unknown_variables() -> None:
         if variable.startswith(ENVIRONMENT_PREFIX) and separator and section not in (*SHARED_SECTIONS, *JOBS):
             known = ", ".join((*SHARED_SECTIONS, *JOBS))
             raise ValueError(f"{variable}: no job or section is named {section!r}; known are {known}")
+
+
+@contextmanager
+def _errors_in_one_line(settings: type[JobSettings]) -> Iterator[None]:
+    """Say in one line what is wrong with what was given.
+
+    Raises:
+        ValueError: something is.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise ValueError(_in_one_line(error, settings)) from None
+    except SettingsError as error:
+        raise ValueError(f"{str(error).removeprefix('error parsing CLI: ')}; `--help` lists what is known") from None
 
 
 def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +24,45 @@ class NoObjectStoreError(Exception):
     """There is no object store on this machine; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ObjectStore:
     """A store that answers, and how to reach it."""
 
     port: int
-    address: str = "127.0.0.1"
+    address: str
+    command: Sequence[str]
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Start its server, and make the bucket as soon as that answers.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time.
+        """
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        for _ in range(START_SECONDS * 4):
+            try:
+                self.filesystem().create_dir(BUCKET)
+                with self.filesystem().open_output_stream(f"{BUCKET}/.first") as stream:
+                    stream.write(b"answers")
+            except OSError:
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.25)
+            else:
+                return
+        raise RuntimeError(f"the object store did not start: {self.log.read_text(errors='replace')[-2000:]}")
+
+    def kill(self) -> None:
+        """End its server at once; what it was told to keep, it finds again."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def environment(self, key: str = "shop", secret: str = SECRET) -> dict[str, str]:
-        """The variables by which every engine reaches it, with the key of one who may do all, or `reader`, who may not write."""
+        """The variables by which every engine reaches it, with the key of one who may do all, `writer`, who makes no bucket, or `reader`, who may not write."""
         return {
             "AWS_ENDPOINT_URL": f"http://{self.address}:{self.port}",
             "AWS_ACCESS_KEY_ID": key,
@@ -60,7 +90,7 @@ class ObjectStore:
 
 @contextmanager
 def object_store(
-    folder: Path, *, most_megabytes: int | None = None, address: str = "127.0.0.1"
+    folder: Path, *, most_megabytes: int | None = None, address: str = "127.0.0.1", port: int | None = None
 ) -> Iterator[ObjectStore]:
     """A store with one bucket, which keeps its data in `folder` and ends with the block; one with a limit is soon full.
 
@@ -69,14 +99,16 @@ def object_store(
     """
     server = binary()
     folder.mkdir(parents=True, exist_ok=True)
-    actions = {"shop": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
+    most = ["Read", "Write", "List", "Tagging"]
+    actions = {"shop": ["Admin", *most], "writer": most, "reader": ["Read", "List"]}
     identities = [
         {"name": name, "credentials": [{"accessKey": name, "secretKey": SECRET}], "actions": allowed}
         for name, allowed in actions.items()
     ]
     keys = folder / "keys.json"
     keys.write_text(json.dumps({"identities": identities}))
-    master, volume, filer, port, *inner = free_ports(8)
+    master, volume, filer, free, *inner = free_ports(8)
+    port = port or free
     command = [
         *(
             str(server),
@@ -94,15 +126,12 @@ def object_store(
         *(f"-master.port.grpc={inner[0]}", f"-volume.port.grpc={inner[1]}", f"-filer.port.grpc={inner[2]}"),
         *("-s3", f"-s3.port={port}", f"-s3.port.grpc={inner[3]}", f"-s3.config={keys}"),
     ]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    store = ObjectStore(port, address, command, folder / "server.log")
     try:
-        store = ObjectStore(port, address)
-        wait_until_it_answers(store, process, folder / "server.log")
+        store.start()
         yield store
     finally:
-        process.kill()  # what it holds is of no use any more
-        process.wait()
+        store.kill()
 
 
 def binary() -> Path:
@@ -136,23 +165,3 @@ def free_ports(number: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
-
-
-def wait_until_it_answers(store: ObjectStore, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Make the bucket as soon as the store can.
-
-    Raises:
-        RuntimeError: it ended, or did not answer in time.
-    """
-    for _ in range(START_SECONDS * 4):
-        try:
-            store.filesystem().create_dir(BUCKET)
-            with store.filesystem().open_output_stream(f"{BUCKET}/.first") as stream:
-                stream.write(b"answers")
-        except OSError:
-            if process.poll() is not None:
-                break
-            time.sleep(0.25)
-        else:
-            return
-    raise RuntimeError(f"the object store did not start: {log.read_text(errors='replace')[-2000:]}")

@@ -68,9 +68,7 @@ def submit(
 
 def follow(cluster: Cluster, name: str, show: Show) -> int:
     """Show what a job prints until it ends, and how it ended; returns its exit code."""
-    code = jobs.follow(cluster, name, _shown(show))
-    submitted = jobs.find(cluster, name)
-    progress = jobs.progress_of(cluster, submitted, jobs.pods_of(cluster, submitted))
+    code, progress = jobs.follow(cluster, name, _shown(show))
     show(f"{name} {progress.state}{': ' + progress.told if progress.told else ''}")
     return code
 

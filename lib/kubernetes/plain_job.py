@@ -3,10 +3,9 @@
 from typing import Any
 
 from lib.kubernetes.pods import KEPT_SECONDS, RETRIES, Submission, resources, template
-from lib.runs.errors import ExitCode
+from lib.runs.errors import RETRY_IS_IN_VAIN
 
 ACCOUNT = "spark-executor"  # it asks nothing of the API server
-NOT_RETRIED = (ExitCode.WRONG_SETTING, ExitCode.FILES_SET_ASIDE, ExitCode.REFUSED)
 
 
 def plain_job(submission: Submission) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def plain_job(submission: Submission) -> dict[str, Any]:
     }
     pod = template(submission, "job", size=submission.driver, account=ACCOUNT, own=own)
     pod["spec"]["restartPolicy"] = "Never"
-    final = {"containerName": "job", "operator": "In", "values": [int(code) for code in NOT_RETRIED]}
+    final = {"containerName": "job", "operator": "In", "values": [int(code) for code in RETRY_IS_IN_VAIN]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

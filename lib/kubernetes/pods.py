@@ -92,7 +92,8 @@ def scaled(size: Size, settings: KubernetesSettings) -> Size:
     """A declared size on a cluster that gives a part of it."""
     memory, cores = settings.memory_frac, settings.cpu_frac
     heap = max(size.heap * memory, SMALLEST_HEAP) if size.heap else 0
-    return Size(size.cores * cores, max(size.memory * memory, heap + SMALLEST_HEAP), heap, size.gpus)
+    gpus = size.gpus if settings.use_gpus else 0
+    return Size(size.cores * cores, max(size.memory * memory, heap + SMALLEST_HEAP), heap, gpus)
 
 
 def template(

@@ -15,6 +15,7 @@ DRIVER_ACCOUNT, EXECUTOR_ACCOUNT = "spark-driver", "spark-executor"
 PYTHON = "/opt/venv/bin/python"  # of the images
 SPARK_VERSION = "4.2.0"
 RETRY_SECONDS = 10
+WAVES = 4  # tasks of a shuffle for each that runs at once: a late one holds up little
 API_VERSION = "sparkoperator.k8s.io/v1beta2"
 
 
@@ -90,6 +91,7 @@ def properties(submission: Submission) -> dict[str, str]:
     own = {
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{CODE}/conf/log4j2.properties",
         "spark.kubernetes.executor.podNamePrefix": submission.name,
+        "spark.sql.shuffle.partitions": str(submission.num_workers * _tasks_at_once(submission.worker) * WAVES),
         "spark.pyspark.python": PYTHON,  # whoever submits may have set another in their environment
         "spark.pyspark.driver.python": PYTHON,
     }
@@ -167,8 +169,12 @@ def _process(size: Size) -> dict[str, Any]:
     """A driver or executor: of its memory a part is Java's heap, and what Python's processes take is beside it."""
     heap = math.ceil(size.heap * 1024)
     return {
-        "cores": max(1, math.floor(size.cores)),  # tasks at once
+        "cores": _tasks_at_once(size),
         "coreRequest": millicores(size.cores),
         "memory": f"{heap}m",
         "memoryOverhead": f"{math.ceil(size.memory * 1024) - heap}m",
     }
+
+
+def _tasks_at_once(size: Size) -> int:
+    return max(1, math.floor(size.cores))

@@ -15,7 +15,7 @@ from lib.kubernetes.ray_job import HEAD_ACCOUNT, ray_job
 from lib.kubernetes.spark_application import DRIVER_ACCOUNT, scheduled_spark_application, spark_application
 from lib.kubernetes.troubles import end_of, in_one_line, trouble_of, waiting_for, warning_of
 from lib.pipeline import Job
-from lib.runs.errors import ExitCode, SettingError
+from lib.runs.errors import RETRY_IS_IN_VAIN, ExitCode, RetryableError, SettingError
 from lib.settings import KubernetesSettings
 
 POLL_SECONDS = 1.0
@@ -209,11 +209,22 @@ def await_start(cluster: Cluster, name: str, show: Callable[[str], object]) -> P
         time.sleep(POLL_SECONDS)
 
 
-def follow(cluster: Cluster, name: str, show: Callable[[str], object]) -> int:
-    """Give every line that a job prints to `show`, over restarts of its driver, until it ends; returns its exit code."""
+def follow(cluster: Cluster, name: str, show: Callable[[str], object]) -> tuple[int, Progress]:
+    """Give every line that a job prints to `show`, over restarts of its driver, until it ends; returns exit code and end.
+
+    The spark-operator knows no exit codes: a submission whose retry would end alike is withdrawn before it is retried.
+
+    Raises:
+        SettingError: no submission has that name.
+        RetryableError: somebody deleted it meanwhile, or its driver was lost and nothing starts it again.
+    """
     read: set[str] = set()
+    submitted = find(cluster, name)
     while True:
-        submitted = find(cluster, name)
+        try:
+            submitted = find(cluster, name)
+        except SettingError:
+            raise RetryableError(f"{name} is gone: it was cancelled, or its driver was deleted") from None
         pods = pods_of(cluster, submitted)
         progress, main = progress_of(cluster, submitted, pods), main_pod(pods)
         if main and main["metadata"]["uid"] not in read and main["status"]["phase"] != "Pending":
@@ -221,7 +232,10 @@ def follow(cluster: Cluster, name: str, show: Callable[[str], object]) -> int:
             for line in lines_of(cluster, main, follow=True):
                 show(line)
         elif progress.state in FINAL:
-            return exit_code_of(submitted, progress, main)
+            return exit_code_of(submitted, progress, main), progress
+        elif main and (ended := end_of(main)) and ended[0] in RETRY_IS_IN_VAIN and progress.state == "retrying":
+            cluster.delete(submitted["kind"], submitted["metadata"]["name"])
+            return ended[0], Progress("failed", f"{ended[1]}; withdrawn, for a retry would end alike")
         else:
             time.sleep(POLL_SECONDS)
 

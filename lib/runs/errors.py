@@ -23,6 +23,8 @@ class ExitCode(IntEnum):
     REFUSED = 4
 
 
+RETRY_IS_IN_VAIN = (ExitCode.WRONG_SETTING, ExitCode.FILES_SET_ASIDE, ExitCode.REFUSED)
+
 EXIT_CODES = (
     "Exit codes: 0 done, or nothing to do; 1 failed: a retry may help; 2 a wrong setting, flag or mapping, nothing was "
     "done; 3 done, but bad files were set aside; 4 the log or a table was refused: a retry helps only when it is mended."

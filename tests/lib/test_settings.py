@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from lib.pipeline import ROOT
-from lib.settings import JobSettings
+from lib.settings import JobSettings, kubernetes_settings
 
 
 class FeaturizeSettings(JobSettings):
@@ -57,6 +57,12 @@ def test_an_impossible_setting_is_told_in_one_line(arguments: list[str], told: s
 
 
 @pytest.mark.bad_input("an unknown setting")
+def test_a_command_of_no_job_tells_a_wrong_setting_alike() -> None:
+    with pytest.raises(ValueError) as refused:
+        kubernetes_settings(["--kubernetes.cpu-frac", "9"])
+    assert str(refused.value) == "kubernetes.cpu_frac = '9': should be less than or equal to 4"
+
+
 def test_an_unknown_key_in_the_file_names_the_known_ones(tmp_path: Path) -> None:
     config = write(tmp_path, "featurize: {prior_vews: 1}")
     with pytest.raises(ValueError, match=r"unknown setting featurize.prior_vews; known .* prior_views, half_life_days"):
@@ -198,7 +204,7 @@ def test_a_settings_file_that_is_a_folder_and_a_mapping_that_is_no_text_are_one_
 )
 def test_a_job_ends_with_one_line_and_the_code_of_its_error(raised: str, told: str, code: int) -> None:
     script = (
-        "from lib.settings import JobSettings\n"
+        "from lib.settings import JobSettings, kubernetes_settings\n"
         "from lib.runs.errors import RetryableError, SettingError\n"
         "class FeaturizeSettings(JobSettings):\n    'x'\n"
         f"FeaturizeSettings.from_command_line([])\nraise {raised}"

@@ -5,6 +5,7 @@ import os
 import sys
 
 from tests.one_node import cluster, node
+from tests.one_node.control_plane import kubeconfig
 from tests.one_node.programs import NoNodeError
 
 
@@ -19,7 +20,7 @@ def main() -> int:
     try:
         if options.what == "start":
             cluster.start(_say, tuple(options.images))
-            _say(f"ready; export KUBECONFIG={node.kubeconfig('admin')}")
+            _say(f"ready; export KUBECONFIG={kubeconfig('admin')}")
         elif options.what == "status":
             print(node.status())
         else:

@@ -8,6 +8,7 @@ import pyspark
 
 from lib.pipeline import ROOT
 from tests.one_node import images, node, operators, programs
+from tests.one_node.control_plane import kubectl
 from tests.one_node.services import Services
 
 OVERLAY = ROOT / "conf" / "kubernetes" / "overlays" / "local"
@@ -29,14 +30,14 @@ def start(show: Callable[[str], object], kinds: tuple[str, ...] = KINDS) -> None
     for kind in kinds:
         timed(show, f"giving the node the image of {kind} jobs", lambda kind=kind: images.give(images.name_of(kind)))
     timed(show, "the operators", start_operators)
-    node.kubectl("apply", "-k", str(OVERLAY))
+    kubectl("apply", "-k", str(OVERLAY))
 
 
 def start_operators() -> None:
     """Start Kueue and the operators of Spark and Ray."""
-    services = Services(node.FOLDER)
+    services = Services()
     operators.start_spark_operator(services, Path(pyspark.__file__).parent)
-    operators.start_kuberay(services)
+    operators.start_kuberay()
     operators.start_kueue()
 
 

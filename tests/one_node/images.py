@@ -1,6 +1,5 @@
 """Images without a registry and without Docker: built by buildah from a base of Debian's packages, and given to the node."""
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -8,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib.pipeline import ROOT
-from tests.one_node.node import PAUSE, ctr
 from tests.one_node.programs import CACHE, NoNodeError
+from tests.one_node.worker import PAUSE, ctr
 
 BUILDAH = (
     "buildah",
@@ -74,12 +73,10 @@ def give(name: str) -> None:
     marker = f"{name}@{digest}"
     if marker in ctr("images", "ls", "-q"):
         return
-    packed = CACHE / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.tar"
-    packed.unlink(missing_ok=True)
-    _run(*BUILDAH, "push", name, f"docker-archive:{packed}:{name}")
-    ctr("images", "import", "--local", str(packed))
+    push = [*BUILDAH, "push", name, f"docker-archive:/dev/stdout:{name}"]
+    with subprocess.Popen(push, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as packed:
+        ctr("images", "import", "--local", "--discard-unpacked-layers", "-", given=packed.stdout)
     ctr("images", "tag", "--force", name, marker)
-    packed.unlink()
 
 
 def give_pause() -> None:

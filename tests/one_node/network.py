@@ -5,6 +5,7 @@ What the node changes in tables of packet filters and routes is inside the names
 
 import subprocess
 from collections.abc import Sequence
+from typing import IO
 
 NAMESPACE, INTERFACE = "cartwheel-node", "cartwheel0"
 MACHINE_IP, NODE_IP = "10.222.0.1", "10.222.0.2"
@@ -44,13 +45,14 @@ def _ip(*arguments: str) -> None:
     run(["ip", *arguments])
 
 
-def run(command: Sequence[str], *, given: str | None = None) -> str:
-    """What a command says.
+def run(command: Sequence[str], *, given: str | IO[bytes] | None = None) -> str:
+    """What a command says, that is given a text or an open file.
 
     Raises:
         RuntimeError: it failed.
     """
-    ended = subprocess.run(command, input=given, check=False, capture_output=True, text=True)
+    source = {"input": given} if isinstance(given, str) else {"stdin": given}
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, **source)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}: {ended.stderr.strip()}")
     return ended.stdout

@@ -1,24 +1,24 @@
-"""The real operators on the node: their definitions from their modules' sources, their controllers as processes beside it.
+"""The real operators on the node: Spark's as a process beside it, Ray's and Kueue as pods by their own manifests."""
 
-Kueue runs as a pod, for the API server must reach its webhooks by a service.
-"""
-
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tests.one_node import images
+from tests.one_node.control_plane import kubeconfig, kubectl
 from tests.one_node.network import NODE_IP
-from tests.one_node.node import FOLDER, kubeconfig, kubectl
 from tests.one_node.programs import KUBERAY, KUEUE, SPARK_OPERATOR, Module, sources
-from tests.one_node.services import Services
+from tests.one_node.services import FOLDER, Services
 
 NAMESPACE = "cartwheel"
 DEFINITIONS = "config/crd/bases"
-KUEUE_IMAGE = "docker.io/local/kueue:test"
 KUEUE_FEATURES = "SparkApplicationIntegration=true"
 KUEUE_QUEUES = ("batch/job", "ray.io/rayjob", "sparkoperator.k8s.io/sparkapplication")  # the kinds that it holds back
-KUEUE_NAMESPACE = "kueue-system"
+KUEUE_CONFIG = "controller_manager_config.yaml"
+KUBERAY_NAMESPACE = "kuberay"
+USER = 65532
 
 
 def define(module: Module) -> None:
@@ -39,39 +39,40 @@ def start_spark_operator(services: Services, spark_home: Path) -> None:
     services.start("spark-operator", command, variables)
 
 
-def start_kuberay(services: Services) -> None:
-    """What turns a RayJob into a cluster of Ray and a job on it."""
-    define(KUBERAY)
-    command = [str(KUBERAY.program("ray-operator")), f"--watch-namespace={NAMESPACE}", "--enable-leader-election=false"]
-    command += ["--metrics-addr=127.0.0.1:9082", "--health-probe-bind-address=127.0.0.1:9083"]
-    services.start("kuberay", command, {"KUBECONFIG": str(kubeconfig("admin"))})
+def start_kuberay() -> None:
+    """What turns a RayJob into a cluster of Ray and a job on it; in the cluster, for it finds heads by the names of services."""
+    rendered = kubectl("kustomize", str(sources(KUBERAY) / "config" / "default"))
+    objects = list(yaml.safe_load_all(rendered.replace("namespace: default", f"namespace: {KUBERAY_NAMESPACE}")))
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": KUBERAY_NAMESPACE}}
+    program = KUBERAY.program("ray-operator")
+    start_in_cluster([namespace, *objects], "kuberay", program, f"{KUBERAY_NAMESPACE}/kuberay-operator")
 
 
 def start_kueue() -> None:
-    """What holds jobs back until there is room for them: its own manifests, with the image and the kinds of this node."""
-    images.give_program(KUEUE_IMAGE, KUEUE.program("kueue"), "/manager")
-    rendered = kubectl("kustomize", str(sources(KUEUE) / "config" / "default"))
-    objects = [fitted(each) for each in yaml.safe_load_all(rendered)]
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=yaml.safe_dump_all(objects))
-    kubectl("-n", KUEUE_NAMESPACE, "rollout", "status", "deployment/kueue-controller-manager", "--timeout=120s")
+    """What holds jobs back until there is room for them."""
+    objects = list(yaml.safe_load_all(kubectl("kustomize", str(sources(KUEUE) / "config" / "default"))))
+    (config,) = (each["data"] for each in objects if KUEUE_CONFIG in each.get("data", {}))
+    settings = yaml.safe_load(config[KUEUE_CONFIG])
+    settings["integrations"]["frameworks"] = [*KUEUE_QUEUES]
+    settings["leaderElection"] = {"leaderElect": False}
+    config[KUEUE_CONFIG] = yaml.safe_dump(settings)
+    flags = (f"--feature-gates={KUEUE_FEATURES}",)
+    start_in_cluster(objects, "kueue", KUEUE.program("kueue"), "kueue-system/kueue-controller-manager", flags)
 
 
-def fitted(manifest: dict) -> dict:
-    """One of Kueue's objects as this node takes it."""
-    if manifest["kind"] == "ConfigMap" and "controller_manager_config.yaml" in manifest.get("data", {}):
-        config = yaml.safe_load(manifest["data"]["controller_manager_config.yaml"])
-        config["integrations"]["frameworks"] = [*KUEUE_QUEUES]
-        config["leaderElection"] = {"leaderElect": False}
-        manifest["data"]["controller_manager_config.yaml"] = yaml.safe_dump(config)
-    if manifest["kind"] == "Deployment":
-        manifest["spec"]["replicas"] = 1
-        pod = manifest["spec"]["template"]["spec"]
-        pod["securityContext"] = {
-            **pod.get("securityContext", {}),
-            "runAsUser": 65532,
-        }  # an image of one program names none
+def start_in_cluster(
+    objects: Sequence[dict[str, Any]], name: str, program: Path, deployment: str, flags: Sequence[str] = ()
+) -> None:
+    """Apply an operator's own manifests, with an image of its program, and wait until it runs."""
+    image = f"docker.io/local/{name}:test"
+    images.give_program(image, program, "/manager")
+    for each in (each for each in objects if each["kind"] == "Deployment"):
+        each["spec"]["replicas"] = 1
+        pod = each["spec"]["template"]["spec"]
+        pod["securityContext"] = {**pod.get("securityContext", {}), "runAsUser": USER}  # such an image names none
         (container,) = pod["containers"]
-        container |= {"image": KUEUE_IMAGE, "imagePullPolicy": "Never"}
+        container |= {"image": image, "imagePullPolicy": "Never", "args": [*container.get("args", ()), *flags]}
         container["resources"] = {"requests": {"cpu": "50m", "memory": "128Mi"}}
-        container["args"] = [*container["args"], f"--feature-gates={KUEUE_FEATURES}"]
-    return manifest
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=yaml.safe_dump_all(objects))
+    namespace, _, found = deployment.partition("/")
+    kubectl("-n", namespace, "rollout", "status", f"deployment/{found}", "--timeout=120s")

@@ -5,18 +5,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.one_node.network import inside
+from tests.one_node.programs import NoNodeError
 
-STOP_SECONDS = 10
+FOLDER = Path("/var/lib/cartwheel-node")
+START_SECONDS, STOP_SECONDS = 120, 10
 
 
 class Services:
     """What runs on the node, remembered in a file so that another command can end it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
         self.file = folder / "processes.json"
 
@@ -88,3 +90,23 @@ def end(pids: Sequence[int], *, seconds: float) -> None:
 
 def _alive(begun: dict[int, int | None]) -> list[int]:
     return [pid for pid, at in begun.items() if at is not None and started_at(pid) == at]
+
+
+def wait_until(condition: Callable[[], bool], what: str, services: Services) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        NoNodeError: it did not in time, or a process of the node ended meanwhile.
+    """
+    known = set(services.running())
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except RuntimeError:
+            pass  # it does not answer yet
+        for name in known - set(services.running()):
+            raise NoNodeError(f"{name} ended: {services.last_words(name)}")
+        time.sleep(0.25)
+    raise NoNodeError(f"waited {START_SECONDS} s in vain for {what}; the logs are in {services.folder / 'logs'}")

@@ -88,6 +88,20 @@ def test_a_gpu_worker_asks_for_its_gpu_and_bears_the_taint_of_its_nodes() -> Non
     assert "nvidia.com/gpu" not in head["containers"][0]["resources"]["limits"]
 
 
+def test_a_cluster_without_gpus_is_asked_for_none() -> None:
+    manifest = ray_job(submission("train_gan", use_gpus=False))
+    assert "nvidia.com/gpu" not in json.dumps(manifest)
+    assert "--cluster.use-gpu=false" in manifest["spec"]["entrypoint"]
+
+
+def test_a_shuffle_has_a_few_tasks_for_each_that_runs_at_once() -> None:
+    for settings in ({}, {"cpu_frac": 0.1, "num_workers": 2}):
+        given = submission("als", **settings)
+        spec = spark_application(given)["spec"]
+        at_once = given.num_workers * spec["executor"]["cores"]
+        assert spec["sparkConf"]["spark.sql.shuffle.partitions"] == str(4 * at_once)
+
+
 def test_training_workers_are_as_many_as_the_cluster_has_pods_for() -> None:
     manifest = ray_job(submission("train_gan", num_workers=5))
     assert "--cluster.num-workers=5" in manifest["spec"]["entrypoint"]
