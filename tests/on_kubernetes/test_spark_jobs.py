@@ -1,0 +1,63 @@
+"""Spark jobs as pods of a real cluster make the tables of the local pipeline, also when pods and the store are lost meanwhile."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from acceptance.same import differences
+from tests.on_kubernetes.conftest import Shop
+
+JOBS = ("ingest", "clean", "featurize", "als")
+DOWN_SECONDS = 5
+
+
+def wait_for_work(shop: Shop, name: str) -> str:
+    """Wait until an executor works; returns its pod's name."""
+
+    def working() -> str | None:
+        running = [pod for pod in shop.pods(name, **{"spark-role": "executor"}) if pod["status"]["phase"] == "Running"]
+        return str(running[0]["metadata"]["name"]) if running else None
+
+    executor = str(shop.wait_for(working, "an executor"))
+    time.sleep(4)  # it registers, and gets its first tasks
+    return executor
+
+
+@pytest.mark.timeout(900)
+def test_by_spark_submit_driver_and_executors_are_pods_apart_and_the_tables_those_of_the_local_pipeline(
+    shop: Shop, local: Path
+) -> None:
+    for job in JOBS:
+        run = shop.run(job, "--with", "spark-submit", lake="by-submit")
+        assert run.executors >= 1
+    assert differences(local, shop.lake("by-submit"), but=("silver/images",)) == []
+
+
+@pytest.mark.timeout(900)
+def test_by_the_operator_a_lost_executor_a_lost_driver_and_a_store_that_starts_again_leave_the_tables_right(
+    shop: Shop, local: Path
+) -> None:
+    def delete(pod: str) -> None:
+        shop.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+
+    def lose_executor(name: str) -> None:
+        delete(wait_for_work(shop, name))
+
+    def lose_driver(name: str) -> None:
+        wait_for_work(shop, name)
+        delete(f"{name}-driver")
+
+    def restart_store(name: str) -> None:
+        wait_for_work(shop, name)
+        shop.store.kill()
+        time.sleep(DOWN_SECONDS)
+        shop.store.start()
+
+    lake = "by-operator"
+    lost = shop.run("ingest", lake=lake, injure=lose_executor, what="an executor deleted")
+    assert lost.executors >= 2, "another took its place"
+    shop.run("clean", lake=lake, injure=lose_driver, what="the driver deleted")
+    shop.run("featurize", lake=lake, injure=restart_store, what=f"the store away for {DOWN_SECONDS} s")
+    shop.run("als", lake=lake)
+    assert differences(local, shop.lake(lake)) == []

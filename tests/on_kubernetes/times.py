@@ -1,0 +1,115 @@
+"""How long things took on the cluster: noted by the tests, and shown as the page docs/kubernetes.md (`make test-k8s`)."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from acceptance.machine import machine
+from lib.pipeline import ROOT
+from tests.one_node.programs import CACHE
+
+FILE = CACHE / "times.json"
+PAGE = ROOT / "docs" / "kubernetes.md"
+
+
+@dataclass
+class Run:
+    """A job's run on the cluster: moments in seconds since 1970."""
+
+    job: str
+    way: str
+    submitted: float
+    ended: float
+    first_task: float | None = None  # of Spark
+    executors: int = 0  # that Spark had, one after another too
+    what: str = ""  # what befell it
+
+
+@dataclass
+class Times:
+    """What was noted of one session."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        """Show a line of the cluster's start, and note how long the part took that it tells of."""
+        print(f"cluster        {line}", file=sys.__stderr__, flush=True)
+        what, _, seconds = line.rpartition(": ")
+        if what and seconds.endswith(" s"):
+            self.parts[what] = float(seconds.removesuffix(" s"))
+
+    def note(self, run: Run, filesystem: pafs.FileSystem, events: str) -> Run:
+        """Keep a run, with what Spark's event logs in a folder tell of it."""
+        told = list(events_since(filesystem, events, run.submitted))
+        launched = [
+            each["Task Info"]["Launch Time"] / 1000 for each in told if each["Event"] == "SparkListenerTaskStart"
+        ]
+        run.first_task = min(launched, default=None)
+        run.executors = sum(each["Event"] == "SparkListenerExecutorAdded" for each in told)
+        self.runs.append(run)
+        return run
+
+    def write(self) -> None:
+        """Keep it for the page."""
+        FILE.write_text(json.dumps(asdict(self), indent=1))
+
+
+def events_since(filesystem: pafs.FileSystem, folder: str, since: float) -> Iterator[dict[str, Any]]:
+    """The events of the Spark applications that wrote their log after a moment."""
+    for log in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True)):
+        if log.is_file and log.size and log.mtime_ns / 1e9 >= since:
+            yield from read_events(filesystem, log.path)
+
+
+def read_events(filesystem: pafs.FileSystem, path: str) -> Iterator[dict[str, Any]]:
+    """The events of one file."""
+    with filesystem.open_input_stream(path) as stream:
+        content = (pa.CompressedInputStream(stream, "zstd") if ".zstd" in path else stream).read()
+    yield from map(json.loads, content.decode().splitlines())
+
+
+def page(times: dict[str, Any]) -> str:
+    """The page of what was noted."""
+    parts = [f"| {what} | {seconds:.0f} |" for what, seconds in times["parts"].items()]
+    runs = [Run(**run) for run in times["runs"]]
+    return "\n".join(
+        [
+            "# On a real Kubernetes",
+            "",
+            f"Written by `make test-k8s`: one node on {machine()}, which also holds the object store and the control plane. "
+            "A small market (600 users), two workers.",
+            "",
+            "| the cluster | seconds |",
+            "|---|---|",
+            *parts,
+            "",
+            "| job | by | what befell it | submitted to first task, s | to its end, s | executors |",
+            "|---|---|---|---|---|---|",
+            *map(line_of, runs),
+            "",
+        ]
+    )
+
+
+def line_of(run: Run) -> str:
+    """A run's line in the table."""
+    first = f"{run.first_task - run.submitted:.0f}" if run.first_task else ""
+    cells = (run.job, run.way, run.what, first, f"{run.ended - run.submitted:.0f}", run.executors or "")
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> int:
+    """Write the page."""
+    PAGE.write_text(page(json.loads(FILE.read_text())))
+    print(PAGE.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
