@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Self
@@ -27,7 +27,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from lib.formats.mapping import load_mapping, text_of
 from lib.pipeline import JOBS
-from lib.runs.errors import EXIT_CODES, ExitCode, ending_of, one_line
+from lib.runs.errors import EXIT_CODES, ExitCode, SettingError, ending_of
+from lib.runs.logs import say_error
 
 ENVIRONMENT_PREFIX = "CARTWHEEL_"
 
@@ -283,12 +284,12 @@ class JobSettings(BaseModel):
 
         A job's command calls this first: from then on it ends on an error with one line and the error's exit code.
         """
-        sys.excepthook = _end_in_one_line
+        sys.excepthook = partial(_end_in_one_line, cls.job)
         arguments = sys.argv[1:] if arguments is None else arguments
         try:
             return cls.load(arguments)
         except ValueError as error:
-            print(f"error: {cls.job}: {error}", file=sys.stderr)
+            say_error(cls.job, SettingError(f"{cls.job}: {error}"))
             raise SystemExit(ExitCode.WRONG_SETTING) from None
 
     @classmethod
@@ -480,7 +481,7 @@ def _in_one_line(error: ValidationError, settings: type[JobSettings]) -> str:
     return f"{location} = {hidden_credentials(repr(first['input']))}: {expected}{more}"
 
 
-def _end_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _end_in_one_line(job: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """End a job's process with one line for its user and the exit code of the error."""
-    print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    say_error(job, error)
     raise SystemExit(ending_of(error).code)

@@ -18,7 +18,7 @@ from lib.kubernetes.pods import Submission
 from lib.kubernetes.spark_application import spark_submit
 from lib.pipeline import ROOT, Job
 from lib.runs.errors import ExitCode, RetryableError
-from lib.runs.logs import say_again
+from lib.runs.logs import error_in, say_again
 from lib.settings import flags_of, kubernetes_settings
 
 TEMPLATES = ROOT / "dist" / "kubernetes"  # what spark-submit reads of a submission
@@ -145,7 +145,7 @@ def _shown(show: Show) -> Callable[[str], None]:
     """Show a job's own lines as every job's, and leave out those of the engines."""
 
     def say(line: str) -> None:
-        if not say_again(line) and line.startswith("error: "):
+        if not say_again(line) and error_in(line) is not None:
             show(line)
 
     return say

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from lib.engines.ray_train import LOCAL_LOGICAL_CPUS, LOCAL_OBJECT_STORE_BYTES
 from lib.pipeline import ROOT
 from lib.runs.errors import ExitCode, JobEndedError, RetryableError
-from lib.runs.logs import FORMAT_VARIABLE
+from lib.runs.logs import FORMAT_VARIABLE, error_in
 
 START_SECONDS = 180
 POLL_SECONDS = 0.5
@@ -164,9 +164,11 @@ class _Output:
             self._line(self.rest)
 
     def _line(self, line: str) -> None:
-        self.show(line)
-        if line.startswith("error: "):
-            self.last_error = line.removeprefix("error: ")
+        error = error_in(line)
+        if error is None:
+            self.show(line)
+        else:
+            self.last_error = error  # whoever waits for the job tells it
 
 
 async def _follow(client: Any, job_id: str, output: _Output) -> None:

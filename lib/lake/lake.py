@@ -99,6 +99,14 @@ class Lake:
         if self.is_remote:
             upload(path, self.uri(path.relative_to(self.folder).as_posix()))
 
+    def write_text(self, below: str, text: str) -> None:
+        """Write a text file below the lake, in place of any that is there."""
+        filesystem, path = filesystem_of(self.uri(below))
+        if not self.is_remote:  # a store has no folders
+            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(text.encode())
+
     def clear(self, uri: str) -> None:
         """Remove a folder of files below the lake."""
         shutil.rmtree(self.folder / uri, ignore_errors=True)

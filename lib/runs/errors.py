@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from enum import IntEnum
-from pathlib import Path
 from typing import NamedTuple
 
 
@@ -140,27 +139,39 @@ def _places_in(text: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def keep_traceback(error: BaseException, file: Path) -> None:
-    """Write an error's traceback to a file of the lake's logs, and note with the error where it is."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(recordable_traceback(error))
-    error.add_note(f"traceback: {file}")
+def note(error: BaseException, name: str, value: str) -> None:
+    """Note something with an error: its `run`, or where its `traceback` lies."""
+    error.add_note(f"{name}: {value}")
+
+
+def noted(error: BaseException, name: str) -> str | None:
+    """What was noted last with an error under a name."""
+    notes = [each for each in getattr(error, "__notes__", ()) if each.startswith(f"{name}: ")]
+    return notes[-1].removeprefix(f"{name}: ") if notes else None
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an error is its user's to mend, who needs no traceback for it."""
+    return type(error) in OWN_ERRORS or isinstance(error, JobEndedError | KeyboardInterrupt)
 
 
 def one_line(error: BaseException) -> str:
     """What the user is told of an error, and for one that is not theirs to mend where its traceback lies."""
-    told = ending_of(error).told
-    if type(error) in OWN_ERRORS or isinstance(error, JobEndedError | KeyboardInterrupt):
-        return told
-    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("traceback: ")]
-    if not notes:  # it came before a run had begun, or the lake's disk is full
+    if not is_users(error) and noted(error, "traceback") is None:
+        # It came before a run had begun, or the lake's disk is full.
         with (
             suppress(OSError),
             tempfile.NamedTemporaryFile("w", prefix="cartwheel-", suffix=".txt", delete=False) as file,
         ):
             file.write(recordable_traceback(error))
-            notes = [f"traceback: {file.name}"]
-    return f"{told} ({notes[-1]})" if notes else told
+            note(error, "traceback", file.name)
+    return told_with_place(error)
+
+
+def told_with_place(error: BaseException) -> str:
+    """What the user is told of an error, and where its traceback was noted to lie."""
+    told, place = ending_of(error).told, noted(error, "traceback")
+    return f"{told} (traceback: {place})" if place and not is_users(error) else told
 
 
 def _is_of_an_engine(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from lib.lake.lake import Lake, require_writable
 from lib.lake.writes import commit_files, conform, require_keys, transaction_id, write_files
 from lib.pipeline import JOBS, Job
 from lib.runs import history, model_registry
-from lib.runs.errors import keep_traceback, recordable
+from lib.runs.errors import note, recordable, recordable_traceback
 from lib.runs.freshness import code_version, days_asked, days_of, pin_inputs, pinned, settings_hash
 from lib.runs.log_times import LogTimes, log_times, resolve_as_of
 from lib.runs.logs import job_logger
@@ -238,9 +238,8 @@ class Run:
         """One line: what was done, its figures, and the seconds since the run began."""
         seconds = time.monotonic() - self.began
         shown = "".join(f"{name}={_shown(value)}  " for name, value in figures.items())
-        job_logger(self.job.name).info(
-            "%s  %s%.1f s", what, shown, seconds, extra={"figures": figures | {"seconds": round(seconds, 3)}}
-        )
+        extra = {"run_id": self.run_id, "stage": what, "figures": figures | {"seconds": round(seconds, 3)}}
+        job_logger(self.job.name).info("%s  %s%.1f s", what, shown, seconds, extra=extra)
 
     def save(self, status: str, message: str | None = None) -> None:
         """Write the run's row to ops/runs."""
@@ -282,10 +281,11 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
         run.save("skipped", str(reason))
         run.log(f"skipped: {reason}")
     except BaseException as error:
+        note(error, "run", run.run_id)
         with suppress(Exception):  # on a full disk neither succeeds, and the first error is the one to tell
-            trace = run.lake.folder / "logs" / f"{run.run_id}.txt"
-            keep_traceback(error, trace)
-            run.lake.keep(trace)
+            trace = f"logs/{run.run_id}.txt"
+            run.lake.write_text(trace, recordable_traceback(error))
+            note(error, "traceback", run.lake.uri(trace))
         with suppress(Exception):
             run.save("failed", recordable(error)[:2000] + (FAILED_AGAIN if run.is_taken_up else ""))
         raise

@@ -1,7 +1,6 @@
 """What a person is told of an error, and the exit code: the texts are what the engines say, shortened."""
 
 import errno
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from lib.runs.errors import (
     PrivateValueError,
     SettingError,
     ending_of,
-    keep_traceback,
+    note,
     one_line,
     recordable_traceback,
 )
@@ -134,7 +133,7 @@ def test_an_error_is_one_line_and_an_exit_code(error: Exception, told: str, code
     assert "Traceback" not in end.told
 
 
-def test_of_a_task_that_failed_the_places_are_recorded_and_no_value(tmp_path: Path) -> None:
+def test_of_a_task_that_failed_the_places_are_recorded_and_no_value() -> None:
     kept = recordable_traceback(of_task("ValueError", "the user ann@shop has no time"))
     assert "ann@shop" not in kept
     places = (
@@ -145,9 +144,9 @@ def test_of_a_task_that_failed_the_places_are_recorded_and_no_value(tmp_path: Pa
     assert all(place in kept for place in places)
 
 
-def test_where_a_traceback_lies_is_told_unless_the_error_is_the_users(tmp_path: Path) -> None:
+def test_where_a_traceback_lies_is_told_unless_the_error_is_the_users() -> None:
     broken, wrong = KeyError("x"), ValueError("3 of 9 records")
     for error in (broken, wrong):
-        keep_traceback(error, tmp_path / "logs" / "clean-000001.txt")
-    assert one_line(broken) == f"KeyError: 'x' (traceback: {tmp_path}/logs/clean-000001.txt)"
+        note(error, "traceback", "s3://shop/lake/logs/clean-000001.txt")
+    assert one_line(broken) == "KeyError: 'x' (traceback: s3://shop/lake/logs/clean-000001.txt)"
     assert one_line(wrong) == "3 of 9 records"

@@ -13,12 +13,14 @@ from pydantic import Field
 from lib.lake.lake import CONTRACT_VERSION, Lake, require_writable
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history, model_registry
-from lib.runs.errors import ExitCode, PrivateValueError, ending_of
+from lib.runs.errors import ExitCode, PrivateValueError, ending_of, one_line
 from lib.runs.freshness import outcome_if_unchanged
+from lib.runs.logs import job_logger
 from lib.runs.run import InputFile, Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
 from tests.lakes import arrow_rows, put
+from tests.object_store import BUCKET, ObjectStore
 
 EVENTS = contract("silver/events")
 DAY_ZERO = datetime(2026, 1, 1, tzinfo=UTC)
@@ -177,6 +179,25 @@ def test_a_failure_keeps_its_traceback_and_goes_on_to_the_caller(lake: Lake) -> 
         raise ValueError("the reason")
     assert only_row(lake)["message"] == "ValueError: the reason"
     assert "the reason" in (lake.folder / "logs" / f"{run.run_id}.txt").read_text()
+
+
+def test_the_traceback_of_a_run_on_a_store_lies_there_and_its_place_is_told(bucket: ObjectStore) -> None:
+    lake = Lake(f"s3://{BUCKET}/failed")
+    settings = IngestSettings(lake={"path": lake.path}, log={"format": "rees46"})
+    with pytest.raises(KeyError) as failure, start_run("ingest", settings):
+        raise KeyError("x")
+    assert one_line(failure.value) == f"KeyError: 'x' (traceback: {lake.path}/logs/ingest-000001.txt)"
+    assert b'raise KeyError("x")' in bucket.contents("failed/logs")[f"{BUCKET}/failed/logs/ingest-000001.txt"]
+
+
+def test_the_lines_of_a_run_name_it_and_its_stage(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
+    job_logger("experiment").addHandler(caplog.handler)
+    with start_run("experiment", settings_for(lake)) as run:
+        run.commit_arrow("gold/experiments", result())
+    job_logger("experiment").removeHandler(caplog.handler)
+    record = caplog.records[-1]
+    assert (record.run_id, record.stage) == (run.run_id, "wrote gold/experiments")  # type: ignore[attr-defined]
+    assert record.figures["rows"] == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
