@@ -19,7 +19,7 @@ from datetime import UTC, date, datetime
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, field_validator
@@ -325,19 +325,22 @@ class JobSettings(BaseModel):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def kubernetes_settings(arguments: list[str]) -> KubernetesSettings:
-    """The section `kubernetes` of `arguments`, the environment and the file that `arguments` names, for commands of no job.
+S = TypeVar("S", bound=Section)
+
+
+def shared_settings(section: type[S], arguments: list[str]) -> S:
+    """One shared section of `arguments`, the environment and the file that `arguments` names, for commands of no job.
 
     Raises:
         ValueError: an unknown key or an invalid value.
     """
+    (own,) = (name for name, kind in SHARED_SECTIONS.items() if kind is section)
     config_file, flags = _split_config(arguments)
-    sections = {name: values for name, values in _sections_of("", config_file).items() if name == "kubernetes"}
-    document: type[_Document] = create_model(
-        "Document", __base__=_Document, kubernetes=(KubernetesSettings, KubernetesSettings())
-    )
+    sections = {name: values for name, values in _sections_of("", config_file).items() if name == own}
+    fields: dict[str, Any] = {own: (section, section())}
+    document: type[_Document] = create_model("Document", __base__=_Document, **fields)
     with _errors_in_one_line(JobSettings):
-        given: KubernetesSettings = document(_file_values=sections, _flags=flags).kubernetes  # type: ignore[attr-defined]
+        given: S = getattr(document(_file_values=sections, _flags=flags), own)
     return given
 
 

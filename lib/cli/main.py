@@ -15,8 +15,8 @@ from lib.cli import package
 from lib.cli import submit as submitting
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
-from lib.runs.errors import EXIT_CODES, ExitCode, ending_of, one_line
-from lib.settings import ClusterSettings, hidden_credentials, lake_place
+from lib.runs.errors import EXIT_CODES, ExitCode, SettingError, ending_of, one_line
+from lib.settings import ClusterSettings, LakeSettings, hidden_credentials, lake_place, shared_settings
 from lib.tables import contract
 
 app = typer.Typer(
@@ -217,6 +217,29 @@ def query(
     for row in rows:
         grid.add_row(*("" if value is None else str(value) for value in row))
     console.print(grid)
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH)
+def metrics(
+    context: typer.Context,
+    lake: Annotated[str | None, typer.Option(help="The lake; unset: as --config FILE says.")] = None,
+    port: Annotated[int, typer.Option(help="Where Prometheus asks.", min=1, max=65535)] = 9877,
+    address: Annotated[str, typer.Option(help="0.0.0.0: every address of this machine.")] = "127.0.0.1",
+    once: Annotated[bool, typer.Option("--once", help="Print them and end.")] = False,
+) -> None:
+    """Serve what Prometheus reads of a lake: runs, rows, what was refused and why, and how fresh each table is."""
+    try:
+        from lib.metrics import exporter  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise SettingError("metrics need Prometheus' client: install cartwheel[metrics]") from None
+    given = ["--lake.path", lake, *context.args] if lake is not None else context.args
+    place = Lake(shared_settings(LakeSettings, given).path).absolute()
+    if once:
+        print(exporter.text(place), end="")
+        return
+    thread = exporter.serve(place, address, port)
+    _show(f"metrics of {place.path} at http://{address}:{port}/metrics")
+    thread.join()
 
 
 @app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)

@@ -23,6 +23,7 @@ from lib.lake.places import (
     filesystem_of,
     is_address,
     names_in,
+    newest_in,
     require_answer,
     storage_options,
     upload,
@@ -47,6 +48,7 @@ DATALESS_OPERATIONS = frozenset(
         "VACUUM END",
     }
 )
+LAYERS = ("bronze", "silver", "gold", "ops")
 UNREADABLE_FEATURES = frozenset({"deletionVectors", "columnMapping"})
 
 
@@ -209,10 +211,22 @@ class Lake:
 
     def tables(self) -> list[str]:
         """Every table that the lake holds, in the order of its layers."""
-        found = []
-        for layer in ("bronze", "silver", "gold", "ops"):
-            found += [name for entry in names_in(self.uri(layer)) if self.exists(name := f"{layer}/{entry}")]
-        return found
+        return [name for name in self._folders() if self.exists(name)]
+
+    def newest_commits(self) -> dict[str, tuple[str, int]]:
+        """By table the newest entry of its log, name and time in nanoseconds, for one look a table.
+
+        It is another one whenever the table has another version, or was removed and made again.
+
+        Raises:
+            ValueError, OSError: the lake cannot be listed.
+        """
+        newest = {name: newest_in(self.uri(f"{name}/_delta_log"), ".json") for name in self._folders()}
+        return {name: entry for name, entry in newest.items() if entry is not None}
+
+    def _folders(self) -> list[str]:
+        """What lies in the layers, in their order."""
+        return [f"{layer}/{entry}" for layer in LAYERS for entry in names_in(self.uri(layer))]
 
     def ensure(self, table: Table, properties: Mapping[str, str] | None = None) -> DeltaTable:
         """Create the table by its contract if it is missing, and add what it lacks: nullable columns, checks, `properties`."""

@@ -95,12 +95,26 @@ def names_in(location: str) -> list[str]:
     Raises:
         SettingError, RetryableError: a store does not let it be listed.
     """
+    return sorted(info.base_name for info in _listed(location))
+
+
+def newest_in(location: str, suffix: str) -> tuple[str, int] | None:
+    """Of the files in a folder with that suffix the last by name, and its time in nanoseconds; None where there is none.
+
+    Raises:
+        SettingError, RetryableError: a store does not let it be listed.
+    """
+    files = ((info.base_name, info.mtime_ns) for info in _listed(location) if info.base_name.endswith(suffix))
+    return max(files, default=None)
+
+
+def _listed(location: str) -> list[pafs.FileInfo]:
     filesystem, root = filesystem_of(location)
     try:
-        found = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
+        found: list[pafs.FileInfo] = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
     except OSError as error:
         raise (refusal(location, error) if is_address(location) else error) from None
-    return sorted(info.base_name for info in found)
+    return found
 
 
 def download(location: str, path: Path) -> None:
