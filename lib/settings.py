@@ -344,6 +344,11 @@ def shared_settings(section: type[S], arguments: list[str]) -> S:
     return given
 
 
+def kubernetes_settings(arguments: list[str]) -> KubernetesSettings:
+    """The section `kubernetes`, as `shared_settings` reads it."""
+    return shared_settings(KubernetesSettings, arguments)
+
+
 def flags_of(job: str, arguments: Sequence[str]) -> list[str]:
     """Flags that say the same as `arguments` where the file that these name is not: what it gives a job comes first.
 

@@ -19,7 +19,7 @@ from lib.kubernetes.spark_application import spark_submit
 from lib.pipeline import ROOT, Job
 from lib.runs.errors import ExitCode, RetryableError
 from lib.runs.logs import error_in, say_again
-from lib.settings import KubernetesSettings, flags_of, shared_settings
+from lib.settings import flags_of, kubernetes_settings
 
 TEMPLATES = ROOT / "dist" / "kubernetes"  # what spark-submit reads of a submission
 Show = Callable[[str], object]
@@ -119,7 +119,7 @@ def cluster_of(arguments: Sequence[str]) -> Cluster:
     Raises:
         SettingError: none is found.
     """
-    return Cluster.of(shared_settings(KubernetesSettings, [*arguments]))
+    return Cluster.of(kubernetes_settings([*arguments]))
 
 
 def _manifest(submission: Submission, schedule: str | None) -> str:

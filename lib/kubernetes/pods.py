@@ -128,6 +128,11 @@ def template(
     return {"metadata": {"labels": submission.labels}, "spec": spec}
 
 
+def scraped_at(port: int, path: str) -> dict[str, str]:
+    """Annotations of a pod by which Prometheus finds its metrics."""
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": path}
+
+
 def placement(size: Size, settings: KubernetesSettings) -> dict[str, Any]:
     """On which nodes a pod may run: one with a GPU bears that GPU nodes are kept free of others."""
     selector = {**settings.node_selector, **(settings.gpu_node_selector if size.gpus else {})}

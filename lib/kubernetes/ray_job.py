@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from lib.kubernetes.pods import CONTAINER_SECURITY, POD_SECURITY, Submission, resources, template
+from lib.kubernetes.pods import CONTAINER_SECURITY, POD_SECURITY, Submission, resources, scraped_at, template
 from lib.pipeline import Size
 from lib.runs.errors import SettingError
 
@@ -12,6 +12,7 @@ RAY_VERSION = "2.60.0"
 API_VERSION = "ray.io/v1"
 IDLE_SECONDS = 60  # until a worker without work is given back
 SHARED_MEMORY_FRAC = 0.3  # of a pod's memory, for Ray's store of objects
+METRICS_PORT = 8080
 SUBMITTER = Size(cores=0.1, memory=0.5)
 
 
@@ -40,7 +41,7 @@ def ray_job(submission: Submission) -> dict[str, Any]:
                 },
                 "headGroupSpec": {
                     # Where there are workers, the head is left to Ray and to the job's own process.
-                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": str(_head_cpus(submission))},
+                    "rayStartParams": {"dashboard-host": "0.0.0.0", **_start_params(_head_cpus(submission))},
                     "template": _node(submission, submission.driver, "ray-head", HEAD_ACCOUNT),
                 },
                 "workerGroupSpecs": [_workers(submission)] if submission.num_workers else [],
@@ -81,9 +82,13 @@ def _workers(submission: Submission) -> dict[str, Any]:
         "replicas": at_first,
         "minReplicas": at_first,
         "maxReplicas": submission.num_workers,
-        "rayStartParams": {"num-cpus": str(max(1, int(submission.worker.cores)))},
+        "rayStartParams": _start_params(max(1, int(submission.worker.cores))),
         "template": _node(submission, submission.worker, "ray-worker", WORKER_ACCOUNT),
     }
+
+
+def _start_params(cpus: int) -> dict[str, str]:
+    return {"num-cpus": str(cpus), "metrics-export-port": str(METRICS_PORT)}
 
 
 def _head_cpus(submission: Submission) -> int:
@@ -94,6 +99,7 @@ def _node(submission: Submission, size: Size, name: str, account: str) -> dict[s
     """A pod of the cluster; Ray's store of objects is shared memory."""
     own = {"image": submission.image, "resources": resources(size, submission.settings)}
     pod = template(submission, name, size=size, account=account, own=own)
+    pod["metadata"]["annotations"] = scraped_at(METRICS_PORT, "/metrics")
     shared = {"medium": "Memory", "sizeLimit": f"{int(size.memory * SHARED_MEMORY_FRAC * 1024)}Mi"}
     pod["spec"]["volumes"].append({"name": "shared-memory", "emptyDir": shared})
     pod["spec"]["containers"][0]["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.engines.spark_properties import PACKAGES, shipped_properties
-from lib.kubernetes.pods import CODE, KEPT_SECONDS, RETRIES, Submission, millicores, template
+from lib.kubernetes.pods import CODE, KEPT_SECONDS, RETRIES, Submission, millicores, scraped_at, template
 from lib.pipeline import Size
 from lib.runs.errors import SettingError
 
@@ -17,6 +17,15 @@ SPARK_VERSION = "4.2.0"
 RETRY_SECONDS = 10
 WAVES = 4  # tasks of a shuffle for each that runs at once: a late one holds up little
 API_VERSION = "sparkoperator.k8s.io/v1beta2"
+UI_PORT, EXECUTOR_METRICS = 4040, "/metrics/executors/prometheus"  # the driver tells of all its executors
+# What Prometheus reads of a driver: there, and of its stages at the servlet's path, under names without the application's id.
+METRICS = {
+    "spark.ui.port": str(UI_PORT),
+    "spark.ui.prometheus.enabled": "true",
+    "spark.metrics.namespace": "cartwheel",
+    "spark.metrics.conf.*.sink.prometheusServlet.class": "org.apache.spark.metrics.sink.PrometheusServlet",
+    "spark.metrics.conf.*.sink.prometheusServlet.path": "/metrics/prometheus",
+}
 
 
 def spark_application(submission: Submission) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def properties(submission: Submission) -> dict[str, str]:
     if submission.settings.event_log:
         place = submission.settings.event_log.replace("s3://", "s3a://", 1)
         own |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": place}
-    return {**shipped, **own, **_allocation(submission)}
+    return {**shipped, **own, **METRICS, **_allocation(submission)}
 
 
 def _spec(submission: Submission) -> dict[str, Any]:
@@ -136,10 +145,10 @@ def _spec(submission: Submission) -> dict[str, Any]:
 
 
 def _templates(submission: Submission) -> dict[str, dict[str, Any]]:
-    return {
-        "driver": template(submission, DRIVER, size=submission.driver, account=DRIVER_ACCOUNT),
-        "executor": template(submission, EXECUTOR, size=submission.worker, account=EXECUTOR_ACCOUNT),
-    }
+    driver = template(submission, DRIVER, size=submission.driver, account=DRIVER_ACCOUNT)
+    driver["metadata"]["annotations"] = scraped_at(UI_PORT, EXECUTOR_METRICS)
+    executor = template(submission, EXECUTOR, size=submission.worker, account=EXECUTOR_ACCOUNT)
+    return {"driver": driver, "executor": executor}
 
 
 def _allocation(submission: Submission) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A lake's metrics as Prometheus reads them: `cartwheel metrics`. No value of the log stands in a label.
 
 Names and units are Prometheus' own conventions; what may fall (a run's state changes, a record is accepted after all) is a gauge.
+A job is `job_name`, for Prometheus' own label `job` is what it scrapes.
 """
 
 import threading
@@ -87,18 +88,18 @@ class LakeCollector(Collector):
         jobs = self._reader.jobs
         for name, meaning, value in JOB_METRICS:
             samples = (((job,), value(facts)) for job, facts in jobs.items())
-            yield _gauge(f"cartwheel_run_{name}", meaning, ("job",), samples)
+            yield _gauge(f"cartwheel_run_{name}", meaning, ("job_name",), samples)
         by_state = [(job, state, facts) for job, facts in jobs.items() for state in STATES]
         yield _gauge(
             "cartwheel_run_state",
             "1 for the state of a job's last run, 0 for the others.",
-            ("job", "state"),
+            ("job_name", "state"),
             (((job, state), facts.last["status"] == state) for job, state, facts in by_state),
         )
         yield _gauge(
             "cartwheel_runs",
             "Runs of a job by state.",
-            ("job", "state"),
+            ("job_name", "state"),
             (((job, state), facts.num_by_state.get(state, 0)) for job, state, facts in by_state),
         )
 

@@ -3,10 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lib.engines.spark_properties import PACKAGES, STORE_CONNECTOR, shipped_properties
 from lib.kubernetes.plain_job import plain_job
-from lib.kubernetes.pods import Submission
+from lib.kubernetes.pods import CONTAINER_SECURITY, POD_SECURITY, Submission
 from lib.kubernetes.ray_job import ray_job
 from lib.kubernetes.spark_application import scheduled_spark_application, spark_application, spark_submit
 from lib.kubernetes.submission import asked_of_queue, manifest_of, new_submission, quotas_of
@@ -44,6 +45,55 @@ def test_every_pod_keeps_to_the_restricted_standard_and_holds_secrets_by_referen
             referred = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
             assert referred in ([], ["keys", "store"])
         assert all("secret" not in volume for volume in pod["volumes"])
+
+
+def of_metrics() -> dict[str, dict[str, Any]]:
+    """The objects of conf/kubernetes/metrics by kind."""
+    text = (ROOT / "conf" / "kubernetes" / "metrics" / "exporter.yaml").read_text()
+    return {each["kind"]: each for each in yaml.safe_load_all(text)}
+
+
+def test_the_pod_of_metrics_is_as_restricted_as_the_others_and_may_ask_nothing_of_the_api_server() -> None:
+    objects = of_metrics()
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (pod["securityContext"], container["securityContext"]) == (POD_SECURITY, CONTAINER_SECURITY)
+    assert container["resources"]["limits"].keys() == {"memory"}
+    assert pod["automountServiceAccountToken"] is objects["ServiceAccount"]["automountServiceAccountToken"] is False
+    assert pod["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
+    assert not {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"} & objects.keys()
+    keys = {each["valueFrom"]["secretKeyRef"]["key"] for each in container["env"] if "valueFrom" in each}
+    assert all(key.startswith("AWS_") for key in keys), "the pseudonym key is not its business"
+
+
+def test_prometheus_finds_the_metrics_of_spark_ray_and_the_lake_and_is_let_in() -> None:
+    def scraped(pod: dict[str, Any]) -> tuple[str, str]:
+        found = pod["metadata"]["annotations"]
+        assert found["prometheus.io/scrape"] == "true"
+        return found["prometheus.io/port"], found["prometheus.io/path"]
+
+    spark = spark_application(submission("als"))["spec"]
+    assert scraped(spark["driver"]["template"]) == ("4040", "/metrics/executors/prometheus")
+    assert spark["sparkConf"]["spark.ui.port"] == "4040"
+    assert spark["sparkConf"]["spark.ui.prometheus.enabled"] == "true"
+    cluster = ray_job(submission("train_gan"))["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert scraped(group["template"]) == (group["rayStartParams"]["metrics-export-port"], "/metrics")
+    objects = of_metrics()
+    port, path = scraped(objects["Deployment"]["spec"]["template"])
+    (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert (port, path) == (container["args"][-1], "/metrics")
+
+    network = (ROOT / "conf" / "kubernetes" / "base" / "network.yaml").read_text()
+    policies = [*yaml.safe_load_all(network), objects["NetworkPolicy"]]
+    let_in = {
+        str(opened["port"])
+        for policy in policies
+        for rule in policy["spec"].get("ingress", ())
+        if "monitoring" in str(rule["from"])
+        for opened in rule["ports"]
+    }
+    assert let_in == {"4040", "8080", port}
 
 
 @pytest.mark.parametrize("job", JOBS)
