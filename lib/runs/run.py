@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from lib.formats.mapping import LogMapping, load_mapping
 from lib.lake.lake import Lake, require_writable
 from lib.lake.writes import commit_files, conform, require_keys, transaction_id, write_files
 from lib.pipeline import JOBS, Job
-from lib.runs import history, model_registry
+from lib.runs import history, lineage, model_registry
 from lib.runs.errors import note, recordable, recordable_traceback
 from lib.runs.freshness import code_version, days_asked, days_of, pin_inputs, pinned, settings_hash
 from lib.runs.log_times import LogTimes, log_times, resolve_as_of
@@ -60,8 +61,13 @@ class Run:
     input_files: list[InputFile] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
     is_taken_up: bool = False  # it had not finished, and goes on
-    rows: int = 0
+    rows_by_table: Counter[str] = field(default_factory=Counter)  # that it wrote
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def rows(self) -> int:
+        """Rows that the run has written, to all tables."""
+        return self.rows_by_table.total()
 
     @cached_property
     def mapping(self) -> LogMapping:
@@ -151,7 +157,7 @@ class Run:
     def record_output(self, table: str, version: int, num_rows: int) -> None:
         """Note an output of this run for its row in ops/runs."""
         self.outputs[table] = version
-        self.rows += num_rows
+        self.rows_by_table[table] += num_rows
         self.log(f"wrote {table}", rows=num_rows)
 
     def files(self, kind: str) -> Path:
@@ -275,8 +281,15 @@ def start_run(job: str, settings: JobSettings, kind: type[Run] = Run) -> Iterato
     kept in `<lake>/logs/<run_id>.txt`.
     """
     run = _begin(JOBS[job], settings, kind)
-    try:
+    with lineage.told_of(run), _recorded(run):
         yield run
+
+
+@contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """Record in ops/runs how the block ends."""
+    try:
+        yield
     except Skipped as reason:
         run.save("skipped", str(reason))
         run.log(f"skipped: {reason}")
