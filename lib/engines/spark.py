@@ -27,13 +27,14 @@ from lib.engines.parts import Engine, Task, TaskRun, bytes_to_read, files_writte
 from lib.engines.spark_properties import (
     PACKAGES,
     address_for_spark,
+    address_of_spark,
     shipped_properties,
     store_packages,
     store_properties,
 )
 from lib.formats.mapping import LogMapping
 from lib.formats.money import has_several
-from lib.lake.places import STORE
+from lib.lake.places import STORE, make_folder
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
@@ -79,11 +80,14 @@ def session(settings: JobSettings) -> SparkSession:
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{ROOT / 'conf' / 'log4j2.properties'}",
         }
     )
-    if settings.lake.path.startswith(STORE):
-        defaults |= store_properties() | ({} if submitted else {PACKAGES: store_packages()})
     if submitted:
         SparkContext._ensure_initialized()  # SparkConf is empty until it knows the JVM of spark-submit
     given = dict(SparkConf().getAll()) if submitted else defaults
+    event_log = address_of_spark(given.get("spark.eventLog.dir", ""))
+    if event_log.startswith(STORE):
+        make_folder(event_log)  # Spark does not start without it
+    if settings.lake.path.startswith(STORE) or event_log.startswith(STORE):
+        defaults |= store_properties() | ({} if submitted else {PACKAGES: store_packages()})
     if given.get("spark.master", "").startswith("local"):
         defaults |= {name: value for name, value in ON_ONE_MACHINE.items() if name not in given}
     for name, value in defaults.items():

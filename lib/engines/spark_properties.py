@@ -32,3 +32,8 @@ def store_properties() -> dict[str, str]:
 def address_for_spark(location: str) -> str:
     """A path or address as Spark reads it."""
     return location.replace(STORE, SPARKS_STORE, 1) if location.startswith(STORE) else location
+
+
+def address_of_spark(location: str) -> str:
+    """An address that Spark reads, as all others do."""
+    return location.replace(SPARKS_STORE, STORE, 1) if location.startswith(SPARKS_STORE) else location

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lib.engines.spark_properties import PACKAGES, shipped_properties
+from lib.engines.spark_properties import PACKAGES, address_for_spark, shipped_properties
 from lib.kubernetes.pods import CODE, KEPT_SECONDS, RETRIES, Submission, millicores, scraped_at, template
 from lib.pipeline import Size
 from lib.runs.errors import SettingError
@@ -105,7 +105,7 @@ def properties(submission: Submission) -> dict[str, str]:
         "spark.pyspark.driver.python": PYTHON,
     }
     if submission.settings.event_log:
-        place = submission.settings.event_log.replace("s3://", "s3a://", 1)
+        place = address_for_spark(submission.settings.event_log)
         own |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": place}
     return {**shipped, **own, **METRICS, **_allocation(submission)}
 

@@ -98,6 +98,20 @@ def names_in(location: str) -> list[str]:
     return sorted(info.base_name for info in _listed(location))
 
 
+def make_folder(location: str) -> None:
+    """Make a folder where there is none; on a store it is an empty object, by which others see a folder there.
+
+    Raises:
+        SettingError, RetryableError: a store does not let it be made.
+    """
+    filesystem, path = filesystem_of(location)
+    try:
+        if filesystem.get_file_info(path).type != pafs.FileType.Directory:
+            filesystem.create_dir(path, recursive=True)
+    except OSError as error:
+        raise (refusal(location, error) if is_address(location) else error) from None
+
+
 def newest_in(location: str, suffix: str) -> tuple[str, int] | None:
     """Of the files in a folder with that suffix the last by name, and its time in nanoseconds; None where there is none.
 

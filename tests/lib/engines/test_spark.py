@@ -1,17 +1,32 @@
 """Runs of Spark jobs: what they commit, by a session of this process."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from lib.cli import submit
 from lib.cli.jobs import load_job
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.pipeline import JOBS
+from lib.engines.spark_properties import store_packages
+from lib.kubernetes.spark_application import EXECUTOR_METRICS, METRICS
+from lib.pipeline import JOBS, ROOT
 from lib.tables import contract
 from tests.jobs.spark.interactions import pair
 from tests.lakes import START, STRANGE_NAMES, SmallLake, arrow_rows
+from tests.object_store import BUCKET, ObjectStore
 
 VECTORS = contract("gold/vectors")
+WATCHED = """
+import sys, urllib.request
+from lib.engines.spark import session
+from lib.settings import JobSettings
+spark = session(JobSettings(lake={"path": sys.argv[1]}))
+spark.range(10).count()
+for path in sys.argv[2:]:
+    print(urllib.request.urlopen(f"{spark.sparkContext.uiWebUrl}{path}/").read().decode())
+spark.stop()
+"""
 ROW = {"model": "als", "version": "als-000001", "kind": "user", "id": "u", "values": [1.0], "as_of": START}
 
 
@@ -44,3 +59,30 @@ def test_a_failed_run_that_has_committed_a_share_of_a_table_is_taken_up(tmp_path
         assert (again.run_id, again.inputs) == (run.run_id, run.inputs)
         commit(again, "v")
     assert [row["id"] for row in small_lake.read("gold/vectors")] == ["u"], "it commits each share once"
+
+
+@pytest.mark.slow
+def test_a_submitted_job_logs_its_events_to_a_bucket_and_tells_prometheus_of_its_tasks(
+    bucket: ObjectStore, tmp_path: Path
+) -> None:
+    program = tmp_path / "watched.py"
+    program.write_text(WATCHED)
+    given = {**METRICS, "spark.ui.enabled": "true", "spark.ui.port": "0", "spark.eventLog.enabled": "true"}
+    given["spark.eventLog.dir"] = f"s3a://{BUCKET}/of/events"
+    command = ["spark-submit", "--master", "local[1]", "--properties-file", str(ROOT / "conf" / "spark-defaults.conf")]
+    command += ["--packages", store_packages(), *(f"--conf={name}={value}" for name, value in given.items())]
+    paths = (EXECUTOR_METRICS, METRICS["spark.metrics.conf.*.sink.prometheusServlet.path"])
+    done = subprocess.run(
+        [*command, str(program), str(tmp_path / "lake"), *paths],
+        cwd=ROOT,
+        env={**submit.environment(), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for metric in ("metrics_executor_activeTasks{", "metrics_cartwheel_driver_DAGScheduler_stage_runningStages_Value{"):
+        assert f"\n{metric}" in done.stdout
+    written = {path.rpartition("/")[2]: content for path, content in bucket.contents("of/events").items()}
+    (events,) = (content for name, content in written.items() if name.startswith("events_1_"))
+    assert events
