@@ -89,8 +89,8 @@ def say_again(line: str) -> bool:
 def say_error(job: str, error: BaseException) -> None:
     """Say to standard error how a job failed, in one line.
 
-    A JSON line goes to a log collector, whose readers are more than the lake's: it quotes no value of the log. It holds the
-    traceback where that lies nowhere else, for the files of a pod go away with it.
+    A JSON line goes to a log collector, whose readers are more than the lake's: of our own errors it quotes no value of the
+    log. It holds the traceback where that lies nowhere else, for the files of a pod go away with it.
     """
     if not _is_json():
         print(f"{ERROR_PREFIX}{one_line(error)}", file=sys.stderr, flush=True)
