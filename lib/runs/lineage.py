@@ -5,7 +5,7 @@ A lineage server never fails a job, and delays its end by no more than WAIT_SECO
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import environ
@@ -99,7 +99,8 @@ class _Sender:
                 client.emit(self._event(moment))
             except Exception as error:  # whatever it is, it is no trouble of the job's
                 self._troubles.append(_in_short(error))
-        client.close(WAIT_SECONDS)
+        with suppress(Exception):
+            client.close(WAIT_SECONDS)
 
     def _event(self, moment: Moment) -> "RunEvent":
         from openlineage.client import event_v2, facet_v2, uuid  # noqa: PLC0415
