@@ -1,6 +1,7 @@
 """The pipeline, declared once: the jobs in order, and what each reads and writes. Imports nothing from the project."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -82,6 +83,15 @@ class Job:
     def code_rooms(self) -> tuple[str, ...]:
         """All rooms whose code the job's result depends on."""
         return (*EVERY_JOBS_CODE, *ENGINE_CODE[self.engine], *self.code)
+
+    def uses(self, other: "Job") -> bool:
+        """Whether the other writes a table, or trains a model, that this one reads, or writes a table that it writes too."""
+        tables = {*self.reads, *self.may_read, *self.writes}
+        return (
+            not tables.isdisjoint(other.writes)
+            or ("*" in tables and bool(other.writes))
+            or other.name in (f"train_{model}" for model in self.models)
+        )
 
 
 PIPELINE: tuple[Job, ...] = (
@@ -271,3 +281,17 @@ UPKEEP: tuple[Job, ...] = (
 )
 
 JOBS: dict[str, Job] = {job.name: job for job in (*PIPELINE, *UPKEEP)}
+
+
+@cache
+def all_jobs_before(job: Job) -> frozenset[str]:
+    """The jobs of the pipeline that end before this one begins: it uses what they make, or what a job between makes of it."""
+    used = [other for other in PIPELINE[: PIPELINE.index(job)] if job.uses(other)]
+    return frozenset(other.name for other in used).union(*map(all_jobs_before, used))
+
+
+def jobs_before(job: Job) -> list[str]:
+    """Those of them for which no other of them waits: the edges of the pipeline as a graph."""
+    before = all_jobs_before(job)
+    implied = frozenset[str]().union(*(all_jobs_before(JOBS[name]) for name in before))
+    return [other.name for other in PIPELINE if other.name in before - implied]

@@ -1,17 +1,17 @@
-"""Generates docs/tables.md from the table contracts and docs/settings.md from the settings classes.
+"""Generates docs/tables.md from the table contracts, docs/settings.md from the settings classes, and Airflow's pipeline.json.
 
 `python -m lib.cli.docs` writes them; with `--check` it names those that are stale and fails.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import annotated_types
 from pydantic.fields import FieldInfo
 
 from lib.cli.jobs import settings_class
-from lib.pipeline import JOBS, PIPELINE, ROOT
+from lib.pipeline import JOBS, PIPELINE, ROOT, jobs_before
 from lib.settings import SHARED_SECTIONS
 from lib.tables import TABLES, Table
 
@@ -50,16 +50,32 @@ def settings_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def schedule() -> str:
+    """The pipeline as JSON for conf/airflow: its jobs, each with those that it follows. None writes the log itself."""
+    jobs = [
+        {
+            "name": job.name,
+            "does": job.does,
+            "after": jobs_before(job),
+            "by_day": job.by_day,
+            "finds_new_files": job.finds_new_files,
+        }
+        for job in PIPELINE
+        if not job.makes_log
+    ]
+    return json.dumps(jobs, indent=2) + "\n"
+
+
 def main(check: bool) -> int:
-    """Write the pages, or compare them with those in docs/; returns the exit code."""
+    """Write the pages, or compare them with those in the checkout; returns the exit code."""
     stale = []
-    for path, text in ((Path("docs/tables.md"), tables_page()), (Path("docs/settings.md"), settings_page())):
+    for path, text in PAGES.items():
         target = ROOT / path
-        if check and (not target.is_file() or target.read_text() != text):
-            stale.append(str(path))
+        if check and (not target.is_file() or target.read_text() != text()):
+            stale.append(path)
         elif not check:
             target.parent.mkdir(exist_ok=True)
-            target.write_text(text)
+            target.write_text(text())
     if stale:
         print(f"stale: {', '.join(stale)}; run `make docs` and commit", file=sys.stderr)
     return 1 if stale else 0
@@ -112,6 +128,8 @@ def _allowed(field: FieldInfo) -> str:
         if type(rule) is kind
     )
 
+
+PAGES = {"docs/tables.md": tables_page, "docs/settings.md": settings_page, "conf/airflow/pipeline.json": schedule}
 
 if __name__ == "__main__":
     raise SystemExit(main("--check" in sys.argv))
