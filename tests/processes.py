@@ -52,7 +52,14 @@ def descendants(pid: int) -> list[Process]:
     return found
 
 
-def wait_for(condition: Callable[[], T | None], *, seconds: float, what: str, started: "subprocess.Popen[bytes]") -> T:
+def wait_for(
+    condition: Callable[[], T | None],
+    *,
+    seconds: float,
+    what: str,
+    started: "subprocess.Popen[bytes]",
+    poll_seconds: float = POLL_SECONDS,
+) -> T:
     """What the condition gives when it first gives something, while the process that brings it about runs.
 
     Raises:
@@ -65,7 +72,7 @@ def wait_for(condition: Callable[[], T | None], *, seconds: float, what: str, st
             return found
         if started.poll() is not None:
             break
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
     raise RuntimeError(f"waited {seconds:.0f} s in vain for {what}; the command's exit code is {started.poll()}")
 
 

@@ -213,4 +213,4 @@ with DAG(
     max_active_runs=1,
     default_args=EVERY_TASK,
 ):
-    MaintainOperator(task_id="maintain")
+    MaintainOperator(task_id="maintain", retries=12)  # for half a day: a run of the pipeline may be long
