@@ -1,5 +1,6 @@
 # make demo     run the pipeline on a simulated market, or on a log: LOGS=folder FORMAT=name [LAKE=folder] [IMAGES=folder]
-# make test     run the tests; make test-fast leaves out the slow ones; make test-k8s runs those on a Kubernetes cluster
+# make test     run the tests; make test-fast leaves out the slow ones, make test-k8s and make test-airflow run those with a Kubernetes
+#               cluster and with an Airflow
 SHELL := /bin/bash
 BIN := .venv/bin
 LAKE ?= lake
@@ -7,7 +8,7 @@ RUN_FLAGS := $(if $(LOGS),--logs $(LOGS)) $(if $(FORMAT),--format $(FORMAT)) $(i
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-k8s lint format docs package acceptance bench cluster lock clean
+.PHONY: demo test test-fast test-k8s test-airflow lint format docs package acceptance bench cluster lock clean
 
 .venv/.ready: requirements.lock requirements-no-deps.lock pyproject.toml .ci/setup
 	@.ci/setup
@@ -16,7 +17,7 @@ demo: .venv/.ready
 	@$(BIN)/cartwheel run --lake $(LAKE) $(RUN_FLAGS) $(FLAGS)
 
 test: .venv/.ready package
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not airflow"
 
 test-fast: .venv/.ready
 	$(BIN)/pytest -m "not slow"
@@ -25,6 +26,10 @@ test-fast: .venv/.ready
 test-k8s: .venv/.ready
 	$(BIN)/pytest tests/on_kubernetes
 	$(BIN)/python -m tests.on_kubernetes.times
+
+# A quarter of an hour on two cores; the first time Airflow (200 MB) is installed outside the checkout.
+test-airflow: .venv/.ready
+	$(BIN)/pytest tests/airflow
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .

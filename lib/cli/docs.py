@@ -74,7 +74,7 @@ def main(check: bool) -> int:
         if check and (not target.is_file() or target.read_text() != text()):
             stale.append(path)
         elif not check:
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text())
     if stale:
         print(f"stale: {', '.join(stale)}; run `make docs` and commit", file=sys.stderr)

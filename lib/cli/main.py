@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lib.cli import package
 from lib.cli import submit as submitting
+from lib.cli.jobs import arguments_of, names_between, plan
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import EXIT_CODES, ExitCode, SettingError, ending_of, one_line
@@ -55,7 +56,6 @@ def run(
 
     Further flags are settings, such as --clean.session-gap-minutes 45 or --as-of end.
     """
-    from lib.cli.jobs import names_between, plan  # noqa: PLC0415
     from lib.cli.walk import JobError, walk  # noqa: PLC0415 - the jobs' modules take seconds to load
 
     place = _lake(lake)
@@ -103,6 +103,7 @@ def submit(
 ) -> None:
     """Submit one job with the settings given as flags, using the command or manifest that --dry-run prints.
 
+    Flags of other jobs' sections are passed over, as in a settings file, so that a scheduler may give all jobs the same.
     For a Spark job, the zip that its executors get is rebuilt from the code in this checkout; on Kubernetes they have the
     image's code.
     """
@@ -110,16 +111,17 @@ def submit(
         raise ValueError(f"no job is named {job!r}; the jobs are {', '.join(JOBS)}")
     if on not in ("local", "standalone", "kubernetes"):
         raise ValueError(f"--on {on}: should be local, standalone or kubernetes")
+    arguments = arguments_of(JOBS[job], context.args)
     if on == "kubernetes":
         from lib.cli import kubernetes  # noqa: PLC0415 - the jobs' modules take seconds to load
 
         if way not in ("operator", "spark-submit"):
             raise ValueError(f"--with {way}: should be operator or spark-submit")
         options = {"way": way, "schedule": schedule, "wait": wait, "dry_run": dry_run}
-        raise typer.Exit(kubernetes.submit(JOBS[job], context.args, **options, show=_show))  # type: ignore[arg-type]
+        raise typer.Exit(kubernetes.submit(JOBS[job], arguments, **options, show=_show))  # type: ignore[arg-type]
     given = {"spark_master": spark_master, "ray_address": ray_address}
     cluster = ClusterSettings(**{name: value for name, value in given.items() if value is not None})
-    command = submitting.command(JOBS[job], on, cluster, context.args)  # type: ignore[arg-type]
+    command = submitting.command(JOBS[job], on, cluster, arguments)  # type: ignore[arg-type]
     if dry_run:
         print(shlex.join(command))
         return
@@ -248,7 +250,6 @@ def maintain(context: typer.Context, lake: LakePath = "lake") -> None:
 
     Further flags are settings, such as --maintain.retention-hours 48.
     """
-    from lib.cli.jobs import plan  # noqa: PLC0415
     from lib.cli.walk import walk  # noqa: PLC0415
 
     held = _held(lake)
@@ -268,7 +269,6 @@ def erase(
 
     Without a USER: what has arrived since of those who were erased before.
     """
-    from lib.cli.jobs import plan  # noqa: PLC0415
     from lib.cli.walk import walk  # noqa: PLC0415
 
     held = _held(lake)

@@ -2,7 +2,7 @@ import pytest
 
 from lib.cli.docs import main as docs_main
 from lib.cli.jobs import arguments_of, names_between, settings_class
-from lib.pipeline import JOBS, PIPELINE, ROOT
+from lib.pipeline import JOBS, PIPELINE, ROOT, all_jobs_before, jobs_before
 from lib.tables import TABLES
 
 
@@ -11,6 +11,16 @@ def test_each_job_reads_only_what_earlier_ones_write() -> None:
     for job in PIPELINE:
         assert {*job.reads, *job.may_read} - {"*"} <= written, job.name
         written |= set(job.writes)
+
+
+def test_as_a_graph_a_job_follows_those_that_write_or_train_what_it_uses_and_none_twice() -> None:
+    assert jobs_before(JOBS["ingest"]) == []
+    assert jobs_before(JOBS["experiment"]) == ["clean"]
+    assert jobs_before(JOBS["train_encoder"]) == ["als"]  # both write gold/vectors
+    assert jobs_before(JOBS["recommend"]) == ["train_encoder"]  # and through it als and featurize
+    assert jobs_before(JOBS["make_creatives"]) == ["recommend", "train_gan"]  # the lists' items, and the generator
+    assert jobs_before(JOBS["report"]) == ["evaluate", "train_policy", "experiment", "make_creatives"]
+    assert all_jobs_before(JOBS["report"]) == {job.name for job in PIPELINE} - {"simulate", "report"}
 
 
 def test_every_table_has_a_writer_and_every_job_a_file() -> None:

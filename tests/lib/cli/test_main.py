@@ -153,7 +153,8 @@ def test_a_dry_run_prints_the_command_and_nothing_else(cartwheel: Cartwheel) -> 
         "jobs/spark/clean.py --lake.path '/mnt/my lake'\n",
     )
     given = ["--on", "standalone", "--cluster.ray-address", "http://head:8265", "--cluster.num-workers", "8"]
-    assert cartwheel("submit", "train_encoder", *given, "--dry-run") == (
+    of_another = ["--als.rank", "8"]
+    assert cartwheel("submit", "train_encoder", *given, *of_another, "--dry-run") == (
         0,
         "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/train_encoder.py "
         "--cluster.num-workers 8\n",
@@ -195,6 +196,7 @@ def test_without_a_cluster_or_an_answer_from_it_there_is_one_line(
     ("arguments", "told"),
     [
         (["submit", "als", "--on", "kubernetes", "--als.rnak", "8"], "unrecognized arguments: --als.rnak 8"),
+        (["submit", "als", "--on", "kubernetes", "--cleen.x", "1"], "--cleen.x: no job or section is named 'cleen'"),
         (["submit", "als", "--on", "kubernetes", "--with", "luck"], "--with luck: should be operator or spark-submit"),
         (["submit", "report", "--on", "kubernetes", "--with", "spark-submit"], "--with spark-submit starts Spark jobs"),
         (["submit", "cleen"], "no job is named 'cleen'; the jobs are simulate, ingest, clean,"),
