@@ -1,17 +1,17 @@
-"""Generates docs/tables.md from the table contracts, docs/settings.md from the settings classes, and Airflow's pipeline.json.
+"""Generates docs/tables.md from the contracts, docs/settings.md from the settings, docs/jobs.md and Airflow's pipeline.json from the jobs.
 
 `python -m lib.cli.docs` writes them; with `--check` it names those that are stale and fails.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import annotated_types
 from pydantic.fields import FieldInfo
 
 from lib.cli.jobs import settings_class
-from lib.pipeline import JOBS, PIPELINE, ROOT, jobs_before
+from lib.pipeline import JOBS, PIPELINE, ROOT, Size, Workers, jobs_before
 from lib.settings import SHARED_SECTIONS
 from lib.tables import TABLES, Table
 
@@ -48,6 +48,37 @@ def settings_page() -> str:
         settings = settings_class(job)
         lines += _section_lines(job.name, settings.__doc__, settings.own_fields())
     return "\n".join(lines).rstrip() + "\n"
+
+
+def jobs_page() -> str:
+    """Every job as Markdown: what it does, what it reads and writes, and what it asks of a cluster."""
+    lines = [
+        "# Jobs",
+        "",
+        "Generated from `lib/pipeline.py` by `make docs`, and so are the manifests for Kubernetes. Sizes are for some 50 M events a day",
+        "([scaling.md](scaling.md)): cores, GiB of memory (of these GiB of Java's heap) and GPUs. `kubernetes.cpu_frac`, `memory_frac`,",
+        "`num_workers` and `use_gpus` fit them to another cluster. A Ray job's driver is its head.",
+        "",
+        "| job | engine | does | reads | writes | driver | executors or workers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for job in JOBS.values():
+        reads = [
+            *job.reads,
+            *(f"{table} (if there)" for table in job.may_read),
+            *(f"model {name}" for name in job.models),
+        ]
+        cells = (
+            job.name,
+            job.engine,
+            job.does,
+            _names(reads),
+            _names(job.writes),
+            _size(job.driver),
+            _workers(job.workers),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def schedule() -> str:
@@ -119,6 +150,19 @@ def _section_lines(name: str, text: str | None, fields: Mapping[str, FieldInfo])
     yield ""
 
 
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(name.replace("*", "\\*") for name in names)
+
+
+def _size(size: Size) -> str:
+    heap, gpus = f" ({size.heap:g})" if size.heap else "", f", {size.gpus} GPU" if size.gpus else ""
+    return f"{size.cores:g} core{'s' if size.cores != 1 else ''}, {size.memory:g} GiB{heap}{gpus}"
+
+
+def _workers(workers: Workers | None) -> str:
+    return f"up to {workers.at_most} × {_size(workers.size)}" if workers else ""
+
+
 def _allowed(field: FieldInfo) -> str:
     signs = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
     return ", ".join(
@@ -129,7 +173,12 @@ def _allowed(field: FieldInfo) -> str:
     )
 
 
-PAGES = {"docs/tables.md": tables_page, "docs/settings.md": settings_page, "conf/airflow/pipeline.json": schedule}
+PAGES = {
+    "docs/tables.md": tables_page,
+    "docs/settings.md": settings_page,
+    "docs/jobs.md": jobs_page,
+    "conf/airflow/pipeline.json": schedule,
+}
 
 if __name__ == "__main__":
     raise SystemExit(main("--check" in sys.argv))

@@ -32,7 +32,9 @@ def trouble_of(pod: dict[str, Any]) -> str | None:
         reason = waiting.get("reason", "")
         if reason in STUCK:
             said = in_one_line(waiting.get("message", ""))
-            return f"{_name(pod)}: {STUCK[reason]} ({said or status.get('image', '')}); {_advice(reason, said)}"
+            if "Image" in reason:  # what happened stands at the end of what every layer said of it
+                said = ": ".join(filter(None, (str(status.get("image", "")), said.rpartition(": ")[2])))
+            return f"{_name(pod)}: {STUCK[reason]} ({said}); {_advice(reason, said)}"
     return None
 
 

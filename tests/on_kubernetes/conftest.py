@@ -131,6 +131,12 @@ class Shop:
         run = Run(job, way, command.begun, time.time(), what=what)
         return self.times.note(run, self.store.filesystem(), f"{stores.BUCKET}/{EVENTS}")
 
+    def run_here(self, lake: Path, *which: str) -> None:
+        """Run the pipeline on this machine without the cluster, with the settings of the cluster's jobs."""
+        key = ("--privacy.key-variable", KEY_VARIABLE, "--privacy.create-key", "false")
+        command = self.start("run", "--lake", str(lake), *which, *SMALL_MARKET, *key)
+        assert command.end() == 0, command.output
+
     def lake(self, name: str) -> Lake:
         """A lake of the bucket."""
         return Lake(f"s3://{stores.BUCKET}/{name}")
@@ -175,9 +181,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def local(shop: Shop) -> Path:
     """The lake of the local pipeline, with the tables of als; its log is in the bucket too."""
     lake = shop.folder / "lake"
-    key = ("--privacy.key-variable", KEY_VARIABLE, "--privacy.create-key", "false")
-    command = shop.start("run", "--lake", str(lake), "--to", "als", *SMALL_MARKET, *key)
-    assert command.end() == 0, command.output
+    shop.run_here(lake, "--to", "als")
     log, store = lake / "raw" / "market", shop.store.filesystem()
     pafs.copy_files(str(log), f"{stores.BUCKET}/{LOG}", destination_filesystem=store)
     return lake

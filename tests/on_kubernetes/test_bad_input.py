@@ -22,7 +22,7 @@ def assert_refused(
     before = shop.kubectl("get", KINDS, "-o", "name")
     command = shop.submit(job, *flags, identity=identity)
     assert command.end() == code, command.output
-    errors = [line for line in command.said if line.startswith("error ")]
+    errors = [line for line in command.said if line.startswith("error")]
     assert len(errors) == 1, command.output
     assert all(words in errors[0] for words in told), errors[0]
     shop.wait_for(lambda: shop.kubectl("get", KINDS, "-o", "name") == before, "nothing to be left")
