@@ -35,6 +35,7 @@ REFUSED = {
     "spark-executor": ("get pods", "list pods", "create pods", "get configmaps"),
     "ray-head": ("create pods", "delete pods", f"create rayclusters {RAY}", "get configmaps"),
     "ray-worker": ("get pods", "list pods", "create pods", "get configmaps"),
+    "metrics": ("get pods", "list pods", "create pods", "get configmaps"),
     "submitter": ("get secrets=other", "update secrets=cartwheel", f"patch sparkapplications {SPARK}"),
     "default": ("get pods", "list pods", "create pods", "get configmaps"),
 }
