@@ -4,9 +4,11 @@ Names and units are Prometheus' own conventions; what may fall (a run's state ch
 A job is `job_name`, for Prometheus' own label `job` is what it scrapes.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -111,8 +113,9 @@ class LakeCollector(Collector):
 
 
 def text(lake: Lake) -> str:
-    """The metrics of a lake now, in Prometheus' text format."""
-    return generate_latest(_registry(lake)).decode()
+    """The metrics of a lake now, in Prometheus' text format; what cannot be read is said to standard error."""
+    with redirect_stdout(sys.stderr):
+        return generate_latest(_registry(lake)).decode()
 
 
 def serve(lake: Lake, address: str, port: int) -> threading.Thread:

@@ -148,7 +148,7 @@ def test_a_table_that_cannot_be_read_hides_no_other_and_a_lake_that_cannot_says_
     DeltaTable(lake.uri("silver/events")).alter.set_table_properties({CONTRACT_VERSION: "9"}, raise_if_not_exists=False)
     told = values(exporter.text(lake))
     assert (told["cartwheel_table_up", "silver/events"], told["cartwheel_table_up", "gold/experiments"]) == (0, 1)
-    assert "cannot read silver/events: ValueError" in capsys.readouterr().out
+    assert "cannot read silver/events: ValueError" in capsys.readouterr().err
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     told = values(exporter.text(Lake("s3://shop/lake")))
     assert told == {("cartwheel_lake_up",): 0}
