@@ -18,15 +18,20 @@ HASHED = (".py", ".j2", ".css", ".ttf")  # types of files that a result may depe
 
 
 def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:
-    """How the job's last run ended (`done`, or why it was skipped); None if inputs, settings or code changed."""
+    """How the job's last run ended (`done`, or why it was skipped); None if inputs, settings or code changed.
+
+    None too if a table that the job has written was removed: it is made again.
+    """
     lake = Lake(settings.lake.path)
-    last = history.last_run(lake, job.name)
+    runs = history.runs(lake, job.name)
+    last = max(runs, key=lambda row: int(row["number"]), default=None)
     if last is None or last["status"] not in ("done", "skipped"):
         return None
     same = (
         (last["settings_hash"], last["code_version"]) == (settings_hash(job, settings), code_version(job))
         and days_of(last) == days_asked(job, settings)
         and pinned(last["inputs"]) == pin_inputs(job, lake)
+        and all(map(lake.exists, {table for row in runs for table in pinned(row["outputs"])}))
     )
     return (last["message"] or "done") if same else None
 
