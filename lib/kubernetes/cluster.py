@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.kubernetes.pods import INSTANCE_LABEL, NAME_LABEL, PART_OF, PART_OF_LABEL
-from lib.kubernetes.troubles import in_one_line
+from lib.kubernetes.troubles import ENDED, in_one_line
 from lib.runs.errors import RetryableError, SettingError
 from lib.settings import KubernetesSettings
 
@@ -116,16 +116,33 @@ class Cluster:
         """The lines that a pod's container prints; with `follow` until it ends."""
         place, query = f"{self._place('Pod')}/{pod}/log", [("container", container), ("follow", str(follow).lower())]
         with explained(self, f"read the log of {pod}", "Pod"):
-            response = self._open("GET", place, query, seconds=None if follow else READ_SECONDS)
-            rest = b""
-            for part in response.response.stream():
-                *lines, rest = (rest + part).split(b"\n")
-                yield from (line.decode(errors="replace") for line in lines)
-            if rest:
-                yield rest.decode(errors="replace")
+            yield from self._lines(place, query, seconds=None if follow else READ_SECONDS)
+
+    def ended(self, pod: str) -> dict[str, Any] | None:
+        """A pod as it has ended, after waiting for that; None where it is gone, or has not ended in a minute."""
+        found = self.read("Pod", pod)
+        if found is None or found["status"].get("phase") in ENDED:
+            return found
+        query = [("watch", "true"), ("timeoutSeconds", str(READ_SECONDS)), ("fieldSelector", f"metadata.name={pod}")]
+        query.append(("resourceVersion", found["metadata"]["resourceVersion"]))
+        with explained(self, f"watch {pod}", "Pod"):
+            for line in self._lines(self._place("Pod"), query, seconds=None):
+                told = json.loads(line)["object"]
+                if told.get("status", {}).get("phase") in ENDED:
+                    return dict(told)
+        return None
 
     def _place(self, kind: str) -> str:
         return PLACES[kind].format(namespace=self.settings.namespace)
+
+    def _lines(self, place: str, query: Sequence[tuple[str, str]], seconds: int | None) -> Iterator[str]:
+        """The lines of an answer as they come."""
+        rest = b""
+        for part in self._open("GET", place, query, seconds=seconds).response.stream():
+            *lines, rest = (rest + part).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
 
     def _call_or_none(self, method: str, place: str, query: Sequence[tuple[str, str]] = ()) -> dict[str, Any] | None:
         """Ask for one thing; None where there is nothing at its place."""

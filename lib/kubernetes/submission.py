@@ -231,11 +231,13 @@ def follow(cluster: Cluster, name: str, show: Callable[[str], object]) -> tuple[
             read.add(main["metadata"]["uid"])
             for line in lines_of(cluster, main, follow=True):
                 show(line)
+            pod = cluster.ended(main["metadata"]["name"])
+            code, told = (pod and end_of(pod)) or (ExitCode.FAILED, "")
+            if submitted["kind"] == "SparkApplication" and code in RETRY_IS_IN_VAIN:
+                cluster.delete(submitted["kind"], submitted["metadata"]["name"])
+                return code, Progress("failed", f"{told}; withdrawn, for a retry would end alike")
         elif progress.state in FINAL:
             return exit_code_of(submitted, progress, main), progress
-        elif main and (ended := end_of(main)) and ended[0] in RETRY_IS_IN_VAIN and progress.state == "retrying":
-            cluster.delete(submitted["kind"], submitted["metadata"]["name"])
-            return ended[0], Progress("failed", f"{ended[1]}; withdrawn, for a retry would end alike")
         else:
             time.sleep(POLL_SECONDS)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from lib.runs.errors import ExitCode
 
+ENDED = ("Succeeded", "Failed")  # phases of a pod
+
 # What will not change by waiting, by the reason that the kubelet gives.
 STUCK = {
     "ErrImagePull": "its image cannot be fetched",
@@ -50,7 +52,7 @@ def waiting_for(pod: dict[str, Any]) -> str | None:
 def end_of(pod: dict[str, Any]) -> tuple[int, str] | None:
     """A pod's exit code and why it ended, in one line; None while it runs."""
     status = pod.get("status", {})
-    if status.get("phase") not in ("Succeeded", "Failed"):
+    if status.get("phase") not in ENDED:
         return None
     for container in _containers(pod):
         ended = container.get("state", {}).get("terminated")

@@ -158,7 +158,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     already, times = bool(node.running()), Times()
     try:
         if not already:
-            cluster.start(times.say)
+            cluster.start(lambda line: print(f"cluster        {line}", file=sys.__stderr__, flush=True))
         with (
             stores.object_store(tmp_path_factory.mktemp("store"), address=network.MACHINE_IP, port=STORE_PORT) as store,
             pytest.MonkeyPatch.context() as patched,

@@ -11,6 +11,7 @@ import pyarrow.fs as pafs
 
 from acceptance.machine import machine
 from lib.pipeline import ROOT
+from tests.one_node.cluster import TIMES
 from tests.one_node.programs import CACHE
 
 FILE = CACHE / "times.json"
@@ -34,15 +35,7 @@ class Run:
 class Times:
     """What was noted of one session."""
 
-    parts: dict[str, float] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        """Show a line of the cluster's start, and note how long the part took that it tells of."""
-        print(f"cluster        {line}", file=sys.__stderr__, flush=True)
-        what, _, seconds = line.rpartition(": ")
-        if what and seconds.endswith(" s"):
-            self.parts[what] = float(seconds.removesuffix(" s"))
 
     def note(self, run: Run, filesystem: pafs.FileSystem, events: str) -> Run:
         """Keep a run, with what Spark's event logs in a folder tell of it."""
@@ -76,7 +69,7 @@ def read_events(filesystem: pafs.FileSystem, path: str) -> Iterator[dict[str, An
 
 def page(times: dict[str, Any]) -> str:
     """The page of what was noted."""
-    parts = [f"| {what} | {seconds:.0f} |" for what, seconds in times["parts"].items()]
+    parts = [f"| {what} | {seconds:.0f} |" for what, seconds in json.loads(TIMES.read_text()).items()]
     runs = [Run(**run) for run in times["runs"]]
     return "\n".join(
         [
@@ -85,7 +78,7 @@ def page(times: dict[str, Any]) -> str:
             f"Written by `make test-k8s`: one node on {machine()}, which also holds the object store and the control plane. "
             "A small market (600 users), two workers.",
             "",
-            "| the cluster | seconds |",
+            "| start of the cluster | seconds |",
             "|---|---|",
             *parts,
             "",

@@ -1,5 +1,6 @@
 """The node with everything on it that Cartwheel's jobs need: images, operators, queues and the manifests of `overlays/local`."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.one_node import images, node, operators, programs
 from tests.one_node.control_plane import kubectl
 from tests.one_node.services import Services
 
+TIMES = programs.CACHE / "start.json"  # how long each part of the last start took, in seconds
 OVERLAY = ROOT / "conf" / "kubernetes" / "overlays" / "local"
 KINDS = ("spark", "ray")
 
@@ -22,6 +24,7 @@ def start(show: Callable[[str], object], kinds: tuple[str, ...] = KINDS) -> None
         NoNodeError: this machine lacks something, or a part did not start.
     """
     node.require_machine()
+    TIMES.unlink(missing_ok=True)
     timed(show, "the programs", lambda: programs.build((*programs.NODE, *programs.OPERATORS), show))
     timed(show, "the base image", lambda: images.build_base(show))
     for kind in kinds:
@@ -45,4 +48,7 @@ def timed(show: Callable[[str], object], what: str, do: Callable[[], object]) ->
     """Do something, and say how long it took."""
     begun = time.monotonic()
     do()
-    show(f"{what}: {time.monotonic() - begun:.0f} s")
+    seconds = time.monotonic() - begun
+    show(f"{what}: {seconds:.0f} s")
+    taken = json.loads(TIMES.read_text()) if TIMES.is_file() else {}
+    TIMES.write_text(json.dumps({**taken, what: seconds}))
