@@ -29,6 +29,7 @@ import subprocess
 import urllib.request
 from contextlib import suppress
 from datetime import timedelta
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,10 @@ def dates(context: Context) -> dict[str, str]:
 
 
 def alert(context: Context) -> None:
-    """Post what has become of a job. No line of its log is in it, for that may quote a value of the shop's log."""
+    """Post what has become of a job.
+
+    No line that it has printed is in it but that of a wrong setting: others may quote a value of the shop's log.
+    """
     instance, task = context["ti"], context["task"]
     told = {
         "job": task.task_id,
@@ -81,7 +85,7 @@ def alert(context: Context) -> None:
         request = urllib.request.Request(url, json.dumps(told).encode(), {"Content-Type": "application/json"})
         try:
             urllib.request.urlopen(request, timeout=10).close()
-        except OSError as error:
+        except (OSError, ValueError, HTTPException) as error:
             print(f"the alert could not be posted: {error}")
 
 
@@ -112,16 +116,18 @@ class CommandOperator(BaseOperator):
             self.process = subprocess.Popen(words, env=environment, text=True, start_new_session=True, **pipes)
         except OSError as error:
             raise AirflowFailException(f"{words[0]} cannot be started: {error}") from None
-        line = ""
+        error = ""
         for line in self.process.stdout or ():
             print(line, end="", flush=True)
+            if re.match(r"(error|failed)\b", line):
+                error = line.strip()
             if submitted := re.match(r"submitted ([\w.-]+);", line):
                 self.cancel = command("cartwheel_cancel", name=submitted[1])
         self.exit_code = self.process.wait()
         self.cancel = None
         if self.exit_code in NOT_RETRIED:
-            last = f": {line.strip()}" if self.exit_code == WRONG_SETTING else ""
-            raise AirflowFailException(f"exit code {self.exit_code}, {NOT_RETRIED[self.exit_code]}{last}")
+            which = f": {error}" if self.exit_code == WRONG_SETTING else ""
+            raise AirflowFailException(f"exit code {self.exit_code}, {NOT_RETRIED[self.exit_code]}{which}")
         if self.exit_code == FILES_SET_ASIDE:
             self.log.warning("bad files were set aside: they are in bronze/rejects")
             alert(context)

@@ -16,6 +16,8 @@ from lib.pipeline import PIPELINE, jobs_before
 from tests.airflow.engine import Airflow
 from tests.processes import await_end
 
+TASKS = {job.name: job for job in PIPELINE if not job.makes_log}
+GAP = "--clean.session-gap-minutes=45"
 pytestmark = [pytest.mark.slow, pytest.mark.airflow]
 # `--clean=1,0`: clean ends with 1 at its first try and 0 at its second. `--clean=sleep` starts another process and stays.
 SCRIPT = """
@@ -32,7 +34,7 @@ if ends == ["sleep"]:
     (folder / "pids.part").write_text(json.dumps([os.getpid(), child.pid]))
     (folder / "pids.part").rename(folder / "pids")
     time.sleep(1000)
-print("error: it is the key", flush=True)
+print("error: it is the key\\nall output: elsewhere", flush=True)
 tries = sum(json.loads(line) == [job, *flags] for line in (folder / "calls").open())
 sys.exit(int(ends[min(tries, len(ends)) - 1]))
 """
@@ -54,6 +56,10 @@ class Engine:
         for job, *flags in self.calls()[number:]:
             found.setdefault(job, []).append(flags)
         return found
+
+    def runs(self, kind: str) -> list[dict[str, Any]]:
+        """The pipeline's runs of a kind."""
+        return [run for run in self.airflow.runs() if run["run_type"] == kind]
 
     def alerts_of(self, run: str) -> list[dict[str, Any]]:
         return [alert for alert in self.alerts if alert["run"] == run]
@@ -88,33 +94,31 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
             "cartwheel_cancel": f"touch {folder}/cancelled-{{name}}",
             "cartwheel_alert_url": url,
         }
-        with Airflow(folder / "airflow", variables).started(slots=2) as airflow:
+        airflow = Airflow(folder / "airflow", variables)
+        with airflow.started(slots=2):
+            airflow.await_runs(1)
+        airflow.backfill("2024-03-03", "2024-03-04", "--dag-run-conf", json.dumps({"flags": GAP}))
+        with airflow.started(slots=2):
+            airflow.await_runs(3)
             yield Engine(airflow, folder, alerts)
 
 
 def test_a_daily_run_is_every_job_once_in_order_with_no_flag(engine: Engine) -> None:
-    (run,) = engine.airflow.await_runs(1)
-    assert (run["run_type"], run["state"]) == ("scheduled", "success")
-    assert engine.calls_since(0) == {job.name: [[]] for job in PIPELINE if not job.makes_log}
-    order = [job for job, *_ in engine.calls()]
-    for job in PIPELINE[1:]:
-        assert all(order.index(before) < order.index(job.name) for before in jobs_before(job))
+    (run,) = engine.runs("scheduled")
+    assert run["state"] == "success"
+    order = [job for job, *flags in engine.calls()[: len(TASKS)] if not flags]
+    assert sorted(order) == sorted(TASKS)
+    assert all(order.index(before) < order.index(name) for name, job in TASKS.items() for before in jobs_before(job))
     assert engine.alerts == []
 
 
 def test_a_backfill_makes_its_days_one_after_the_other_and_the_rest_once_after_the_last(engine: Engine) -> None:
-    before, num_runs = len(engine.calls()), len(engine.airflow.runs())
-    conf = json.dumps({"flags": "--clean.session-gap-minutes=45"})
-    engine.airflow.backfill("2024-03-03", "2024-03-04", "--dag-run-conf", conf)
-    runs = engine.airflow.await_runs(num_runs + 2)
-    days = [run for run in runs if run["run_type"] == "backfill"]
+    days = engine.runs("backfill")
     assert [run["state"] for run in days] == ["success", "success"]
-    gap = "--clean.session-gap-minutes=45"
-    by_day = [[gap, f"--from-date=2024-03-0{day}", f"--to-date=2024-03-0{day}"] for day in (3, 4)]
-    calls = engine.calls_since(before)
+    calls = engine.calls_since(len(TASKS))
+    by_day = [[GAP, f"--from-date=2024-03-0{day}", f"--to-date=2024-03-0{day}"] for day in (3, 4)]
     assert calls.pop("clean") == calls.pop("featurize") == by_day
-    rest = [job for job in PIPELINE if not (job.makes_log or job.finds_new_files or job.by_day)]
-    assert calls == {job.name: [[gap]] for job in rest}
+    assert calls == {name: [[GAP]] for name, job in TASKS.items() if not (job.finds_new_files or job.by_day)}
     assert all(engine.airflow.tasks(run["dag_run_id"])["ingest"]["state"] == "skipped" for run in days)
 
 
@@ -124,8 +128,7 @@ def test_a_run_of_given_days_makes_them_at_once(engine: Engine) -> None:
     assert engine.airflow.await_task("range", "report")["state"] == "success"
     calls = engine.calls_since(before)
     days = [["--from-date=2024-03-03", "--to-date=2024-03-05"]]
-    others = [job for job in PIPELINE if not job.makes_log and not job.finds_new_files]
-    assert calls == {job.name: days if job.by_day else [[]] for job in others}
+    assert calls == {name: days if job.by_day else [[]] for name, job in TASKS.items() if not job.finds_new_files}
     assert engine.airflow.tasks("range")["ingest"]["state"] == "skipped"
 
 
