@@ -27,7 +27,7 @@ test-k8s: .venv/.ready
 	$(BIN)/pytest tests/on_kubernetes
 	$(BIN)/python -m tests.on_kubernetes.times
 
-# A quarter of an hour on two cores; the first time Airflow (200 MB) is installed outside the checkout.
+# Some twenty minutes on two cores; the first time Airflow (200 MB) is installed outside the checkout.
 test-airflow: .venv/.ready
 	$(BIN)/pytest tests/airflow
 
