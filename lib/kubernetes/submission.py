@@ -310,7 +310,8 @@ def _of_ray(submitted: dict[str, Any]) -> Progress:
     state = states.get(status.get("jobDeploymentStatus", ""), "starting")
     if state == "done" and status.get("jobStatus") != "SUCCEEDED":
         state = "failed"
-    return Progress(state, in_one_line(status.get("message", "")))
+    message = str(status.get("message", "")).partition(", last available logs")[0]  # they are shown by themselves
+    return Progress(state, in_one_line(message))
 
 
 def _of_job(submitted: dict[str, Any]) -> Progress:

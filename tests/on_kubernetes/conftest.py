@@ -30,7 +30,6 @@ STORE_PORT = 8333  # which the local overlay lets pods reach
 LOG, EVENTS = "logs", "events"  # folders of the bucket
 SETTINGS = ROOT / "conf" / "kubernetes" / "overlays" / "local" / "settings.yaml"
 WAIT_SECONDS = 120
-pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from lib.engines.ray_train import STATE_FILE
 from lib.pipeline import ROOT
 from tests.object_store import BUCKET
 from tests.on_kubernetes.conftest import Command, Shop
+from tests.on_kubernetes.test_metrics import scraped
 from tests.on_kubernetes.times import Run
 from tests.one_node.control_plane import kubectl
 
@@ -94,6 +95,7 @@ def lose_worker(shop: Shop, training: Command) -> None:
     store = shop.store.filesystem()
     everything = pafs.FileSelector(f"{BUCKET}/by-queue/files", recursive=True)
     shop.wait_for(lambda: any(each.base_name == STATE_FILE for each in store.get_file_info(everything)), "a checkpoint")
+    assert "ray_node_mem_total" in scraped(shop, f"app.kubernetes.io/instance={training.name},ray.io/node-type=head")
     first, _ = shop.pods(training.name, **{"ray.io/node-type": "worker"})
     shop.kubectl("delete", "pod", first["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
 

@@ -7,6 +7,7 @@ import pytest
 
 from acceptance.same import differences
 from tests.on_kubernetes.conftest import Shop
+from tests.on_kubernetes.test_metrics import scraped
 
 JOBS = ("ingest", "clean", "featurize", "als")
 DOWN_SECONDS = 5
@@ -42,7 +43,10 @@ def test_by_the_operator_a_lost_executor_a_lost_driver_and_a_store_that_starts_a
         shop.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
 
     def lose_executor(name: str) -> None:
-        delete(wait_for_work(shop, name))
+        executor = wait_for_work(shop, name)
+        told = scraped(shop, f"app.kubernetes.io/instance={name},spark-role=driver")
+        assert "metrics_executor_totalShuffleWrite_bytes_total" in told
+        delete(executor)
 
     def lose_driver(name: str) -> None:
         wait_for_work(shop, name)

@@ -75,8 +75,8 @@ def page(times: dict[str, Any]) -> str:
         [
             "# On a real Kubernetes",
             "",
-            f"Written by `make test-k8s`: one node on {machine()}, which also holds the object store and the control plane. "
-            "A small market (600 users), two workers.",
+            "Written by `make test-k8s` on one node, which holds the control plane, the operators and the object store too: "
+            f"{machine()}. A small market (600 users) and two executors or workers a job, so that most of the time is start.",
             "",
             "| start of the cluster | seconds |",
             "|---|---|",
