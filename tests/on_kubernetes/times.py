@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,8 +49,10 @@ class Times:
         return run
 
     def write(self) -> None:
-        """Keep it for the page."""
-        FILE.write_text(json.dumps(asdict(self), indent=1))
+        """Keep it for the page, in place of what earlier sessions noted of the same runs."""
+        earlier = [Run(**run) for run in json.loads(FILE.read_text())] if FILE.is_file() else []
+        latest = {(run.job, run.way, run.what): run for run in (*earlier, *self.runs)}
+        FILE.write_text(json.dumps([asdict(run) for run in latest.values()], indent=1))
 
 
 def events_since(filesystem: pafs.FileSystem, folder: str, since: float) -> Iterator[dict[str, Any]]:
@@ -67,10 +69,9 @@ def read_events(filesystem: pafs.FileSystem, path: str) -> Iterator[dict[str, An
     yield from map(json.loads, content.decode().splitlines())
 
 
-def page(times: dict[str, Any]) -> str:
+def page(runs: Sequence[Run]) -> str:
     """The page of what was noted."""
     parts = [f"| {what} | {seconds:.0f} |" for what, seconds in json.loads(TIMES.read_text()).items()]
-    runs = [Run(**run) for run in times["runs"]]
     return "\n".join(
         [
             "# On a real Kubernetes",
@@ -99,7 +100,7 @@ def line_of(run: Run) -> str:
 
 def main() -> int:
     """Write the page."""
-    PAGE.write_text(page(json.loads(FILE.read_text())))
+    PAGE.write_text(page([Run(**run) for run in json.loads(FILE.read_text())]))
     print(PAGE.relative_to(ROOT))
     return 0
 
