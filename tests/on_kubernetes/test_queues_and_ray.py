@@ -3,7 +3,10 @@
 import json
 import shutil
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
@@ -96,8 +99,35 @@ def lose_worker(shop: Shop, training: Command) -> None:
     everything = pafs.FileSelector(f"{BUCKET}/by-queue/files", recursive=True)
     shop.wait_for(lambda: any(each.base_name == STATE_FILE for each in store.get_file_info(everything)), "a checkpoint")
     assert "ray_node_mem_total" in scraped(shop, f"app.kubernetes.io/instance={training.name},ray.io/node-type=head")
+    assert_no_answer_without_the_token(shop, training.name)
     first, _ = shop.pods(training.name, **{"ray.io/node-type": "worker"})
     shop.kubectl("delete", "pod", first["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
+
+
+def assert_no_answer_without_the_token(shop: Shop, name: str) -> None:
+    """A job's cluster takes no jobs from anybody else."""
+    (head,) = shop.pods(name, **{"ray.io/node-type": "head"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{head['status']['podIP']}:8265/api/jobs/", timeout=30)
+    assert refused.value.code == 401
+
+
+@pytest.mark.timeout(900)
+def test_without_a_queue_workers_come_when_the_job_asks_for_them(shop: Shop, local: Path) -> None:
+    pafs.copy_files(str(local), f"{BUCKET}/by-autoscaler", destination_filesystem=shop.store.filesystem())
+    training = shop.submit("train_gan", "--wait", lake="by-autoscaler")
+    (group,) = shop.wait_for(lambda: worker_groups(shop, training.name), "the cluster")
+    assert (group["minReplicas"], group["maxReplicas"]) == (0, 2)
+    shop.wait_for(lambda: len(shop.pods(training.name, **{"ray.io/node-type": "worker"})) == 2, "two workers")
+    assert training.end() == 0, training.output
+    shop.times.runs.append(Run("train_gan", "KubeRay", training.begun, time.time(), what="workers by the autoscaler"))
+
+
+def worker_groups(shop: Shop, name: str) -> list[dict[str, Any]]:
+    """The groups of workers of a training job's cluster, as soon as there is one."""
+    clusters = json.loads(shop.kubectl("get", "rayclusters", "-o", "json"))["items"]
+    of_job = [each for each in clusters if each["metadata"]["ownerReferences"][0]["name"] == name]
+    return [group for each in of_job for group in each["spec"]["workerGroupSpecs"]]
 
 
 def trained_here(shop: Shop, local: Path) -> Path:

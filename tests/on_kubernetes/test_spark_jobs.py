@@ -65,3 +65,19 @@ def test_by_the_operator_a_lost_executor_a_lost_driver_and_a_store_that_starts_a
     shop.run("featurize", lake=lake, injure=restart_store, what=f"the store away for {DOWN_SECONDS} s")
     shop.run("als", lake=lake)
     assert differences(local, shop.lake(lake)) == []
+
+
+def test_a_schedule_starts_the_job_until_it_is_cancelled(shop: Shop, local: Path) -> None:
+    command = shop.submit("experiment", "--schedule", "* * * * *", lake="by-schedule")
+    assert command.end() == 0, command.output
+
+    def started() -> list[str]:
+        kind = shop.kubectl("get", "sparkapplications", "-o", "name").split()
+        return [name for name in kind if command.name in name]
+
+    (application,) = shop.wait_for(started, "the first run")
+    done = "--for=jsonpath={.status.applicationState.state}=COMPLETED"
+    shop.kubectl("wait", application, done, "--timeout=120s")
+    cancelled = shop.start("cancel", command.name)
+    assert cancelled.end() == 0, cancelled.output
+    shop.wait_for(lambda: not started(), "its runs to go too")
