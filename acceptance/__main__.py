@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 from acceptance import results
 from acceptance.claims import Claim
-from acceptance.machine import machine
 from acceptance.page import PAGE, write_page
 from acceptance.results import Result
 from acceptance.rooms import code_of
 from lib.pipeline import ROOT
+from tests.machine import machine
 
 # Each is a module here, whose first line is its title and whose `check` returns what it claims. `times` stands first: it makes the
 # lakes from nothing that others look at.

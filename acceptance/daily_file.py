@@ -10,9 +10,9 @@ from pathlib import Path
 from acceptance import lakes
 from acceptance.claims import DATA, Claim, run_pipeline
 from acceptance.results import STATE
-from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.runs import history
+from tests.same import differences
 
 FIRST_DAY = "2011-10-01"
 SHORT_TRAINING = (

@@ -17,11 +17,11 @@ import yaml
 from acceptance import lakes
 from acceptance.claims import DATA, Claim
 from acceptance.results import STATE
-from acceptance.same import differences
 from benchmarks.daily import split
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from lib.runs import history
+from tests.same import differences
 from tests.shops import Shop
 
 RAW_MARKET, MARKET_DAYS = Path("raw") / "market", 45

@@ -13,11 +13,11 @@ from acceptance import lakes
 from acceptance.claims import CARTWHEEL, DATA, Claim, environment, run_command
 from acceptance.killed import end, last_job, store_from_nothing
 from acceptance.results import STATE
-from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from tests.object_store import BUCKET
 from tests.processes import started
+from tests.same import differences
 
 FIRST_DAY = "2011-10-01"  # the times of its mapping lie after it
 NUM_KILLS = 20

@@ -7,10 +7,10 @@ from pathlib import Path
 from acceptance import lakes
 from acceptance.claims import Claim, environment, run_command
 from acceptance.elsewhere import shipped, spark_submit
-from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.runs import history
 from tests.processes import await_end, descendants, started, wait_for
+from tests.same import differences
 
 FIRST, SECOND = "silver/events", "silver/items"
 MOST_SECONDS = 180

@@ -14,13 +14,13 @@ from acceptance import lakes
 from acceptance.claims import Claim, run_command, run_pipeline
 from acceptance.killed import Kill, Victim, kill_in, store_from_nothing
 from acceptance.results import STATE
-from acceptance.same import differences
 from lib.cli.jobs import plan
 from lib.cli.walk import JobError, walk
 from lib.lake.lake import Lake
 from lib.pipeline import PIPELINE, ROOT
 from lib.runs import history
 from tests.object_store import BUCKET
+from tests.same import differences
 
 SPARK_JOBS = [job.name for job in PIPELINE if job.engine == "spark" and not job.makes_log]
 NUM_KILLS = 10  # on each place

@@ -8,10 +8,11 @@ from acceptance import lakes
 from acceptance.claims import CARTWHEEL, Claim, run_pipeline
 from acceptance.killed import kill_in
 from acceptance.results import STATE
-from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.pipeline import PIPELINE
 from lib.runs import history
+from tests.markets import SMALL_MARKET
+from tests.same import differences
 
 NUM_KILLS, SEED = 5, 20261125
 
@@ -20,10 +21,10 @@ def check() -> list[Claim]:
     """One lake of the small market: a run killed, its rerun killed further on, and so on; the sixth runs to the end."""
     reference = lakes.small_market()
     lake = lakes.empty("killed_walk", key_of_lake=reference)
-    command = [CARTWHEEL, "run", "--lake", str(lake), *lakes.SMALL_MARKET]
+    command = [CARTWHEEL, "run", "--lake", str(lake), *SMALL_MARKET]
     log = STATE / "killed_walk.log"
     kills = [kill_in(command, job, seconds, log=log, further={}) for job, seconds in random_moments(reference)]
-    seconds, told = run_pipeline(lake, *lakes.SMALL_MARKET)
+    seconds, told = run_pipeline(lake, *SMALL_MARKET)
     apart = differences(lake, reference)
     num_leftovers = sum(kill.num_leftovers for kill in kills)
     lakes.remove(lake)

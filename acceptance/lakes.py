@@ -13,17 +13,10 @@ from acceptance.rooms import COMMAND, EVERY_JOB, code_hash, rooms_of
 from lib.cleaning.pseudonyms import default_key_file
 from lib.lake.lake import Lake
 from lib.lake.query import query
+from tests.markets import SMALL_MARKET
 
 LAKES = STATE / "lakes"
-# A small market and short training, for checks that run the pipeline many times; and the real logs.
-SMALL_MARKET = (
-    *("--simulate.num-users", "600", "--simulate.num-items", "200", "--simulate.bots-per-user", "0.02"),
-    *("--als.rank", "16", "--als.num-iterations", "3", "--train-policy.num-updates", "300"),
-    *("--train-encoder.num-epochs", "8", "--train-encoder.two-tower-epochs", "2"),
-    *("--train-gan.num-epochs", "4", "--train-gan.num-start-epochs", "2", "--train-gan.steps-per-epoch", "10"),
-    *("--make-creatives.num-items", "3", "--make-creatives.num-candidates", "8"),
-)
-# The same with all that the simulator can do to a log.
+# The small market with all that the simulator can do to a log.
 FULL_MARKET = (*SMALL_MARKET, "--simulate.world", "full", "--simulate.late-sign-in-frac", "0.1", "--to", "featurize")
 REAL_LOGS = ("online_retail", "rees46", "obd")
 _failed: dict[str, str] = {}  # lakes that could not be made, with the error: other checks that want them fail at once

@@ -15,14 +15,15 @@ from typing import Any
 from acceptance import lakes
 from acceptance.claims import Claim, environment
 from acceptance.results import STATE
-from acceptance.same import differences
 from lib.cli.jobs import arguments_of
 from lib.cli.submit import command
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
 from lib.settings import ClusterSettings
+from tests.markets import SMALL_MARKET
 from tests.processes import kill
+from tests.same import differences
 
 NODES, STORE_BYTES = 2, 300_000_000
 EPOCHS_BEFORE_KILL = 3
@@ -107,7 +108,7 @@ def free_port() -> int:
 
 def submitted(address: str, lake: Path, *, kill_a_worker: bool) -> Watched:
     """Submit the job by the command line and watch its workers; kill one when some epochs are behind it."""
-    own = arguments_of(JOBS["train_encoder"], lakes.SMALL_MARKET)
+    own = arguments_of(JOBS["train_encoder"], SMALL_MARKET)
     arguments = ["--lake.path", str(lake), "--cluster.cpus-per-worker", "1", *own]
     job = command(JOBS["train_encoder"], "standalone", ClusterSettings(ray_address=address), arguments)
     env = {**environment(), "RAY_AUTH_MODE": "disabled"}

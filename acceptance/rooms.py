@@ -41,7 +41,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
 def code_of(check: str) -> str:
     """Identity of all that a check's result depends on."""
     rooms = rooms_of(JUDGES.get(check, EVERY_JOB)) | set(FURTHER.get(check, COMMAND))
-    return code_hash({*rooms, f"acceptance/{check}.py", "acceptance/same.py"})
+    return code_hash({*rooms, f"acceptance/{check}.py", "tests/same.py"})
 
 
 def rooms_of(jobs: Iterable[str]) -> set[str]:

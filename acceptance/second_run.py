@@ -5,10 +5,10 @@ from pathlib import Path
 from acceptance import lakes
 from acceptance.claims import CARTWHEEL, Claim
 from acceptance.results import STATE
-from acceptance.same import digest
 from acceptance.watched import watched_run
 from lib.lake.lake import Lake
 from lib.runs import history
+from tests.same import digest
 
 MOST_SECONDS_TO_START = 30
 

@@ -3,10 +3,10 @@
 from acceptance import lakes
 from acceptance.claims import Claim, run_command
 from acceptance.elsewhere import shipped, spark_submit
-from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.pipeline import PIPELINE
 from rl.market.log_files import LOG_FOLDER
+from tests.same import differences
 
 MOST = "8m"  # Spark's default is 1g; it ends a job whose tasks return more to one action
 MADE_BEFORE = ("simulate", "ingest")  # a copy of a lake has nothing new for them

@@ -9,12 +9,13 @@ from pathlib import Path
 from acceptance import lakes
 from acceptance.claims import Claim, run_command
 from acceptance.elsewhere import shipped, spark_submit
-from acceptance.same import differences
 from lib.cli.jobs import arguments_of
 from lib.cli.submit import PACKAGE
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS
 from lib.runs import history
+from tests.markets import SMALL_MARKET
+from tests.same import differences
 
 MASTER = "local-cluster[2,1,2048]"
 # Where an executor finds lib, and how many executors there are.
@@ -44,7 +45,7 @@ def check() -> list[Claim]:
     command = spark_submit("clean", MASTER, [])
     told = json.loads(run_command([*command[:-1], str(probe)], cwd=folder).strip().splitlines()[-1])
     seconds, before = {}, {job: history.runs(Lake(str(lake)), job)[-1]["number"] for job in ("clean", "als")}
-    given = {"clean": ["--clean.rebuild=true"], "als": arguments_of(JOBS["als"], lakes.SMALL_MARKET)}
+    given = {"clean": ["--clean.rebuild=true"], "als": arguments_of(JOBS["als"], SMALL_MARKET)}
     for job in before:
         began = time.monotonic()
         run_command(spark_submit(job, MASTER, ["--lake.path", str(lake), *given[job]]), cwd=folder)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from math import log
 
-from acceptance.machine import machine
 from benchmarks import daily, featurize, others
 from benchmarks.measured import Run
+from tests.machine import machine
 
 HEAD = """# Benchmarks
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from acceptance.same import differences
 from tests.jobs.spark.test_backfill import shop_at
+from tests.same import differences
 from tests.shops import Shop
 
 

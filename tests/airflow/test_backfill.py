@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acceptance.same import differences
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from lib.runs import history
 from tests.airflow.engine import Airflow
+from tests.same import differences
 from tests.test_pipeline_runs import SMALL
 
 DAYS = ("2026-06-24", "2026-06-25")  # of the simulated market

@@ -15,10 +15,10 @@ import pyarrow.fs as pafs
 import pytest
 import yaml
 
-from acceptance.lakes import SMALL_MARKET
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from tests import object_store as stores
+from tests.markets import SMALL_MARKET
 from tests.on_kubernetes.times import Run, Times
 from tests.one_node import cluster, network, node, programs
 from tests.one_node.control_plane import kubeconfig, kubectl

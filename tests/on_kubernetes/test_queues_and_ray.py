@@ -12,7 +12,6 @@ import pyarrow.fs as pafs
 import pytest
 import yaml
 
-from acceptance.same import differences
 from lib.engines.ray_train import STATE_FILE
 from lib.pipeline import ROOT
 from tests.object_store import BUCKET
@@ -20,6 +19,7 @@ from tests.on_kubernetes.conftest import Command, Shop
 from tests.on_kubernetes.test_metrics import scraped
 from tests.on_kubernetes.times import Run
 from tests.one_node.control_plane import kubectl
+from tests.same import differences
 
 QUEUES = ROOT / "conf" / "kubernetes" / "queues"
 QUOTA = "1200m"  # cores: one of the three jobs below, or the smaller Spark job with nothing else

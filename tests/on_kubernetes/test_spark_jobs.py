@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.same import differences
 from tests.on_kubernetes.conftest import Shop
 from tests.on_kubernetes.test_metrics import scraped
+from tests.same import differences
 
 JOBS = ("ingest", "clean", "featurize", "als")
 DOWN_SECONDS = 5

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from acceptance.machine import machine
 from lib.pipeline import ROOT
+from tests.machine import machine
 from tests.one_node.cluster import TIMES
 from tests.one_node.programs import CACHE
 

@@ -52,7 +52,7 @@ def _difference(first: Lake, second: Lake, name: str) -> str | None:
     for lake in (first, second):
         with connect(lake) as connection:
             rows.append(connection.sql(f"SELECT {chosen} FROM {name.replace('/', '.')}").to_arrow_table())
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
     with duckdb.connect() as connection:
         connection.register("a", rows[0])

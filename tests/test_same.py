@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from acceptance.same import differences, digest
 from lib.lake.lake import Lake
 from tests.lakes import put
+from tests.same import differences, digest
 
 AS_OF = datetime(2026, 1, 21, tzinfo=UTC)
 SCALED = {"feature": "recency_days", "as_of": AS_OF, "position": 0, "min": 0.0, "max": 9.0, "num_clipped": 1}
