@@ -30,7 +30,13 @@ PLACES = {
     "LocalQueue": "/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/localqueues",
     "ClusterQueue": "/apis/kueue.x-k8s.io/v1beta2/clusterqueues",
 }
-KINDS = ("SparkApplication", "ScheduledSparkApplication", "RayJob", "Job", "Pod")
+KINDS = (
+    "ScheduledSparkApplication",
+    "SparkApplication",
+    "RayJob",
+    "Job",
+    "Pod",
+)  # a schedule before its runs, which bear its name
 OPERATORS = {
     "SparkApplication": "the spark-operator",
     "ScheduledSparkApplication": "the spark-operator",

@@ -71,13 +71,13 @@ def test_a_schedule_starts_the_job_until_it_is_cancelled(shop: Shop, local: Path
     command = shop.submit("experiment", "--schedule", "* * * * *", lake="by-schedule")
     assert command.end() == 0, command.output
 
-    def started() -> list[str]:
-        kind = shop.kubectl("get", "sparkapplications", "-o", "name").split()
-        return [name for name in kind if command.name in name]
+    def objects(kind: str) -> list[str]:
+        return [name for name in shop.kubectl("get", kind, "-o", "name").split() if command.name in name]
 
-    (application,) = shop.wait_for(started, "the first run")
+    (application,) = shop.wait_for(lambda: objects("sparkapplications"), "the first run")
     done = "--for=jsonpath={.status.applicationState.state}=COMPLETED"
     shop.kubectl("wait", application, done, "--timeout=120s")
     cancelled = shop.start("cancel", command.name)
     assert cancelled.end() == 0, cancelled.output
-    shop.wait_for(lambda: not started(), "its runs to go too")
+    assert objects("scheduledsparkapplications") == []
+    shop.wait_for(lambda: not objects("sparkapplications"), "its runs to go too")
