@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from tests import environments
+
 MODULE, VERSION = "github.com/seaweedfs/seaweedfs", "v0.0.0-20261109003541-7506e5f91cd6"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cartwheel" / "seaweedfs" / VERSION
+CACHE = environments.CACHE / "seaweedfs" / VERSION
 BUILD_SECONDS, START_SECONDS = 1800, 60
 BUCKET = "shop"
 SECRET = "of-the-shop-and-of-nobody-else"

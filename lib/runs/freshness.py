@@ -24,7 +24,7 @@ def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:
     """
     lake = Lake(settings.lake.path)
     runs = history.runs(lake, job.name)
-    last = max(runs, key=lambda row: int(row["number"]), default=None)
+    last = history.newest(runs)
     if last is None or last["status"] not in ("done", "skipped"):
         return None
     same = (

@@ -1,5 +1,6 @@
 """The rows of ops/runs: what ran, on what, and how it ended. The table stays small."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,7 +17,12 @@ def runs(lake: Lake, job: str | None = None) -> list[dict[str, Any]]:
 
 def last_run(lake: Lake, job: str) -> dict[str, Any] | None:
     """The job's run with the highest number."""
-    return max(runs(lake, job), key=lambda row: int(row["number"]), default=None)
+    return newest(runs(lake, job))
+
+
+def newest(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of a job's runs the one with the highest number."""
+    return max(rows, key=lambda row: int(row["number"]), default=None)
 
 
 def save_run(lake: Lake, row: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from tests.markets import SMALL_MARKET
 from tests.on_kubernetes.times import Run, Times
 from tests.one_node import cluster, network, node, programs
 from tests.one_node.control_plane import kubeconfig, kubectl
+from tests.one_node.operators import NAMESPACE
 
-NAMESPACE = "cartwheel"
 CARTWHEEL = str(Path(sys.executable).parent / "cartwheel")
 KEY_VARIABLE, KEY = "CARTWHEEL_PSEUDONYM_KEY", "of-the-tests-and-of-nobody-else-0"
 STORE_PORT = 8333  # which the local overlay lets pods reach

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import environments
+
 KUBERNETES = "v1.36.3"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cartwheel" / "kubernetes"
+CACHE = environments.CACHE / "kubernetes"
 BUILD_SECONDS = 1800
 STAMPS = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")  # kubectl refuses a server without a version
 
