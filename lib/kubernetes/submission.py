@@ -157,6 +157,18 @@ def find(cluster: Cluster, name: str) -> dict[str, Any]:
     raise SettingError(f"no submission is named {name} in {cluster.settings.namespace}; `cartwheel status` lists them")
 
 
+def find_again(cluster: Cluster, name: str) -> dict[str, Any]:
+    """The object of a submission that was there before.
+
+    Raises:
+        RetryableError: it is there no more.
+    """
+    try:
+        return find(cluster, name)
+    except SettingError:
+        raise RetryableError(f"{name} is gone: it was cancelled, or its driver was deleted") from None
+
+
 def everything(cluster: Cluster) -> list[dict[str, Any]]:
     """All submissions that the cluster still knows, the newest first."""
     found = [each for kind in KINDS for each in _submitted(cluster, kind)]
@@ -188,10 +200,11 @@ def await_start(cluster: Cluster, name: str, show: Callable[[str], object]) -> P
 
     Raises:
         SettingError: it could not start; nothing of it is left.
+        RetryableError: somebody deleted it meanwhile.
     """
     told, stuck_since = "", None
     while True:
-        submitted = find(cluster, name)
+        submitted = find_again(cluster, name)
         pods = pods_of(cluster, submitted)
         progress = progress_of(cluster, submitted, pods)
         if progress.state not in ("starting", "retrying"):
@@ -221,10 +234,7 @@ def follow(cluster: Cluster, name: str, show: Callable[[str], object]) -> tuple[
     read: set[str] = set()
     submitted = find(cluster, name)
     while True:
-        try:
-            submitted = find(cluster, name)
-        except SettingError:
-            raise RetryableError(f"{name} is gone: it was cancelled, or its driver was deleted") from None
+        submitted = find_again(cluster, name)
         pods = pods_of(cluster, submitted)
         progress, main = progress_of(cluster, submitted, pods), main_pod(pods)
         if main and main["metadata"]["uid"] not in read and main["status"]["phase"] != "Pending":

@@ -99,6 +99,17 @@ def test_a_quota_of_the_namespace_that_is_too_small_for_one_pod(shop: Shop) -> N
         shop.kubectl("delete", "quota", "small")
 
 
+def test_no_node_has_room(shop: Shop) -> None:
+    command = shop.submit("maintain", "--wait", '--kubernetes.node-selector={"pool": "of-nobody"}')
+    told = command.line_of(f"pod {command.name}")
+    assert "no node has room for it" in told
+    assert "add nodes" in told
+    cancelled = shop.start("cancel", command.name)
+    assert cancelled.end() == 0, cancelled.output
+    assert command.end() == ExitCode.FAILED, command.output
+    shop.wait_for(lambda: not shop.pods(command.name), "nothing to be left")
+
+
 def test_a_missing_secret(shop: Shop) -> None:
     assert_refused(
         shop,

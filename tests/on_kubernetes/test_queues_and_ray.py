@@ -14,8 +14,10 @@ import yaml
 
 from lib.engines.ray_train import STATE_FILE
 from lib.pipeline import ROOT
+from lib.runs.errors import ExitCode
 from tests.object_store import BUCKET
 from tests.on_kubernetes.conftest import Command, Shop
+from tests.on_kubernetes.test_bad_input import assert_refused
 from tests.on_kubernetes.test_metrics import scraped
 from tests.on_kubernetes.times import Run
 from tests.one_node.control_plane import kubectl
@@ -110,6 +112,11 @@ def assert_no_answer_without_the_token(shop: Shop, name: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://{head['status']['podIP']}:8265/api/jobs/", timeout=30)
     assert refused.value.code == 401
+
+
+def test_what_no_quota_of_its_queue_could_ever_hold_is_refused(shop: Shop, queues: None) -> None:
+    flags = ("--kubernetes.queue=team-a", "--kubernetes.num-workers=20")
+    assert_refused(shop, "als", *flags, code=ExitCode.WRONG_SETTING, told=["als asks for", "the queue team-a has 1.2"])
 
 
 @pytest.mark.timeout(900)

@@ -3,8 +3,10 @@
 import time
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
+from tests.object_store import BUCKET
 from tests.on_kubernetes.conftest import Shop
 from tests.on_kubernetes.test_metrics import scraped
 from tests.same import differences
@@ -33,6 +35,18 @@ def test_by_spark_submit_driver_and_executors_are_pods_apart_and_the_tables_thos
         run = shop.run(job, "--with", "spark-submit", lake="by-submit")
         assert run.executors >= 1
     assert differences(local, shop.lake("by-submit")) == []
+
+
+def test_a_market_is_simulated_in_the_bucket_as_it_is_here(shop: Shop, local: Path) -> None:
+    shop.run("simulate", lake="by-simulate")
+
+    def files(store: pafs.FileSystem, folder: str) -> dict[str, bytes]:
+        found = store.get_file_info(pafs.FileSelector(folder, recursive=True))
+        files = (each.path for each in found if each.is_file)
+        return {path.removeprefix(folder): store.open_input_file(path).read() for path in files}
+
+    here = files(pafs.LocalFileSystem(), str(local / "raw"))
+    assert files(shop.store.filesystem(), f"{BUCKET}/by-simulate/raw") == here
 
 
 @pytest.mark.timeout(900)
