@@ -20,7 +20,7 @@ BUILDAH = (
     "overlay",
 )
 BASE = "docker.io/local/debian:bookworm"
-BASE_PACKAGES = "ca-certificates,openjdk-17-jre-headless,python3,python3-venv,tini"
+BASE_PACKAGES = "ca-certificates,libgomp1,openjdk-17-jre-headless,python3,python3-venv,tini"
 FILES = ROOT / "conf" / "image"
 OWN_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
