@@ -30,7 +30,7 @@ from torch import distributed
 from lib.candidates import tasks
 from lib.candidates.features import FEATURES
 from lib.candidates.preparing import RetrievalSettings, described, retrievals, versions_at
-from lib.candidates.ranker import TREES_AT_ONCE, Examples, fitted, joined, ndcg_by_trees, ndcg_of, predicted
+from lib.candidates.ranker import TREES_AT_ONCE, Examples, fitted, joined, ndcg_by_trees, ndcg_of, ordinary, predicted
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import Parts
@@ -103,8 +103,9 @@ def train_worker(config: dict[str, Task]) -> None:
             report_epoch(states, {"trees": num_trees, "ndcg": max(curve)})
         num_trees = int(str(states["num_trees"]))
     if "last" not in states:
-        last = fitted(joined([found[name] for name in task.windows]), num_trees=num_trees, options=options_of(task))
-        states["last"] = last.model_to_string()
+        every = joined([found[name] for name in task.windows])
+        last = fitted(every, num_trees=num_trees, options=options_of(task))
+        states |= {"last": last.model_to_string(), "usual": ordinary(every.features).tolist()}
         report_epoch(states, {"trees": num_trees})
 
 
@@ -172,7 +173,7 @@ def publish(
     until = {MODEL: windows[task.windows[-1]].until, judged(MODEL): windows[task.windows[-1]].as_of}
     for name, text in fits.items():
         (folder / f"{name}.txt").write_text(text)
-    known = {"options": settings.retrieval_options(), "features": FEATURES}
+    known = {"options": settings.retrieval_options(), "features": FEATURES, "usual": states["usual"]}
     learned = {name: moment.isoformat() for name, moment in until.items() if moment and name in fits}
     (folder / "ranker.json").write_text(json.dumps({**known, "learned_until": learned}, indent=2))
     valid = validation_examples(task) if judged(MODEL) in fits else None

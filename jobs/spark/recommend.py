@@ -12,13 +12,14 @@ catalogue is sent to every task: the items' vectors, and EASE's matrix of up to 
 
 import json
 from datetime import datetime
-from typing import NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from lib.candidates import tasks
 from lib.candidates.lists import RANKED, VERBS, Wording
 from lib.candidates.preparing import RetrievalSettings, described, retrievals, versions_at
+from lib.candidates.ranker import Ranker
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import files_of
 from lib.engines.spark import SparkRun, start_run
@@ -32,13 +33,6 @@ class RecommendSettings(RetrievalSettings, JobSettings):
     """The length of the lists, and what is retrieved for them."""
 
     list_length: int = Field(10, ge=1, le=1000, description="items in a list")
-
-
-class Ranker(NamedTuple):
-    """A fit of the ranker."""
-
-    version: str
-    text: str  # LightGBM's
 
 
 def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ranker | None:
@@ -59,7 +53,7 @@ def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ra
         )
     for fit, name in ((row["version"], "ranker"), (judged(row["version"]), judged("ranker"))):
         if name in known["learned_until"] and datetime.fromisoformat(known["learned_until"][name]) <= as_of:
-            return Ranker(fit, (folder / f"{name}.txt").read_text())
+            return Ranker(fit, (folder / f"{name}.txt").read_text(), np.array(known["usual"], np.float32))
     return None
 
 
@@ -81,7 +75,7 @@ def main(settings: RecommendSettings) -> None:
             lake=run.lake.absolute(),
             name=NAME,
             retrieval=run.engine.broadcast(retrieval),
-            ranker=ranker.text if ranker else None,
+            ranker=ranker,
             versions=versions | ({RANKED: ranker.version} if ranker else {}),
             length=settings.list_length,
             wording=Wording(VERBS.get(run.mapping.relevance, "chosen"), settings.min_support),

@@ -1,7 +1,7 @@
 """The ranker's features of a candidate: what was known of user, item and both before the moment. NaN means unknown.
 
-Each feature has a group, by which the reason of a row is found: what the group's features say is taken away, and the group
-without which the score falls most is what moved it (lib/candidates/ranker.py). A group of "" gives no reason.
+Each feature has a group, by which the reason of a row is found: the group that lifts the score most above what an ordinary
+candidate's features would give is what moved it (lib/candidates/ranker.py). A group of "" gives no reason.
 """
 
 import numpy as np

@@ -11,7 +11,6 @@ An item that nobody has touched is in no list. No strategy falls back to another
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from lib.candidates.features import BOUGHT, FITTING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
 from lib.candidates.histories import Histories
-from lib.candidates.ranker import moving_groups, predicted
+from lib.candidates.ranker import Ranker, moving_groups, predicted
 from lib.candidates.sources import ALS, EASE, TWO_TOWER, Candidates, Proposed, Retrieval, popular_new
 
 POPULARITY, REBUY, RANKED = "popularity", "rebuy", "ranked"
@@ -47,7 +46,7 @@ class Writer:
     """Makes the lists of blocks of users."""
 
     retrieval: Retrieval
-    ranker: lgb.Booster | None
+    ranker: Ranker | None
     length: int
     wording: Wording
 
@@ -90,10 +89,11 @@ class Writer:
                 reasons = pa.array([MODEL_REASONS[source]] * len(listed.user), pa.string())
             yield self._rows(block, source, question, listed, reasons)
 
-    def _ranked(self, block: Histories, candidates: Candidates, ranker: lgb.Booster) -> Iterator[pl.DataFrame]:
+    def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[pl.DataFrame]:
         """The ranker's order of all candidates, and of the new ones."""
         features = features_of(candidates, block, self.retrieval.catalogue)
-        scores = predicted(ranker, features)
+        booster = ranker.booster
+        scores = predicted(booster, features)
         order = np.lexsort((candidates.item, -scores, candidates.user))
         user, is_new = candidates.user[order], candidates.pair[order] < 0
         first = np.searchsorted(user, user)
@@ -102,7 +102,7 @@ class Writer:
         in_all, in_new = np.arange(len(user)) - first < self.length, is_new & (new_rank <= self.length)
         shown = np.flatnonzero(in_all | in_new)
         moved = np.full(len(order), -1)
-        moved[shown] = moving_groups(ranker, features[order[shown]], scores[order[shown]])
+        moved[shown] = moving_groups(booster, features[order[shown]], scores[order[shown]], ranker.usual)
         for question, chosen in (("all", in_all), ("new", in_new)):
             place = order[chosen]
             rank = new_rank[chosen] if question == "new" else (np.arange(len(user)) - first)[chosen] + 1

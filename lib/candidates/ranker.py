@@ -5,6 +5,7 @@ user bought in the window are relevant. One ranker answers both questions; NDCG@
 the user bought, whether retrieved or not.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,6 +33,19 @@ PARAMETERS: Mapping[str, Any] = {
     "force_row_wise": True,
     "pre_partition": True,
 }
+
+
+class Ranker(NamedTuple):
+    """A fit of the ranker, as tasks get it."""
+
+    version: str
+    text: str  # LightGBM's
+    usual: Floats  # an ordinary candidate, see `ordinary`
+
+    @property
+    def booster(self) -> lgb.Booster:
+        """The trees."""
+        return lgb.Booster(model_str=self.text)
 
 
 class Examples(NamedTuple):
@@ -104,20 +118,31 @@ def ndcg_of(scores: Doubles, examples: Examples) -> Doubles:
     return found
 
 
-def moving_groups(booster: lgb.Booster, features: Floats, scores: Doubles) -> NDArray[np.int64]:
-    """Which group of features moved each row: the one without which its score falls most, an index of GROUPS.
+def ordinary(features: Floats) -> Floats:
+    """An ordinary candidate, (len(FEATURES),): the median of each feature, and nothing that the user did with the item."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is unknown everywhere stays so
+        median = np.nanmedian(features, axis=0).astype(np.float32)
+    median[: len(PAIR_FEATURES)] = np.where(IS_COUNT, 0, np.nan)
+    return np.asarray(median)
+
+
+def moving_groups(booster: lgb.Booster, features: Floats, scores: Doubles, usual: Floats) -> NDArray[np.int64]:
+    """Which group of features moved each row: the one that lifts its score most above that of an ordinary candidate's features.
 
     Args:
         booster: the ranker.
         features: (N, len(FEATURES)).
         scores: (N,), the ranker's.
+        usual: what `ordinary` gives; each group's features are replaced by these in turn.
+
+    Returns:
+        (N,), indices of GROUPS.
     """
     groups = np.array([GROUP_OF[name] for name in FEATURES])
-    unknown = np.full(len(FEATURES), np.nan, np.float32)
-    unknown[: len(PAIR_FEATURES)][IS_COUNT] = 0
     falls = np.empty((len(GROUPS), len(features)))
     for place, group in enumerate(GROUPS):
         without = features.copy()
-        without[:, groups == group] = unknown[groups == group]
+        without[:, groups == group] = usual[groups == group]
         falls[place] = scores - predicted(booster, without)
     return np.asarray(falls.argmax(axis=0))

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -20,7 +19,7 @@ from lib.candidates import known
 from lib.candidates.features import FEATURES, features_of
 from lib.candidates.histories import Histories, histories_of
 from lib.candidates.lists import Wording, Writer
-from lib.candidates.ranker import Examples
+from lib.candidates.ranker import Examples, Ranker
 from lib.candidates.sources import Candidates, Retrieval, candidates_of
 from lib.engines.arrow_tasks import (
     Broadcast,
@@ -230,7 +229,7 @@ def write_lists(
     lake: Lake,
     name: str,
     retrieval: Broadcast[Retrieval],
-    ranker: str | None,
+    ranker: Ranker | None,
     versions: Mapping[str, str],
     length: int,
     wording: Wording,
@@ -242,7 +241,7 @@ def write_lists(
         lake: where they are written.
         name: the moment's.
         retrieval: its retrieval.
-        ranker: LightGBM's text of the ranker; None if there is none.
+        ranker: None if there is none.
         versions: model -> version, of the strategies that have one.
         length: of the lists.
         wording: of the reasons.
@@ -251,8 +250,7 @@ def write_lists(
     users = found.get(f"{USER}/{name}")
     if users is None:
         return
-    booster = lgb.Booster(model_str=ranker) if ranker is not None else None
-    writer = Writer(retrieval.value, booster, length, wording)
+    writer = Writer(retrieval.value, ranker, length, wording)
     as_of = pl.lit(retrieval.value.as_of, pl.Datetime("us", "UTC"))
     model = {strategy: strategy if strategy != "ranked" else "ranker" for strategy in versions}
     lists, candidates = [], []
