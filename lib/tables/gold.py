@@ -291,7 +291,8 @@ RECOMMENDATIONS = Table(
         required(
             "strategy",
             TEXT,
-            "popularity, rebuy, ease, als, two_tower, or ranked: all retrievers' candidates in the ranker's order",
+            "popularity, rebuy, ease, als, two_tower; ranked: all retrievers' candidates in the ranker's order; "
+            "ranked_without_rules beside it where it keeps rules",
         ),
         required("question", TEXT, "all: every item; new: items the user had not interacted with before as_of"),
         required("user_key", TEXT, "keyed pseudonym", personal=True),
