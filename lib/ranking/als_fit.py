@@ -31,7 +31,7 @@ from lib.lake.places import filesystem_of
 from lib.lake.writes import conform, write_files
 from lib.ranking import als_tasks
 from lib.ranking.als_checkpoints import Checkpoints, Sides
-from lib.ranking.als_factors import Factors, factors_of, first_factors, vectors_array
+from lib.ranking.als_factors import factors_of, first_factors, vectors_array
 from lib.ranking.als_sweeps import Block, Side, Solving, sweep
 from lib.ranking.als_tasks import VECTORS
 from lib.tables import contract
@@ -87,9 +87,8 @@ def fit_blocks(
         done, said = resumed(gang, fit, users, items)
         users.meet(exchange, items)
         items.meet(exchange, users)
-        items.publish(exchange, users, name=f"{done}")
         for number in range(done + 1, fit.num_sweeps + 1):
-            sweep(exchange, users, items, name=f"{number}")
+            sweep(exchange, users, items, number=number)
             if fit.checkpoints.is_due(number):
                 fit.checkpoints.leave(number, content_of(users, items), rank=gang.rank, size=gang.size)
     if said and gang.rank == 0:
@@ -101,15 +100,17 @@ def fit_blocks(
 
 
 def sides_of(of_kind: dict[str, pl.DataFrame], fit: Fit, *, num_shards: int) -> tuple[Side, Side]:
-    """The users and items of a shard, with the factors that a fit begins from: only the items' are looked at."""
+    """The users and items of a shard, with the factors that a fit begins from."""
     strength = (1 + pl.col("weight") * pl.col("recent") / fit.median).log()
     sides = []
     for kind, row, column in (("user", "user_key", "item_id"), ("item", "item_id", "user_key")):
         pairs = of_kind.pop(kind, NO_PAIRS).with_columns(confidence=1 + fit.alpha * strength)
         block = Block.of(pairs, row=row, column=column, num_shards=num_shards)
         rank = fit.solving.rank
-        first = first_factors(block.ids, rank, seed=fit.seed) if kind == "item" else np.zeros((len(block.ids), rank))
-        sides.append(Side(kind, block, first.astype(np.float32), fit.solving))
+        first = np.zeros((len(block.ids), rank), np.float32)  # of items: nothing looks at them
+        if kind == "user":
+            first = first_factors(block.ids, rank, seed=fit.seed)
+        sides.append(Side(kind, block, first, fit.solving))
     return sides[0], sides[1]
 
 

@@ -132,20 +132,22 @@ class Side:
             )
 
 
-def sweep(exchange: Exchange, users: Side, items: Side, *, name: str) -> None:
-    """Find the users' factors anew from the items', then the items' from the users'.
+def sweep(exchange: Exchange, users: Side, items: Side, *, number: int) -> None:
+    """Find the items' factors anew from the users', then the users' from the items'.
+
+    The users' come last, so that their lists are by what is best for the items as these are now.
 
     Raises:
         ValueError: they are no longer finite.
     """
-    for side, other in ((users, items), (items, users)):
+    for side, other in ((items, users), (users, items)):
+        other.publish(exchange, side, name=f"sweep {number}")
         side.solve()
         if not np.isfinite(side.factors).all():
             raise ValueError(
-                f"als: the factors of {side.kind}s are no finite numbers after sweep {name}: raise als.regularization, "
+                f"als: the factors of {side.kind}s are no finite numbers after sweep {number}: raise als.regularization, "
                 "or lower als.alpha"
             )
-        side.publish(exchange, other, name=name)
 
 
 def gram_of(factors: Factors) -> NDArray[np.float64]:
