@@ -6,19 +6,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Factors = NDArray[np.float32]  # (ids, rank)
+ROWS_AT_ONCE = 512  # of numbers that are drawn: they stay in a core's cache
 
 
 def first_factors(ids: pa.Array, rank: int, *, seed: int) -> Factors:
     """Where factors begin: directions drawn from each id by itself, evenly among those without a negative component."""
     hashed = pl.Series(ids).hash(seed).to_numpy()
-    counter = hashed[:, None] + np.arange(1, 2 * rank + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    factors = np.empty((len(hashed), rank), dtype=np.float32)
+    for start in range(0, len(hashed), ROWS_AT_ONCE):
+        normal = np.abs(_normal(hashed[start : start + ROWS_AT_ONCE], rank))
+        factors[start : start + ROWS_AT_ONCE] = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+    return factors
+
+
+def _normal(seeds: NDArray[np.uint64], rank: int) -> NDArray[np.float64]:
+    """Normal numbers by the seed of each row: (seeds, rank)."""
+    counter = seeds[:, None] + np.arange(1, 2 * rank + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (counter ^ (counter >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64 (Steele et al. 2014)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-    one, other = uniform[:, :rank], uniform[:, rank:]
-    normal = np.abs(np.sqrt(-2 * np.log(1 - one)) * np.cos(2 * np.pi * other))  # Box and Muller 1958
-    length = np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return np.ascontiguousarray(normal / length, dtype=np.float32)
+    radius = np.sqrt(-2 * np.log1p(-uniform[:, :rank])) + np.finfo(np.float32).tiny
+    found: NDArray[np.float64] = radius * np.cos(2 * np.pi * uniform[:, rank:])  # Box and Muller 1958
+    return found
 
 
 def factors_of(rows: pl.DataFrame, ids: pa.Array, rank: int) -> tuple[NDArray[np.int64], Factors] | None:
