@@ -52,7 +52,7 @@ class AlsSettings(PromotionSettings, JobSettings):
     half_life_days: float | None = Field(
         60.0, gt=0, description="age at which an interaction counts half in a pair's strength, in days; null: never"
     )
-    num_iterations: int = Field(8, ge=1, le=100, description="sweeps over users and items")
+    num_iterations: int = Field(12, ge=1, le=100, description="sweeps over users and items")
     warm_iterations: int | None = Field(
         None,
         ge=1,

@@ -181,11 +181,11 @@ class SparkParts:
         return SparkParts(self.frame.mapInArrow(partial(task, **given), spark_schema(PARTS)))
 
     def together(self, task: Task, num_tasks: int, **given: Any) -> "SparkParts":
-        """In one barrier stage, which Spark begins again as a whole."""
+        """In one barrier stage, which Spark begins again as a whole: a shuffle follows, since it gives up a last stage."""
         require_room(num_tasks, slots=SparkEngine(self.frame.sparkSession).slots)
         work = partial(_in_gang, task=task, given=given)
         shards = self.to_shards(num_tasks).frame
-        return SparkParts(shards.mapInArrow(work, spark_schema(PARTS), barrier=True))
+        return SparkParts(shards.mapInArrow(work, spark_schema(PARTS), barrier=True)).to_shards(num_tasks)
 
     def to_shards(self, num_shards: int) -> "SparkParts":
         return SparkParts(self.frame.repartitionById(num_shards, "shard"))

@@ -40,7 +40,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 def own_rows(files: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """A part for each shard."""
-    for batch in files:
+    for _ in files:
         yield from packed(pl.DataFrame({"n": [1, 2]}), "n", pl.Series([0, 1], dtype=pl.Int32))
 
 
