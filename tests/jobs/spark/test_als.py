@@ -1,19 +1,26 @@
 """The als job on small tables, by both engines."""
 
 import json
+import os
+import re
+import signal
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark import cloudpickle
 
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from lib.ranking import als_fit
-from lib.ranking.als_checkpoints import Checkpoints
+from lib.ranking.als_checkpoints import Checkpoints, Sides
 from lib.runs.errors import ExitCode, RetryableError, TaskError, ending_of
 from tests.jobs.spark.interactions import LATER, pair
 from tests.lakes import END, START, TEST_FROM, VALID_FROM, SmallLake
@@ -200,6 +207,38 @@ def test_a_fit_that_was_cut_off_goes_on_from_its_last_checkpoint(
     resumed = fit_of(small_lake, "als-000001")
     job.main(settings)
     assert far_apart(resumed, fit_of(small_lake, "als-000002")) == 0
+
+
+@dataclass(frozen=True)
+class KilledOnce(Checkpoints):
+    """Kills its task, once, when it has left the second checkpoint of the first fit."""
+
+    def leave(self, sweep: int, sides: Sides, *, rank: int, size: int) -> None:
+        super().leave(sweep, sides, rank=rank, size=size)
+        mark = Path(self.location).parent.parent / "killed"
+        if sweep == 4 and rank == size - 1 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_task_of_spark_that_is_killed_is_begun_again_with_the_others_from_their_checkpoint(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Spark's workers do not find the tests
+    small_lake.put("gold/interactions", *two_tastes())
+    given = {**small_lake.shared_settings, "rank": 4, "num_iterations": 5, "checkpoint_every": 2}
+    job.main(job.AlsSettings(**given))
+    alone = fit_of(small_lake, "als-000001")
+    capsys.readouterr()
+    monkeypatch.setattr(als_fit, "Checkpoints", KilledOnce)
+    in_spark = given | {"cluster": {"driver_memory": "1g", "spark_master": "local[2,1]"}}
+    job.main(job.AlsSettings(**in_spark, pairs_per_task=20))
+    told = capsys.readouterr().out
+    assert (small_lake.lake.folder / "files/als/killed").exists()
+    assert re.search(r"als-000002 goes on after sweep (2|4) ", told)  # 4 where the other task had left its own too
+    assert "tasks=2" in told
+    assert far_apart(alone, fit_of(small_lake, "als-000002")) < 1e-3
 
 
 @pytest.mark.bad_input("a checkpoint of another shape")
