@@ -308,7 +308,7 @@ def test_one_user_with_one_item_has_factors(job: ModuleType, small_lake: SmallLa
 
 
 @pytest.mark.slow
-@pytest.mark.bad_input("fewer users than tasks")
+@pytest.mark.bad_input("fewer rows than workers")
 def test_tasks_without_a_user_or_an_item_work_with_the_others(job: ModuleType, small_lake: SmallLake) -> None:
     small_lake.put("gold/interactions", pair("ann", "a"), pair("ann", "b"))
     given = small_lake.shared_settings | {"cluster": {"driver_memory": "1g", "spark_master": "local[2]"}}
