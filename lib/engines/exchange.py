@@ -23,7 +23,10 @@ HEADER = "authorization"
 WAIT_SECONDS = 2.0  # that a task lets a peer wait before it says that it has nothing yet
 SILENCE_SECONDS = 30.0  # after which a peer that says nothing is lost
 NOT_YET = pa.schema([], metadata={"not yet": ""})
-ROWS_AT_ONCE = 1 << 16  # of what a peer takes: a message
+NUM_ROWS = b"number of rows"  # in the schema's metadata: how many there are in all
+BYTES_AT_ONCE = 64 << 20  # of what a peer takes with one call, which must end before it is thought lost
+BYTES_OF_MESSAGE = 4 << 20
+DIRECTLY = [("grpc.enable_http_proxy", 0)]  # peers are no business of a proxy
 
 
 class Exchange:
@@ -41,7 +44,7 @@ class Exchange:
     def __enter__(self) -> Self:
         if self._server is not None:
             addresses = self._gang.gather(f"grpc://{self._gang.host}:{self._server.port}")
-            self._peers = [fl.connect(address) for address in addresses]
+            self._peers = [fl.FlightClient(address, generic_options=DIRECTLY) for address in addresses]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -67,12 +70,15 @@ class Exchange:
         return [outgoing[rank] if rank == self.rank else self._taken(name, rank) for rank in range(self.size)]
 
     def _taken(self, name: str, peer: int) -> pa.Table:
-        ticket = fl.Ticket(json.dumps([name, self.rank]))
+        """What a peer has for this task, by as many calls as it takes."""
+        pieces: list[pa.Table] = []
         with _lost(peer, self.size):
-            while True:
+            while not pieces or sum(map(len, pieces)) < int(pieces[0].schema.metadata[NUM_ROWS]):
+                ticket = fl.Ticket(json.dumps([name, self.rank, sum(map(len, pieces))]))
                 rows = self._peers[peer].do_get(ticket, self._options).read_all()
                 if not rows.schema.equals(NOT_YET, check_metadata=True):
-                    return rows
+                    pieces.append(rows)
+        return pa.concat_tables(pieces)
 
 
 @contextmanager
@@ -98,13 +104,21 @@ class _Server(fl.FlightServerBase):  # type: ignore[misc]
             self._changed.notify_all()
 
     def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.RecordBatchStream:
-        name, peer = json.loads(ticket.ticket)
+        name, peer, start = json.loads(ticket.ticket)
         with self._changed:
             is_there: Callable[[], bool] = lambda: (name, peer) in self._offered  # noqa: E731
             if not self._changed.wait_for(is_there, WAIT_SECONDS):
                 return fl.RecordBatchStream(NOT_YET.empty_table())
-            rows = self._offered.pop((name, peer))
-        return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(ROWS_AT_ONCE)))
+            rows = self._offered[name, peer]
+            row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
+            end = start + max(1, BYTES_AT_ONCE // row_bytes)
+            if end >= rows.num_rows:
+                del self._offered[name, peer]
+        told = rows.slice(start, end - start).replace_schema_metadata(
+            {**(rows.schema.metadata or {}), NUM_ROWS: str(rows.num_rows)}
+        )
+        batches = told.to_batches(max(1, BYTES_OF_MESSAGE // row_bytes))
+        return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(told.schema, batches))
 
     def end(self) -> None:
         """Serve no more, and wait for no call that a lost peer has left open."""

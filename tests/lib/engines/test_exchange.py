@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,23 @@ def test_spark_begins_all_tasks_again_when_one_is_lost(trouble: str, tmp_path: P
     assert (tmp_path / "met").exists()
 
 
+def test_what_is_more_than_one_call_brings_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BYTES_AT_ONCE", 80)
+    monkeypatch.setattr(exchange, "BYTES_OF_MESSAGE", 16)
+    rows = [pa.table({"n": range(number)}, metadata={"of": str(number)}) for number in (0, 1, 10, 25)]
+    found: list[list[pa.Table]] = [[], []]
+
+    def work(rank: int) -> None:
+        with Exchange(LocalGang(rank, 2, tmp_path), "token") as end:
+            for name, table in enumerate(rows):
+                found[rank].append(end.swap(str(name), [table, table])[1 - rank])
+
+    in_threads(work)
+    for received in found:
+        assert [table["n"].to_pylist() for table in received] == [list(range(number)) for number in (0, 1, 10, 25)]
+        assert [table.schema.metadata[b"of"] for table in received] == [b"0", b"1", b"10", b"25"]
+
+
 def test_who_shows_another_token_gets_nothing(tmp_path: Path) -> None:
     errors = run_pair(tmp_path, ("token", "another"))
     assert all(isinstance(error, RetryableError) and "another token" in str(error) for error in errors)
@@ -130,12 +147,17 @@ def run_pair(folder: Path, tokens: tuple[str, str], *, silent: int | None = None
         finally:
             may_end.set()
 
+    in_threads(work)
+    return errors
+
+
+def in_threads(work: Callable[[int], None]) -> None:
+    """Do the work of both ranks at once."""
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    return errors
 
 
 def test_who_waits_for_one_that_has_failed_waits_no_longer(tmp_path: Path) -> None:
