@@ -12,9 +12,10 @@ from lib.tables import contract
 
 # What comes from networks or carries their runs' ids is the same when keys agree and validation metrics agree within 1 %.
 FROM_NETWORKS = ("gold/model_metrics", "gold/policy_values", "gold/creatives")
-MODELS_OF_NETWORKS = ("two_tower", "encoder")
+MODELS_OF_NETWORKS = ("two_tower", "encoder", "ranked")  # the ranker reads the two towers' scores
 ALS_TOLERANCE = 1e-3
 OVERLAP = 0.99
+CANDIDATE_TOLERANCE = 1e-4
 METRIC_TOLERANCE = 0.01
 
 
@@ -42,6 +43,8 @@ def _difference(first: Lake, second: Lake, name: str) -> str | None:
         return _vectors_differ(first, second)
     if name == "gold/recommendations":
         return _lists_differ(first, second)
+    if name == "gold/candidates":
+        return _candidates_differ(first, second)
     if name in (*FROM_NETWORKS, "gold/ranking_metrics"):
         return _metrics_differ(first, second, name)
     declared = set(contract(name).content_columns)
@@ -101,6 +104,19 @@ def _lists_differ(first: Lake, second: Lake) -> str | None:
     means = {name: float(np.mean(np.array(shared)[strategies == name])) for name in strategies.unique()}
     apart = [name for name, mean in means.items() if name not in MODELS_OF_NETWORKS and mean < OVERLAP]
     return ", ".join(f"lists of {name} overlap by {means[name]:.3f}" for name in apart) or None
+
+
+def _candidates_differ(first: Lake, second: Lake) -> str | None:
+    """Those of vectors are left out: what they propose is in the lists, which are compared."""
+    tables = []
+    for lake in (first, second):
+        table = lake.dataset("gold/candidates").to_table().to_pandas()
+        counted = table[~table.source.isin(["als", "two_tower"])]
+        tables.append(counted.set_index(["as_of", "source", "user_key", "item_id"]).sort_index().score)
+    if not tables[0].index.equals(tables[1].index):
+        return f"{len(tables[0].index.symmetric_difference(tables[1].index))} candidates in one lake only"
+    largest = float((tables[0] - tables[1]).abs().max()) if len(tables[0]) else 0.0
+    return f"scores of candidates differ by {largest:.2g}" if largest > CANDIDATE_TOLERANCE else None
 
 
 def _metrics_differ(first: Lake, second: Lake, name: str) -> str | None:

@@ -20,7 +20,7 @@ from lib.runs import history
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *("simulate", "ingest", "clean", "featurize", "als", "train_encoder", "recommend", "evaluate"),
+    *("simulate", "ingest", "clean", "featurize", "als", "train_encoder", "train_ranker", "recommend", "evaluate"),
     *("decisions", "train_policy", "experiment", "train_gan", "make_creatives", "report"),
 ]
 TABLES = {
@@ -35,13 +35,21 @@ TABLES = {
     ),
     *("gold/daily", "gold/user_days", "gold/item_days"),
     *("gold/user_profiles", "gold/item_profiles", "gold/interactions", "gold/examples", "gold/scaling", "gold/vectors"),
-    *("gold/model_metrics", "gold/recommendations", "gold/ranking_metrics", "gold/decisions", "gold/policy_values"),
+    *(
+        "gold/model_metrics",
+        "gold/candidates",
+        "gold/recommendations",
+        "gold/ranking_metrics",
+        "gold/decisions",
+        "gold/policy_values",
+    ),
     *("gold/experiments", "gold/creatives"),
 }
 SMALL = {
     "simulate": {"num-users": 60, "num-items": 60, "days": 20, "sessions-per-user": 4, "num-files": 2},
     "als": {"rank": 4, "num-iterations": 2},
     "train_encoder": {"num-epochs": 2, "two-tower-epochs": 1, "num-resamples": 100},
+    "train_ranker": {"max-trees": 20, "min-leaf-candidates": 5},
     "evaluate": {"num-resamples": 100, "num-shards": 2},
     "train_policy": {"num-updates": 100, "num-resamples": 100, "true-value-sessions": 100},
     "train_gan": {"num-epochs": 2, "num-start-epochs": 1, "steps-per-epoch": 4, "num-resamples": 100},
@@ -206,7 +214,7 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
     said = capsys.readouterr().out.splitlines()
     status = {row["job"]: row["status"] for row in history.runs(Lake(str(lake)))}
     skipped = [
-        *("als", "train_encoder", "recommend", "evaluate", "decisions", "train_policy", "experiment"),
+        *("als", "train_encoder", "train_ranker", "recommend", "evaluate", "decisions", "train_policy", "experiment"),
         *("train_gan", "make_creatives"),
     ]
     assert status == dict.fromkeys(("ingest", "clean", "featurize", "report"), "done") | dict.fromkeys(

@@ -104,47 +104,9 @@ def _rank_block(score_block: ScoreBlock, rows: slice, k: int, excluded: sp.csr_a
     )
 
 
-def rank_entries(scores: sp.csr_array, *, tie_break: NDArray[np.float64], k: int) -> Ranked:
-    """Every user's list of at most k items, chosen from the stored entries of its row, highest first.
-
-    Args:
-        scores: (users, items); an entry that is not stored is not listed.
-        tie_break: (items,), orders equal scores, highest first; remaining ties by position.
-        k: length of the lists.
-    """
-    entries = scores.tocoo()
-    order = np.lexsort((entries.col, -tie_break[entries.col], -entries.data, entries.row))
-    user, item, score = entries.row[order], entries.col[order], entries.data[order]
-    begin = np.searchsorted(user, user)  # where the entry's user begins
-    rank = np.arange(1, len(user) + 1) - begin
-    listed = rank <= k
-    return Ranked(
-        user=user[listed].astype(np.int64),
-        rank=rank[listed].astype(np.int32),
-        item=item[listed].astype(np.int64),
-        score=score[listed].astype(np.float64),
-    )
-
-
 def dot_products(user_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32]) -> ScoreBlock:
     """Scores by the dot products of (users, d) and (items, d): one GEMM per block."""
     return lambda rows: user_vectors[rows] @ item_vectors.T
-
-
-def summed_similarities(histories: sp.csr_array, similarity: sp.csr_array) -> ScoreBlock:
-    """Scores by item-to-item: the sum of the similarities of the user's own items to each item; 0 is not listed.
-
-    Args:
-        histories: (users, items), 1 where the user has the item.
-        similarity: (items, items), row i holds the neighbours of item i.
-    """
-
-    def block(rows: slice) -> Scores:
-        scores = (histories[rows] @ similarity).toarray()
-        scores[scores <= 0] = -np.inf
-        return np.asarray(scores)
-
-    return block
 
 
 def vectors(column: pa.ListArray | pa.FixedSizeListArray) -> NDArray[np.float32]:

@@ -260,13 +260,39 @@ VECTORS_TABLE = Table(
     partition_by=("model", "kind"),
 )
 
+CANDIDATES = Table(
+    name="gold/candidates",
+    comment="One item that a retriever proposes for a user; the ranker orders them.",
+    version=1,
+    columns=(
+        AS_OF,
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
+        required("item_id", TEXT, "the source's item id"),
+        required(
+            "source",
+            TEXT,
+            "own: what the user had before; of what the user did not have: popular (buyers of 28 days), ease, ease_recent (of a "
+            "history that halves in 60 days), als, two_tower",
+        ),
+        required("score", REAL, "the retriever's own score; of own, how often the user bought it"),
+        required("rank", INT, "the retriever's, from 1"),
+    ),
+    key=("as_of", "user_key", "item_id", "source"),
+    checks={"rank_from_one": "rank >= 1"},
+    partition_by=("source",),
+)
+
 RECOMMENDATIONS = Table(
     name="gold/recommendations",
     comment="One ranked item for one user, by one strategy; no strategy falls back to another.",
     version=1,
     columns=(
         AS_OF,
-        required("strategy", TEXT, "popularity, rebuy, item_to_item, als, two_tower"),
+        required(
+            "strategy",
+            TEXT,
+            "popularity, rebuy, ease, als, two_tower, or ranked: all retrievers' candidates in the ranker's order",
+        ),
         required("question", TEXT, "all: every item; new: items the user had not interacted with before as_of"),
         required("user_key", TEXT, "keyed pseudonym", personal=True),
         required("rank", INT, "from 1"),
@@ -464,6 +490,7 @@ TABLES = (
     EXAMPLES,
     SCALING,
     VECTORS_TABLE,
+    CANDIDATES,
     RECOMMENDATIONS,
     RANKING_METRICS,
     MODEL_METRICS,

@@ -1,16 +1,19 @@
 """The recommend job on a small shop whose lists are worked by hand."""
 
+import json
 from datetime import UTC, datetime, timedelta
-from math import sqrt
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from lib.candidates.features import FEATURES
+from lib.candidates.ranker import fitted, ordinary
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from tests.jobs.spark.interactions import LATER, pair
 from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
+from tests.lib.candidates.test_ranker import OPTIONS, planted
 
 VECTOR = {"version": "als-000001", "as_of": START}
 
@@ -51,7 +54,7 @@ def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop(small_lake)
-    job.main(job.RecommendSettings(**small_lake.shared_settings, list_length=2, items_per_block=2, min_support=1))
+    job.main(job.RecommendSettings(**small_lake.shared_settings, list_length=2, ease_penalty=1, min_support=1))
 
     by_all = [(1, "b", 3.0, "bought by 3 customers"), (2, "a", 1.0, "bought by 1 customer")]
     assert lists(small_lake, "popularity", "all") == [(u, *row) for u in ("ann", "bob", "dan", "eve") for row in by_all]
@@ -71,27 +74,35 @@ def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other
         ("eve", 1, "b", 1.0, "bought once before"),
     ]
     assert lists(small_lake, "rebuy", "new") == []
-    near = 1 / sqrt(3)  # one user of b's three has a too, and one has c
-    assert lists(small_lake, "item_to_item", "all") == [
-        ("ann", 1, "a", 1 + near, "often together with b"),
-        ("ann", 2, "b", 1 + near, "often together with Apple"),
-        ("bob", 1, "b", 1 + near, "often together with c"),
-        ("bob", 2, "c", 1 + near, "often together with b"),
-        ("eve", 1, "b", 1.0, "one of your own items"),
-        ("eve", 2, "a", near, "often together with b"),
+    # The Gram matrix of a, b and c is [[1, 1, 0], [1, 3, 1], [0, 1, 1]]; with penalty 1 its inverse is [[7, -2, 1], [-2, 4, -2],
+    # [1, -2, 7]] / 12, and B = -P / diag(P) by columns. Nobody has a and c together, so one says nothing of the other.
+    to_b, from_b = 1 / 2, 2 / 7
+    assert lists(small_lake, "ease", "all") == [
+        ("ann", 1, "b", to_b, "often together with Apple"),
+        ("ann", 2, "a", from_b, "often together with b"),
+        ("bob", 1, "b", to_b, "often together with c"),
+        ("bob", 2, "a", from_b, "often together with b"),
+        ("eve", 1, "a", from_b, "often together with b"),
+        ("eve", 2, "c", from_b, "often together with b"),
     ]
-    assert lists(small_lake, "item_to_item", "new") == [
-        ("ann", 1, "c", near, "often together with b"),
-        ("bob", 1, "a", near, "often together with b"),
-        ("eve", 1, "a", near, "often together with b"),
-        ("eve", 2, "c", near, "often together with b"),
+    assert lists(small_lake, "ease", "new") == [
+        ("ann", 1, "c", from_b, "often together with b"),
+        ("bob", 1, "a", from_b, "often together with b"),
+        ("eve", 1, "a", from_b, "often together with b"),
+        ("eve", 2, "c", from_b, "often together with b"),
     ]
-    assert {row["strategy"] for row in small_lake.read("gold/recommendations")} == {
-        "popularity",
-        "rebuy",
-        "item_to_item",
-    }
-    assert "als left out" in capsys.readouterr().out
+    assert {row["strategy"] for row in small_lake.read("gold/recommendations")} == {"popularity", "rebuy", "ease"}
+    said = capsys.readouterr().out
+    assert "als left out" in said and "ranked left out" in said
+    columns = ("user_key", "item_id", "source", "rank")
+    candidates = [tuple(row[name] for name in columns) for row in small_lake.read("gold/candidates")]
+    assert [row[1:] for row in candidates if row[0] == "ann"] == [
+        ("a", "own", 1),
+        ("b", "own", 2),
+        *(("c", source, 1) for source in ("ease", "ease_recent", "popular")),
+    ]
+    of_dan = [row[1:] for row in candidates if row[0] == "dan"]
+    assert of_dan == [("a", "popular", 2), ("b", "popular", 1), ("c", "popular", 3)]
 
 
 @pytest.mark.slow
@@ -99,10 +110,9 @@ def test_what_fewer_than_three_users_have_together_is_told_to_nobody(job: Module
     together = [pair(user, item) for user in ("ann", "bob", "cid") for item in "ab"]
     small_lake.put("gold/interactions", *together, pair("ann", "c"), pair("bob", "c"), pair("dan", "a"))
     job.main(job.RecommendSettings(**small_lake.shared_settings))
-    near = 3 / sqrt(4 * 3)
-    assert lists(small_lake, "item_to_item", "new") == [("dan", 1, "b", near, "often together with a")]
-    reasons = {row["reason"] for row in small_lake.read("gold/recommendations") if row["strategy"] == "item_to_item"}
-    assert reasons == {"often together with a", "often together with b", "one of your own items"}
+    assert [row[:3] for row in lists(small_lake, "ease", "new")] == [("dan", 1, "b")]
+    reasons = {row["reason"] for row in small_lake.read("gold/recommendations") if row["strategy"] == "ease"}
+    assert reasons == {"often together with a", "often together with b"}
 
 
 @pytest.mark.slow
@@ -151,17 +161,71 @@ def test_a_version_that_stands_as_a_candidate_ranks_nothing(job: ModuleType, sma
         assert {row["version"] for row in small_lake.read("gold/recommendations") if row["model"]} == {used}
 
 
+def ranker(lake: SmallLake, *, options: dict[str, Any], learned_until: dict[str, datetime]) -> None:
+    """Register a ranker that learned from what was planted."""
+    folder = lake.lake.files("ranker", "train_ranker-000001")
+    text = fitted(planted(0), num_trees=10, options=OPTIONS).model_to_string()
+    for name in learned_until:
+        (folder / f"{name}.txt").write_text(text)
+    known = {"options": options, "features": FEATURES, "usual": ordinary(planted(0).features).tolist()}
+    until = {name: moment.isoformat() for name, moment in learned_until.items()}
+    (folder / "ranker.json").write_text(json.dumps({**known, "learned_until": until}))
+    row = {"model": "ranker", "version": "train_ranker-000001", "run_id": "r", "inputs": [], "created_at": START}
+    uri = folder.absolute().relative_to(lake.lake.folder).as_posix()
+    lake.put("ops/models", row | {"uri": uri, "status": "promoted"})
+
+
 @pytest.mark.slow
-def test_moving_the_future_changes_no_list_of_the_users_known_before(job: ModuleType, small_lake: SmallLake) -> None:
+def test_the_ranker_orders_all_candidates_and_an_earlier_list_is_made_by_the_fit_that_learned_only_before(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop(small_lake)
+    chosen = job.RecommendSettings(**small_lake.shared_settings)
+    until = {"ranker": TEST_FROM, "ranker-valid": VALID_FROM}
+    ranker(small_lake, options=chosen.retrieval_options(), learned_until=until)
+    job.main(chosen)
+    ranked = lists(small_lake, "ranked", "all")
+    assert {row[0] for row in ranked} == {"ann", "bob", "dan", "eve"}  # dan, whom nobody knows, too
+    assert {row[2] for row in ranked if row[0] == "ann"} == {"a", "b", "c"}
+    rows = [row for row in small_lake.read("gold/recommendations") if row["strategy"] == "ranked"]
+    assert {(row["model"], row["version"]) for row in rows} == {("ranker", "train_ranker-000001")}
+    job.main(job.RecommendSettings(**small_lake.shared_settings, time={"as_of": VALID_FROM.isoformat()}))
+    versions = {row["version"] for row in small_lake.read("gold/recommendations") if row["strategy"] == "ranked"}
+    assert versions == {"train_ranker-000001-valid"}
+    early = (VALID_FROM - timedelta(days=1)).isoformat()
+    job.main(job.RecommendSettings(**small_lake.shared_settings, time={"as_of": early}))
+    assert "ranked left out" in capsys.readouterr().out
+
+
+def test_a_ranker_of_other_candidates_is_refused_before_anything_is_written(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    shop(small_lake)
+    chosen = job.RecommendSettings(**small_lake.shared_settings)
+    ranker(small_lake, options=chosen.retrieval_options() | {"num_proposed": 7}, learned_until={"ranker": TEST_FROM})
+    with pytest.raises(ValueError, match=r"'num_proposed': 7.*run train_ranker again"):
+        job.main(chosen)
+    assert small_lake.read("gold/recommendations") == small_lake.read("gold/candidates") == []
+
+
+def of_known(lake: SmallLake) -> list[dict[str, Any]]:
+    """Candidates and lists of all but dan."""
+    rows = [*lake.read("gold/candidates"), *lake.read("gold/recommendations")]
+    return [row for row in rows if row["user_key"] != "dan"]
+
+
+@pytest.mark.slow
+def test_moving_the_future_changes_no_candidate_score_or_list_of_the_users_known_before(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
     shop(small_lake)
     job.main(job.RecommendSettings(**small_lake.shared_settings))
-    before = [row for row in small_lake.read("gold/recommendations") if row["user_key"] != "dan"]
+    before = of_known(small_lake)
     past = [pair(*p) for p in (("ann", "b"), ("bob", "b"), ("bob", "c"), ("eve", "b"))]
     future = [pair("dan", "a", **LATER, weight=9.0), pair("ann", "c", **LATER), pair("bob", "z", **LATER)]
     small_lake.put("gold/interactions", pair("ann", "a", num_relevant=2, weight=2.0), *past, *future)
     job.main(job.RecommendSettings(**small_lake.shared_settings))
-    after = [row for row in small_lake.read("gold/recommendations") if row["user_key"] != "dan"]
-    assert before == after
+    assert before == of_known(small_lake)
 
 
 def test_without_interactions_before_as_of_the_run_is_skipped(

@@ -10,9 +10,7 @@ from lib.ranking.topk import (
     Ranked,
     dot_products,
     incidence,
-    rank_entries,
     rank_users,
-    summed_similarities,
     top_k,
     vectors,
 )
@@ -70,20 +68,6 @@ def test_dot_products_rank_like_the_whole_matrix_product() -> None:
     ranked = rank_users(dot_products(users, items), num_users=9, num_items=25, k=5)
     np.testing.assert_array_equal(ranked.item.reshape(9, 5), np.argsort(-(users @ items.T), axis=1)[:, :5])
     np.testing.assert_allclose(ranked.score, (users @ items.T)[ranked.user, ranked.item], rtol=1e-6)
-
-
-def test_item_to_item_adds_up_the_neighbours_of_the_own_items() -> None:
-    # Own items 0 and 1; neighbours of 0 are 1 (0.5) and 2 (0.25), of 1 are 2 (0.5); item 3 is nobody's neighbour.
-    similarity = sp.csr_array(np.array([[0, 0.5, 0.25, 0], [0, 0, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
-    histories = sp.csr_array(np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]))
-    ranked = rank_users(summed_similarities(histories, similarity), num_users=2, num_items=4, k=4)
-    assert as_rows(ranked) == [(0, 1, 2, 0.75), (0, 2, 1, 0.5)]
-
-
-def test_entries_rank_by_score_then_tie_break_then_item_order() -> None:
-    counts = sp.csr_array(np.array([[2.0, 1.0, 1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0, 3.0]]))
-    ranked = rank_entries(counts, tie_break=np.array([1.0, 5.0, 9.0, 7.0, 5.0]), k=3)
-    assert as_rows(ranked) == [(0, 1, 3, 2.0), (0, 2, 0, 2.0), (0, 3, 2, 1.0), (2, 1, 1, 3.0), (2, 2, 4, 3.0)]
 
 
 def test_a_column_of_lists_becomes_a_matrix_and_uneven_lists_are_refused() -> None:

@@ -1,0 +1,67 @@
+"""The items that may be recommended at a moment, and what is known of each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items that somebody had interacted with, in the order of their ids; every array is (items,)."""
+
+    item_ids: pa.StringArray
+    names: pa.StringArray  # the title, else the id
+    sums: pl.DataFrame  # rows of ITEM_SUMS (lib/candidates/known.py)
+    tag: NDArray[np.int32]  # the item's finest category; the last number stands for none
+    num_tags: int  # with that of none
+    log_price: NDArray[np.float32]  # NaN where unknown
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def num_buyers(self) -> NDArray[np.float64]:
+        """Distinct users with a relevant event."""
+        return self.sums["num_buyers"].to_numpy().astype(np.float64)
+
+    def positions(self, item_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+        """Where the ids stand; -1 where they do not."""
+        found = pc.fill_null(pc.index_in(item_ids, value_set=self.item_ids), -1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
+    """The catalogue of a moment.
+
+    Args:
+        sums: what is known of its items, from `added_items`.
+        items: silver/items with item_id, title, category and price; None where the log describes no item.
+    """
+    described = sums.select("item_id")
+    if items is None:
+        none = pl.DataFrame(
+            schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String), "price": pl.Float64}
+        )
+        described = described.join(none, on="item_id", how="left", maintain_order="left")
+    else:
+        given = pl.DataFrame(items.select(["item_id", "title", "category", "price"])).unique("item_id", keep="first")
+        described = described.join(given, on="item_id", how="left", maintain_order="left")
+    path = described["category"].list.join("\x1f").fill_null("")
+    numbers = path.rank("dense").cast(pl.Int32) - 1
+    num_tags = int(numbers.to_numpy().max(initial=-1)) + 2
+    is_tagged = (path != "").to_numpy()
+    price = described["price"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        log_price = np.where(price > 0, np.log(price), np.nan).astype(np.float32)
+    return Catalogue(
+        item_ids=sums["item_id"].to_arrow().cast(pa.string()),
+        names=described.select(pl.coalesce("title", "item_id")).to_series().to_arrow().cast(pa.string()),
+        sums=sums,
+        tag=np.where(is_tagged, numbers.to_numpy(), num_tags - 1).astype(np.int32),
+        num_tags=num_tags,
+        log_price=log_price,
+    )

@@ -1,0 +1,111 @@
+"""The ranker's features of a candidate: what was known of user, item and both before the moment. NaN means unknown.
+
+Each feature has a group, by which the reason of a row is found: the group that lifts the score most above what an ordinary
+candidate's features would give is what moved it (lib/candidates/ranker.py). A group of "" gives no reason.
+"""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lib.candidates.catalogue import Catalogue
+from lib.candidates.histories import Histories
+from lib.candidates.known import HALF_LIVES
+from lib.candidates.sources import ALS, EASE, EASE_RECENT, TWO_TOWER, Candidates
+
+Floats = NDArray[np.float32]
+BOUGHT, TOGETHER, TASTE, TRENDING, FITTING = "bought", "together", "taste", "trending", "fitting"
+GROUPS = (BOUGHT, TOGETHER, TASTE, TRENDING, FITTING)
+
+PAIR_FEATURES = (
+    *("weight", "num_relevant", "num_orders", "share_of_orders", "last_days", "bought_days", "interval_days", "due"),
+    *(*(f"bought_{days}" for days in HALF_LIVES), "weight_14", "weight_60"),
+)
+IS_COUNT = np.array(
+    [not name.endswith("_days") and name != "due" for name in PAIR_FEATURES]
+)  # 0 where there is no pair
+SCORE_FEATURES = {EASE: TOGETHER, EASE_RECENT: TOGETHER, ALS: TASTE, TWO_TOWER: TASTE}
+ITEM_FEATURES = (
+    *(*(f"item_bought_{days}" for days in HALF_LIVES), "item_weight_14", "item_recent_buyers", "item_buyers"),
+    *("item_age_days", "item_silence_days", "item_trend", "item_log_price"),
+)
+USER_FEATURES = ("user_num_orders", "user_silence_days", "user_age_days", "user_num_items")
+BOTH_FEATURES = ("price_fit", "tag_share")
+GROUP_OF = {
+    **dict.fromkeys(PAIR_FEATURES, BOUGHT),
+    **SCORE_FEATURES,
+    **dict.fromkeys(ITEM_FEATURES, TRENDING),
+    **dict.fromkeys(USER_FEATURES, ""),
+    **dict.fromkeys(BOTH_FEATURES, FITTING),
+}
+FEATURES = tuple(GROUP_OF)
+
+
+def features_of(candidates: Candidates, block: Histories, catalogue: Catalogue) -> Floats:
+    """(N, len(FEATURES)) of the candidates of a block."""
+    user, item = candidates.user, candidates.item
+    nothing = np.full(len(user), np.nan, np.float32)
+    columns = [
+        _of_pairs(candidates.pair, block),
+        *(candidates.scores.get(source, nothing)[:, None] for source in SCORE_FEATURES),
+        _of_items(catalogue)[item],
+        _of_users(block)[user],
+        _of_both(candidates, block, catalogue),
+    ]
+    found = np.concatenate(columns, axis=1, dtype=np.float32)
+    assert found.shape == (len(user), len(FEATURES)), found.shape
+    return found
+
+
+def _of_pairs(pair: NDArray[np.int64], block: Histories) -> Floats:
+    orders = block.users["num_orders"].to_numpy()[block.pairs["user"].to_numpy()] if len(block.pairs) else np.zeros(0)
+    interval = (pl.col("first_bought_days") - pl.col("bought_days")) / (pl.col("num_orders") - 1)
+    with_more = block.pairs.with_columns(
+        share_of_orders=pl.col("num_orders") / pl.Series(np.maximum(orders, 1)),
+        interval_days=pl.when(pl.col("num_orders") > 1).then(interval),
+    ).with_columns(due=pl.when(pl.col("interval_days") > 0).then(pl.col("bought_days") / pl.col("interval_days")))
+    of_pairs = with_more.select(pl.col(PAIR_FEATURES).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
+    without = np.where(IS_COUNT, 0, np.nan).astype(np.float32)
+    return np.asarray(np.concatenate([of_pairs, without[None]])[pair])  # -1 is the last row
+
+
+def _of_items(catalogue: Catalogue) -> Floats:
+    sums = catalogue.sums
+    columns = [
+        *(sums[f"bought_{days}"] for days in HALF_LIVES),
+        *(sums[name] for name in ("weight_14", "num_recent_buyers", "num_buyers", "age_days", "silence_days")),
+        (sums[f"bought_{HALF_LIVES[0]}"] + 1) / (sums[f"bought_{HALF_LIVES[-1]}"] + 1),
+    ]
+    return np.column_stack([*(column.to_numpy().astype(np.float32) for column in columns), catalogue.log_price])
+
+
+def _of_users(block: Histories) -> Floats:
+    num_items = np.bincount(block.pairs["user"].to_numpy(), minlength=len(block.user_keys))
+    known = block.users.select(
+        pl.col("num_orders", "silence_days", "age_days").cast(pl.Float32).fill_null(float("nan"))
+    )
+    return np.column_stack([known.to_numpy(), num_items]).astype(np.float32)
+
+
+def _of_both(candidates: Candidates, block: Histories, catalogue: Catalogue) -> Floats:
+    """How the item's price lies to what the user takes, and which share of that is of the item's category."""
+    num_users = len(block.user_keys)
+    user, item = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
+    weight = block.pairs["weight"].to_numpy().astype(np.float32)
+    price = catalogue.log_price[item]
+    priced = np.isfinite(price)
+    total, sums = (
+        np.bincount(user[priced], weights=part[priced], minlength=num_users) for part in (weight, weight * price)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usual = (sums / total).astype(np.float32)
+    price_fit = catalogue.log_price[candidates.item] - usual[candidates.user]
+    none = catalogue.num_tags - 1
+    tagged = catalogue.tag[item] != none
+    by_tag = np.zeros((num_users, catalogue.num_tags), np.float32)
+    np.add.at(by_tag, (user[tagged], catalogue.tag[item][tagged]), weight[tagged])
+    of_user = by_tag.sum(axis=1)
+    tag = catalogue.tag[candidates.item]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = by_tag[candidates.user, tag] / of_user[candidates.user]
+    return np.column_stack([price_fit, np.where(tag == none, np.nan, share)]).astype(np.float32)

@@ -1,0 +1,219 @@
+"""The lists of every strategy for a block of users, each row with its reason.
+
+The cold ladder, from the user who is known best to the one who is not known at all:
+1. one who bought items gets a list by every strategy: own items by `rebuy`, others by `ease` and by vectors;
+2. one who only looked at items gets none by `rebuy`;
+3. one whose items nobody else has, or who has no vector yet, gets none by `ease` or by that model;
+4. one who was not known before the moment gets what is popular, by `popularity` and by `ranked`.
+An item that nobody has touched is in no list. No strategy falls back to another.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lib.candidates.features import BOUGHT, FITTING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
+from lib.candidates.histories import Histories
+from lib.candidates.ranker import Ranker, moving_groups, predicted
+from lib.candidates.sources import ALS, EASE, TWO_TOWER, Candidates, Proposed, Retrieval, popular_new
+
+POPULARITY, REBUY, RANKED = "popularity", "rebuy", "ranked"
+MODEL_REASONS = {ALS: "close to your taste (ALS)", TWO_TOWER: "close to your taste (two towers)"}
+# The verb for each relevant event type, for reasons such as "bought by 12 customers".
+VERBS = {
+    "purchase": "bought",
+    "view": "viewed",
+    "cart": "put in the cart",
+    "favourite": "marked as a favourite",
+    "rating": "rated",
+}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How reasons are told."""
+
+    verb: str  # of what the log counts as relevant
+    min_support: int  # a reason tells of no fewer customers
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Makes the lists of blocks of users."""
+
+    retrieval: Retrieval
+    ranker: Ranker | None
+    length: int
+    wording: Wording
+
+    def lists(self, block: Histories, candidates: Candidates) -> Iterator[pl.DataFrame]:
+        """Rows with strategy, question, user_key, rank, item_id, score and reason."""
+        num_buyers = self.retrieval.catalogue.num_buyers
+        everyone = np.arange(len(block.user_keys))
+        best = np.argsort(-num_buyers, kind="stable")[: min(self.length, np.count_nonzero(num_buyers > 0))]
+        for_all = Proposed(
+            np.repeat(everyone, len(best)),
+            np.tile(best, len(everyone)),
+            np.tile(np.arange(1, len(best) + 1, dtype=np.int32), len(everyone)),
+            np.tile(num_buyers[best], len(everyone)),
+        )
+        for question, listed in (("all", for_all), ("new", popular_new(num_buyers, block, self.length))):
+            yield self._rows(block, POPULARITY, question, listed, self._bought_by(listed.score))
+        again = self._bought_again(block)
+        yield self._rows(block, REBUY, "all", again, self._bought_before(again.score))
+        for source in (EASE, *MODEL_REASONS):
+            if source in candidates.scores:
+                yield from self._of_source(block, candidates, source)
+        if self.ranker is not None and len(candidates.user):
+            yield from self._ranked(block, candidates, self.ranker)
+
+    def _of_source(self, block: Histories, candidates: Candidates, source: str) -> Iterator[pl.DataFrame]:
+        """A retriever's own order of all items, and of new ones."""
+        new = candidates.proposed[source]
+        new = new.where(new.rank <= self.length)
+        is_own = (candidates.pair >= 0) & ~np.isnan(candidates.scores[source])
+        both = best_first(
+            np.concatenate([new.user, candidates.user[is_own]]),
+            np.concatenate([new.item, candidates.item[is_own]]),
+            np.concatenate([new.score, candidates.scores[source][is_own]]),
+            self.length,
+        )
+        for question, listed in (("all", both), ("new", new)):
+            if source == EASE:
+                reasons = self._together(block, listed, "one of your own items")
+            else:
+                reasons = pa.array([MODEL_REASONS[source]] * len(listed.user), pa.string())
+            yield self._rows(block, source, question, listed, reasons)
+
+    def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[pl.DataFrame]:
+        """The ranker's order of all candidates, and of the new ones."""
+        features = features_of(candidates, block, self.retrieval.catalogue)
+        booster = ranker.booster
+        scores = predicted(booster, features)
+        order = np.lexsort((candidates.item, -scores, candidates.user))
+        user, is_new = candidates.user[order], candidates.pair[order] < 0
+        first = np.searchsorted(user, user)
+        num_new = np.cumsum(is_new)
+        new_rank: NDArray[np.int64] = num_new - np.where(first > 0, num_new[first - 1], 0)
+        in_all, in_new = np.arange(len(user)) - first < self.length, is_new & (new_rank <= self.length)
+        shown = np.flatnonzero(in_all | in_new)
+        moved = np.full(len(order), -1)
+        moved[shown] = moving_groups(booster, features[order[shown]], scores[order[shown]], ranker.usual)
+        for question, chosen in (("all", in_all), ("new", in_new)):
+            place = order[chosen]
+            rank = new_rank[chosen] if question == "new" else (np.arange(len(user)) - first)[chosen] + 1
+            listed = Proposed(candidates.user[place], candidates.item[place], rank.astype(np.int32), scores[place])
+            reasons = self._moved(block, listed, candidates.pair[place], moved[chosen])
+            yield self._rows(block, RANKED, question, listed, reasons)
+
+    def _moved(self, block: Histories, listed: Proposed, pair: NDArray[np.int64], group: NDArray[np.int64]) -> pa.Array:
+        """The reason of each ranked row, by the group of features that moved it."""
+        catalogue, is_it = self.retrieval.catalogue, {name: group == place for place, name in enumerate(GROUPS)}
+        reasons = np.full(len(group), "popular lately", dtype=object)
+        times = np.append(block.pairs["num_relevant"].to_numpy(), 0)[pair] * (pair >= 0)
+        reasons[is_it[TASTE]] = "close to your taste"
+        reasons[is_it[FITTING]] = "fits what you usually choose"
+        lately = catalogue.sums["num_recent_buyers"].to_numpy()[listed.item].astype(float)
+        told = np.array([f"{text} lately" for text in self._bought_by(lately).to_pylist()], dtype=object)
+        trending = is_it[TRENDING] & (lately >= self.wording.min_support)
+        reasons[trending] = told[trending]
+        near = is_it[TOGETHER]
+        if near.any():
+            chosen = listed.where(near)
+            reasons[near] = self._together(block, chosen, "goes with what you have").to_pylist()
+        own = is_it[BOUGHT] & (times > 0)
+        reasons[own] = self._bought_before(times[own].astype(float)).to_pylist()
+        reasons[is_it[BOUGHT] & (times == 0) & (pair >= 0)] = "you looked at it before"
+        reasons[is_it[BOUGHT] & (pair < 0)] = "new to you"
+        return pa.array(reasons, pa.string())
+
+    def _bought_again(self, block: Histories) -> Proposed:
+        """The user's own items by how often they were bought, ties by popularity."""
+        pairs = block.pairs.filter(pl.col("num_relevant") > 0)
+        user, item, times = (pairs[name].to_numpy() for name in ("user", "item", "num_relevant"))
+        return best_first(user, item, times.astype(float), self.length, tie_break=self.retrieval.catalogue.num_buyers)
+
+    def _together(self, block: Histories, listed: Proposed, otherwise: str) -> pa.Array:
+        nearest = strongest_own(self.retrieval.ease, block, listed.user, listed.item)
+        names = self.retrieval.catalogue.names.take(pa.array(nearest, mask=nearest < 0))
+        return pa.array(
+            [otherwise if name is None else f"often together with {name}" for name in names.to_pylist()], pa.string()
+        )
+
+    def _bought_by(self, numbers: NDArray[np.float64]) -> pa.Array:
+        distinct, place = np.unique(numbers, return_inverse=True)
+        told = pa.array([f"{self.wording.verb} by {self._customers(number)}" for number in distinct], pa.string())
+        return told.take(pa.array(place))
+
+    def _bought_before(self, times: NDArray[np.float64]) -> pa.Array:
+        distinct, place = np.unique(times, return_inverse=True)
+        often = ["once" if number == 1 else f"{int(number):,} times" for number in distinct]
+        return pa.array([f"{self.wording.verb} {text} before" for text in often], pa.string()).take(pa.array(place))
+
+    def _customers(self, number: float) -> str:
+        if number < self.wording.min_support:
+            return f"fewer than {self.wording.min_support:,} customers"
+        return f"{int(number):,} {'customer' if number == 1 else 'customers'}"
+
+    def _rows(
+        self, block: Histories, strategy: str, question: str, listed: Proposed, reasons: pa.Array
+    ) -> pl.DataFrame:
+        rows = pa.table(
+            {
+                "user_key": block.user_keys.take(pa.array(listed.user)),
+                "rank": pa.array(listed.rank, pa.int32()),
+                "item_id": self.retrieval.catalogue.item_ids.take(pa.array(listed.item)),
+                "score": pa.array(listed.score, pa.float64()),
+                "reason": reasons,
+            }
+        )
+        named = pl.DataFrame(rows).with_columns(strategy=pl.lit(strategy), question=pl.lit(question))
+        return named.select("strategy", "question", *rows.column_names)
+
+
+def best_first(
+    user: NDArray[np.int64],
+    item: NDArray[np.int64],
+    score: NDArray[np.float64],
+    length: int,
+    *,
+    tie_break: NDArray[np.float64] | None = None,
+) -> Proposed:
+    """The best `length` entries of each user by score; ties by `tie_break` (items,), highest first, then by position."""
+    ties = np.zeros(len(item)) if tie_break is None else -tie_break[item]
+    order = np.lexsort((item, ties, -score, user))
+    user, item, score = user[order], item[order], score[order]
+    rank = np.arange(1, len(user) + 1) - np.searchsorted(user, user)
+    listed = rank <= length
+    return Proposed(user[listed], item[listed], rank[listed].astype(np.int32), score[listed].astype(np.float64))
+
+
+def strongest_own(
+    ease: NDArray[np.float32], block: Histories, user: NDArray[np.int64], item: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """For each pair of a user and an item, the item that the user has which speaks most for it, or -1 if none does.
+
+    Args:
+        ease: (items, items), see lib/ranking/ease.py.
+        block: the users.
+        user: (N,).
+        item: (N,).
+    """
+    own_user, own_item = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
+    bounds = np.searchsorted(own_user, np.arange(len(block.user_keys) + 1))
+    lengths = np.diff(bounds)[user]
+    entry = np.repeat(np.arange(len(user)), lengths)
+    begin = np.repeat(bounds[:-1][user] - np.r_[0, np.cumsum(lengths)[:-1]], lengths) if len(user) else entry
+    own = own_item[begin + np.arange(len(entry))]
+    weight = ease[own, item[entry]] if ease.size else np.zeros(len(entry), np.float32)
+    speaks = weight > 0
+    entry, own, weight = entry[speaks], own[speaks], weight[speaks]
+    order = np.lexsort((own, -weight, entry))
+    found, where = np.unique(entry[order], return_index=True)
+    strongest = np.full(len(user), -1, dtype=np.int64)
+    strongest[found] = own[order][where]
+    return strongest

@@ -1,0 +1,160 @@
+"""What a job does before its tasks make candidates: it brings together what is known at some moments, and makes their retrievals."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from lib.candidates import tasks
+from lib.candidates.catalogue import Catalogue, catalogue_of
+from lib.candidates.known import ITEM_SUMS, added_items
+from lib.candidates.sources import MODELS, Retrieval
+from lib.candidates.tasks import Moment
+from lib.engines.arrow_tasks import gathered
+from lib.engines.parts import Parts, TaskRun
+from lib.ranking.ease import MAX_ITEMS
+from lib.ranking.topk import vectors as matrix_of
+from lib.runs import model_registry
+
+ROWS_PER_SHARD = 500_000  # of gold/interactions; what is known of their users must fit in a task's memory
+
+
+class RetrievalSettings(BaseModel):
+    """What the retrievers propose; a ranker must be trained and used with the same."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_proposed: int = Field(
+        40, ge=1, le=1000, description="items that each retriever proposes for a user, beside the user's own items"
+    )
+    ease_penalty: float = Field(
+        200, gt=0, description="penalty of EASE's squared weights, in users; chosen on validation windows"
+    )
+    min_support: int = Field(
+        3,
+        ge=1,
+        description="distinct users who must have two items together before one speaks for the other; a reason tells of no "
+        "fewer buyers",
+    )
+    max_ease_items: int = Field(
+        10_000,
+        ge=1,
+        le=MAX_ITEMS,
+        description="items that EASE knows, those that most users have: its matrix is dense (400 MB and some 20 s for 10,000)",
+    )
+
+    def retrieval_options(self) -> dict[str, float | int]:
+        """What a ranker's candidates depend on."""
+        names = ("num_proposed", "ease_penalty", "min_support", "max_ease_items")
+        return {name: getattr(self, name) for name in names}
+
+
+def versions_at(run: TaskRun, as_of: datetime) -> dict[str, str]:
+    """Model -> the latest fit of its vectors that used nothing from `as_of` on and is no candidate.
+
+    That is the current version's, and for an earlier moment the one that was made for it or before.
+    """
+    found: dict[str, str] = {}
+    if "gold/vectors" not in run.inputs:
+        return found
+    stored = run.dataset("gold/vectors")
+    for model in MODELS:
+        is_item = (pc.field("model") == model) & (pc.field("kind") == "item") & (pc.field("as_of") <= as_of)
+        fits = pl.DataFrame(stored.to_table(["version", "as_of"], filter=is_item)).unique()
+        usable = fits.filter(~pl.col("version").is_in(list(model_registry.candidates(run.lake, model))))
+        if len(usable):
+            found[model] = usable.sort("as_of", "version")["version"][-1]
+    return found
+
+
+def described(run: TaskRun, moments: Mapping[str, Moment], versions: Mapping[str, Mapping[str, str]]) -> Parts:
+    """What is known at each moment of users and items, by shard of users, with the users' vectors; kept.
+
+    Args:
+        run: the run, which reads gold/interactions and may read gold/vectors.
+        moments: by name.
+        versions: moment -> model -> version of its vectors.
+    """
+    num_rows = run.lake.num_rows("gold/interactions", run.version_of("gold/interactions"))
+    num_shards = run.num_shards(num_rows, rows_per_shard=ROWS_PER_SHARD)
+    spread = run.files_of({"": "gold/interactions"}).then(tasks.spread_interactions, num_shards=num_shards)
+    for model in MODELS:
+        wanted = {f"{model}/{name}": chosen[model] for name, chosen in versions.items() if model in chosen}
+        if wanted:
+            files = run.files_of({"": "gold/vectors"}, holding={"model": [model], "kind": ["user"]})
+            spread = spread.union(files.then(tasks.spread_vectors, versions=wanted, num_shards=num_shards))
+    return spread.to_shards(num_shards).then(tasks.describe, moments=moments).keep()
+
+
+def retrievals(
+    run: TaskRun,
+    parts: Parts,
+    moments: Mapping[str, Moment],
+    versions: Mapping[str, Mapping[str, str]],
+    settings: RetrievalSettings,
+) -> dict[str, Retrieval]:
+    """The retrieval of each moment at which some item is known."""
+    sums = gathered(parts.of(tasks.SUMS).collected(), tasks.SUMS, tasks.GATHERED)
+    items = None
+    if run.has("silver/items"):
+        items = run.read_arrow("silver/items", ["item_id", "title", "category", "price"])
+    catalogues = {
+        name: catalogue_of(added_items(of_moment.select(*ITEM_SUMS)), items)
+        for name in moments
+        if len(of_moment := sums.filter(moment=name))
+    }
+    ease = ease_weights(run, parts, catalogues, settings)
+    return {
+        name: Retrieval(
+            moments[name].as_of,
+            catalogue,
+            ease[name],
+            {model: item_vectors(run, model, version, catalogue) for model, version in versions[name].items()},
+            settings.num_proposed,
+        )
+        for name, catalogue in catalogues.items()
+    }
+
+
+def ease_weights(
+    run: TaskRun, parts: Parts, catalogues: Mapping[str, Catalogue], settings: RetrievalSettings
+) -> dict[str, NDArray[np.float32]]:
+    """EASE's weights between the items of each catalogue; 0 for those beyond the most widely owned `max_ease_items`."""
+    chosen = {name: most_owned(catalogue, settings.max_ease_items) for name, catalogue in catalogues.items()}
+    item_ids = {name: catalogues[name].item_ids.take(pa.array(places)) for name, places in chosen.items()}
+    pairs = parts.of(*(f"{tasks.PAIR}/{name}" for name in catalogues))
+    counts = pairs.then(tasks.count_pairs, item_ids=run.engine.broadcast(item_ids)).to_shards(max(1, len(item_ids)))
+    given = {"penalty": settings.ease_penalty, "min_support": settings.min_support}
+    solved = counts.then(tasks.solve_ease, num_items=[len(ids) for ids in item_ids.values()], **given).collected()
+    found = {}
+    for shard, (name, places) in enumerate(chosen.items()):
+        content = next((content for kind, content in solved if kind == f"{tasks.WEIGHTS}/{shard}"), b"")
+        weights = np.frombuffer(content, np.float32).reshape(len(places), -1) if content else None
+        if weights is not None and len(places) < len(catalogues[name]):
+            whole = np.zeros((len(catalogues[name]),) * 2, np.float32)
+            whole[np.ix_(places, places)] = weights
+            weights = whole
+        found[name] = np.zeros((0, 0), np.float32) if weights is None else weights
+    return found
+
+
+def most_owned(catalogue: Catalogue, num_items: int) -> NDArray[np.int64]:
+    """The positions of the items that most users have, in the catalogue's order; ties by position."""
+    order = np.argsort(-catalogue.sums["num_users"].to_numpy(), kind="stable")
+    return np.sort(order[:num_items])
+
+
+def item_vectors(run: TaskRun, model: str, version: str, catalogue: Catalogue) -> NDArray[np.float32]:
+    """The vectors of the catalogue's items, (items, d), NaN for one without."""
+    is_wanted = (pc.field("model") == model) & (pc.field("kind") == "item") & (pc.field("version") == version)
+    rows = run.dataset("gold/vectors").to_table(["id", "values"], filter=is_wanted)
+    found = matrix_of(rows["values"].combine_chunks())
+    position = catalogue.positions(rows["id"])
+    placed = np.full((len(catalogue), found.shape[1]), np.nan, np.float32)
+    placed[position[position >= 0]] = found[position >= 0]
+    return placed

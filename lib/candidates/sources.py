@@ -1,0 +1,148 @@
+"""The retrievers: what each proposes for a block of users, by exact multiplication with all items.
+
+A retriever proposes items that the user did not have; those that the user had are all candidates, proposed by `own`. So one
+pass answers both questions: the best of all items are among these and the retriever's first few.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.candidates.catalogue import Catalogue
+from lib.candidates.histories import Histories
+from lib.ranking.topk import top_k
+
+Floats = NDArray[np.float32]
+OWN, POPULAR, EASE, EASE_RECENT, ALS, TWO_TOWER = "own", "popular", "ease", "ease_recent", "als", "two_tower"
+MODELS = (ALS, TWO_TOWER)  # whose vectors stand in gold/vectors
+CELLS_AT_ONCE = 1 << 23  # scores of a source in memory at a time (32 MB)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """All that retrieval needs to know at a moment."""
+
+    as_of: datetime
+    catalogue: Catalogue
+    ease: Floats  # (items, items), see lib/ranking/ease.py
+    vectors: Mapping[str, Floats]  # model -> (items, d), NaN for an item without one
+    num_proposed: int  # items by each retriever for a user
+
+    @property
+    def users_at_once(self) -> int:
+        """Users in a block."""
+        return max(1, CELLS_AT_ONCE // max(1, len(self.catalogue)))
+
+
+class Proposed(NamedTuple):
+    """What a retriever proposes, sorted by user and rank; every array is (entries,)."""
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    rank: NDArray[np.int32]  # from 1
+    score: NDArray[np.float64]
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Proposed":
+        """Some of the entries."""
+        return Proposed(self.user[chosen], self.item[chosen], self.rank[chosen], self.score[chosen])
+
+
+class Candidates(NamedTuple):
+    """The candidates of a block of users, sorted by user and item, with every retriever's score of each."""
+
+    user: NDArray[np.int64]  # (N,)
+    item: NDArray[np.int64]  # (N,)
+    pair: NDArray[np.int64]  # (N,), the row of the block's pairs, or -1 where the user did not have the item
+    scores: Mapping[str, Floats]  # source -> (N,), NaN where it says nothing
+    proposed: Mapping[str, Proposed]  # source -> what it proposes
+
+
+def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
+    """Own items and the first `num_proposed` of each retriever."""
+    catalogue, num_users = retrieval.catalogue, len(block.user_keys)
+    own = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
+    pair = np.full((num_users, len(catalogue)), -1, np.int32)
+    pair[own] = np.arange(len(own[0]))
+    scores = _scores(retrieval, block)
+    is_candidate = pair >= 0
+    proposed = {OWN: _own_items(block)}
+    for source, of_source in scores.items():
+        proposed[source] = _best_new(of_source, own, retrieval.num_proposed)
+        is_candidate[proposed[source].user, proposed[source].item] = True
+    proposed[POPULAR] = popular_new(catalogue.sums["num_recent_buyers"].to_numpy(), block, retrieval.num_proposed)
+    is_candidate[proposed[POPULAR].user, proposed[POPULAR].item] = True
+    user, item = np.nonzero(is_candidate)
+    at_candidates = {source: of_source[user, item] for source, of_source in scores.items()}
+    for of_source in at_candidates.values():
+        of_source[np.isneginf(of_source)] = np.nan
+    return Candidates(user, item, pair[user, item].astype(np.int64), at_candidates, proposed)
+
+
+def popular_new(popularity: NDArray[Any], block: Histories, num_proposed: int) -> Proposed:
+    """The most popular items that each user did not have; ties by position.
+
+    Args:
+        popularity: (items,); an item with 0 is not proposed.
+        block: the users.
+        num_proposed: items for a user.
+    """
+    user, item = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
+    num_users = len(block.user_keys)
+    order = np.argsort(-popularity, kind="stable")[: np.count_nonzero(popularity > 0)]
+    order = order[: num_proposed + int(np.bincount(user, minlength=1).max())]
+    place = np.full(len(popularity), -1)
+    place[order] = np.arange(len(order))
+    is_new = np.ones((num_users, len(order)), bool)
+    looked_at = place[item] >= 0
+    is_new[user[looked_at], place[item[looked_at]]] = False
+    rank = np.cumsum(is_new, axis=1)
+    at_user, at = np.nonzero(is_new & (rank <= num_proposed))
+    return Proposed(at_user, order[at], rank[at_user, at].astype(np.int32), popularity[order[at]].astype(np.float64))
+
+
+def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
+    """Source -> (users, items), -inf where it says nothing; sources without a model are left out."""
+    num_items = len(retrieval.catalogue)
+    scores: dict[str, Floats] = {}
+    if retrieval.ease.size:
+        for source, values in ((EASE, np.ones(len(block.pairs))), (EASE_RECENT, block.pairs["weight_60"].to_numpy())):
+            speaks = np.asarray(block.matrix(values, num_items) @ retrieval.ease)
+            speaks[speaks <= 0] = -np.inf
+            scores[source] = speaks
+    for model, items in retrieval.vectors.items():
+        if model not in block.vectors or block.vectors[model].shape[1] != items.shape[1]:
+            continue
+        users = block.vectors[model]
+        found = np.full((len(users), num_items), -np.inf, np.float32)
+        has_vector = np.flatnonzero(~np.isnan(users[:, 0]))
+        found[has_vector] = users[has_vector] @ np.nan_to_num(items).T
+        found[:, np.isnan(items[:, 0])] = -np.inf
+        scores[model] = found
+    return scores
+
+
+def _best_new(scores: Floats, own: tuple[NDArray[np.int64], NDArray[np.int64]], num_proposed: int) -> Proposed:
+    """The best items that the user did not have."""
+    kept = scores[own]
+    scores[own] = -np.inf
+    asked = np.flatnonzero(np.isfinite(scores).any(axis=1))
+    best = top_k(scores[asked], num_proposed)
+    value = np.take_along_axis(scores[asked], best, axis=1)
+    scores[own] = kept
+    row, place = np.nonzero(value > -np.inf)
+    return Proposed(asked[row], best[row, place], (place + 1).astype(np.int32), value[row, place].astype(np.float64))
+
+
+def _own_items(block: Histories) -> Proposed:
+    """The items that the user had, by how often they were bought, then by how lately something was done with them."""
+    pairs = block.pairs
+    bought, age = pairs["num_relevant"].to_numpy(), pairs["last_days"].to_numpy()
+    user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
+    order = np.lexsort((item, age, -bought, user))
+    user, item = user[order], item[order]
+    rank = np.arange(1, len(user) + 1) - np.searchsorted(user, user)
+    return Proposed(user, item, rank.astype(np.int32), bought[order].astype(np.float64))

@@ -1,0 +1,281 @@
+"""The functions that the tasks of recommend and train_ranker run.
+
+A task reads files of gold/interactions and packs what is known at some moments by shard of whole users; others sum the items
+and count the pairs of items of all shards. With the retrieval of a moment (lib/candidates/sources.py) a task then makes the
+candidates of its shard's users, and writes lists, or keeps them as the ranker's examples. Does not import Spark or Ray.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+
+from lib.candidates import known
+from lib.candidates.features import FEATURES, features_of
+from lib.candidates.histories import Histories, histories_of
+from lib.candidates.lists import Wording, Writer
+from lib.candidates.ranker import Examples, Ranker
+from lib.candidates.sources import Candidates, Retrieval, candidates_of
+from lib.engines.arrow_tasks import (
+    Broadcast,
+    of_kinds,
+    packed,
+    part,
+    rows_of,
+    shards_by,
+    table_rows,
+    unpacked,
+    write_rows,
+)
+from lib.lake.lake import Lake
+from lib.ranking.ease import gram_of, pair_counts, weights_of
+from lib.tables.gold import CANDIDATES, INTERACTIONS, RECOMMENDATIONS, VECTORS_TABLE
+
+# Kinds of parts; those of one moment end with its name.
+INTERACTION, PAIR, USER, SUMS, COUNTS, WEIGHTS, VECTOR = (
+    "interaction",
+    "pair",
+    "user",
+    "sums",
+    "counts",
+    "weights",
+    "vector",
+)
+EXAMPLE, WANTED = "example", "wanted"
+READ = pa.schema([INTERACTIONS.schema.field(name) for name in known.READ])
+GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
+    SUMS: {"moment": pl.String, **known.ITEM_SUMS},
+    USER: {"moment": pl.String, "num_users": pl.Int64, "num_pairs": pl.Int64, "num_asked": pl.Int64},
+}
+
+
+class Moment(NamedTuple):
+    """When lists are made; the users who are asked for are all, or those who buy before `until`."""
+
+    as_of: datetime
+    until: datetime | None = None
+
+
+def spread_interactions(files: Iterable[pa.RecordBatch], *, num_shards: int) -> Iterator[pa.RecordBatch]:
+    """Read files of gold/interactions (rows of TABLE_FILES), and pack them by shard of whole users."""
+    for file in rows_of(files):
+        for rows in table_rows(file["location"], READ):
+            yield from packed(rows, INTERACTION, shards_by(rows["user_key"], num_shards))
+
+
+def spread_vectors(
+    files: Iterable[pa.RecordBatch], *, versions: Mapping[str, str], num_shards: int
+) -> Iterator[pa.RecordBatch]:
+    """Read files of gold/vectors of users, and pack those of some versions, name -> version, by shard."""
+    schema = pa.schema([VECTORS_TABLE.schema.field(name) for name in ("version", "id", "values")])
+    for file in rows_of(files):
+        for rows in table_rows(file["location"], schema):
+            for name, version in versions.items():
+                of_version = rows.filter(pl.col("version") == version).select("id", "values")
+                yield from packed(of_version, f"{VECTOR}/{name}", shards_by(of_version["id"], num_shards))
+
+
+def describe(parts: Iterable[pa.RecordBatch], *, moments: Mapping[str, Moment]) -> Iterator[pa.RecordBatch]:
+    """Pack what is known at each moment of a shard's users and their items; both are counted. Vectors stay as they are."""
+    batches = list(parts)
+    found = unpacked(of_kinds(batches, frozenset([INTERACTION]), are_wanted=True))
+    yield from of_kinds(batches, frozenset([INTERACTION]), are_wanted=False)
+    interactions = found.get(INTERACTION, pl.DataFrame(READ.empty_table()))
+    for name, moment in moments.items() if len(interactions) else ():
+        pairs = known.known_pairs(interactions, as_of=moment.as_of)
+        users = known.known_users(interactions, as_of=moment.as_of)
+        asked = wanted(interactions, moment) if moment.until else interactions
+        everyone = asked.select("user_key").unique().join(users, on="user_key", how="left").sort("user_key")
+        counts = {"moment": name, "num_users": len(users), "num_pairs": len(pairs), "num_asked": len(everyone)}
+        yield from packed(pl.DataFrame([counts], schema=GATHERED[USER]), USER)
+        yield from packed(known.item_sums(pairs).select(pl.lit(name).alias("moment"), *known.ITEM_SUMS), SUMS)
+        yield from packed(pairs, f"{PAIR}/{name}")
+        yield from packed(everyone, f"{USER}/{name}")
+        if moment.until:
+            yield from packed(asked, f"{WANTED}/{name}")
+
+
+def wanted(interactions: pl.DataFrame, moment: Moment) -> pl.DataFrame:
+    """`user_key` and `item_id` of what was bought from the moment on until its end, each pair once, sorted."""
+    is_in = (pl.col("event_time") >= moment.as_of) & (pl.col("event_time") < moment.until)
+    bought = interactions.filter(is_in & (pl.col("num_relevant") > 0))
+    return bought.select("user_key", "item_id").unique().sort("user_key", "item_id")
+
+
+def count_pairs(
+    parts: Iterable[pa.RecordBatch], *, item_ids: Broadcast[Mapping[str, pa.StringArray]]
+) -> Iterator[pa.RecordBatch]:
+    """Count, for each moment, how many users of a shard have both of two items; each moment is a shard of its own."""
+    found = unpacked(parts)
+    for shard, (name, ids) in enumerate(item_ids.value.items()):
+        pairs = found.get(f"{PAIR}/{name}")
+        if pairs is None:
+            continue
+        item = pl.Series(pc.index_in(pairs["item_id"].to_arrow().cast(pa.string()), value_set=ids))
+        user = pairs["user_key"].rank("dense").to_numpy() - 1
+        kept = item.is_not_null().to_numpy()
+        places = user[kept].astype(np.int64), item.drop_nulls().to_numpy()
+        shape = (int(user.max()) + 1, len(ids))
+        counts = pair_counts(sp.csr_array((np.ones(len(places[0]), np.float32), places), shape=shape))
+        yield from packed(counts, COUNTS, pl.repeat(shard, len(counts), dtype=pl.Int32, eager=True))
+
+
+def solve_ease(
+    parts: Iterable[pa.RecordBatch], *, num_items: Sequence[int], penalty: float, min_support: int
+) -> Iterator[pa.RecordBatch]:
+    """The weights of EASE of the moment whose counts of all shards these are; a part holds them as they lie in memory."""
+    counts: list[pl.DataFrame] = []
+    shard = None
+    for batch in parts:
+        shard = batch["shard"][0].as_py()
+        counts += [pl.read_ipc_stream(content) for content in batch["content"].to_pylist()]
+    if shard is not None:
+        weights = weights_of(gram_of(counts, num_items[shard]), penalty=penalty, min_support=min_support)
+        yield part(f"{WEIGHTS}/{shard}", weights.tobytes())
+
+
+def make_examples(
+    parts: Iterable[pa.RecordBatch],
+    *,
+    retrievals: Broadcast[Mapping[str, Retrieval]],
+    shares: Mapping[str, float],
+    num_workers: int,
+) -> Iterator[pa.RecordBatch]:
+    """The ranker's examples of each moment, of a share of the users who bought something, by training worker."""
+    found = unpacked(parts)
+    for name, retrieval in retrievals.value.items():
+        if f"{USER}/{name}" not in found:
+            continue
+        asked = pl.Series(found[f"{USER}/{name}"]["user_key"])
+        draw = asked.hash(seed=1) / 2**64
+        users = found[f"{USER}/{name}"].filter(draw < shares[name])
+        for block, candidates in candidates_by_block(found, users, name, retrieval):
+            yield from _packed_examples(block, candidates, found[f"{WANTED}/{name}"], name, retrieval, num_workers)
+
+
+def _packed_examples(
+    block: Histories,
+    candidates: Candidates,
+    bought: pl.DataFrame,
+    name: str,
+    retrieval: Retrieval,
+    num_workers: int,
+) -> Iterator[pa.RecordBatch]:
+    place = pl.DataFrame({"user_key": pl.Series(block.user_keys)}).with_row_index("user")
+    theirs = bought.join(place, on="user_key", how="inner")
+    user = theirs["user"].to_numpy().astype(np.int64)
+    item = retrieval.catalogue.positions(theirs["item_id"].to_arrow().cast(pa.string()))
+    width = len(retrieval.catalogue)
+    cell = candidates.user * width + candidates.item
+    label = np.isin(cell, (user * width + item)[item >= 0])
+    own = block.pairs["user"].to_numpy() * width + block.pairs["item"].to_numpy()
+    is_new = (item < 0) | ~np.isin(user * width + item, own)
+    num_users = len(block.user_keys)
+    features = features_of(candidates, block, retrieval.catalogue)
+    rows = pl.DataFrame(features, schema=list(FEATURES), orient="row").with_columns(
+        user_key=pl.Series(block.user_keys).gather(candidates.user),
+        label=pl.Series(label.astype(np.int8)),
+        is_new=pl.Series(candidates.pair < 0),
+        num_wanted=pl.Series(np.bincount(user, minlength=num_users)[candidates.user]),
+        num_wanted_new=pl.Series(np.bincount(user[is_new], minlength=num_users)[candidates.user]),
+    )
+    yield from packed(rows, f"{EXAMPLE}/{name}", shards_by(rows["user_key"], num_workers))
+
+
+def examples_of(parts: Iterable[pa.RecordBatch]) -> dict[str, Examples]:
+    """The examples of each moment in a training worker's parts, users in the order of their keys."""
+    found: dict[str, Examples] = {}
+    for kind, rows in unpacked(parts).items():
+        in_order = rows.sort("user_key", maintain_order=True)
+        group = in_order["user_key"].rank("dense").to_numpy().astype(np.int64) - 1
+        first = np.searchsorted(group, np.arange(group[-1] + 1))
+        found[kind.removeprefix(f"{EXAMPLE}/")] = Examples(
+            np.ascontiguousarray(in_order.select(FEATURES).to_numpy(), dtype=np.float32),
+            in_order["label"].to_numpy(),
+            in_order["is_new"].to_numpy(),
+            group,
+            in_order.select("num_wanted", "num_wanted_new").to_numpy()[first].astype(np.int64),
+        )
+    return found
+
+
+def candidates_by_block(
+    found: Mapping[str, pl.DataFrame], users: pl.DataFrame, name: str, retrieval: Retrieval
+) -> Iterator[tuple[Histories, Candidates]]:
+    """The candidates of a shard's users, block by block."""
+    pairs = found.get(f"{PAIR}/{name}")
+    if pairs is None:
+        pairs = known.known_pairs(pl.DataFrame(READ.empty_table()), as_of=retrieval.as_of)
+    end = f"/{name}"
+    vectors = {
+        kind.removeprefix(f"{VECTOR}/").removesuffix(end): rows
+        for kind, rows in found.items()
+        if kind.startswith(f"{VECTOR}/") and kind.endswith(end)
+    }
+    histories = histories_of(pairs, users, retrieval.catalogue, vectors=vectors)
+    for start in range(0, len(users), retrieval.users_at_once):
+        block = histories.block(slice(start, min(start + retrieval.users_at_once, len(users))))
+        yield block, candidates_of(retrieval, block)
+
+
+def write_lists(
+    parts: Iterable[pa.RecordBatch],
+    *,
+    lake: Lake,
+    name: str,
+    retrieval: Broadcast[Retrieval],
+    ranker: Ranker | None,
+    versions: Mapping[str, str],
+    length: int,
+    wording: Wording,
+) -> Iterator[pa.RecordBatch]:
+    """Write the candidates and the lists of a shard's users.
+
+    Args:
+        parts: what is known at the moment.
+        lake: where they are written.
+        name: the moment's.
+        retrieval: its retrieval.
+        ranker: None if there is none.
+        versions: model -> version, of the strategies that have one.
+        length: of the lists.
+        wording: of the reasons.
+    """
+    found = unpacked(parts)
+    users = found.get(f"{USER}/{name}")
+    if users is None:
+        return
+    writer = Writer(retrieval.value, ranker, length, wording)
+    as_of = pl.lit(retrieval.value.as_of, pl.Datetime("us", "UTC"))
+    model = {strategy: strategy if strategy != "ranked" else "ranker" for strategy in versions}
+    lists, candidates = [], []
+    for block, chosen in candidates_by_block(found, users, name, retrieval.value):
+        lists += list(writer.lists(block, chosen))
+        candidates += list(_candidate_rows(block, chosen, retrieval.value))
+    rows = pl.concat(lists).with_columns(
+        as_of=as_of,
+        model=pl.col("strategy").replace_strict(model, default=None, return_dtype=pl.String),
+        version=pl.col("strategy").replace_strict(dict(versions), default=None, return_dtype=pl.String),
+    )
+    for table, made in ((RECOMMENDATIONS, rows), (CANDIDATES, pl.concat(candidates).with_columns(as_of=as_of))):
+        batches = made.select(table.schema.names).to_arrow().cast(table.schema).to_batches()
+        yield from write_rows(batches, lake=lake, table=table)
+
+
+def _candidate_rows(block: Histories, candidates: Candidates, retrieval: Retrieval) -> Iterator[pl.DataFrame]:
+    for source, proposed in candidates.proposed.items():
+        yield pl.DataFrame(
+            pa.table(
+                {
+                    "user_key": block.user_keys.take(pa.array(proposed.user)),
+                    "item_id": retrieval.catalogue.item_ids.take(pa.array(proposed.item)),
+                    "score": pa.array(proposed.score, pa.float64()),
+                    "rank": pa.array(proposed.rank, pa.int32()),
+                }
+            )
+        ).with_columns(source=pl.lit(source))

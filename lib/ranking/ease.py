@@ -1,0 +1,71 @@
+"""EASE: the closed-form linear autoencoder over the item Gram matrix (Steck 2019, "Embarrassingly shallow autoencoders").
+
+Each column of B minimises |X - X B|^2 + penalty |B|^2 with a zero diagonal: B = I - P / diag(P), P = (X'X + penalty I)^-1
+(eq. 8). X is (users, items) of 0 and 1. The Gram matrix X'X is summed over shards of users.
+
+It is solved for at most `MAX_ITEMS` items: a dense matrix of (items, items), whose inverse costs items^3 operations
+(3 s for 5,000 items on one core, some 3 minutes and 3.2 GB for 20,000).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+MAX_ITEMS = 20_000
+COUNTS = {"item": pl.Int32, "other": pl.Int32, "num_users": pl.Int32}
+_USERS_AT_ONCE = 4096
+
+
+def pair_counts(known: sp.csr_array) -> pl.DataFrame:
+    """How many users have both items of each pair: rows of COUNTS with item <= other, only pairs that somebody has.
+
+    Args:
+        known: (users, items), an entry where the user has the item.
+    """
+    ones = sp.csr_array((np.ones(known.nnz, np.float32), known.indices, known.indptr), shape=known.shape)
+    total = sp.csr_array((known.shape[1], known.shape[1]), dtype=np.float32)
+    for start in range(0, known.shape[0], _USERS_AT_ONCE):
+        part = ones[start : start + _USERS_AT_ONCE]
+        total = sp.csr_array(total + sp.triu(part.T @ part, format="csr"))
+    entries = total.tocoo()
+    columns = {"item": entries.row, "other": entries.col, "num_users": entries.data}
+    return pl.DataFrame({name: column.astype(np.int32) for name, column in columns.items()}, schema=COUNTS)
+
+
+def gram_of(counts: Iterable[pl.DataFrame], num_items: int) -> NDArray[np.float32]:
+    """The Gram matrix (items, items) from the counts of shards of users."""
+    gram = np.zeros((num_items, num_items), np.float32)
+    for part in counts:
+        gram[part["item"].to_numpy(), part["other"].to_numpy()] += part["num_users"].to_numpy()
+    upper = np.triu(gram, 1)
+    gram += upper.T
+    return gram
+
+
+def weights_of(gram: NDArray[np.float32], *, penalty: float, min_support: int) -> NDArray[np.float32]:
+    """B, (items, items): how much having the row's item speaks for the column's.
+
+    Weights of items that fewer than `min_support` users have together are set to 0 after the solution, so that nothing is
+    recommended, and no reason given, by what a few people did.
+
+    Raises:
+        ValueError: the catalogue is larger than MAX_ITEMS, or the penalty is not above 0.
+    """
+    num_items = len(gram)
+    if num_items > MAX_ITEMS or penalty <= 0:
+        raise ValueError(f"EASE: {num_items:,} items (at most {MAX_ITEMS:,}), penalty {penalty} (above 0)")
+    if not num_items:
+        return np.zeros((0, 0), np.float32)
+    factor, failed = lapack.spotrf(gram + np.float32(penalty) * np.eye(num_items, dtype=np.float32), lower=1)
+    assert not failed, "a Gram matrix with a penalty is positive definite"
+    inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
+    assert not failed, "a positive definite matrix has an inverse"
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    weights = -inverse / np.diag(inverse)
+    weights[gram < min_support] = 0
+    np.fill_diagonal(weights, 0)
+    return np.ascontiguousarray(weights, dtype=np.float32)

@@ -1,0 +1,73 @@
+import lightgbm as lgb
+import numpy as np
+import pytest
+
+from lib.candidates.features import FEATURES, GROUPS
+from lib.candidates.ranker import Examples, fitted, joined, moving_groups, ndcg_by_trees, ndcg_of, ordinary, predicted
+
+OPTIONS = {"min_data_in_leaf": 5, "num_leaves": 7, "learning_rate": 0.2, "seed": 0}
+
+
+def planted(seed: int, num_users: int = 60, size: int = 20) -> Examples:
+    """People buy what EASE gives a high score, and what they bought often; nothing else matters."""
+    rng = np.random.default_rng(seed)
+    features = rng.random((num_users * size, len(FEATURES))).astype(np.float32)
+    together, bought = (features[:, FEATURES.index(name)] for name in ("ease", "num_relevant"))
+    label = ((together > 0.9) | (bought > 0.9)).astype(np.int8)
+    group = np.repeat(np.arange(num_users), size)
+    is_new = rng.random(len(label)) < 0.5
+    wanted = np.column_stack([np.bincount(group, weights=label), np.bincount(group, weights=label * is_new)])
+    return Examples(features, label, is_new, group, wanted.astype(np.int64))
+
+
+def test_ndcg_counts_what_was_bought_but_not_retrieved_and_users_who_wanted_nothing_are_left_out() -> None:
+    label, is_new = np.array([0, 1, 1, 0], np.int8), np.array([True, False, True, True])
+    examples = Examples(
+        np.zeros((4, len(FEATURES)), np.float32), label, is_new, np.array([0, 0, 0, 1]), np.array([[3, 1], [1, 0]])
+    )
+    found = ndcg_of(np.array([3.0, 2.0, 1.0, 0.0]), examples)
+    second, third = 1 / np.log2(3), 1 / 2
+    assert found[0] == pytest.approx(
+        [(second + third) / (1 + second + third), second]
+    )  # of the new ones it is the second
+    assert found[1, 0] == 0 and np.isnan(found[1, 1])
+
+
+def test_the_ranker_learns_what_was_planted_and_trees_add_up() -> None:
+    train, valid = planted(0), planted(1)
+    booster = fitted(train, num_trees=30, options=OPTIONS)
+    by_trees = ndcg_by_trees(booster, valid)
+    assert by_trees.shape == (3, 60, 2)
+    np.testing.assert_allclose(by_trees[-1], ndcg_of(predicted(booster, valid.features), valid))
+    chance = ndcg_of(np.random.default_rng(2).random(len(valid.label)), valid)
+    assert np.nanmean(by_trees[-1]) > np.nanmean(chance) + 0.3
+
+
+def test_the_group_that_moved_a_row_is_the_one__its_score_falls_most() -> None:
+    examples = planted(0)
+    booster = fitted(examples, num_trees=30, options=OPTIONS)
+    rows = np.full((2, len(FEATURES)), 0.5, np.float32)
+    rows[0, FEATURES.index("ease")], rows[1, FEATURES.index("num_relevant")] = 0.95, 0.95
+    moved = moving_groups(booster, rows, predicted(booster, rows), ordinary(examples.features))
+    assert [GROUPS[place] for place in moved] == ["together", "bought"]
+
+
+def test_an_ordinary_candidate_was_not_touched_and_has_the_median_of_the_rest() -> None:
+    usual = dict(
+        zip(FEATURES, ordinary(np.array([[1.0] * len(FEATURES), [3.0] * len(FEATURES)], np.float32)), strict=True)
+    )
+    assert (usual["num_relevant"], usual["ease"], usual["item_buyers"]) == (0, 2, 2)
+    assert np.isnan(usual["bought_days"])
+
+
+def test_parts_are_joined_with_their_users_apart() -> None:
+    both = joined([planted(0, num_users=2), planted(1, num_users=3)])
+    assert both.sizes.tolist() == [20] * 5
+    assert len(both.num_wanted) == 5
+
+
+def test_a_ranker_goes_through_its_text() -> None:
+    booster = fitted(planted(0), num_trees=10, options=OPTIONS)
+    again = lgb.Booster(model_str=booster.model_to_string())
+    features = planted(3).features
+    np.testing.assert_array_equal(predicted(again, features), predicted(booster, features))
