@@ -69,8 +69,8 @@ class AlsSettings(PromotionSettings, JobSettings):
         0,
         ge=0,
         le=12,
-        description="further fits as of moments before `as_of`, each a test window apart, for models that learn from vectors "
-        "of earlier days; they are never current",
+        description="fits as of moments before `as_of`, each a validation window apart, for models that learn from vectors of "
+        "earlier days (`train_ranker`); the first is the one by which the version is judged, and none is ever current",
     )
     cg_steps: int = Field(
         3, ge=1, le=100, description="conjugate-gradient steps of the blocked engine, a factor and sweep"
@@ -199,10 +199,9 @@ def of_version(stored: Mapping[str, datetime], version: str) -> list[str]:
 
 
 def earlier_moments(run: SparkRun, number: int) -> dict[str, datetime]:
-    """The names and moments of fits that end whole test windows before `as_of`, but for the one that the version is judged by."""
-    window = run.times.window
-    moments = {f"{run.run_id}-earlier-{place}": run.as_of - place * window for place in range(1, number + 1)}
-    return {name: at for name, at in moments.items() if at != validation_from(run)}
+    """The names and moments of fits that end whole validation windows before `as_of`; the version is judged by the first."""
+    window = run.as_of - validation_from(run)
+    return {f"{run.run_id}-earlier-{place}": run.as_of - place * window for place in range(2, number + 1)}
 
 
 def copied(run: SparkRun, versions: Sequence[str]) -> list[AddAction]:
