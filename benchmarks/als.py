@@ -29,22 +29,12 @@ from lib.ranking.als_tasks import PAIRS, weighed_pairs
 from lib.ranking.validation import judged_vectors, ndcg_of_vectors, wanted_items
 from lib.runs.log_times import LogTimes, log_times
 from lib.runs.model_registry import models
+from tests.lib.engines.gangs import ALONE
 
 RANK, SWEEPS, CG_STEPS, ALPHA, REGULARIZATION, HALF_LIFE_DAYS = 64, 8, 3, 4.0, 0.12, 60.0
 SWEPT = ("Cartwheel", "implicit")
 ENGINES = ("blocked", "mllib")
 LAKE_COPY = "als"  # beside the lake: each run of the job begins without an earlier version
-
-
-class Alone:
-    """A gang of one task."""
-
-    rank = 0
-    size = 1
-    host = "127.0.0.1"
-
-    def gather(self, message: str) -> list[str]:
-        return [message]
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,7 @@ def ours(user_block: Block, item_block: Block) -> float:
     solving = Solving(RANK, REGULARIZATION, CG_STEPS)
     users = Side("user", user_block, first_factors(user_block.ids, RANK, seed=0), solving)
     items = Side("item", item_block, np.zeros((len(item_block.ids), RANK), np.float32), solving)
-    with Exchange(Alone(), "token") as exchange:
+    with Exchange(ALONE, "token") as exchange:
         users.meet(exchange, items)
         items.meet(exchange, users)
         began = time.perf_counter()
