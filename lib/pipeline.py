@@ -146,7 +146,7 @@ PIPELINE: tuple[Job, ...] = (
         "implicit-feedback ALS factors",
         reads=("gold/interactions",),
         writes=("gold/vectors",),
-        code=("lib/ranking", "lib/statistics"),
+        code=("lib/ranking", "lib/statistics", "lib/engines/mllib.py", "lib/engines/exchange.py"),
         driver=Size(cores=2, memory=6, heap=4),
         workers=Workers(Size(cores=4, memory=12, heap=9), at_most=4),
     ),

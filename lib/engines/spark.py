@@ -6,7 +6,7 @@ The only file besides jobs/spark that imports pyspark.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
-from pyspark import SparkConf, SparkContext
+from pyspark import BarrierTaskContext, SparkConf, SparkContext
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -23,7 +23,7 @@ from pyspark.sql.types import StructType
 
 from lib.engines.arrow_tasks import PARTS, Broadcast, apply_to_shard, write_rows
 from lib.engines.local_tasks import LocalEngine
-from lib.engines.parts import Engine, Task, TaskRun, bytes_to_read, files_written, spread
+from lib.engines.parts import Engine, Task, TaskRun, bytes_to_read, files_written, require_room, spread
 from lib.engines.spark_properties import (
     PACKAGES,
     address_for_spark,
@@ -180,6 +180,13 @@ class SparkParts:
     def then(self, task: Task, **given: Any) -> "SparkParts":
         return SparkParts(self.frame.mapInArrow(partial(task, **given), spark_schema(PARTS)))
 
+    def together(self, task: Task, num_tasks: int, **given: Any) -> "SparkParts":
+        """In one barrier stage, which Spark begins again as a whole: a shuffle follows, since it gives up a last stage."""
+        require_room(num_tasks, slots=SparkEngine(self.frame.sparkSession).slots)
+        work = partial(_in_gang, task=task, given=given)
+        shards = self.to_shards(num_tasks).frame
+        return SparkParts(shards.mapInArrow(work, spark_schema(PARTS), barrier=True)).to_shards(num_tasks)
+
     def to_shards(self, num_shards: int) -> "SparkParts":
         return SparkParts(self.frame.repartitionById(num_shards, "shard"))
 
@@ -203,6 +210,32 @@ class SparkParts:
 
 
 @dataclass(frozen=True)
+class SparkGang:
+    """A `Gang` of the tasks of a barrier stage."""
+
+    context: BarrierTaskContext
+
+    @property
+    def rank(self) -> int:
+        return self.context.partitionId()
+
+    @property
+    def size(self) -> int:
+        return len(self.context.getTaskInfos())
+
+    @property
+    def host(self) -> str:
+        return self.context.getTaskInfos()[self.rank].address.rpartition(":")[0]
+
+    def gather(self, message: str) -> list[str]:
+        return self.context.allGather(message)
+
+
+def _in_gang(batches: Iterable[pa.RecordBatch], *, task: Task, given: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+    return task(batches, gang=SparkGang(BarrierTaskContext.get()), **given)
+
+
+@dataclass(frozen=True)
 class SparkEngine:
     """Runs tasks in Spark's executors."""
 
@@ -212,6 +245,12 @@ class SparkEngine:
     @property
     def parallelism(self) -> int:
         return self.spark.sparkContext.defaultParallelism
+
+    @property
+    def slots(self) -> int:
+        """What Spark itself counts before a barrier stage: the tasks that its executors of now have room for."""
+        java = self.spark.sparkContext._jsc.sc()
+        return int(java.maxNumConcurrentTasks(java.resourceProfileManager().defaultResourceProfile()))
 
     def over(self, rows: pa.Table, *, task_bytes: int) -> SparkParts:
         """Rows about files, spread over tasks."""
