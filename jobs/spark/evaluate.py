@@ -294,15 +294,16 @@ def main(settings: EvaluateSettings) -> None:
     with start_run("evaluate", settings) as run:
         split = {run.times.valid_from: "valid", run.times.test_from: "test"}.get(run.as_of)
         if split is None:
-            run.skip(f"no window to judge by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)")
+            run.skip(f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)")
         of_lists, why_no_lists = lists_measured(run, settings, split=split)
+        if of_lists is None:
+            run.log(f"lists are not judged: {why_no_lists}")
         of_visits, why_no_next = next_measured(run, settings, split=split)
+        if of_visits is None:
+            run.log(f"next is not asked: {why_no_next}")
         rows = [table for table in (of_lists, of_visits) if table is not None]
         if not rows:
             run.skip(f"{why_no_lists}; {why_no_next}")
-        for what, why in (("lists", why_no_lists), ("next", why_no_next)):
-            if why:
-                run.log(f"{what} are not judged: {why}" if what == "lists" else f"next is not asked: {why}")
         declared = contract("gold/ranking_metrics").schema
         run.commit_arrow(
             "gold/ranking_metrics", pa.concat_tables(table.select(declared.names).cast(declared) for table in rows)

@@ -13,14 +13,14 @@ from lib.next_item.scores import Floats
 from lib.next_item.strategies import STRATEGIES
 from lib.next_item.visits import Bools, Ints, Prefixes
 
-NUM_RANKED = 40  # first candidates of the blend that are ordered anew
+NUM_RANKED = 30  # first candidates of the blend that are ordered anew
 LEAST_QUESTIONS = 300  # fewer teach nothing
-MOST_QUESTIONS = 20_000  # the latest, to learn from
-NUM_ROUNDS = 120
+MOST_QUESTIONS = 10_000  # the latest, to learn from
+NUM_ROUNDS = 80
 PARAMETERS = {
     "objective": "lambdarank",
     "lambdarank_truncation_level": 20,
-    "learning_rate": 0.08,
+    "learning_rate": 0.1,
     "num_leaves": 15,
     "min_data_in_leaf": 50,
     "lambda_l2": 5.0,

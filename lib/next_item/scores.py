@@ -49,6 +49,8 @@ def shares(matrix: sparse.csr_array) -> sparse.csr_array:
 def rows_of(matrix: sparse.csr_array, row: Ints) -> sparse.csr_array:
     """Some rows of a matrix, each named by its number; one that the matrix lacks, or NOTHING, is empty."""
     is_there = (row != NOTHING) & (row < matrix.shape[0])
+    if not is_there.any():
+        return sparse.csr_array((len(row), matrix.shape[1]))
     chosen = sparse.csr_array(matrix[np.where(is_there, row, 0)])
     lengths = np.where(is_there, np.diff(chosen.indptr), 0)
     keep = np.repeat(is_there, np.diff(chosen.indptr))
