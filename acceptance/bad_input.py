@@ -52,6 +52,9 @@ CASES = (
     "a folder of very many files",
     "a file that grows or vanishes while it is read",
     "two runs of a job at once",
+    "a log without sessions",
+    "one visit, one item, or visits of one event",
+    "a list that is longer than the catalogue",
 )
 
 

@@ -146,7 +146,10 @@ PIPELINE: tuple[Job, ...] = (
         "visits: what somebody did with which items, in order",
         reads=("silver/events",),
         writes=("gold/sessions",),
-        code=("lib/features/changed_days.py", "lib/features/days.py", "lib/next_item/sessions.py"),
+        code=(
+            *("lib/features/changed_days.py", "lib/features/days.py"),
+            *("lib/next_item/__init__.py", "lib/next_item/sessions.py"),
+        ),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=8),
     ),
     Job(

@@ -294,7 +294,9 @@ def main(settings: EvaluateSettings) -> None:
     with start_run("evaluate", settings) as run:
         split = {run.times.valid_from: "valid", run.times.test_from: "test"}.get(run.as_of)
         if split is None:
-            run.skip(f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)")
+            run.skip(
+                f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
+            )
         of_lists, why_no_lists = lists_measured(run, settings, split=split)
         if of_lists is None:
             run.log(f"lists are not judged: {why_no_lists}")

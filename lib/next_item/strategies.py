@@ -63,7 +63,7 @@ class Learnt:
             visits.visit, visits.items, np.ones(len(visits.items)), (len(visits.starts) - 1, num_items)
         )
         incidence.data[:] = 1.0
-        num_visits = np.asarray(incidence.sum(axis=0)).ravel()
+        num_visits = np.asarray(incidence.sum(axis=0), dtype=np.float64).ravel()
         rarity = np.log((1 + incidence.shape[0]) / (1 + num_visits))
         weighed = incidence.copy()
         weighed.data = weighed.data * rarity[weighed.indices] ** 0.5
@@ -121,7 +121,7 @@ class Learnt:
         return of_entries(row, prefixes.recent[row, place], weight(place, length), (len(prefixes), self.num_items))
 
     def _of_recent(self, prefixes: Prefixes, table: sparse.csr_array, decay: float) -> sparse.csr_array:
-        return self._weights(prefixes, lambda place, _: decay**place) @ table
+        return sparse.csr_array(self._weights(prefixes, lambda place, _: np.asarray(decay**place, np.float64)) @ table)
 
     def _pair(self, last: Ints, second: Ints) -> Ints:
         is_known = (last < self.num_items) & (second < self.num_items) & (second != NOTHING)
@@ -133,7 +133,7 @@ class Learnt:
     def _session_knn(self, prefixes: Prefixes) -> sparse.csr_array:
         weights = self._weights(prefixes, lambda place, length: 1 - place / length)
         similar = top_of_rows(weights @ self.recent_visits, KNN_NEIGHBOURS)
-        return similar @ self.visit_items
+        return sparse.csr_array(similar @ self.visit_items)
 
 
 def _last_alone(last: Ints, shape: tuple[int, int]) -> sparse.csr_array:

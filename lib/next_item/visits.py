@@ -69,7 +69,7 @@ class Prefixes(NamedTuple):
 
     def is_newest(self) -> Bools:
         """[prefixes, events] whether this is the newest event with its item."""
-        newest = self.recent != NOTHING
+        newest: Bools = np.asarray(self.recent != NOTHING)
         for place in range(1, self.recent.shape[1]):
             newest[:, place] &= (self.recent[:, :place] != self.recent[:, place, None]).all(axis=1)
         return newest

@@ -103,7 +103,9 @@ def _text(rows: list[Row], by_key: Mapping[tuple[str, str, str], Row], k: int) -
     best, popular = (by_key[name, "all", "hit_rate"]["value"] for name in (BEST, "popularity"))
     difference = by_key[BEST, "all", "hit_rate_minus_popularity"]["value"]
     chosen = chosen_of(rows)
-    how = f"best is {chosen}, chosen on the validation window" if chosen else "best is the blend: no visits to choose by"
+    how = (
+        f"best is {chosen}, chosen on the validation window" if chosen else "best is the blend: no visits to choose by"
+    )
     return (
         f"Given the events so far, what came next is among {k} items in {percent(best, 1)} of all cases where popular items "
         f"hold it in {percent(popular, 1)} ({signed(difference)}); {how}. An item that was in the visit before counts as an "

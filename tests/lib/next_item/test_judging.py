@@ -19,7 +19,9 @@ WORK = JudgingWork(BEGIN, BEGIN + timedelta(days=1), k=3, ndcg_k=2, num_resample
 LEARNT = [["a", "b"], ["a", "b"], ["a", "c"], ["d"]]  # popularity: a, then b, then c and d
 
 
-def judged(model: NextItemModel, sessions: list[list[str]], users: list[str | None], known: set[str], num_shards: int = 1) -> pa.Table:
+def judged(
+    model: NextItemModel, sessions: list[list[str]], users: list[str | None], known: set[str], num_shards: int = 1
+) -> pa.Table:
     """What tasks over so many shards say of sessions of some users, of whom some were known before."""
     frame = pl.DataFrame(
         {"session_id": [f"s{number}" for number in range(len(sessions))], "user_key": users, "items": sessions},
@@ -30,7 +32,10 @@ def judged(model: NextItemModel, sessions: list[list[str]], users: list[str | No
     of_known = shards_by(before["user_key"], num_shards)
     found = []
     for shard in range(num_shards):
-        parts = [*packed(frame.filter(whose == shard), judging.VISIT), *packed(before.filter(of_known == shard), judging.KNOWN)]
+        parts = [
+            *packed(frame.filter(whose == shard), judging.VISIT),
+            *packed(before.filter(of_known == shard), judging.KNOWN),
+        ]
         for batch in judge(parts, model=InProcess(model), work=WORK):
             found += list(zip(batch["kind"].to_pylist(), batch["content"].to_pylist(), strict=True))
     return summed_up(reversed(found))
@@ -92,6 +97,8 @@ def test_an_interval_holds_its_value_and_is_over_visits() -> None:
 
 
 def test_a_visit_is_cut_at_the_end_of_the_window() -> None:
-    rows = pl.DataFrame({"items": [["a", "b", "c"]], "event_times": [[BEGIN, BEGIN + timedelta(hours=1), BEGIN + timedelta(days=1)]]})
+    rows = pl.DataFrame(
+        {"items": [["a", "b", "c"]], "event_times": [[BEGIN, BEGIN + timedelta(hours=1), BEGIN + timedelta(days=1)]]}
+    )
     assert cut(rows, WORK.until)["items"].to_list() == [["a", "b"]]
     assert cut(rows, BEGIN)["items"].to_list() == [[]]

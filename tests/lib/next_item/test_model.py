@@ -39,7 +39,10 @@ def test_what_rank_says_is_what_is_judged() -> None:
     assert len(prefixes) == len(answers.asked.visit) > 50
     for strategy in MODEL.strategies:
         lists = MODEL.rank_many([so_far for so_far, _ in prefixes], 50, strategy=strategy)
-        ranks = [named.index(item) + 1 if item in named else None for (named, _), (_, item) in zip(lists, prefixes, strict=True)]
+        ranks = [
+            named.index(item) + 1 if item in named else None
+            for (named, _), (_, item) in zip(lists, prefixes, strict=True)
+        ]
         assert ranks == [rank if rank <= 50 else None for rank in answers.ranks[strategy].tolist()]
         assert [not named for named, _ in lists] == answers.silent[strategy].astype(bool).tolist()
 
@@ -71,13 +74,17 @@ def test_at_the_beginning_of_a_visit_popular_items_are_named() -> None:
     assert len(named) == 3 and set(named) == set(popular)
 
 
+@pytest.mark.bad_input("a list that is longer than the catalogue")
 def test_a_list_that_is_longer_than_the_catalogue_holds_what_there_is() -> None:
     model = NextItemModel.fit([["a", "b"], ["b", "a"], ["a", "c"]])
     named, _ = model.rank(["b"], 1_000)
     assert sorted(named) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("sessions", [[["a"]], [["a", "a"]], [["a"], ["a"], ["a"]], [["a", "b"]], [["a"], ["b"]], [[], ["a"]]])
+@pytest.mark.bad_input("one visit, one item, or visits of one event")
+@pytest.mark.parametrize(
+    "sessions", [[["a"]], [["a", "a"]], [["a"], ["a"], ["a"]], [["a", "b"]], [["a"], ["b"]], [[], ["a"]]]
+)
 def test_one_visit_one_item_or_visits_of_one_event_are_enough(sessions: list[list[str]]) -> None:
     model = NextItemModel.fit(sessions)
     assert model.ranker is None
