@@ -71,7 +71,7 @@ class NextItemModel:
     learnt: Learnt
     weights: Floats  # of the blend
     ranker: Ranker | None  # None where there was too little to learn from
-    evidence: Floats  # [items] share of the visits' items
+    evidence: Floats  # [items] visits that hold each
     chosen: str  # what answers
     held_out: dict[str, Figures]  # by strategy, on the visits that chose; none where there were none
     num_asked: int  # by these visits
@@ -212,11 +212,12 @@ class _Lesson(NamedTuple):
 
 
 def _learnt(lists: pl.Series) -> tuple[Catalogue, Learnt, Floats]:
-    """What the strategies learn from visits, and the share of the items in them."""
+    """What the strategies learn from visits, and how many of these hold each item."""
     catalogue = Catalogue.of(lists.filter(lists.list.len() > 0).explode())
     visits, _ = coded_visits(lists, catalogue)
     learnt = Learnt.from_visits(visits, len(catalogue))
-    return catalogue, learnt, learnt.popularity.toarray().ravel()
+    held = pl.DataFrame({"visit": visits.visit, "item": visits.items}).unique()["item"].to_numpy()
+    return catalogue, learnt, np.bincount(held, minlength=len(catalogue)).astype(np.float64)
 
 
 def _tuned(early: pl.Series, late: pl.Series) -> Tuned:

@@ -31,10 +31,12 @@ PARAMETERS = {
     "deterministic": True,
     "force_row_wise": True,
 }
+UNRANKED = ("popularity", "trending", "same_item")  # whose ranks say no more than their shares
 FEATURES = (
     *(f"share_{name}" for name in STRATEGIES),
-    *(f"rank_{name}" for name in STRATEGIES if name not in ("popularity", "same_item")),
+    *(f"rank_{name}" for name in STRATEGIES if name not in UNRANKED),
     *("blend", "blend_rank", "blend_to_first", "num_naming", "back", "times_seen", "length", "num_items", "evidence"),
+    *("evidence_of_last", "most_successor", "most_session_knn"),
 )
 
 
@@ -51,29 +53,40 @@ class Ranker:
 
 
 def features(candidates: Candidates, blend: Floats, prefixes: Prefixes, evidence: Floats) -> Floats:
-    """[candidates, FEATURES] of the candidates of some prefixes; `evidence` is how often each learnt item was visited."""
+    """[candidates, FEATURES] of the candidates of some prefixes; `evidence` is how many visits hold each learnt item."""
     row, item, shares = candidates.row, candidates.item, candidates.shares
     recent = prefixes.recent[row]
     is_it = recent == item[:, None]
     back = np.where(is_it.any(axis=1), is_it.argmax(axis=1), -1)
-    ranked = [place for place, name in enumerate(STRATEGIES) if name not in ("popularity", "same_item")]
+    ranked = [place for place, name in enumerate(STRATEGIES) if name not in UNRANKED]
     ranks = np.stack([np.where(shares[:, k] > 0, candidates.ranks(shares[:, k]), 99) for k in ranked], axis=1)
-    first = np.zeros(len(candidates.starts) - 1)
-    np.maximum.at(first, row, blend)
-    seen = np.where(item < len(evidence), evidence[np.minimum(item, len(evidence) - 1)], 0.0)
+    num_rows = len(candidates.starts) - 1
+
+    def most(score: Floats) -> Floats:
+        of_row = np.zeros(num_rows)
+        np.maximum.at(of_row, row, score)
+        return of_row[row]
+
+    def seen(items: Ints) -> Floats:
+        is_learnt = (items >= 0) & (items < len(evidence))
+        return np.log1p(np.where(is_learnt, evidence[np.where(is_learnt, items, 0)], 0.0))
+
     return np.column_stack(
         [
             shares,
             ranks,
             blend,
             candidates.ranks(blend),
-            blend / first[row],
+            blend / most(blend),
             (shares > 0).sum(axis=1),
             back,
             is_it.sum(axis=1),
             prefixes.length[row],
             prefixes.is_newest().sum(axis=1)[row],
-            np.log1p(seen),
+            seen(item),
+            seen(prefixes.recent[:, 0])[row],
+            most(shares[:, STRATEGIES.index("successor")]),
+            most(shares[:, STRATEGIES.index("session_knn")]),
         ]
     )
 

@@ -1,6 +1,7 @@
 """The strategies that say what comes next in a visit. Each learns from earlier visits and gives scores of items for prefixes.
 
     popularity       how many visits hold the item
+    trending         how many of the latest visits hold it
     same_item        the last item again
     own_items        the visit's items, by how often people go back so many items
     successor        what came right after the last item
@@ -14,8 +15,8 @@
 Scores of a strategy are shares that sum to one over the items that it names for a prefix.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from scipy import sparse
@@ -24,8 +25,8 @@ from lib.next_item.scores import Floats, of_entries, rows_of, shares, top_of_row
 from lib.next_item.visits import NOTHING, Ints, Prefixes, Visits, asked
 
 STRATEGIES = (
-    *("popularity", "same_item", "own_items", "successor", "successors", "last_two", "co_occurrence", "session_knn"),
-    "ease",
+    *("popularity", "trending", "same_item", "own_items", "successor", "successors", "last_two", "co_occurrence"),
+    *("session_knn", "ease"),
 )
 DEPTH = 50  # items that a strategy names for a prefix, at least
 TABLE_DEPTH = 100  # items that a table keeps for an item
@@ -34,6 +35,8 @@ DECAY = 0.5  # weight of an event so far against the one after it, where the who
 GOES_BACK = 10  # distinct items of the visit between which going back is told apart
 KNN_RECENT = 500  # latest visits of an item among which neighbours are sought
 KNN_NEIGHBOURS = 200
+KNN_DECAY = 0.7  # weight of an event so far against the one after it; alike visits count by the square of how alike they are
+LATEST_FRAC = 0.1  # of the visits, which tell what is trending
 EASE_ITEMS = 1500  # the inverse of a matrix of so many rows takes about a second of one core
 EASE_LAMBDA = 50.0
 PRIOR = 1.0  # imagined returns to each item of a visit
@@ -45,6 +48,7 @@ class Learnt:
 
     num_items: int
     popularity: sparse.csr_array  # [1, items]
+    trending: sparse.csr_array  # [1, items]
     goes_back: Floats  # [GOES_BACK, GOES_BACK] share of the r-th newest item, by how many items the visit has
     successor: sparse.csr_array  # [items, items]
     successors: sparse.csr_array  # [items, items]
@@ -64,6 +68,8 @@ class Learnt:
         )
         incidence.data[:] = 1.0
         num_visits = np.asarray(incidence.sum(axis=0), dtype=np.float64).ravel()
+        num_latest = ceil(incidence.shape[0] * LATEST_FRAC)
+        latest = np.asarray(incidence[-num_latest:].sum(axis=0), dtype=np.float64).ravel()
         rarity = np.log((1 + incidence.shape[0]) / (1 + num_visits))
         weighed = incidence.copy()
         weighed.data = weighed.data * rarity[weighed.indices] ** 0.5
@@ -71,6 +77,7 @@ class Learnt:
         return cls(
             num_items,
             shares(sparse.csr_array(num_visits[None, :])),
+            shares(sparse.csr_array(latest[None, :])),
             _goes_back(visits),
             shares(_successors(visits, num_items, reach=1)),
             shares(_successors(visits, num_items, reach=REACH)),
@@ -88,7 +95,8 @@ class Learnt:
         second = prefixes.recent[:, 1] if prefixes.recent.shape[1] > 1 else np.full_like(last, NOTHING)
         shape = (len(prefixes), num_named)
         found = {
-            "popularity": self._popularity(len(prefixes), depth),
+            "popularity": _repeated(top_of_rows(self.popularity, depth), len(prefixes)),
+            "trending": _repeated(top_of_rows(self.trending, depth), len(prefixes)),
             "same_item": _last_alone(last, shape),
             "own_items": self._own_items(prefixes, num_named),
             "successor": rows_of(self.successor, last),
@@ -100,13 +108,6 @@ class Learnt:
         }
         return {name: _widened(shares(top_of_rows(found[name], depth)), num_named) for name in STRATEGIES}
 
-    def _popularity(self, num_rows: int, depth: int) -> sparse.csr_array:
-        top = top_of_rows(self.popularity, depth)
-        return sparse.csr_array(
-            (np.tile(top.data, num_rows), np.tile(top.indices, num_rows), np.arange(num_rows + 1) * top.nnz),
-            shape=(num_rows, self.num_items),
-        )
-
     def _own_items(self, prefixes: Prefixes, num_named: int) -> sparse.csr_array:
         newest = prefixes.is_newest()
         row, place = np.nonzero(newest)
@@ -114,14 +115,12 @@ class Learnt:
         of_visit = np.minimum(newest.sum(axis=1), GOES_BACK)[row] - 1
         return of_entries(row, prefixes.recent[row, place], self.goes_back[of_visit, back], (len(prefixes), num_named))
 
-    def _weights(self, prefixes: Prefixes, weight: Callable[[Ints, Ints], Floats]) -> sparse.csr_array:
-        """[prefixes, items] what each learnt item of a visit weighs, by the place of its newest event and the visit's length."""
-        row, place = np.nonzero(prefixes.is_newest() & (prefixes.recent < self.num_items))
-        length = (prefixes.recent != NOTHING).sum(axis=1)[row]
-        return of_entries(row, prefixes.recent[row, place], weight(place, length), (len(prefixes), self.num_items))
-
     def _of_recent(self, prefixes: Prefixes, table: sparse.csr_array, decay: float) -> sparse.csr_array:
-        return sparse.csr_array(self._weights(prefixes, lambda place, _: np.asarray(decay**place, np.float64)) @ table)
+        """What a table says of the learnt items of the visits, each weighed by how many events ago it was last seen."""
+        row, place = np.nonzero(prefixes.is_newest() & (prefixes.recent < self.num_items))
+        shape = (len(prefixes), self.num_items)
+        weights = of_entries(row, prefixes.recent[row, place], np.asarray(decay**place, np.float64), shape)
+        return sparse.csr_array(weights @ table)
 
     def _pair(self, last: Ints, second: Ints) -> Ints:
         is_known = (last < self.num_items) & (second < self.num_items) & (second != NOTHING)
@@ -131,9 +130,15 @@ class Learnt:
         return np.where(found, place, NOTHING)
 
     def _session_knn(self, prefixes: Prefixes) -> sparse.csr_array:
-        weights = self._weights(prefixes, lambda place, length: 1 - place / length)
-        similar = top_of_rows(weights @ self.recent_visits, KNN_NEIGHBOURS)
+        similar = top_of_rows(self._of_recent(prefixes, self.recent_visits, KNN_DECAY), KNN_NEIGHBOURS)
+        similar.data = similar.data**2
         return sparse.csr_array(similar @ self.visit_items)
+
+
+def _repeated(row: sparse.csr_array, times: int) -> sparse.csr_array:
+    """The only row of a matrix several times."""
+    ends = np.arange(times + 1) * row.nnz
+    return sparse.csr_array((np.tile(row.data, times), np.tile(row.indices, times), ends), shape=(times, row.shape[1]))
 
 
 def _last_alone(last: Ints, shape: tuple[int, int]) -> sparse.csr_array:
