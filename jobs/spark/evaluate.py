@@ -1,13 +1,14 @@
 """evaluate: gold/recommendations, gold/interactions, gold/sessions -> gold/ranking_metrics.
 
-Of what there is in the lake it asks three questions. `all` and `new` score every strategy's lists against what users did in the window after `as_of`: the test window for lists as
-of `test_from`, the validation window for those as of `valid_from`. Users without a list score zero and are counted. Besides the stored
-strategies it scores `rebuy_then_popularity`, which it composes of two of them.
+Asks three questions, those of which the lake has the tables. `all` and `new` score every strategy's lists against what users did in the
+window after `as_of`: the test window for lists as of `test_from`, the validation window for those as of `valid_from`. Users
+without a list score zero and are counted. Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them.
 
-`next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The strategies
-(lib/next_item) learn here, from the latest visits before `as_of`: on the driver, whose memory their number bounds (the tables of 200,000
-visits of some half a million items take about 1 GB), and tasks answer for shards of visits. An item that nobody had learnt can only be
-named where the visit holds it already; else it counts as a miss. A rerun, a retry or a kill changes nothing.
+`next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The
+strategies (lib/next_item) learn here, from the latest visits before `as_of`: on the driver, whose memory their number bounds (the
+tables of 200,000 visits of some half a million items take about 1 GB); tasks answer for shards of visits, of all, or where they are
+more than `next_judged`, of so many, which their ids choose. An item that nobody had learnt can only be named where the visit
+holds it already; else it is a miss, which counts. A rerun, a retry or a kill changes nothing.
 """
 
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from lib.tables.gold import NEXT
 
 COMPOSED = "rebuy_then_popularity"
 USERS_PER_SHARD = 50_000  # at most, each with a question's lists of all strategies
-VISITS_PER_SHARD = 10_000  # that are judged
+VISITS_PER_SHARD = 5_000  # that are judged
 
 
 class EvaluateSettings(JobSettings):
@@ -53,6 +54,11 @@ class EvaluateSettings(JobSettings):
     )
     next_visits: int = Field(
         200_000, ge=10, le=5_000_000, description="latest visits before `as_of` from which is learnt what comes next"
+    )
+    next_judged: int = Field(
+        20_000,
+        ge=10,
+        description="visits of the window that are judged, about; of more their ids choose, whatever is in them",
     )
 
 
@@ -250,6 +256,7 @@ def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> t
     model = next_model(run, settings)
     if model is None:
         return None, f"no visit begins before {run.as_of:%Y-%m-%d %H:%M} to learn from"
+    num_judged = min(num_visits, settings.next_judged)
     work = JudgingWork(
         begin=run.as_of,
         until=until,
@@ -257,8 +264,10 @@ def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> t
         ndcg_k=settings.k,
         num_resamples=settings.num_resamples,
         seed=settings.seed,
-        num_shards=run.num_shards(num_visits, rows_per_shard=VISITS_PER_SHARD),
+        num_shards=max(1, min(run.engine.parallelism, num_judged // 500), ceil(num_judged / VISITS_PER_SHARD)),
+        frac=num_judged / num_visits,
     )
+    run.log("next: asked", visits=num_judged, of_visits=num_visits)
     files = run.files_of({judging.SESSION: "gold/sessions"})
     shards = files.then(judging.spread_visits, work=work).to_shards(work.num_shards)
     found = shards.then(judging.judge, model=run.engine.broadcast(model), work=work).collected()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lib.engines.arrow_tasks import Broadcast, packed, part, rows_of, shards_by, table_rows, unpacked
 from lib.next_item.model import Answers, NextItemModel
@@ -39,6 +40,7 @@ class JudgingWork:
     num_resamples: int
     seed: int
     num_shards: int
+    frac: float = 1.0  # of the visits, which are judged; their ids choose
 
 
 def spread_visits(files: Iterable[pa.RecordBatch], *, work: JudgingWork) -> Iterator[pa.RecordBatch]:
@@ -51,6 +53,7 @@ def spread_visits(files: Iterable[pa.RecordBatch], *, work: JudgingWork) -> Iter
             yield from packed(known, KNOWN, shards_by(known["user_key"], work.num_shards))
             is_judged = (pl.col("started_at") >= work.begin) & (pl.col("started_at") < work.until)
             visits = cut(rows.filter(is_judged), work.until).filter(pl.col("items").list.len() > 1)
+            visits = visits.filter(keys_of(visits["session_id"]) < work.frac * 2.0**64)
             whose = visits.select(pl.coalesce("user_key", "session_id")).to_series()
             yield from packed(
                 visits.select("session_id", "user_key", "items"), VISIT, shards_by(whose, work.num_shards)
@@ -73,12 +76,9 @@ def judge(
     visits = found[VISIT].sort("session_id")
     known = found[KNOWN]["user_key"].unique().implode() if KNOWN in found else pl.Series([[]], dtype=pl.List(pl.String))
     is_returning = visits.select(pl.col("user_key").is_in(known[0]).fill_null(False)).to_series().to_numpy()
-    keys = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in visits["session_id"].to_list()]
-    answers = model.value.ask(visits["items"])
-    rows = list(sums_of(answers, is_returning, np.frombuffer(b"".join(keys), dtype=np.uint64), work))
-    shard = {
-        "shard": min(int.from_bytes(key, "little") for key in keys) & 0x7FFFFFFF
-    }  # an order that no partitioning changes
+    keys = keys_of(visits["session_id"])
+    rows = list(sums_of(model.value.ask(visits["items"]), is_returning, keys, work))
+    shard = {"shard": int(keys.min() >> np.uint64(33))}  # sums are added up in this order in every run
     sums = pa.Table.from_pylist([{**shard, **row} for row in rows], schema=SUMS_SCHEMA)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, sums.schema) as writer:
@@ -86,7 +86,15 @@ def judge(
     yield part(SUMS, sink.getvalue().to_pybytes())
 
 
-def sums_of(answers: Answers, is_returning: Bools, keys: np.ndarray, work: JudgingWork) -> Iterator[dict[str, Any]]:
+def keys_of(session_ids: pl.Series) -> NDArray[np.uint64]:
+    """A number for each visit, the same everywhere, which says whether it is judged and in which resamples it is."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in session_ids.to_list()]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
+def sums_of(
+    answers: Answers, is_returning: Bools, keys: NDArray[np.uint64], work: JudgingWork
+) -> Iterator[dict[str, Any]]:
     """The sums of a shard of visits: of every metric of every strategy, by segment, overall and in each resample."""
     visit, is_repeat = answers.asked.visit, answers.asked.is_repeat
     masks = (np.ones(len(visit), bool), is_returning[visit], ~is_returning[visit], ~is_repeat, is_repeat)

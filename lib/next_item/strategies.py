@@ -35,7 +35,9 @@ DECAY = 0.5  # weight of an event so far against the one after it, where the who
 GOES_BACK = 10  # distinct items of the visit between which going back is told apart
 KNN_RECENT = 500  # latest visits of an item among which neighbours are sought
 KNN_NEIGHBOURS = 200
-KNN_DECAY = 0.7  # weight of an event so far against the one after it; alike visits count by the square of how alike they are
+KNN_DECAY = (
+    0.7  # weight of an event so far against the one after it; alike visits count by the square of how alike they are
+)
 LATEST_FRAC = 0.1  # of the visits, which tell what is trending
 EASE_ITEMS = 1500  # the inverse of a matrix of so many rows takes about a second of one core
 EASE_LAMBDA = 50.0

@@ -168,3 +168,16 @@ def test_a_list_that_holds_every_known_item_is_told_so(
     rows = measured(job, small_lake, next_k=1000)
     assert "next: a list of 1000 holds all 3 items that are known: most are hits" in capsys.readouterr().out
     assert rows["all", "popularity", "hit_rate"]["value"] == 1.0
+
+
+def test_of_very_many_visits_so_many_are_judged_as_the_settings_say(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_lake.put(
+        "gold/sessions", *EARLIER, *(visit(f"t{number}", TEST_FROM + number * MINUTE, "a", "b") for number in range(400))
+    )
+    all_of_them = measured(job, small_lake)["all", "popularity", "mrr"]["num_users"]
+    some = measured(job, small_lake, next_judged=100)["all", "popularity", "mrr"]["num_users"]
+    assert all_of_them == 400
+    assert 60 <= some <= 140
+    assert "next: asked  visits=100  of_visits=400" in capsys.readouterr().out
