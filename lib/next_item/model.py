@@ -27,6 +27,7 @@ EVERY_STRATEGY = (*STRATEGIES, BLEND, RANKED)
 CHOICE_K = 20  # of the figures by which the one that answers is chosen
 VALID_FRAC = 0.2  # the last visits, of which the strategies do not learn at first, where it is not said
 LEARN_FRAC = 0.6  # of these, from which blend and ranker learn before the rest chooses
+LEAST_TO_CHOOSE = 100  # questions; of fewer the blend answers
 AT_ONCE = 2_000  # prefixes
 
 
@@ -194,7 +195,10 @@ class Tuned(NamedTuple):
     num_asked: int
 
 
-NOTHING_TUNED = Tuned(blend.learn_weights(np.zeros((0, len(STRATEGIES))), np.zeros(0, np.int64)), None, BLEND, {}, 0)
+PRIOR = blend.prior_of(STRATEGIES)
+NOTHING_TUNED = Tuned(
+    blend.learn_weights(np.zeros((0, len(STRATEGIES))), np.zeros(0, np.int64), PRIOR), None, BLEND, {}, 0
+)
 
 
 class _Lesson(NamedTuple):
@@ -237,7 +241,8 @@ def _tuned(early: pl.Series, late: pl.Series) -> Tuned:
     is_first = questions.visit < LEARN_FRAC * (len(visits.starts) - 1)
     weights, trees = _learn(lessons, is_first, evidence)
     held_out = _figures(lessons, ~is_first, weights, trees, evidence)
-    chosen = max(held_out, key=lambda name: held_out[name].choice, default=BLEND)
+    is_told = (~is_first).sum() >= LEAST_TO_CHOOSE
+    chosen = max(held_out, key=lambda name: held_out[name].choice) if is_told else BLEND
     weights, trees = _learn(lessons, np.ones(len(is_first), dtype=bool), evidence)
     return Tuned(weights, trees, chosen, held_out, int((~is_first).sum()))
 
@@ -252,7 +257,7 @@ def _learn(lessons: Sequence[_Lesson], is_taken: np.ndarray, evidence: Floats) -
     """Blend and ranker from the questions that are taken."""
     shares = np.concatenate([lesson.shares for lesson in lessons])
     length = np.concatenate([lesson.prefixes.length for lesson in lessons])
-    weights = blend.learn_weights(shares[is_taken], length[is_taken])
+    weights = blend.learn_weights(shares[is_taken], length[is_taken], PRIOR)
     given, is_next, sizes, begin = [], [], [], 0
     for lesson in lessons:
         taken = is_taken[begin : begin + len(lesson.prefixes)]

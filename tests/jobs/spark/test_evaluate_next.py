@@ -174,7 +174,9 @@ def test_of_very_many_visits_so_many_are_judged_as_the_settings_say(
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_lake.put(
-        "gold/sessions", *EARLIER, *(visit(f"t{number}", TEST_FROM + number * MINUTE, "a", "b") for number in range(400))
+        "gold/sessions",
+        *EARLIER,
+        *(visit(f"t{number}", TEST_FROM + number * MINUTE, "a", "b") for number in range(400)),
     )
     all_of_them = measured(job, small_lake)["all", "popularity", "mrr"]["num_users"]
     some = measured(job, small_lake, next_judged=100)["all", "popularity", "mrr"]["num_users"]

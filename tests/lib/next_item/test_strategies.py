@@ -24,6 +24,10 @@ def test_popularity_counts_visits_that_hold_an_item() -> None:
     assert said(UNKNOWN)["popularity"] == pytest.approx({A: 3 / 7, B: 2 / 7, C: 1 / 7, D: 1 / 7})
 
 
+def test_what_is_trending_is_what_the_latest_visits_hold() -> None:
+    assert said(A)["trending"] == {D: 1.0}  # a tenth of the visits is the last one
+
+
 def test_the_successors_of_the_last_item_are_what_came_after_it() -> None:
     assert said(B, A)["successor"] == pytest.approx({B: 2 / 3, C: 1 / 3})
     assert said(A, B)["successor"] == {}  # nothing came after b
@@ -66,9 +70,9 @@ def test_people_who_go_back_go_to_the_item_that_others_went_to() -> None:
     assert own.indices[own.data.argmax()] == A
 
 
-def test_after_no_event_popularity_alone_speaks() -> None:
+def test_after_no_event_only_what_is_popular_is_named() -> None:
     told = said()
-    assert [name for name in STRATEGIES if told[name]] == ["popularity"]
+    assert [name for name in STRATEGIES if told[name]] == ["popularity", "trending"]
 
 
 @pytest.mark.parametrize("sizes", [[1], [2], [3], [1, 1], [0, 2]])
