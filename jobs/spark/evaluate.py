@@ -6,8 +6,8 @@ without a list score zero and are counted. Besides the stored strategies it scor
 
 `next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The
 strategies (lib/next_item) learn here, from the latest visits before `as_of`: on the driver, whose memory their number bounds (the
-tables of 200,000 visits of some half a million items take about 1 GB); tasks answer for shards of visits, of all, or where they are
-more than `next_judged`, of so many, which their ids choose. An item that nobody had learnt can only be named where the visit
+tables of 200,000 visits of some half a million items take about 1 GB); tasks answer for shards of visits, of all, or where these
+have more than `next_judged` such events, of a part, which their ids choose. An item that nobody had learnt can only be named where the visit
 holds it already; else it is a miss, which counts. A rerun, a retry or a kill changes nothing.
 """
 
@@ -34,7 +34,7 @@ from lib.tables.gold import NEXT
 
 COMPOSED = "rebuy_then_popularity"
 USERS_PER_SHARD = 50_000  # at most, each with a question's lists of all strategies
-VISITS_PER_SHARD = 5_000  # that are judged
+ASKED_PER_SHARD = 25_000  # events of visits
 
 
 class EvaluateSettings(JobSettings):
@@ -56,9 +56,9 @@ class EvaluateSettings(JobSettings):
         200_000, ge=10, le=5_000_000, description="latest visits before `as_of` from which is learnt what comes next"
     )
     next_judged: int = Field(
-        20_000,
+        50_000,
         ge=10,
-        description="visits of the window that are judged, about; of more their ids choose, whatever is in them",
+        description="events that are asked for, about; where the window's visits have more, their ids choose among these",
     )
 
 
@@ -250,13 +250,13 @@ def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> t
     shape = pl.DataFrame(
         run.read_arrow("gold/sessions", ["started_at", "num_events"], pc.field("started_at") >= run.as_of)
     )
-    num_visits = shape.filter(begins, pl.col("num_events") > 1).height
-    if not num_visits:
+    num_asked = int(shape.filter(begins).select((pl.col("num_events") - 1).sum()).item())
+    if not num_asked:
         return None, f"no visit of two events begins in the {split} window"
     model = next_model(run, settings)
     if model is None:
         return None, f"no visit begins before {run.as_of:%Y-%m-%d %H:%M} to learn from"
-    num_judged = min(num_visits, settings.next_judged)
+    num_judged = min(num_asked, settings.next_judged)
     work = JudgingWork(
         begin=run.as_of,
         until=until,
@@ -264,10 +264,10 @@ def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> t
         ndcg_k=settings.k,
         num_resamples=settings.num_resamples,
         seed=settings.seed,
-        num_shards=max(1, min(run.engine.parallelism, num_judged // 500), ceil(num_judged / VISITS_PER_SHARD)),
-        frac=num_judged / num_visits,
+        num_shards=max(1, min(run.engine.parallelism, num_judged // 2000), ceil(num_judged / ASKED_PER_SHARD)),
+        frac=num_judged / num_asked,
     )
-    run.log("next: asked", visits=num_judged, of_visits=num_visits)
+    run.log("next: asked", events=num_judged, of_events=num_asked)
     files = run.files_of({judging.SESSION: "gold/sessions"})
     shards = files.then(judging.spread_visits, work=work).to_shards(work.num_shards)
     found = shards.then(judging.judge, model=run.engine.broadcast(model), work=work).collected()

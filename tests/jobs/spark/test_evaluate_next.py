@@ -170,7 +170,7 @@ def test_a_list_that_holds_every_known_item_is_told_so(
     assert rows["all", "popularity", "hit_rate"]["value"] == 1.0
 
 
-def test_of_very_many_visits_so_many_are_judged_as_the_settings_say(
+def test_of_very_many_events_about_so_many_are_asked_for_as_the_settings_say(
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_lake.put(
@@ -182,4 +182,4 @@ def test_of_very_many_visits_so_many_are_judged_as_the_settings_say(
     some = measured(job, small_lake, next_judged=100)["all", "popularity", "mrr"]["num_users"]
     assert all_of_them == 400
     assert 60 <= some <= 140
-    assert "next: asked  visits=100  of_visits=400" in capsys.readouterr().out
+    assert "next: asked  events=100  of_events=400" in capsys.readouterr().out
