@@ -142,15 +142,15 @@ class NextItemModel:
                 answers.append((names[candidates.item[first]].to_list(), score[first].tolist()))
         return answers
 
-    def ask(self, visits: Sequence[Sequence[str]] | pl.Series) -> "Answers":
-        """What came next after each event of each visit but the last: its rank by each strategy."""
+    def ask(self, visits: Sequence[Sequence[str]] | pl.Series, k: int = DEPTH) -> "Answers":
+        """What came next after each event of each visit but the last: its rank by each strategy, as `rank` would list k items."""
         coded, names = coded_visits(visits, self.catalogue)
         questions = asked(coded, len(self.catalogue))
         ranks: dict[str, list[Ints]] = {name: [np.zeros(0, np.int64)] for name in self.strategies}
         silent: dict[str, list[Ints]] = {name: [np.zeros(0, np.int64)] for name in self.strategies}
         for begin in range(0, len(questions.prefixes), AT_ONCE):
             part = slice(begin, begin + AT_ONCE)
-            scored = self.scored(questions.prefixes.part(part), len(names))
+            scored = self.scored(questions.prefixes.part(part), len(names), depth=max(DEPTH, k))
             for found, of_part in ((ranks, scored.ranks_of(questions.next_item[part])), (silent, scored.num_silent())):
                 for name, values in of_part.items():
                     found[name].append(values)
