@@ -224,7 +224,8 @@ def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | Non
     if visits.is_empty():
         return None
     num_valid = visits.filter(pl.col("started_at") >= run.as_of - (run.times.test_from - run.times.valid_from)).height
-    model = NextItemModel.fit(visits["items"], num_valid=num_valid)
+    can_choose = 0 < num_valid < visits.height  # else the last of the visits do
+    model = NextItemModel.fit(visits["items"], num_valid=num_valid if can_choose else None)
     held_out = model.held_out.get(model.chosen)
     run.log(
         "next: learnt",

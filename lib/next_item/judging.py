@@ -77,7 +77,7 @@ def judge(
     known = found[KNOWN]["user_key"].unique().implode() if KNOWN in found else pl.Series([[]], dtype=pl.List(pl.String))
     is_returning = visits.select(pl.col("user_key").is_in(known[0]).fill_null(False)).to_series().to_numpy()
     keys = keys_of(visits["session_id"])
-    rows = list(sums_of(model.value.ask(visits["items"]), is_returning, keys, work))
+    rows = list(sums_of(model.value.ask(visits["items"], max(work.k, work.ndcg_k)), is_returning, keys, work))
     shard = {"shard": int(keys.min() >> np.uint64(33))}  # sums are added up in this order in every run
     sums = pa.Table.from_pylist([{**shard, **row} for row in rows], schema=SUMS_SCHEMA)
     sink = pa.BufferOutputStream()

@@ -7,10 +7,8 @@ the visits, which neither blend nor ranker had learnt from, before these learn f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
-import lightgbm
 import numpy as np
 import polars as pl
 
@@ -144,15 +142,15 @@ class NextItemModel:
                 answers.append((names[candidates.item[first]].to_list(), score[first].tolist()))
         return answers
 
-    def ask(self, visits: Sequence[Sequence[str]] | pl.Series) -> "Answers":
-        """What came next after each event of each visit but the last: its rank by each strategy."""
+    def ask(self, visits: Sequence[Sequence[str]] | pl.Series, k: int = DEPTH) -> "Answers":
+        """What came next after each event of each visit but the last: its rank by each strategy, as `rank` would list k items."""
         coded, names = coded_visits(visits, self.catalogue)
         questions = asked(coded, len(self.catalogue))
         ranks: dict[str, list[Ints]] = {name: [np.zeros(0, np.int64)] for name in self.strategies}
         silent: dict[str, list[Ints]] = {name: [np.zeros(0, np.int64)] for name in self.strategies}
         for begin in range(0, len(questions.prefixes), AT_ONCE):
             part = slice(begin, begin + AT_ONCE)
-            scored = self.scored(questions.prefixes.part(part), len(names))
+            scored = self.scored(questions.prefixes.part(part), len(names), depth=max(DEPTH, k))
             for found, of_part in ((ranks, scored.ranks_of(questions.next_item[part])), (silent, scored.num_silent())):
                 for name, values in of_part.items():
                     found[name].append(values)
@@ -166,15 +164,9 @@ class NextItemModel:
         blended = blend.blended(candidates, self.weights, prefixes.length)
         by_strategy = {name: candidates.shares[:, place] for place, name in enumerate(STRATEGIES)} | {BLEND: blended}
         if self.ranker is not None:
-            by_strategy[RANKED] = _ordered(candidates, blended, prefixes, self.booster, self.evidence)
+            by_strategy[RANKED] = _ordered(candidates, blended, prefixes, self.ranker, self.evidence)
         by_strategy[BEST] = _best(by_strategy, self.chosen)
         return Scored(candidates, by_strategy)
-
-    @cached_property
-    def booster(self) -> lightgbm.Booster:
-        """The ranker's trees."""
-        assert self.ranker is not None
-        return self.ranker.booster
 
 
 class Answers(NamedTuple):
@@ -282,13 +274,12 @@ def _figures(
     """How well each strategy answers the questions that are taken."""
     if not is_taken.any():
         return {}
-    booster = None if trees is None else trees.booster
     ranks: dict[str, list[Ints]] = {}
     for lesson in lessons:
         blended = blend.blended(lesson.candidates, weights, lesson.prefixes.length)
         scores = {name: lesson.candidates.shares[:, place] for place, name in enumerate(STRATEGIES)} | {BLEND: blended}
-        if booster is not None:
-            scores[RANKED] = _ordered(lesson.candidates, blended, lesson.prefixes, booster, evidence)
+        if trees is not None:
+            scores[RANKED] = _ordered(lesson.candidates, blended, lesson.prefixes, trees, evidence)
         for name, of_part in Scored(lesson.candidates, scores).ranks_of(lesson.next_item).items():
             ranks.setdefault(name, []).append(of_part)
     return {name: figures(np.concatenate(parts)[is_taken]) for name, parts in ranks.items()}
@@ -306,13 +297,11 @@ def _best(by_strategy: Mapping[str, Floats], chosen: str) -> Floats:
     return score if chosen in (BLEND, RANKED) else np.where(score > 0, 1.0 + score, by_strategy[BLEND])
 
 
-def _ordered(
-    candidates: Candidates, blended: Floats, prefixes: Prefixes, booster: lightgbm.Booster, evidence: Floats
-) -> Floats:
+def _ordered(candidates: Candidates, blended: Floats, prefixes: Prefixes, trees: Ranker, evidence: Floats) -> Floats:
     """[candidates] above one, as the trees order them, where the blend puts them first; the blend's shares of the others."""
     first = np.flatnonzero(ranker.first_of_blend(candidates, blended))
     score = blended.copy()
     if len(first):
         given = ranker.features(candidates.taken(first), blended[first], prefixes, evidence)
-        score[first] = 1.0 + 1.0 / (1.0 + np.exp(-np.asarray(booster.predict(given, num_threads=1))))
+        score[first] = 1.0 + trees.scores(given)
     return score

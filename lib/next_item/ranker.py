@@ -4,14 +4,18 @@ It orders the candidates that the blend puts first. It learns from visits of whi
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import lightgbm
 import numpy as np
 
 from lib.next_item.candidates import Candidates
 from lib.next_item.scores import Floats
 from lib.next_item.strategies import STRATEGIES
 from lib.next_item.visits import Bools, Ints, Prefixes
+
+if TYPE_CHECKING:
+    import lightgbm  # takes seconds, which only those wait for who use it
 
 NUM_RANKED = 30  # first candidates of the blend that are ordered anew
 LEAST_QUESTIONS = 300  # fewer teach nothing
@@ -46,10 +50,16 @@ class Ranker:
 
     text: str
 
-    @property
-    def booster(self) -> lightgbm.Booster:
+    @cached_property
+    def booster(self) -> "lightgbm.Booster":
         """The trees."""
+        import lightgbm  # noqa: PLC0415
+
         return lightgbm.Booster(model_str=self.text)
+
+    def scores(self, given: Floats) -> Floats:
+        """[candidates] from 0 to 1, of candidates with these features; those of one prefix can be compared."""
+        return np.asarray(1.0 / (1.0 + np.exp(-np.asarray(self.booster.predict(given, num_threads=1)))))
 
 
 def features(candidates: Candidates, blend: Floats, prefixes: Prefixes, evidence: Floats) -> Floats:
@@ -98,6 +108,8 @@ def first_of_blend(candidates: Candidates, blend: Floats) -> Bools:
 
 def learn(given: Floats, is_next: Bools, sizes: Ints) -> Ranker:
     """Learn from the features of candidates, whether each came next, and the number of candidates of each question."""
+    import lightgbm  # noqa: PLC0415
+
     data = lightgbm.Dataset(
         given, is_next.astype(np.int32), group=sizes, feature_name=list(FEATURES), free_raw_data=True
     )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.next_item.candidates import NEVER
 from lib.next_item.model import BEST, BLEND, RANKED, NextItemModel, figures
 from lib.next_item.strategies import STRATEGIES
 from tests.lib.next_item.clicks import visits
@@ -45,6 +46,14 @@ def test_what_rank_says_is_what_is_judged() -> None:
         ]
         assert ranks == [rank if rank <= 50 else None for rank in answers.ranks[strategy].tolist()]
         assert [not named for named, _ in lists] == answers.silent[strategy].astype(bool).tolist()
+
+
+def test_of_longer_lists_more_ranks_are_told() -> None:
+    asked = visits(30, seed=1)
+    deepest = {
+        k: max(rank for rank in MODEL.ask(asked, k).ranks["popularity"].tolist() if rank < NEVER) for k in (20, 150)
+    }
+    assert deepest[20] <= 50 < deepest[150] <= 150
 
 
 def test_best_is_above_every_strategy_alone_where_visits_follow_trails_and_go_back() -> None:
