@@ -55,6 +55,9 @@ CASES = (
     "a checkpoint of another shape",
     "one user with one item",
     "a weight that is no number",
+    "a log without sessions",
+    "one visit, one item, or visits of one event",
+    "a list that is longer than the catalogue",
 )
 
 

@@ -141,6 +141,18 @@ PIPELINE: tuple[Job, ...] = (
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=8),
     ),
     Job(
+        "sessions",
+        "spark",
+        "visits: what somebody did with which items, in order",
+        reads=("silver/events",),
+        writes=("gold/sessions",),
+        code=(
+            *("lib/features/changed_days.py", "lib/features/days.py"),
+            *("lib/next_item/__init__.py", "lib/next_item/sessions.py"),
+        ),
+        workers=Workers(Size(cores=2, memory=6, heap=1), at_most=8),
+    ),
+    Job(
         "als",
         "spark",
         "implicit-feedback ALS factors",
@@ -188,9 +200,9 @@ PIPELINE: tuple[Job, ...] = (
         "evaluate",
         "spark",
         "ranking metrics with intervals, paired against popularity",
-        reads=("gold/recommendations", "gold/interactions"),
+        may_read=("gold/recommendations", "gold/interactions", "gold/sessions"),
         writes=("gold/ranking_metrics",),
-        code=("lib/ranking", "lib/statistics"),
+        code=("lib/next_item", "lib/ranking", "lib/statistics"),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),
     Job(
