@@ -215,10 +215,11 @@ def copied(run: SparkRun, versions: Sequence[str]) -> list[AddAction]:
 
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
+        fits = fits_of(run, settings)
         if run.lake.last_committed_run(VECTORS, transaction_id("als", VECTORS, WHERE)) >= run.number:
             run.commit_written(VECTORS, [], where=WHERE)  # it was cut off afterwards
+            fits.drop_checkpoints()
             return
-        fits = fits_of(run, settings)
         chosen = searched(run, fits, settings.hyperparameters) if settings.search else settings.hyperparameters
         stored = stored_fits(run)
         before = warm_start(run, stored, rank=chosen.rank) if settings.warm_iterations else None

@@ -38,6 +38,7 @@ from lib.lake.places import STORE, make_folder
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
+from lib.runs.errors import SettingError
 from lib.settings import JobSettings
 from lib.tables import Table, contract
 
@@ -182,6 +183,7 @@ class SparkParts:
 
     def together(self, task: Task, num_tasks: int, **given: Any) -> "SparkParts":
         """In one barrier stage, which Spark begins again as a whole: a shuffle follows, since it gives up a last stage."""
+        require_fixed_executors(self.frame.sparkSession.sparkContext.getConf())
         require_room(num_tasks, slots=SparkEngine(self.frame.sparkSession).slots)
         work = partial(_in_gang, task=task, given=given)
         shards = self.to_shards(num_tasks).frame
@@ -264,6 +266,19 @@ class SparkEngine:
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+def require_fixed_executors(given: SparkConf) -> None:
+    """Check that tasks can run together at all.
+
+    Raises:
+        SettingError: Spark takes executors as it needs them, and then runs no barrier stage.
+    """
+    if str(given.get("spark.dynamicAllocation.enabled", "false")).lower() == "true":
+        raise SettingError(
+            "tasks must run at once, which Spark does not do while it takes executors as it needs them "
+            "(spark.dynamicAllocation.enabled): give it a fixed number, or choose another engine of this job"
+        )
 
 
 def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema) -> DataFrame:

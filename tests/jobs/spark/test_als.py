@@ -209,6 +209,26 @@ def test_a_fit_that_was_cut_off_goes_on_from_its_last_checkpoint(
     assert far_apart(resumed, fit_of(small_lake, "als-000002")) == 0
 
 
+def test_a_run_that_was_cut_off_after_its_commit_only_says_so(
+    job: ModuleType, small_lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_lake.put("gold/interactions", *two_tastes())
+    settings = job.AlsSettings(**small_lake.shared_settings, rank=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(als_fit.BlockedFits, "drop_checkpoints", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            job.main(settings)
+    before = small_lake.lake.data_version("gold/vectors")
+    assert (small_lake.lake.folder / "files/als/als-000001").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(als_fit, "sweep", lambda *_, **__: 1 / 0)
+        job.main(settings)
+    assert small_lake.lake.data_version("gold/vectors") == before
+    (run,) = small_lake.read("ops/runs")[-1:]
+    assert (run["run_id"], run["status"], run["rows"]) == ("als-000001", "done", 40)
+    assert not (small_lake.lake.folder / "files/als/als-000001").exists()
+
+
 @dataclass(frozen=True)
 class KilledOnce(Checkpoints):
     """Kills its task, once, when it has left the second checkpoint of the first fit."""

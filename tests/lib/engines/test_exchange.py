@@ -11,14 +11,14 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from pyspark import cloudpickle
+from pyspark import SparkConf, cloudpickle
 
 from lib.engines import exchange, local_tasks
 from lib.engines.arrow_tasks import Broadcast, packed
 from lib.engines.exchange import Exchange
 from lib.engines.local_tasks import LocalEngine, LocalGang
 from lib.engines.parts import PEER_IS_LOST, Engine, Gang, in_a_gang, slots_of
-from lib.engines.spark import SparkEngine, session
+from lib.engines.spark import SparkEngine, require_fixed_executors, session
 from lib.runs.errors import ExitCode, RetryableError, SettingError, ending_of
 from lib.settings import JobSettings
 
@@ -79,6 +79,13 @@ def test_more_tasks_than_there_is_room_for_are_refused_at_once(engine: Engine) -
     assert slots_of(engine) == 2
     with pytest.raises(SettingError, match="3 tasks must run at once, but there is room for 2: give Spark more"):
         ranks(engine, num_tasks=3)
+
+
+def test_where_spark_takes_executors_as_it_needs_them_no_tasks_run_together() -> None:
+    given = SparkConf(loadDefaults=False)
+    require_fixed_executors(given.set("spark.dynamicAllocation.enabled", "false"))
+    with pytest.raises(SettingError, match="choose another engine of this job"):
+        require_fixed_executors(given.set("spark.dynamicAllocation.enabled", "true"))
 
 
 def test_the_error_of_one_is_told_and_not_that_the_other_misses_it() -> None:
