@@ -37,6 +37,7 @@ TABLES = {
     *("gold/user_profiles", "gold/item_profiles", "gold/interactions", "gold/examples", "gold/scaling", "gold/vectors"),
     *(
         "gold/model_metrics",
+        "gold/propensity_to_buy",
         "gold/candidates",
         "gold/recommendations",
         "gold/ranking_metrics",
