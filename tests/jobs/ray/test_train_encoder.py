@@ -189,8 +189,9 @@ def check_propensities(small_lake: EncoderLake) -> None:
         (TEST_FROM, min(losses, key=lambda model: losses[model]), "train_encoder-000001")
     }
     likely = [stored[f"u{user:03d}"]["probability"] for user in range(NUM_USERS)]
-    assert min(likely[NUM_USERS // 2 + 5 :]) > 0.8 > 0.2 > max(likely[: NUM_USERS // 2 - 5])
-    assert {row["decile"] for user, row in stored.items() if row["probability"] > 0.8} <= set(range(1, 6))
+    assert min(likely[NUM_USERS // 2 + 5 :]) > 0.8
+    assert max(likely[: NUM_USERS // 2 - 5]) < 0.2
+    assert {row["decile"] for row in stored.values() if row["probability"] > 0.8} <= set(range(1, 6))
     for row in stored.values():
         assert float(row["expected_spend"]) == pytest.approx(10 * row["probability"], abs=1e-4)
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from lib.models.fitting import EncoderPlan, Examples, fit_encoder
 from lib.models.baselines import Encoder, fit_baselines, probabilities
 from lib.models.calibration import Calibration, calibration_errors
+from lib.models.fitting import EncoderPlan, Examples, fit_encoder
 from lib.models.judging import choose, judge, log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
 
