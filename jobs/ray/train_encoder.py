@@ -4,7 +4,7 @@ One run of Ray Train fits the purchase encoder, then the two towers (lib/models)
 train and stopped early by valid; then it is fitted again on both for as many epochs, and tested on test next to logistic
 regression and boosted trees, which are tuned and fitted again alike on the same examples (lib/models/baselines.py); its vectors
 describe the users as of `run.as_of`. Of the three the one with the lowest log loss on valid serves: its probabilities,
-calibrated on valid by the first fit, are gold/propensity_to_buy (lib/models/propensity.py). An encoder that stands back as a
+calibrated on valid (lib/models/calibration.py), are gold/propensity_to_buy (lib/models/propensity.py). An encoder that stands back as a
 candidate is not among them. The two towers are fitted on all
 interactions before the validation window, then on all before `run.as_of`; evaluate judges their lists. The first fits
 are what a version is judged by: it becomes the current one only where it is not worse on valid than the one before
@@ -316,7 +316,7 @@ def publish_encoder(run: RayRun, task: Task, states: dict[str, State], settings:
     fits = fit_baselines(train_examples, valid, seed=settings.seed)
     run.log("fitted the baselines: " + ", ".join(f"{model} {fit.told}" for model, fit in fits.items()))
     fits[ENCODER] = Fits(Encoder(chosen), Encoder(encoder), "")
-    calibrations = {model: calibration_of(fit.chosen, valid) for model, fit in fits.items()}
+    calibrations = {model: calibration_of(fit, valid) for model, fit in fits.items()}
     judge_by = partial(judge, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples)
     measured = judge_by({model: fit.chosen for model, fit in fits.items()}, valid, split="valid")
     served_fits = {model: fit.served for model, fit in fits.items()}

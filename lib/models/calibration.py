@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.models.baselines import PurchaseModel, probabilities
+from lib.models.baselines import Fits, probabilities
 from lib.models.fitting import Examples
 from lib.statistics.bootstrap import TAILS, Floats, resampled_sums
 
@@ -32,11 +32,33 @@ class Calibration(NamedTuple):
 AS_IT_IS = Calibration()
 
 
-def calibration_of(model: PurchaseModel, examples: Examples) -> Calibration:
-    """The calibration of a model by examples that it was not fitted on, which may be none."""
-    if not len(examples.labels):
+def calibration_of(fits: Fits, valid: Examples) -> Calibration:
+    """The calibration of the fit that serves: the slope is the first fit's, the level is valid's.
+
+    How sure a model is of users it has not seen is told by the fit that has not seen valid. Its level is not that of the fit
+    that serves, which knows valid too: the first fit's correction would count the drift from train to valid again. So the
+    mean over valid becomes, of the fit that serves, the share who bought.
+
+    Args:
+        fits: both fits of the model.
+        valid: labelled examples, which may be none.
+    """
+    if not len(valid.labels):
         return AS_IT_IS
-    return fit_calibration(model.log_odds(examples.features), examples.labels)
+    slope, _ = found = fit_calibration(fits.chosen.log_odds(valid.features), valid.labels)
+    if found == AS_IT_IS:
+        return found
+    log_odds = slope * fits.served.log_odds(valid.features)
+    return Calibration(slope, level_of(log_odds, float(valid.labels.mean())))
+
+
+def level_of(log_odds: Floats, share: float) -> float:
+    """What is added to log odds (N,) so that the mean of the probabilities is this share, above 0 and below 1."""
+    from scipy.optimize import brentq  # noqa: PLC0415 - seconds that a training worker does without
+
+    alike = np.log(share / (1 - share))  # were all of them 0
+    low, high = alike - log_odds.max(), alike - log_odds.min()
+    return float(brentq(lambda added: probabilities(log_odds + added).mean() - share, low - 1e-6, high + 1e-6))
 
 
 def fit_calibration(log_odds: Floats, labels: Tensor) -> Calibration:

@@ -5,16 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from lib.models.baselines import probabilities
+from lib.models.baselines import Fits, Linear, probabilities
 from lib.models.calibration import (
     AS_IT_IS,
     Calibration,
     calibrated,
     calibration_errors,
+    calibration_of,
     equal_mass_bins,
     fit_calibration,
+    level_of,
     reliability_rows,
 )
+from lib.models.fitting import Examples
 
 
 def test_bins_hold_equally_many_and_equal_predictions_are_in_one() -> None:
@@ -101,6 +104,25 @@ def test_calibration_never_turns_an_order_around_and_stays_a_probability(told: l
 def test_a_model_that_is_wrong_way_round_is_corrected_to_the_share_of_buyers() -> None:
     log_odds, labels = np.array([-2.0, -1.0, 1.0, 2.0]), torch.tensor([1.0, 1.0, 0.0, 0.0])
     assert fit_calibration(log_odds, labels) == pytest.approx(Calibration(0.0, 0.0))
+
+
+def test_the_slope_is_the_first_fit_s_and_the_level_is_valid_s_by_the_fit_that_serves() -> None:
+    rng = np.random.default_rng(0)
+    features = torch.tensor(rng.normal(size=(500, 1)))
+    valid = Examples(features, torch.tensor(rng.random(500) < probabilities(features[:, 0].numpy() - 1)).float())
+    first, served = Linear(np.array([3.0]), 2.0), Linear(np.array([3.0]), -0.7)
+    found = calibration_of(Fits(first, served, ""), valid)
+    assert found.slope == fit_calibration(first.log_odds(features), valid.labels).slope
+    assert calibrated(served.log_odds(features), found).mean() == pytest.approx(valid.labels.mean().item())
+    # A level of its own changes nothing that the fit says after correction.
+    other = calibration_of(Fits(first, Linear(np.array([3.0]), 5.0), ""), valid)
+    assert other.intercept == pytest.approx(found.intercept - found.slope * 5.7)
+    assert calibration_of(Fits(first, served, ""), valid.first(0)) == AS_IT_IS
+
+
+def test_a_level_by_hand() -> None:
+    assert level_of(np.zeros(3), 0.75) == pytest.approx(np.log(3))
+    assert level_of(np.array([5.0, -5.0]), 0.5) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
