@@ -45,6 +45,7 @@ CASES = (
     "a catalogue without pictures",
     "fewer rows than workers",
     "a single class of labels",
+    "features that are not numbers",
     "a line of ten megabytes",
     "a folder whose files gain, lose and retype columns",
     "a folder of Parquet files whose columns have another type in each",

@@ -1,8 +1,11 @@
-"""train_encoder: gold/examples, gold/interactions, silver/items -> gold/vectors, gold/model_metrics, models `encoder`, `two_tower`.
+"""train_encoder: gold/examples, gold/interactions, silver/items, gold/user_profiles -> gold/vectors, gold/model_metrics, gold/propensity_to_buy, models `encoder`, `two_tower`.
 
 One run of Ray Train fits the purchase encoder, then the two towers (lib/models), each twice. The encoder is fitted on
 train and stopped early by valid; then it is fitted again on both for as many epochs, and tested on test next to logistic
-regression on the same examples; its vectors describe the users as of `run.as_of`. The two towers are fitted on all
+regression and boosted trees, which are tuned and fitted again alike on the same examples (lib/models/baselines.py); its vectors
+describe the users as of `run.as_of`. Of the three the one with the lowest log loss on valid serves: its probabilities,
+calibrated on valid (lib/models/calibration.py), are gold/propensity_to_buy (lib/models/propensity.py). An encoder that stands back as a
+candidate is not among them. The two towers are fitted on all
 interactions before the validation window, then on all before `run.as_of`; evaluate judges their lists. The first fits
 are what a version is judged by: it becomes the current one only where it is not worse on valid than the one before
 (lib/runs/promotion.py), whose rows stay otherwise. Every epoch saves a checkpoint, from which a killed worker or job
@@ -18,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -36,9 +40,12 @@ from lib.engines.ray_train import fit_on_workers, last_state, ray_session, repor
 from lib.lake.lake import Lake
 from lib.lake.shares import rows_of_share
 from lib.lake.writes import conform, write_files
-from lib.models import rows, tasks
+from lib.models import propensity, rows, tasks
+from lib.models.baselines import ENCODER, MODELS, Encoder, Fits, fit_baselines
+from lib.models.calibration import calibration_of
 from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers, joined
-from lib.models.judging import REFERENCE, encoder_of, judge, log_likelihoods
+from lib.models.judging import choose, encoder_of, judge, log_likelihoods
+from lib.models.propensity import Served
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
@@ -52,7 +59,8 @@ from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import SPLITS
 
-MAX_JUDGED = 200_000  # examples of a split by which a version is judged, and on which the reference is fitted
+MAX_JUDGED = 200_000  # examples of a split by which a version is judged, and on which the baselines are fitted
+USERS_PER_SHARD = 500_000  # of gold/propensity_to_buy, at most about
 MIN_BATCHES = 50  # per epoch of the two towers, so that a small log is trained on enough
 
 
@@ -285,15 +293,34 @@ def fit(run: RayRun, task: Task, settings: TrainEncoderSettings) -> dict[str, St
     return states
 
 
+def require_numbers(run: RayRun) -> None:
+    """Check that every feature is a finite number.
+
+    Raises:
+        ValueError: some are not.
+    """
+    unfit = run.files_of({"": "gold/examples"}).then(propensity.count_unfit).collected()
+    num_unfit = gathered(unfit, propensity.UNFIT, propensity.GATHERED)["num_users"].sum()
+    if num_unfit:
+        raise ValueError(
+            f"gold/examples: {num_unfit:,} rows have features that are null, infinite or not a number; run featurize again"
+        )
+
+
 def publish_encoder(run: RayRun, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
-    """Settle the encoder's version, and commit its metrics and its vectors of users as of `run.as_of`."""
+    """Settle the encoder's version, and commit its metrics, its vectors of users as of `run.as_of`, and their propensities."""
     train_examples, valid, test = (task.sample(split) for split in SPLITS)
     num_features = train_examples.features.shape[1]
     chosen = encoder_of(states[judged("encoder")]["best"], num_features)
     encoder = encoder_of(states["encoder"]["model"], num_features)
+    fits = fit_baselines(train_examples, valid, seed=settings.seed)
+    run.log("fitted the baselines: " + ", ".join(f"{model} {fit.told}" for model, fit in fits.items()))
+    fits[ENCODER] = Fits(Encoder(chosen), Encoder(encoder), "")
+    calibrations = {model: calibration_of(fit, valid) for model, fit in fits.items()}
     judge_by = partial(judge, version=run.run_id, seed=settings.seed, num_resamples=settings.num_resamples)
-    measured = judge_by(chosen, train_examples, valid, split="valid")
-    measured += judge_by(encoder, joined(train_examples, valid), test, split="test")
+    measured = judge_by({model: fit.chosen for model, fit in fits.items()}, valid, split="valid")
+    served_fits = {model: fit.served for model, fit in fits.items()}
+    measured += judge_by(served_fits, test, split="test", calibrations=calibrations)
     for split, (_, labels) in {"valid": valid, "test": test}.items():
         if len(labels) < task.num_examples[split]:
             run.log(f"{split} is judged by a sample", users=len(labels), of=task.num_examples[split])
@@ -305,14 +332,55 @@ def publish_encoder(run: RayRun, task: Task, states: dict[str, State], settings:
     kept = register(
         run, {"encoder": encoder, judged("encoder"): chosen}, partial(encoder_scores, run, chosen, valid), settings
     )
+    choice = choose(measured, [model for model in MODELS if model != ENCODER or kept is None])
+    run.log(choice.told)
+    errors = {row["metric"]: row["value"] for row in measured if (row["split"], row["model"]) == ("test", choice.model)}
+    if "ece" in errors:
+        run.log("calibration error on test", before=errors["ece"], after=errors["ece_calibrated"])
+    publish_propensities(
+        run, task, Served(choice.model, run.run_id, served_fits[choice.model], calibrations[choice.model])
+    )
     users = run.files_of({"": "gold/examples"}, holding={"split": ["test"]})
     given = {"encoder": run.engine.broadcast(encoder), "version": run.run_id, "as_of": run.as_of}
     written = users.then(tasks.write_representations, lake=task.lake, **given)
     commit_vectors(run, "encoder", files_written(written), kept)
-    for model in ("encoder", REFERENCE):
+    for model in MODELS:
         own = [row for row in measured if row["model"] == model]
         table = pa.Table.from_pylist(own, schema=contract("gold/model_metrics").schema)
         commit_beside(run, "gold/model_metrics", model, table, kept)
+
+
+def publish_propensities(run: RayRun, task: Task, served: Served) -> None:
+    """Commit how likely each user buys from `run.as_of` on, by the model that serves, and what is to be expected of it."""
+    num_users = run.dataset("gold/examples").count_rows(pc.field("split") == "test")
+    if not num_users:
+        run.log("writes no propensities: gold/examples describes nobody as of this run")
+        return
+    num_shards = run.num_shards(num_users, rows_per_shard=USERS_PER_SHARD)
+    by: dict[str, Any] = {"as_of": run.as_of, "num_shards": num_shards}
+    users = run.files_of({"": "gold/examples"}, holding={"split": ["test"]})
+    predicted = users.then(propensity.predict, served=run.engine.broadcast(served), num_shards=num_shards)
+    parts, shop_spend = predicted.of(propensity.PREDICTION), None
+    if run.has("gold/user_profiles") and run.mapping.relevance == "purchase":
+        profiles = run.files_of({"": "gold/user_profiles"}).then(propensity.spread_profiles, **by)
+        known = profiles.union(task.shares.then(propensity.spread_days, **by))
+        spent = known.to_shards(num_shards).then(propensity.count_spend).collected()
+        spend, num_days = gathered(spent, propensity.SPEND, propensity.GATHERED).sum().row(0)
+        shop_spend = spend / num_days if num_days else None
+        parts = parts.union(known)
+    if shop_spend is None:
+        run.log("leaves expected_spend null: no profile of a user who bought says what was spent")
+    counts = gathered(predicted.of(propensity.HISTOGRAM).collected(), propensity.HISTOGRAM, propensity.GATHERED)
+    written = parts.to_shards(num_shards).then(
+        propensity.write_propensities,
+        lake=task.lake,
+        model=served.name,
+        version=served.version,
+        as_of=run.as_of,
+        deciles=propensity.deciles_of(counts),
+        shop_spend=shop_spend,
+    )
+    run.commit_written("gold/propensity_to_buy", files_written(written))
 
 
 def encoder_scores(run: Run, chosen: PurchaseEncoder, valid: Examples, current: Row) -> Scores:
@@ -411,6 +479,7 @@ def main(settings: TrainEncoderSettings) -> None:
                 pairs=known.num_pairs,
             )
             require_rows(num_labelled, known.num_users, num_workers=settings.cluster.num_workers)
+            require_numbers(run)
             states = fit(run, task, settings)
             for model, state in states.items():
                 run.log(f"trained {model}", epochs=state["epoch"], loss=state["loss"])

@@ -150,6 +150,30 @@ def line_chart(
     return _chart(title, figure, ((name, f"{sum(values):,.0f} in all") for name, values in series.items()))
 
 
+def reliability_chart(title: str, points: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
+    """What was said (x) and what came (y), both 0..1, of bins of each series; on the dotted diagonal they agree."""
+    largest = max((value for series in points.values() for point in series for value in point), default=1.0)
+    traces = [
+        go.Scatter(
+            x=[said for said, _ in series],
+            y=[came for _, came in series],
+            name=_plain(name),
+            mode="lines+markers",
+            line={"color": COLOURS[number % len(COLOURS)], "width": 2},
+            hovertemplate="said %{x:.1%}, came %{y:.1%}<extra>%{fullData.name}</extra>",
+        )
+        for number, (name, series) in enumerate(points.items())
+    ]
+    figure = _figure(traces, height=LINE_CHART_PIXELS)
+    figure.add_shape(type="line", x0=0, y0=0, x1=largest, y1=largest, line=_thin_line())
+    axes = {"tickformat": ".0%", "rangemode": "tozero", "showgrid": True, "zeroline": False, "nticks": 6}
+    figure.update_xaxes(**axes)
+    figure.update_yaxes(**axes)
+    figure.update_layout(margin_b=AXIS_PIXELS)
+    pairs = {name: ", ".join(f"{said:.1%} {came:.1%}" for said, came in series) for name, series in points.items()}
+    return _chart(title, figure, pairs.items())
+
+
 def column_chart(title: str, labels: Sequence[str], values: Sequence[float], *, value_format: str) -> Chart:
     """Vertical columns from left to right; `value_format` is a format that both plotly (d3) and Python understand."""
     columns = go.Bar(

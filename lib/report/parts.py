@@ -102,6 +102,7 @@ def words(name: str) -> str:
 def metric_words(name: str) -> str:
     """A metric as people write it, a paired difference included."""
     known = {"auc": "AUC", "pr_auc": "PR-AUC", "ctr": "CTR", "log_loss": "log loss"}
+    known |= {"ece": "calibration error", "ece_calibrated": "calibration error, corrected"}
     head, minus, other = name.partition("_minus_")
     shown = known.get(head, words(head))
     return f"{shown} minus {words(other)}’s" if minus else shown

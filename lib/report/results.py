@@ -1,6 +1,8 @@
 """The sections about results: strategies, models, policies and experiments, each estimate with its interval."""
 
-from lib.report.charts import Interval, interval_chart
+from collections.abc import Mapping
+
+from lib.report.charts import Chart, Interval, interval_chart, reliability_chart
 from lib.report.facts import HEADLINE_K, LakeFacts, Row
 from lib.report.parts import (
     Grid,
@@ -22,6 +24,7 @@ from lib.runs import model_registry
 from lib.tables.gold import QUESTIONS, SPLITS
 
 OTHER_METRICS = ["precision", "recall", "map", "hit_rate", "coverage"]  # besides the headline
+BIN = "_bin_"  # in the metrics of reliability, before the bin's number
 QUESTION_TITLES = {"all": "all items", "new": "items new to the user"}
 
 
@@ -126,14 +129,63 @@ def models(facts: LakeFacts) -> Section:
                 *(with_interval(by_key.get((metric, model, split))) for split in splits),
             )
             for metric, model in dict.fromkeys((row["metric"], row["model"]) for row in rows)
+            if BIN not in metric
         ],
         num_text_columns=2,
     )
+    charts += _reliability(rows)
     examples = enumerate_words([f"{count(max(r['n'] for r in rows if r['split'] == s))} {s}" for s in splits])
     text = (
         f"Will this user buy in the window after? Tested on {examples} examples from later times than the training’s."
     )
-    return Section("models", title, "\n".join([text, *facts.candidates]), charts, [table])
+    served = _serving(facts, {(row["split"], row["metric"], row["model"]): row for row in rows})
+    return Section("models", title, "\n".join([text, *served, *facts.candidates]), charts, [table])
+
+
+def _reliability(rows: list[Row]) -> list[Chart]:
+    """Of each model on test, the mean probability of tenths of the examples and the share of them that bought."""
+    of_test = {(row["model"], *row["metric"].split(BIN)): row["value"] for row in rows if row["split"] == "test"}
+    points = {
+        words(model): [
+            (value, of_test[model, "observed", *number])
+            for (of_model, what, *number), value in sorted(of_test.items())
+            if (of_model, what) == (model, "predicted")
+        ]
+        for model in dict.fromkeys(model for model, what, *_ in of_test if what == "predicted")
+    }
+    return (
+        [reliability_chart("Share that bought by probability said, tenths of the test split", points)] if points else []
+    )
+
+
+def _serving(facts: LakeFacts, by_key: Mapping[tuple[str, str, str], Row]) -> list[str]:
+    """Which model gold/propensity_to_buy is of, how well calibrated it is, and whether the network is worse."""
+    if not facts.has("gold/propensity_to_buy"):
+        return []
+    told = facts.rows("SELECT any_value(model) AS model, any_value(version) AS version FROM gold.propensity_to_buy")
+    model = told[0]["model"]
+    if model is None:
+        return []
+    says = [
+        f"{sentence(words(model))[:-1]} gives gold/propensity_to_buy, with the lowest log loss on valid of those that may."
+    ]
+    before, after = (by_key.get(("test", metric, model)) for metric in ("ece", "ece_calibrated"))
+    # Rows of another version say nothing of it.
+    if before is None or before["version"] != told[0]["version"]:
+        return says
+    if after is not None:
+        says.append(
+            f"Its calibration error on test is {decimal(before['value'])}, and {decimal(after['value'])} once corrected by valid."
+        )
+    difference = by_key.get(("test", f"log_loss_minus_{model}", "encoder"))
+    if difference is not None and difference["low"] is not None:
+        is_worse = difference["low"] > 0
+        says.append(
+            f"The network’s log loss on test minus its own is {signed(difference['value'])} "
+            f"{interval(difference['low'], difference['high'], with_sign=True)}: "
+            + ("the network is worse." if is_worse else "the network is not worse beyond its interval.")
+        )
+    return [" ".join(says)]
 
 
 def _why_no_purchase_model(facts: LakeFacts) -> str:

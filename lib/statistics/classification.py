@@ -5,7 +5,7 @@ user is one example): every metric is computed in every resample from how often 
 draws for all models.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,16 +34,17 @@ def evaluate(
     labels: Labels,
     probabilities: Mapping[str, Floats],
     *,
-    reference: str,
+    references: Sequence[str],
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, dict[str, Interval]]:
-    """Every metric of every model, and its difference from the reference model on the same draws.
+    """Every metric of every model, and its difference from each reference model on the same draws.
 
     Args:
         labels: (n,) of 0 and 1, at least one.
         probabilities: model -> (n,) predicted probabilities of a 1.
-        reference: the model that the others are compared with; its name is part of `<metric>_minus_<reference>`.
+        references: the models that the others are compared with, and each of them with those before it; their names are part
+            of `<metric>_minus_<reference>`.
         seed: of the bootstrap.
         num_resamples: of the bootstrap.
 
@@ -65,7 +66,8 @@ def evaluate(
     found: dict[str, dict[str, Interval]] = {}
     for model in probabilities:
         rows = {metric: _interval(values[model][metric], drawn[model][metric]) for metric in METRICS}
-        if model != reference:
+        others = references[: references.index(model)] if model in references else references
+        for reference in others:
             for metric in METRICS:
                 own, other = values[model][metric], values[reference][metric]
                 value = None if own is None or other is None else own - other

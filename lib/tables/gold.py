@@ -285,6 +285,36 @@ VECTORS_TABLE = Table(
     partition_by=("model", "kind"),
 )
 
+PROPENSITY_TO_BUY = Table(
+    name="gold/propensity_to_buy",
+    comment="One user as of one time: how likely a purchase is in the label window after it, and what it is worth.",
+    version=1,
+    columns=(
+        required("user_key", TEXT, "keyed pseudonym", personal=True),
+        AS_OF,
+        required(
+            "probability",
+            REAL,
+            "that the user purchases (or does what the mapping names) in the window after as_of; calibrated, 0..1",
+        ),
+        required("decile", INT, "from 1, the most likely: fewer than this many tenths of the users are more likely"),
+        Column(
+            "expected_spend",
+            MONEY,
+            "probability x the user's mean spend on a day with a purchase, else the shop's, in the shop's currency; null in a "
+            "log without prices, or where the mapping names something other than purchases",
+        ),
+        required("model", TEXT, "the model that serves: encoder, logistic_regression or boosted_trees"),
+        required("version", TEXT, "its version: its run's id"),
+    ),
+    key=("user_key", "as_of"),
+    checks={
+        "probability_in_range": "probability >= 0 AND probability <= 1",
+        "decile_in_range": "decile >= 1 AND decile <= 10",
+        "spend_not_negative": "expected_spend IS NULL OR expected_spend >= 0",
+    },
+)
+
 CANDIDATES = Table(
     name="gold/candidates",
     comment="One item that a retriever proposes for a user; the ranker orders them.",
@@ -375,7 +405,12 @@ MODEL_METRICS = Table(
         required("model", TEXT, "the model"),
         required("version", TEXT, "its version: its run's id"),
         required("split", TEXT, "train, valid or test"),
-        required("metric", TEXT, "auc, pr_auc, log_loss, ...; <metric>_minus_<model> for a paired difference"),
+        required(
+            "metric",
+            TEXT,
+            "auc, pr_auc, log_loss, ece, ...; <metric>_minus_<model> for a paired difference; of reliability "
+            "predicted_bin_01 (mean probability of a tenth of the examples) and observed_bin_01 (share of positives), to 10",
+        ),
         Column("value", REAL, "the metric"),
         Column("low", REAL, "lower end of the 95 % bootstrap interval"),
         Column("high", REAL, "upper end"),
@@ -529,6 +564,7 @@ TABLES = (
     EXAMPLES,
     SCALING,
     VECTORS_TABLE,
+    PROPENSITY_TO_BUY,
     CANDIDATES,
     RECOMMENDATIONS,
     RANKING_METRICS,

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from sklearn.metrics import log_loss
 
 from lib.cli.jobs import load_job
 from lib.engines.ray_tasks import RayRun
+from lib.models.baselines import PENALTIES
 from lib.models.fitting import Examples
 from lib.models.judging import log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
@@ -34,7 +36,13 @@ def likes_second_half(user: int) -> bool:
 class EncoderLake(SmallLake):
     """The tables that the job reads, of two tastes."""
 
-    def put_examples(self, label_of: Callable[[int], int], *, num_users: int = NUM_USERS) -> None:
+    def put_examples(
+        self,
+        label_of: Callable[[int], int],
+        *,
+        num_users: int = NUM_USERS,
+        noise_of: Callable[[int], float] = lambda user: float(user % 3 == 0),
+    ) -> None:
         """One example a user and split; the first feature goes with the user's number."""
         self.put(
             "gold/examples",
@@ -43,7 +51,7 @@ class EncoderLake(SmallLake):
                     "user_key": f"u{user:03d}",
                     "as_of": as_of,
                     "split": split,
-                    "features": [user / num_users, float(user % 3 == 0)],
+                    "features": [user / num_users, noise_of(user)],
                     "label": label_of(user),
                 }
                 for split, as_of in EXAMPLE_TIMES.items()
@@ -68,6 +76,13 @@ class EncoderLake(SmallLake):
                 for user, item, split, t in rows
             ),
         )
+
+    def put_profiles(self) -> None:
+        """Each user bought on two days, see `put_interactions`, and spent 20."""
+        known = {"as_of": TEST_FROM, "first_event_at": TRAIN_AS_OF, "last_event_at": VALID_FROM, "spend": Decimal(20)}
+        counts = ("events", "sessions", "active_days", "views", "carts", "purchases", "returns", "items")
+        known |= dict.fromkeys([f"num_{name}" for name in counts] + ["recency_days", "tenure_days"], 2)
+        self.put("gold/user_profiles", *({"user_key": f"u{user:03d}"} for user in range(NUM_USERS)), base=known)
 
     def settings(self, job: ModuleType, **overrides: Any) -> Any:
         return job.TrainEncoderSettings(**(self.shared_settings | overrides))
@@ -101,6 +116,7 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
     small_lake.put_interactions()
     brands = [{"item_id": f"i{item:02d}", "category": ["Home"], "brand": f"b{item % 2}"} for item in range(NUM_ITEMS)]
     small_lake.put("silver/items", *brands)
+    small_lake.put_profiles()
     settings = small_lake.settings(
         job,
         num_epochs=12,
@@ -122,12 +138,15 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
     assert {row["model"] for row in small_lake.read("gold/vectors")} == {"encoder"}
 
     version_of_encoder = small_lake.lake.data_version("gold/model_metrics")
+    version_of_propensities = small_lake.lake.data_version("gold/propensity_to_buy")
     capfd.readouterr()
     job.main(settings)
     assert "resumes train_encoder-000001" in capfd.readouterr().out
     assert small_lake.lake.data_version("gold/model_metrics") == version_of_encoder
+    assert small_lake.lake.data_version("gold/propensity_to_buy") == version_of_propensities
     check_vectors(small_lake)
     check_metrics(small_lake)
+    check_propensities(small_lake)
     for model in ("encoder", "two_tower"):
         current = model_registry.current_model(small_lake.lake, model)
         assert current is not None
@@ -157,13 +176,37 @@ def check_vectors(small_lake: EncoderLake) -> None:
     assert np.mean(likes_first_half == expected_taste) >= 0.95
 
 
+def check_propensities(small_lake: EncoderLake) -> None:
+    """Those of the model with the lowest log loss on valid; those who buy are the more likely half, and each spent 10 a day."""
+    losses = {
+        row["model"]: row["value"]
+        for row in small_lake.read("gold/model_metrics")
+        if (row["split"], row["metric"]) == ("valid", "log_loss")
+    }
+    stored = {row["user_key"]: row for row in small_lake.read("gold/propensity_to_buy")}
+    assert set(stored) == {f"u{user:03d}" for user in range(NUM_USERS)}
+    assert {(row["as_of"], row["model"], row["version"]) for row in stored.values()} == {
+        (TEST_FROM, min(losses, key=lambda model: losses[model]), "train_encoder-000001")
+    }
+    likely = [stored[f"u{user:03d}"]["probability"] for user in range(NUM_USERS)]
+    assert min(likely[NUM_USERS // 2 + 5 :]) > 0.8
+    assert max(likely[: NUM_USERS // 2 - 5]) < 0.2
+    assert {row["decile"] for row in stored.values() if row["probability"] > 0.8} <= set(range(1, 6))
+    for row in stored.values():
+        assert float(row["expected_spend"]) == pytest.approx(10 * row["probability"], abs=1e-4)
+
+
 def check_metrics(small_lake: EncoderLake) -> None:
     rows = {(r["model"], r["split"], r["metric"]): r for r in small_lake.read("gold/model_metrics")}
     metrics = {"auc", "pr_auc", "log_loss"}
-    differences = {f"{metric}_minus_logistic_regression" for metric in metrics}
-    expected = {("encoder", metric) for metric in metrics | differences}
-    expected |= {("logistic_regression", metric) for metric in metrics}
-    assert set(rows) == {(model, split, metric) for split in ("valid", "test") for model, metric in expected}
+    models = ("logistic_regression", "boosted_trees", "encoder")
+    compared = [(models[2], models[0]), (models[2], models[1]), (models[1], models[0])]
+    expected = {(model, metric) for model in models for metric in metrics | {"ece"}}
+    expected |= {(model, f"{metric}_minus_{other}") for model, other in compared for metric in metrics}
+    assert {key for key in rows if "_bin_" not in key[2]} == {
+        *((model, split, metric) for split in ("valid", "test") for model, metric in expected),
+        *((model, "test", "ece_calibrated") for model in models),
+    }
     assert rows["encoder", "test", "auc"]["value"] > 0.95
     assert rows["encoder", "test", "auc"]["n"] == NUM_USERS
     # What is scored on test was fitted on train and valid, what is scored on valid on train alone.
@@ -172,10 +215,11 @@ def check_metrics(small_lake: EncoderLake) -> None:
         known = [row for row in examples if row["split"] in fitted_on]
         asked = [row for row in examples if row["split"] == split]
         features, labels = ([row[name] for row in known] for name in ("features", "label"))
-        regression = LogisticRegression(max_iter=1000).fit(np.float32(features), labels)
+        # Labels that one feature tells want the weakest penalty.
+        regression = LogisticRegression(C=max(PENALTIES), max_iter=1000).fit(np.float32(features), labels)
         given = regression.predict_proba(np.float32([row["features"] for row in asked]))[:, 1]
         expected = log_loss([row["label"] for row in asked], given)
-        assert rows["logistic_regression", split, "log_loss"]["value"] == pytest.approx(expected, abs=1e-4)
+        assert rows["logistic_regression", split, "log_loss"]["value"] == pytest.approx(expected, abs=1e-3)
     current = model_registry.current_model(small_lake.lake, "encoder")
     assert current is not None
     folder = small_lake.lake.folder / current["uri"]
@@ -206,6 +250,13 @@ def test_a_worse_version_stands_as_a_candidate_and_the_current_one_keeps_its_row
     job.main(small_lake.settings(job, **(trained | hardly)))
     told = capsys.readouterr().out
     assert "encoder train_encoder-000002 stands as a candidate: log likelihood" in told
+    assert "the encoder of this run stands back" in told
+    assert {row["model"] for row in small_lake.read("gold/propensity_to_buy")} <= {
+        "logistic_regression",
+        "boosted_trees",
+    }
+    assert "leaves expected_spend null" in told
+    assert {row["expected_spend"] for row in small_lake.read("gold/propensity_to_buy")} == {None}
     assert "two_tower train_encoder-000002 stands as a candidate: NDCG@10" in told
     statuses = {(row["model"], row["version"]): row["status"] for row in small_lake.read("ops/models")}
     assert statuses == {
@@ -233,6 +284,30 @@ def test_a_single_class_of_labels_leaves_the_purchase_model_out_in_one_line(
     models = small_lake.lake.dataset("gold/vectors").to_table(columns=["model"])["model"].unique().to_pylist()
     assert models == ["two_tower"]
     assert not small_lake.lake.exists("gold/model_metrics")
+    assert not small_lake.lake.exists("gold/propensity_to_buy")
+
+
+@pytest.mark.bad_input("a single class of labels")
+@pytest.mark.parametrize(("num_users", "label"), [(NUM_USERS, 0), (1, 1)])
+def test_no_positive_label_and_one_user_leave_the_purchase_model_out(
+    small_lake: EncoderLake, job: ModuleType, capsys: pytest.CaptureFixture[str], num_users: int, label: int
+) -> None:
+    small_lake.put_examples(lambda _: label, num_users=num_users)
+    small_lake.put_interactions()
+    with job.start_run("train_encoder", small_lake.settings(job), RayRun) as run:
+        num_examples, num_positive = job.count_examples(run)
+        assert not job.has_both_classes(run, num_examples["train"], num_positive)
+    assert f"all {num_users} labels of the train split are {label}" in capsys.readouterr().out
+
+
+@pytest.mark.bad_input("features that are not numbers")
+@pytest.mark.usefixtures("ray_cluster")
+def test_features_that_are_not_numbers_are_refused_in_one_line(small_lake: EncoderLake, job: ModuleType) -> None:
+    small_lake.put_examples(lambda user: user % 2, noise_of=lambda user: float("nan") if user == 3 else 0.0)
+    small_lake.put_interactions()
+    with pytest.raises(ValueError, match=r"gold/examples: 3 rows have features .* not a number; run featurize again"):
+        job.main(small_lake.settings(job))
+    assert not small_lake.lake.exists("gold/vectors")
 
 
 @pytest.mark.bad_input("fewer rows than workers")

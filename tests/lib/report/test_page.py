@@ -119,7 +119,19 @@ def fill(lake: Lake) -> None:
         metrics | {"model": "encoder", "value": 0.765},
         metrics | {"model": "logistic_regression", "value": 0.754},
         metrics | {"model": "encoder", "version": "train_encoder-000002", "value": 0.333},
+        metrics | {"model": "logistic_regression", "metric": "ece", "value": 0.0625},
+        metrics | {"model": "logistic_regression", "metric": "ece_calibrated", "value": 0.03125},
+        metrics
+        | {"model": "encoder", "metric": "log_loss_minus_logistic_regression"}
+        | {"value": 0.02, "low": 0.01, "high": 0.03},
+        *(
+            metrics | {"model": "encoder", "metric": f"{what}_bin_{number:02d}", "value": value}
+            for number, values in ((1, (0.123, 0.25)), (10, (0.5, 0.75)))
+            for what, value in zip(("predicted", "observed"), values, strict=True)
+        ),
     )
+    served = {"model": "logistic_regression", "version": "train_encoder-000001", "as_of": AS_OF, "decile": 1}
+    put(lake, "gold/propensity_to_buy", served | {"user_key": "u", "probability": 0.5})
     put(
         lake,
         "gold/policy_values",
@@ -268,6 +280,9 @@ def page(html: str) -> Page:
         ("ranking", "[+0.110, +0.190] 0.062 –"),
         ("ranking", "test window: 40 users"),
         ("models", "encoder 0.765 [0.700, 0.800]"),
+        ("models", "Logistic regression gives gold/propensity_to_buy"),
+        ("models", "Its calibration error on test is 0.062, and 0.031 once corrected by valid."),
+        ("models", "log loss on test minus its own is +0.020 [+0.010, +0.030]: the network is worse."),
         ("models", "encoder train_encoder-000002 stands as a candidate: 0.3 is below 0.7."),
         ("policy", "dqn: promote (incumbent: personal). 0.7 is above 0.5."),
         ("policy", "Importance sampling is a diagnostic and has no interval"),
@@ -295,6 +310,12 @@ def test_only_the_test_split_decides_between_strategies(page: Page) -> None:
 
 def test_a_candidate_s_metrics_do_not_stand_for_the_current_version(page: Page) -> None:
     assert "0.333" not in page.text["models"]
+
+
+def test_the_chart_of_reliability_shows_what_was_said_beside_what_came(page: Page) -> None:
+    (said,) = (plot["aria-label"] for plot in page.plots if "probability said" in plot["aria-label"])
+    assert said.endswith("encoder 12.3% 25.0%, 50.0% 75.0%")
+    assert "bin 01" not in page.text["models"]
 
 
 def test_the_chart_of_policies_shows_each_logging_policy_and_no_diagnostic(page: Page) -> None:

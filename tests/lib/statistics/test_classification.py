@@ -66,7 +66,7 @@ def test_a_resample_of_one_class_has_no_rank_metric() -> None:
 
 def test_values_are_scikit_learns_and_intervals_hold_them() -> None:
     labels, probabilities, _ = drawn_examples(1)
-    found = evaluate(labels, {"a": probabilities}, reference="a", seed=0)["a"]
+    found = evaluate(labels, {"a": probabilities}, references=("a",), seed=0)["a"]
     assert found["auc"].value == roc_auc_score(labels, probabilities)
     assert found["pr_auc"].value == average_precision_score(labels, probabilities)
     assert found["log_loss"].value == log_loss(labels, probabilities)
@@ -82,7 +82,7 @@ def test_auc_intervals_cover_the_planted_truth() -> None:
         rng = np.random.default_rng(seed)
         labels = (rng.random(NUM_EXAMPLES) < 0.3).astype(np.int64)
         probabilities = 1 / (1 + np.exp(-(labels + rng.standard_normal(NUM_EXAMPLES))))
-        auc = evaluate(labels, {"a": probabilities}, reference="a", seed=seed, num_resamples=200)["a"]["auc"]
+        auc = evaluate(labels, {"a": probabilities}, references=("a",), seed=seed, num_resamples=200)["a"]["auc"]
         covered += auc.low <= truth <= auc.high
     assert covered >= 52, f"{covered} of 60 intervals cover the truth"  # 57 expected; below 52 is a 2.5 % chance
 
@@ -91,7 +91,7 @@ def test_paired_differences_are_narrower_than_the_intervals_of_the_two_models() 
     labels, probabilities, _ = drawn_examples(2)
     noise = np.random.default_rng(0).normal(0, 0.02, NUM_EXAMPLES)
     close = np.clip(probabilities + noise, 0.01, 0.99)
-    found = evaluate(labels, {"close": close, "reference": probabilities}, reference="reference", seed=0)
+    found = evaluate(labels, {"close": close, "reference": probabilities}, references=("reference",), seed=0)
     difference = found["close"]["auc_minus_reference"]
     assert difference.value == pytest.approx(found["close"]["auc"].value - found["reference"]["auc"].value)
     assert difference.high - difference.low < (found["reference"]["auc"].high - found["reference"]["auc"].low) / 2
@@ -100,13 +100,13 @@ def test_paired_differences_are_narrower_than_the_intervals_of_the_two_models() 
 
 def test_a_model_compared_with_its_own_copy_differs_by_exactly_zero() -> None:
     labels, probabilities, _ = drawn_examples(3)
-    copy = evaluate(labels, {"a": probabilities, "b": probabilities}, reference="b", seed=0)["a"]
+    copy = evaluate(labels, {"a": probabilities, "b": probabilities}, references=("b",), seed=0)["a"]
     assert [tuple(copy[f"{metric}_minus_b"]) for metric in METRICS] == [(0.0, 0.0, 0.0)] * 3
 
 
 def test_one_class_of_labels_leaves_rank_metrics_undefined() -> None:
     probabilities = np.array([0.2, 0.3])
-    found = evaluate(np.zeros(2, np.int64), {"a": probabilities, "b": probabilities}, reference="b", seed=0)["a"]
+    found = evaluate(np.zeros(2, np.int64), {"a": probabilities, "b": probabilities}, references=("b",), seed=0)["a"]
     for metric in ("auc", "pr_auc", "auc_minus_b", "pr_auc_minus_b"):
         assert tuple(found[metric]) == (None, None, None)
     assert found["log_loss"].value == pytest.approx(-(np.log(0.8) + np.log(0.7)) / 2)
@@ -127,9 +127,9 @@ def test_resamples_taken_in_several_parts_are_all_different_and_repeat_with_the_
 
 def test_no_examples_or_a_missing_probability_is_refused() -> None:
     with pytest.raises(ValueError, match="got none"):
-        evaluate(np.zeros(0, np.int64), {}, reference="a", seed=0)
+        evaluate(np.zeros(0, np.int64), {}, references=("a",), seed=0)
     with pytest.raises(ValueError, match="a has"):
-        evaluate(np.zeros(2, np.int64), {"a": np.zeros(3)}, reference="a", seed=0)
+        evaluate(np.zeros(2, np.int64), {"a": np.zeros(3)}, references=("a",), seed=0)
 
 
 EXAMPLES = st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=25)
@@ -142,7 +142,7 @@ def test_whatever_the_examples_every_metric_is_a_number_or_undefined(
 ) -> None:
     labels = np.array([label for label, _, _ in examples])
     models = {"own": np.array([p for _, p, _ in examples]), "other": np.array([p for _, _, p in examples])}
-    found = evaluate(labels, models, reference="other", seed=seed, num_resamples=100)
+    found = evaluate(labels, models, references=("other",), seed=seed, num_resamples=100)
     has_both = 0 < labels.sum() < len(labels)
     for metrics in found.values():
         for name, interval in metrics.items():
