@@ -18,7 +18,7 @@ import numpy as np
 
 from lib.candidates import tasks
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
-from lib.candidates.preparing import RetrievalSettings, described, retrievals, versions_at
+from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import Examples, fitted, joined, ndcg_by_trees
 from lib.candidates.sources import ALS, EASE, POPULAR, TWO_TOWER, Retrieval
 from lib.candidates.tasks import Moment
@@ -31,6 +31,7 @@ from lib.statistics.bootstrap import Floats, mean_interval
 from tests.machine import machine
 
 PAGE = ROOT / "docs" / "ranker.md"
+TABLES = Tables("gold/interactions", "gold/vectors", "silver/items")
 SEEDS = (0, 1, 2)
 NUM_WINDOWS, NUM_TREES = 3, 200
 OPTIONS = {"num_leaves": 31, "learning_rate": 0.05, "min_data_in_leaf": 50}
@@ -65,9 +66,9 @@ def table(run: SparkRun) -> Iterator[str]:
     length = run.times.test_from - run.times.valid_from
     starts = [run.times.test_from - number * length for number in range(NUM_WINDOWS, 0, -1)]
     windows = {f"w{number}": Moment(start, start + length) for number, start in enumerate(starts)}
-    versions = {name: versions_at(run, moment.as_of) for name, moment in windows.items()}
-    parts = described(run, windows, versions)
-    known = retrievals(run, parts, windows, versions, RetrievalSettings())
+    versions = {name: versions_at(run, TABLES, moment.as_of) for name, moment in windows.items()}
+    parts = described(run, TABLES, windows, versions)
+    known = retrievals(run, TABLES, parts, windows, versions, RetrievalSettings())
     examples = examples_of(run, parts, known)
     whole = judged(examples, lambda features: features)
     yield "| left out | all items | new items | candidates a user |\n|---|---|---|---|"

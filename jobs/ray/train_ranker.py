@@ -29,7 +29,7 @@ from torch import distributed
 
 from lib.candidates import tasks
 from lib.candidates.features import FEATURES
-from lib.candidates.preparing import RetrievalSettings, described, retrievals, versions_at
+from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import TREES_AT_ONCE, Examples, fitted, joined, ndcg_by_trees, ndcg_of, ordinary, predicted
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import gathered
@@ -45,9 +45,10 @@ from lib.statistics.bootstrap import Floats, mean_interval
 from lib.tables import contract
 
 MODEL = "ranker"
+TABLES = Tables("gold/interactions", "gold/vectors", "silver/items")
 QUESTIONS = ("all", "new")
 TREES_WITHOUT_VALIDATION = 100  # where there is one window alone
-LEAST_USERS = 10  # of a window, to learn from or to validate by
+LEAST_USERS = 5  # of a window, to learn from or to validate by
 
 
 class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
@@ -133,8 +134,8 @@ def windows_of(run: RayRun, num_windows: int) -> dict[str, Moment]:
 
 def examples(run: RayRun, settings: TrainRankerSettings, windows: Mapping[str, Moment]) -> tuple[Parts, list[str]]:
     """The examples of the windows in which somebody bought something that could have been known, by worker."""
-    versions = {name: versions_at(run, moment.as_of) for name, moment in windows.items()}
-    parts = described(run, windows, versions)
+    versions = {name: versions_at(run, TABLES, moment.as_of) for name, moment in windows.items()}
+    parts = described(run, TABLES, windows, versions)
     counts = gathered(parts.of(tasks.USER).collected(), tasks.USER, tasks.GATHERED).group_by("moment").sum()
     num_asked = {name: asked for name, asked in counts.select("moment", "num_asked").rows() if asked}
     known = {name for name, num_pairs in counts.select("moment", "num_pairs").rows() if num_pairs}
@@ -145,7 +146,7 @@ def examples(run: RayRun, settings: TrainRankerSettings, windows: Mapping[str, M
             f"{most} {'user' if most == 1 else 'users'} bought something in the windows before {run.as_of:%Y-%m-%d %H:%M}, of "
             f"which each must have {LEAST_USERS} to learn a ranker from"
         )
-    found = retrievals(run, parts, {name: windows[name] for name in useful}, versions, settings)
+    found = retrievals(run, TABLES, parts, {name: windows[name] for name in useful}, versions, settings)
     for name in useful:
         users = min(num_asked[name], settings.max_users)
         run.log(f"window {name}", users=users, items=len(found[name].catalogue), **versions[name])
@@ -231,7 +232,7 @@ def scores(run: RayRun, new: Mapping[str, Floats] | None, valid: Examples | None
 
 def main(settings: TrainRankerSettings) -> None:
     with start_run("train_ranker", settings, RayRun) as run:
-        run.version_of("gold/interactions")  # without which the job is skipped, before Ray is started
+        run.version_of(TABLES.interactions)  # without which the job is skipped, before Ray is started
         windows = windows_of(run, settings.num_windows)
         with ray_session(settings.cluster):
             shares, useful = examples(run, settings, windows)

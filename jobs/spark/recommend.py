@@ -18,7 +18,7 @@ from pydantic import Field
 
 from lib.candidates import tasks
 from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
-from lib.candidates.preparing import RetrievalSettings, described, retrievals, versions_at
+from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import Ranker
 from lib.candidates.rules import Rules
 from lib.candidates.tasks import Moment
@@ -28,6 +28,7 @@ from lib.runs.model_registry import judged
 from lib.settings import JobSettings
 
 NAME = "now"  # of the one moment
+TABLES = Tables("gold/interactions", "gold/vectors", "silver/items")
 
 
 class RecommendSettings(RetrievalSettings, JobSettings):
@@ -71,9 +72,9 @@ def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ra
 
 def main(settings: RecommendSettings) -> None:
     with start_run("recommend", settings) as run:
-        moments, versions = {NAME: Moment(run.as_of)}, versions_at(run, run.as_of)
-        parts = described(run, moments, {NAME: versions})
-        found = retrievals(run, parts, moments, {NAME: versions}, settings)
+        moments, versions = {NAME: Moment(run.as_of)}, versions_at(run, TABLES, run.as_of)
+        parts = described(run, TABLES, moments, {NAME: versions})
+        found = retrievals(run, TABLES, parts, moments, {NAME: versions}, settings)
         if NAME not in found:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
         retrieval, ranker = found[NAME], ranker_at(run, run.as_of, settings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,14 @@ from lib.ranking.topk import vectors as matrix_of
 from lib.runs import model_registry
 
 ROWS_PER_SHARD = 500_000  # of gold/interactions; what is known of their users must fit in a task's memory
+
+
+class Tables(NamedTuple):
+    """What a job of candidates reads; it names the tables itself."""
+
+    interactions: str
+    vectors: str
+    items: str
 
 
 class RetrievalSettings(BaseModel):
@@ -54,15 +63,15 @@ class RetrievalSettings(BaseModel):
         return {name: getattr(self, name) for name in names}
 
 
-def versions_at(run: TaskRun, as_of: datetime) -> dict[str, str]:
+def versions_at(run: TaskRun, tables: Tables, as_of: datetime) -> dict[str, str]:
     """Model -> the latest fit of its vectors that used nothing from `as_of` on and is no candidate.
 
     That is the current version's, and for an earlier moment the one that was made for it or before.
     """
     found: dict[str, str] = {}
-    if "gold/vectors" not in run.inputs:
+    if tables.vectors not in run.inputs:
         return found
-    stored = run.dataset("gold/vectors")
+    stored = run.dataset(tables.vectors)
     for model in MODELS:
         is_item = (pc.field("model") == model) & (pc.field("kind") == "item") & (pc.field("as_of") <= as_of)
         fits = pl.DataFrame(stored.to_table(["version", "as_of"], filter=is_item)).unique()
@@ -72,27 +81,31 @@ def versions_at(run: TaskRun, as_of: datetime) -> dict[str, str]:
     return found
 
 
-def described(run: TaskRun, moments: Mapping[str, Moment], versions: Mapping[str, Mapping[str, str]]) -> Parts:
+def described(
+    run: TaskRun, tables: Tables, moments: Mapping[str, Moment], versions: Mapping[str, Mapping[str, str]]
+) -> Parts:
     """What is known at each moment of users and items, by shard of users, with the users' vectors; kept.
 
     Args:
-        run: the run, which reads gold/interactions and may read gold/vectors.
+        run: the run.
+        tables: of which it may lack the vectors.
         moments: by name.
         versions: moment -> model -> version of its vectors.
     """
-    num_rows = run.lake.num_rows("gold/interactions", run.version_of("gold/interactions"))
+    num_rows = run.lake.num_rows(tables.interactions, run.version_of(tables.interactions))
     num_shards = run.num_shards(num_rows, rows_per_shard=ROWS_PER_SHARD)
-    spread = run.files_of({"": "gold/interactions"}).then(tasks.spread_interactions, num_shards=num_shards)
+    spread = run.files_of({"": tables.interactions}).then(tasks.spread_interactions, num_shards=num_shards)
     for model in MODELS:
         wanted = {f"{model}/{name}": chosen[model] for name, chosen in versions.items() if model in chosen}
         if wanted:
-            files = run.files_of({"": "gold/vectors"}, holding={"model": [model], "kind": ["user"]})
+            files = run.files_of({"": tables.vectors}, holding={"model": [model], "kind": ["user"]})
             spread = spread.union(files.then(tasks.spread_vectors, versions=wanted, num_shards=num_shards))
     return spread.to_shards(num_shards).then(tasks.describe, moments=moments).keep()
 
 
 def retrievals(
     run: TaskRun,
+    tables: Tables,
     parts: Parts,
     moments: Mapping[str, Moment],
     versions: Mapping[str, Mapping[str, str]],
@@ -101,8 +114,8 @@ def retrievals(
     """The retrieval of each moment at which some item is known."""
     sums = gathered(parts.of(tasks.SUMS).collected(), tasks.SUMS, tasks.GATHERED)
     items = None
-    if run.has("silver/items"):
-        items = run.read_arrow("silver/items", ["item_id", "title", "category", "price"])
+    if run.has(tables.items):
+        items = run.read_arrow(tables.items, ["item_id", "title", "category", "price"])
     catalogues = {
         name: catalogue_of(added_items(of_moment.select(*ITEM_SUMS)), items)
         for name in moments
@@ -114,7 +127,10 @@ def retrievals(
             moments[name].as_of,
             catalogue,
             ease[name],
-            {model: item_vectors(run, model, version, catalogue) for model, version in versions[name].items()},
+            {
+                model: item_vectors(run, tables.vectors, model, version, catalogue)
+                for model, version in versions[name].items()
+            },
             settings.num_proposed,
         )
         for name, catalogue in catalogues.items()
@@ -149,10 +165,10 @@ def most_owned(catalogue: Catalogue, num_items: int) -> NDArray[np.int64]:
     return np.sort(order[:num_items])
 
 
-def item_vectors(run: TaskRun, model: str, version: str, catalogue: Catalogue) -> NDArray[np.float32]:
+def item_vectors(run: TaskRun, table: str, model: str, version: str, catalogue: Catalogue) -> NDArray[np.float32]:
     """The vectors of the catalogue's items, (items, d), NaN for one without."""
     is_wanted = (pc.field("model") == model) & (pc.field("kind") == "item") & (pc.field("version") == version)
-    rows = run.dataset("gold/vectors").to_table(["id", "values"], filter=is_wanted)
+    rows = run.dataset(table).to_table(["id", "values"], filter=is_wanted)
     found = matrix_of(rows["values"].combine_chunks())
     position = catalogue.positions(rows["id"])
     placed = np.full((len(catalogue), found.shape[1]), np.nan, np.float32)
