@@ -53,6 +53,12 @@ CASES = (
     "a folder of very many files",
     "a file that grows or vanishes while it is read",
     "two runs of a job at once",
+    "a checkpoint of another shape",
+    "one user with one item",
+    "a weight that is no number",
+    "a log without sessions",
+    "one visit, one item, or visits of one event",
+    "a list that is longer than the catalogue",
 )
 
 

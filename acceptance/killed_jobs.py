@@ -28,7 +28,8 @@ LATEST_FRAC = 0.8  # of a job's undisturbed time; a rerun may be faster
 SMALL = ("--simulate.num-users", "120", "--simulate.num-items", "60")
 SETTINGS = (  # tasks in Spark's workers, where the machine's own processes would do them
     *("--cluster.spark-master", "local[2,1]", "--cluster.driver-memory", "1g"),
-    *("--als.rank", "8", "--als.num-iterations", "3", "--evaluate.num-resamples", "100"),
+    *("--als.rank", "8", "--als.num-iterations", "3", "--als.checkpoint-every", "1", "--als.pairs-per-task", "100"),
+    *("--evaluate.num-resamples", "100"),
 )
 
 

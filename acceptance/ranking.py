@@ -6,14 +6,20 @@ from acceptance.lakes import row, rows
 from lib.lake.lake import Lake
 from lib.models.judging import REFERENCE
 
-STRATEGIES = ("item_to_item", "als", "two_tower")
+STRATEGIES = ("ease", "als", "two_tower", "ranked")
+RETRIEVERS = ("popularity", "rebuy", "rebuy_then_popularity", "ease", "als", "two_tower")
 BETTER_ARM, OTHER_ARM = "personal", "popularity_softmax"  # as rl/market/market.py plants them
 
 
 def check() -> list[Claim]:
     """All of it on the default market's lake."""
     lake = Lake(str(lakes.market()))
-    return [*strategies_beat_popularity(lake), encoder_holds(lake), better_arm_is_found(lake)]
+    return [
+        *strategies_beat_popularity(lake),
+        *ranked_is_first(lake),
+        encoder_holds(lake),
+        better_arm_is_found(lake),
+    ]
 
 
 def strategies_beat_popularity(lake: Lake) -> list[Claim]:
@@ -34,6 +40,28 @@ def strategies_beat_popularity(lake: Lake) -> list[Claim]:
                 f"+{difference['value']:.4f} ({difference['low']:.4f} to {difference['high']:.4f}): "
                 f"{value['value']:.4f} against {told['popularity', 'ndcg']['value']:.4f}, {value['num_users']:,} users",
                 difference["low"] > 0,
+            )
+        )
+    return claims
+
+
+def ranked_is_first(lake: Lake) -> list[Claim]:
+    """NDCG@10 of `ranked` beside that of every retriever, for both questions."""
+    claims = []
+    for question in ("all", "new"):
+        found = rows(
+            lake,
+            "FROM gold.ranking_metrics SELECT strategy, value, low, high WHERE split = 'test' AND segment = 'all' AND k = 10 "
+            f"AND metric = 'ndcg' AND question = '{question}'",
+        )
+        told = {row["strategy"]: row for row in found}
+        ranked, others = told["ranked"], {name: told[name]["value"] for name in RETRIEVERS}
+        claims.append(
+            Claim(
+                f"on the market `ranked` is above every single retriever over {question} items",
+                f"{ranked['value']:.4f} ({ranked['low']:.4f} to {ranked['high']:.4f}); "
+                + ", ".join(f"{name} {value:.4f}" for name, value in sorted(others.items(), key=lambda one: -one[1])),
+                ranked["value"] > max(others.values()),
             )
         )
     return claims

@@ -45,7 +45,10 @@ def check() -> list[Claim]:
     command = spark_submit("clean", MASTER, [])
     told = json.loads(run_command([*command[:-1], str(probe)], cwd=folder).strip().splitlines()[-1])
     seconds, before = {}, {job: history.runs(Lake(str(lake)), job)[-1]["number"] for job in ("clean", "als")}
-    given = {"clean": ["--clean.rebuild=true"], "als": arguments_of(JOBS["als"], SMALL_MARKET)}
+    given = {
+        "clean": ["--clean.rebuild=true"],
+        "als": [*arguments_of(JOBS["als"], SMALL_MARKET), "--als.pairs-per-task", "1000"],
+    }
     for job in before:
         began = time.monotonic()
         run_command(spark_submit(job, MASTER, ["--lake.path", str(lake), *given[job]]), cwd=folder)

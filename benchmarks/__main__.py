@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import clean, daily, featurize, others, peers
+from benchmarks import als, clean, daily, featurize, others, peers
 from benchmarks.measured import Run, attempted, drop_cached
 from benchmarks.page import Compared, page
 from lib.pipeline import ROOT
@@ -31,6 +31,9 @@ def main() -> int:
     parser.add_argument(
         "--daily", type=float, nargs="*", default=[16], help="records of the log that comes day by day, in millions"
     )
+    parser.add_argument(
+        "--als", type=float, nargs="*", default=[4], help="records of the logs, of those above, that als is compared on"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="warm runs of each program on each log")
     options = parser.parse_args()
     if not clean.YARDSTICK.is_file():
@@ -46,6 +49,8 @@ def main() -> int:
     PAGE.write_text(page(compared, by_day, []))
     alone = [others.run_all(STATE / f"{millions:g}" / "lake") for millions in sizes]
     PAGE.write_text(page(compared, by_day, alone))
+    fitted = [als.compare(STATE / f"{size:g}" / "lake", options.repeats) for size in options.als if size in sizes]
+    PAGE.write_text(page(compared, by_day, alone, fitted))
     print(PAGE.read_text())
     are_equal = all(one.are_equal and not one.different_features for one in compared)
     return 0 if are_equal and all(one.are_equal for one in by_day.values()) else 1

@@ -9,6 +9,7 @@ from itertools import pairwise
 from math import log
 
 from benchmarks import daily, featurize, others
+from benchmarks.als import AlsCompared
 from benchmarks.measured import Run
 from tests.machine import machine
 
@@ -45,7 +46,12 @@ class Compared:
         return all(one == found[0] for one in found)
 
 
-def page(compared: Sequence[Compared], by_day: Mapping[float, daily.Daily], alone: Sequence[Mapping[str, Run]]) -> str:
+def page(
+    compared: Sequence[Compared],
+    by_day: Mapping[float, daily.Daily],
+    alone: Sequence[Mapping[str, Run]],
+    fitted: Sequence[AlsCompared] = (),
+) -> str:
     """The page; `alone` has the runs of the jobs without a peer on each size of log, or nothing."""
     sizes = [one.num_records for one in compared]
     lines = [HEAD, f"{datetime.now(UTC):%Y-%m-%d}. Machine: {machine()}.\n", "## Raw log to bronze and silver\n"]
@@ -71,6 +77,8 @@ def page(compared: Sequence[Compared], by_day: Mapping[float, daily.Daily], alon
             "given, a market, grows in users and not in items.\n",
             *jobs_table(sizes, alone),
         ]
+    for of_als in fitted:
+        lines += ["\n## als: its sweeps beside implicit's, and the job by both engines\n", *of_als.lines]
     return "\n".join(lines) + "\n"
 
 

@@ -20,8 +20,8 @@ from lib.runs import history
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *("simulate", "ingest", "clean", "featurize", "als", "train_encoder", "train_ranker", "recommend", "evaluate"),
-    *("decisions", "train_policy", "experiment", "train_gan", "make_creatives", "report"),
+    *("simulate", "ingest", "clean", "featurize", "sessions", "als", "train_encoder", "train_ranker", "recommend"),
+    *("evaluate", "decisions", "train_policy", "experiment", "train_gan", "make_creatives", "report"),
 ]
 TABLES = {
     *(
@@ -35,15 +35,8 @@ TABLES = {
     ),
     *("gold/daily", "gold/user_days", "gold/item_days"),
     *("gold/user_profiles", "gold/item_profiles", "gold/interactions", "gold/examples", "gold/scaling", "gold/vectors"),
-    *(
-        "gold/model_metrics",
-        "gold/propensity_to_buy",
-        "gold/candidates",
-        "gold/recommendations",
-        "gold/ranking_metrics",
-        "gold/decisions",
-        "gold/policy_values",
-    ),
+    *("gold/sessions", "gold/model_metrics", "gold/candidates", "gold/recommendations", "gold/ranking_metrics"),
+    *("gold/propensity_to_buy", "gold/decisions", "gold/policy_values"),
     *("gold/experiments", "gold/creatives"),
 }
 SMALL = {
@@ -215,7 +208,8 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
     said = capsys.readouterr().out.splitlines()
     status = {row["job"]: row["status"] for row in history.runs(Lake(str(lake)))}
     skipped = [
-        *("als", "train_encoder", "train_ranker", "recommend", "evaluate", "decisions", "train_policy", "experiment"),
+        *("sessions", "als", "train_encoder", "train_ranker", "recommend", "evaluate", "decisions", "train_policy"),
+        "experiment",
         *("train_gan", "make_creatives"),
     ]
     assert status == dict.fromkeys(("ingest", "clean", "featurize", "report"), "done") | dict.fromkeys(

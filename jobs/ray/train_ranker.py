@@ -47,6 +47,7 @@ from lib.tables import contract
 MODEL = "ranker"
 QUESTIONS = ("all", "new")
 TREES_WITHOUT_VALIDATION = 100  # where there is one window alone
+LEAST_USERS = 10  # of a window, to learn from or to validate by
 
 
 class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
@@ -136,10 +137,14 @@ def examples(run: RayRun, settings: TrainRankerSettings, windows: Mapping[str, M
     parts = described(run, windows, versions)
     counts = gathered(parts.of(tasks.USER).collected(), tasks.USER, tasks.GATHERED).group_by("moment").sum()
     num_asked = {name: asked for name, asked in counts.select("moment", "num_asked").rows() if asked}
-    known = [name for name, num_pairs in counts.select("moment", "num_pairs").rows() if num_pairs and name in num_asked]
-    useful = [name for name in windows if name in known]
+    known = {name for name, num_pairs in counts.select("moment", "num_pairs").rows() if num_pairs}
+    useful = [name for name in windows if name in known and num_asked.get(name, 0) >= LEAST_USERS]
     if not useful:
-        run.skip(f"nobody bought anything in a window before {run.as_of:%Y-%m-%d %H:%M} of items known when it began")
+        most = max((num_asked.get(name, 0) for name in known), default=0)
+        run.skip(
+            f"{most} {'user' if most == 1 else 'users'} bought something in the windows before {run.as_of:%Y-%m-%d %H:%M}, of "
+            f"which each must have {LEAST_USERS} to learn a ranker from"
+        )
     found = retrievals(run, parts, {name: windows[name] for name in useful}, versions, settings)
     for name in useful:
         users = min(num_asked[name], settings.max_users)

@@ -1,168 +1,253 @@
 """als: gold/interactions -> gold/vectors (model als), ops/models.
 
-Implicit-feedback ALS (Hu, Koren and Volinsky 2008) with MLlib, fitted on all interactions before `as_of`. The score of
-a user and an item is the dot product of their factors. A second fit, which ends where the validation window begins, is
-what the version is judged by: it becomes the current one only where it is not worse than the one before
-(lib/runs/promotion.py), whose factors stay otherwise. A rerun, a retry or a kill changes nothing.
+Implicit-feedback ALS (Hu, Koren and Volinsky 2008), fitted on all interactions before `as_of`, by one of two engines of one
+contract: tasks that run together, which hold blocks of users and of items and solve them by `implicit`'s kernel
+(lib/ranking/als_fit.py), or Spark's MLlib (lib/engines/mllib.py). The score of a user and an item is the dot product of their
+factors. A second fit, which ends where the validation window begins, is what the version is judged by: it becomes the current
+one only where it is not worse than the one before (lib/runs/promotion.py), whose factors stay otherwise. Tasks write the
+vectors. A rerun, a retry or a kill changes nothing; a fit that was cut off goes on from its last checkpoint.
 """
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from functools import partial, reduce
-from math import ceil
+from functools import partial
+from typing import Literal, Protocol
 
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake.transaction import AddAction
 from pydantic import Field
-from pyspark.ml.recommendation import ALS
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
+from lib.engines.arrow_tasks import gathered
+from lib.engines.parts import files_written
 from lib.engines.spark import SparkRun, start_run
-from lib.ranking.pairs_of_log import pairs_of_log
-from lib.ranking.validation import MAX_USERS, scores_of_vectors
-from lib.runs.model_registry import judged
+from lib.lake.writes import num_rows, remove_files, transaction_id
+from lib.ranking import als_tasks
+from lib.ranking.als_fit import BlockedFits, Hyperparameters, vectors_in
+from lib.ranking.als_search import search
+from lib.ranking.als_tasks import VECTORS
+from lib.ranking.validation import METRIC, ndcg_of_vectors, scores_of_vectors, wanted_items
+from lib.runs.model_registry import judged, models
 from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
 from lib.settings import JobSettings
 
 MODEL = "als"
-PAIRS_PER_BLOCK, MIN_BLOCKS, MAX_BLOCKS = 500_000, 2, 500  # in each sweep every block of users sends to all of items
+WHERE = {"model": MODEL}
 
 
 class AlsSettings(PromotionSettings, JobSettings):
     """Defaults chosen by NDCG@10, over all and over new items, on the validation window of Online Retail."""
 
+    engine: Literal["blocked", "mllib"] = Field(
+        "blocked", description="tasks that run together and solve blocks by `implicit`'s kernel, or Spark's MLlib"
+    )
     rank: int = Field(64, ge=1, le=1024, description="length of a factor")
-    alpha: float = Field(1.0, gt=0, description="confidence added to a pair per unit of strength")
+    alpha: float = Field(4.0, gt=0, description="confidence added to a pair per unit of strength")
     regularization: float = Field(
-        0.1, ge=0, description="lambda; MLlib multiplies it by the number of a user's or item's pairs (ALS-WR)"
+        0.12, ge=0, description="lambda; multiplied by the number of a user's or item's pairs (ALS-WR)"
     )
-    num_iterations: int = Field(8, ge=1, le=100, description="sweeps over users and items")
+    half_life_days: float | None = Field(
+        60.0, gt=0, description="age at which an interaction counts half in a pair's strength, in days; null: never"
+    )
+    num_iterations: int = Field(12, ge=1, le=100, description="sweeps over users and items")
+    warm_iterations: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="sweeps of a fit that begins from the current version's factors, by the blocked engine; unset: every fit "
+        "begins from numbers drawn from the ids, and is the same whatever was fitted before",
+    )
+    search: bool = Field(
+        False,
+        description="try other ranks, regularizations, alphas and half-lives on the validation window, and fit with the best; "
+        "what was tried is in the log and in `files/als/<run>.json`",
+    )
+    num_earlier_fits: int = Field(
+        0,
+        ge=0,
+        le=12,
+        description="fits as of moments before `as_of`, each a validation window apart, for models that learn from vectors of "
+        "earlier days (`train_ranker`); the first is the one by which the version is judged, and none is ever current",
+    )
+    cg_steps: int = Field(
+        3, ge=1, le=100, description="conjugate-gradient steps of the blocked engine, a factor and sweep"
+    )
+    checkpoint_every: int = Field(
+        4, ge=0, description="sweeps of the blocked engine after which factors are left in the lake; 0: never"
+    )
+    pairs_per_task: int = Field(
+        500_000,
+        ge=1,
+        description="interactions for which the blocked engine takes one more task, up to those that can run at once",
+    )
     num_blocks: int | None = Field(
-        None, ge=1, le=10_000, description="blocks of users and of items; unset: by the number of pairs"
+        None, ge=1, le=10_000, description="MLlib's blocks of users and of items; unset: by the number of pairs"
     )
-    seed: int = Field(0, description="seed of the initial factors")
+    seed: int = Field(0, ge=0, description="seed of the initial factors")
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Those that a search looks for, as they are set."""
+        return Hyperparameters(self.rank, self.alpha, self.regularization, self.half_life_days)
 
 
-def strengths(pairs: DataFrame) -> DataFrame:
-    """One row per known pair of user and item, with its strength: log(1 + weight).
+class Fits(Protocol):
+    """What fits, by whichever engine."""
 
-    The weight is measured in units of the median pair of the log (one view, or one purchase where there are only
-    purchases), so the strength does not depend on the scale of the settings' weights, nor on a few unusual pairs.
-    """
-    median = pairs.agg(F.percentile_approx("weight", 0.5).alias("median"))
-    strength = F.log1p(F.col("weight") / F.col("median")).cast("float")
-    return pairs.crossJoin(F.broadcast(median)).select("user_key", "item_id", strength.alias("strength"))
+    def fit(
+        self, version: str, as_of: datetime, wanted: Hyperparameters, *, start: str | None = None, sweeps: int = 0
+    ) -> list[AddAction] | None: ...
 
-
-def numbered(ids: DataFrame, column: str) -> DataFrame:
-    """The distinct ids of `column` with the integers that MLlib needs: `number` from 0, in the order of the ids.
-
-    A range sort orders the ids across partitions; only the number of ids in each partition reaches the driver.
-    """
-    in_order = ids.select(column).distinct().sort(column).withColumn("place", F.monotonically_increasing_id()).persist()
-    partition = F.shiftright("place", 33).cast("int")  # monotonically_increasing_id is partition * 2^33 + row
-    sizes = {row["partition"]: row["count"] for row in in_order.groupBy(partition.alias("partition")).count().collect()}
-    starts, total = [0], 0
-    for index in range(max(sizes, default=0)):
-        total += sizes.get(index, 0)
-        starts.append(total)
-    row_in_partition = F.col("place").bitwiseAND((1 << 33) - 1)
-    start = F.get(F.array(*(F.lit(value) for value in starts)), partition)
-    return in_order.select(column, (start + row_in_partition).cast("int").alias("number"))
+    def drop_checkpoints(self) -> None: ...
 
 
-def blocks_for(num_pairs: int) -> int:
-    """Blocks of users and of items: MLlib draws the first factors by block, so that no cluster's size may choose them."""
-    return min(max(MIN_BLOCKS, ceil(num_pairs / PAIRS_PER_BLOCK)), MAX_BLOCKS)
+def fits_of(run: SparkRun, settings: AlsSettings) -> Fits:
+    """The engine that is set."""
+    if settings.engine == "mllib":
+        from lib.engines.mllib import MllibFits  # noqa: PLC0415 - seconds that the other engine need not wait for
 
-
-def factors(preferred: DataFrame, settings: AlsSettings, *, num_blocks: int) -> DataFrame:
-    """ALS factors of the users and items in `preferred` (user_key, item_id, strength): kind, id, values (rank,)."""
-    users, items = numbered(preferred, "user_key"), numbered(preferred, "item_id")
-    ratings = (
-        preferred.join(users.withColumnRenamed("number", "user"), on="user_key", how="inner")
-        .join(F.broadcast(items.withColumnRenamed("number", "item")), on="item_id", how="inner")
-        .select("user", "item", "strength")
-    )
-    model = ALS(
-        rank=settings.rank,
-        maxIter=settings.num_iterations,
-        regParam=settings.regularization,
-        alpha=settings.alpha,
-        implicitPrefs=True,
-        numUserBlocks=num_blocks,
-        numItemBlocks=num_blocks,
-        userCol="user",
-        itemCol="item",
-        ratingCol="strength",
+        return MllibFits(run, MODEL, settings.num_iterations, settings.num_blocks, settings.seed)
+    return BlockedFits(
+        run,
+        MODEL,
+        until=run.as_of,
+        num_sweeps=settings.num_iterations,
+        cg_steps=settings.cg_steps,
         seed=settings.seed,
-    ).fit(ratings)
-
-    def named(vectors: DataFrame, names: DataFrame, column: str, kind: str) -> DataFrame:
-        return vectors.join(names, on=vectors["id"] == names["number"], how="inner").select(
-            F.lit(kind).alias("kind"), F.col(column).alias("id"), F.col("features").alias("values")
-        )
-
-    return named(model.userFactors, users, "user_key", "user").unionByName(
-        named(model.itemFactors, items, "item_id", "item")
+        checkpoint_every=settings.checkpoint_every,
+        pairs_per_task=settings.pairs_per_task,
     )
 
 
-def fitted(
-    run: SparkRun, interactions: DataFrame, settings: AlsSettings, *, version: str, as_of: datetime
-) -> DataFrame | None:
-    """Rows of gold/vectors: a fit on all interactions before `as_of`; None if there are none."""
-    preferred = strengths(pairs_of_log(interactions, as_of=as_of).persist()).persist()
-    num_pairs = preferred.count()
-    if not num_pairs:
-        return None
-    vectors = factors(preferred, settings, num_blocks=settings.num_blocks or blocks_for(num_pairs)).persist()
-    run.log(f"fitted {version}", as_of=f"{as_of:%Y-%m-%d %H:%M}", pairs=num_pairs, vectors=vectors.count())
-    names = {"model": F.lit(MODEL), "version": F.lit(version), "as_of": F.lit(as_of)}
-    return vectors.select("kind", "id", "values", *(value.alias(name) for name, value in names.items()))
+def wanted_in_window(run: SparkRun) -> pa.Table:
+    """`user_key` and `items`: what users bought (or what the log counts as relevant) in the validation window."""
+    start, end = validation_from(run), run.as_of
+    days = pl.date_range(start.date(), end.date(), eager=True).to_list()
+    files = run.files_of({"": "gold/interactions"}, holding={"event_date": days})
+    found = files.then(als_tasks.find_wanted, start=start, end=end).collected()
+    return wanted_items(gathered(found, als_tasks.WANTED, als_tasks.GATHERED).to_arrow().to_batches())
 
 
-def wanted_items(interactions: DataFrame, *, start: datetime, end: datetime) -> DataFrame:
-    """`user_key` and `items`: what users bought (or what the log counts as relevant) in [start, end); at most MAX_USERS."""
-    is_wanted = (F.col("event_time") >= start) & (F.col("event_time") < end) & (F.col("num_relevant") > 0)
-    by_user = interactions.where(is_wanted).groupBy("user_key").agg(F.collect_set("item_id").alias("items"))
-    return by_user.orderBy("user_key").limit(MAX_USERS)
-
-
-def scores(run: SparkRun, fit: DataFrame | None, interactions: DataFrame, current: Row) -> Scores:
+def scores(run: SparkRun, fit: Sequence[AddAction] | None, current: Row) -> Scores:
     """How well this version's fit from before the validation window, and the current version's, find what was wanted."""
     if fit is None:
         return Scores()
-    wanted = wanted_items(interactions, start=validation_from(run), end=run.as_of).persist()
-    users = wanted.select(F.col("user_key").alias("id"))
-    of_users = fit.where(F.col("kind") == "user").join(F.broadcast(users), on="id", how="left_semi")
-    looked_at = fit.where(F.col("kind") == "item").unionByName(of_users).select("kind", "id", "values")
-    return scores_of_vectors(run.lake, MODEL, looked_at.toArrow(), wanted.toArrow(), current=current["version"])
+    wanted = wanted_in_window(run)
+    vectors = vectors_in(run.lake, fit, wanted["user_key"].combine_chunks())
+    return scores_of_vectors(run.lake, MODEL, vectors, wanted, current=current["version"])
 
 
-def stored_fits(run: SparkRun, version: str) -> DataFrame:
-    """The rows of gold/vectors, as it is now, of a version of this model."""
-    stored = run.spark.read.format("delta").load(run.address("gold/vectors"))
-    return stored.where((F.col("model") == MODEL) & F.col("version").isin(version, judged(version)))
+def searched(run: SparkRun, fits: Fits, start: Hyperparameters) -> Hyperparameters:
+    """The best of what is tried on the validation window; what is set where nothing was wanted in it."""
+    wanted = wanted_in_window(run)
+    if not wanted.num_rows:
+        run.log("nothing is searched", why="nothing was wanted in the validation window")
+        return start
+    users = wanted["user_key"].combine_chunks()
+
+    def score(point: Hyperparameters) -> float:
+        version = "-".join([run.run_id, "tried", *(str(value) for value in asdict(point).values())])
+        files = fits.fit(version, validation_from(run), point)
+        found = 0.0
+        if files is not None:
+            found = float(ndcg_of_vectors(vectors_in(run.lake, files, users), wanted).mean())
+            remove_files(run.lake, VECTORS, files)
+        run.log("tried", **asdict(point), **{METRIC: found})
+        return found
+
+    tried = search(start, score)
+    rows = [asdict(trial.point) | {METRIC: trial.score} for trial in tried]
+    run.lake.write_text(f"files/als/{run.run_id}.json", json.dumps(rows, indent=1))
+    run.log("chosen", trials=len(tried), **asdict(tried[0].point))
+    return tried[0].point
+
+
+def stored_fits(run: SparkRun) -> dict[str, datetime]:
+    """The fits in gold/vectors before this run wrote, with their moments."""
+    if not run.lake.exists(VECTORS):
+        return {}
+    dataset = run.lake.dataset(VECTORS, run.version_before(VECTORS))
+    is_item = (pc.field("model") == MODEL) & (pc.field("kind") == "item")
+    found: dict[str, datetime] = {}
+    for batch in dataset.to_batches(columns=["version", "as_of"], filter=is_item):
+        found |= dict(pl.DataFrame(batch).unique().iter_rows())
+    return found
+
+
+def warm_start(run: SparkRun, stored: Mapping[str, datetime], *, rank: int) -> str | None:
+    """The version from whose factors this run's fits begin: the last that was ever current; none if it is of another rank."""
+    others = [row for row in models(run.lake) if row["model"] == MODEL and row["version"] != run.run_id]
+    versions = [row["version"] for row in others if row["status"] != "candidate" and row["version"] in stored]
+    if not versions:
+        run.log("begins from nothing", why="gold/vectors holds no version that was current")
+        return None
+    is_of_version = (pc.field("model") == MODEL) & (pc.field("version") == versions[-1]) & (pc.field("kind") == "item")
+    dataset = run.lake.dataset(VECTORS, run.version_before(VECTORS))
+    length = len(dataset.head(1, columns=["values"], filter=is_of_version)["values"][0])
+    if length != rank:
+        run.log("begins from nothing", why=f"the factors of {versions[-1]} are of length {length}, not {rank}")
+        return None
+    return str(versions[-1])
+
+
+def of_version(stored: Mapping[str, datetime], version: str) -> list[str]:
+    """The fits of a version, which are named after it."""
+    return [name for name in stored if name == version or name.startswith(f"{version}-")]
+
+
+def earlier_moments(run: SparkRun, number: int) -> dict[str, datetime]:
+    """The names and moments of fits that end whole validation windows before `as_of`; the version is judged by the first."""
+    window = run.as_of - validation_from(run)
+    return {f"{run.run_id}-earlier-{place}": run.as_of - place * window for place in range(2, number + 1)}
+
+
+def copied(run: SparkRun, versions: Sequence[str]) -> list[AddAction]:
+    """Files with the vectors of these fits, as they were before this run wrote."""
+    if not versions:
+        return []
+    files = run.files_of({"": VECTORS}, holding={"model": [MODEL]}, before=True)
+    given = {"lake": run.lake.absolute(), "model": MODEL, "versions": versions}
+    return files_written(files.then(als_tasks.copy_vectors, **given))
 
 
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
-        interactions = run.read("gold/interactions")
-        served = fitted(run, interactions, settings, version=run.run_id, as_of=run.as_of)
+        fits = fits_of(run, settings)
+        if run.lake.last_committed_run(VECTORS, transaction_id("als", VECTORS, WHERE)) >= run.number:
+            run.commit_written(VECTORS, [], where=WHERE)  # it was cut off afterwards
+            fits.drop_checkpoints()
+            return
+        chosen = searched(run, fits, settings.hyperparameters) if settings.search else settings.hyperparameters
+        stored = stored_fits(run)
+        before = warm_start(run, stored, rank=chosen.rank) if settings.warm_iterations else None
+
+        def fit(version: str, as_of: datetime, start: str | None) -> list[AddAction] | None:
+            is_known = start is not None and start in stored and stored[start] <= as_of
+            sweeps = settings.warm_iterations or 0
+            return fits.fit(version, as_of, chosen, start=start if is_known else None, sweeps=sweeps)
+
+        served = fit(run.run_id, run.as_of, before)
         if served is None:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
-        by_valid = fitted(run, interactions, settings, version=judged(run.run_id), as_of=validation_from(run))
+        by_valid = fit(judged(run.run_id), validation_from(run), before and judged(before))
         kept = settle(
             run,
             MODEL,
-            partial(scores, run, by_valid, interactions),
+            partial(scores, run, by_valid),
             max_loss_frac=settings.max_loss_frac,
-            folder="gold/vectors",
-            num_parameters=served.count() * settings.rank,
+            folder=VECTORS,
+            num_parameters=num_rows(served) * chosen.rank,
         )
-        beside = stored_fits(run, kept) if kept and run.lake.exists("gold/vectors") else None
-        fits = [served, by_valid, beside]
-        rows = reduce(DataFrame.unionByName, (fit for fit in fits if fit is not None))
-        run.commit("gold/vectors", rows, where={"model": MODEL})
+        files = [*served, *(by_valid or [])]
+        if kept is None:
+            for name, moment in earlier_moments(run, settings.num_earlier_fits).items():
+                files += fit(name, moment, None) or []
+        files += copied(run, of_version(stored, kept) if kept else [])
+        run.commit_written(VECTORS, files, where=WHERE)
+        fits.drop_checkpoints()
 
 
 if __name__ == "__main__":

@@ -1,26 +1,40 @@
-"""evaluate: gold/recommendations, gold/interactions -> gold/ranking_metrics.
+"""evaluate: gold/recommendations, gold/interactions, gold/sessions -> gold/ranking_metrics.
 
-Scores every strategy's lists against what users did in the window after `as_of`: the test window for lists as of
-`test_from`, the validation window for those as of `valid_from`. Users without a list score zero and are counted.
-Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them. A rerun, a retry or a
-kill changes nothing.
+Asks three questions, those of which the lake has the tables. `all` and `new` score every strategy's lists against what users did in the
+window after `as_of`: the test window for lists as of `test_from`, the validation window for those as of `valid_from`. Users
+without a list score zero and are counted. Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them.
+
+`next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The
+strategies (lib/next_item) learn here, from the latest visits before `as_of`: on the driver, whose memory their number bounds (the
+tables of 200,000 visits of some half a million items take about 1 GB); tasks answer for shards of visits, of all, or where these
+have more than `next_judged` such events, of a part, which their ids choose. An item that nobody had learnt can only be named where the visit
+holds it already; else it is a miss, which counts. A rerun, a retry or a kill changes nothing.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from math import ceil
+from typing import Any
 
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lib.engines.spark import spark_schema, start_run
+from lib.engines.spark import SparkRun, spark_schema, start_run
+from lib.next_item import judging
+from lib.next_item.judging import JudgingWork
+from lib.next_item.model import BEST, CHOICE_K, NextItemModel
 from lib.ranking.evaluation import SUMMARY_SCHEMA, SUMS_SCHEMA, shard_sums, summarised
 from lib.ranking.pairs_of_log import pairs_of_log
 from lib.settings import JobSettings
+from lib.tables import contract
+from lib.tables.gold import NEXT
 
 COMPOSED = "rebuy_then_popularity"
 USERS_PER_SHARD = 50_000  # at most, each with a question's lists of all strategies
+ASKED_PER_SHARD = 25_000  # events of visits
 
 
 class EvaluateSettings(JobSettings):
@@ -35,6 +49,17 @@ class EvaluateSettings(JobSettings):
         description="shards of users; unset: four a core of the cluster, and more for many users",
     )
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
+    next_k: int = Field(
+        20, ge=1, le=1000, description="ranks that count for the hit rate and MRR of what comes next in a visit"
+    )
+    next_visits: int = Field(
+        200_000, ge=10, le=5_000_000, description="latest visits before `as_of` from which is learnt what comes next"
+    )
+    next_judged: int = Field(
+        50_000,
+        ge=10,
+        description="events that are asked for, about; where the window's visits have more, their ids choose among these",
+    )
 
 
 def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> DataFrame:
@@ -157,6 +182,124 @@ def metric_rows(metrics: DataFrame, settings: EvaluateSettings, *, as_of: dateti
     )
 
 
+def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> tuple[pa.Table | None, str]:
+    """The rows about stored lists; None and the reason where there is nothing to judge."""
+    for table in ("gold/recommendations", "gold/interactions"):
+        if not run.has(table):
+            return None, run.why_missing(table)
+    stored = run.read("gold/recommendations")
+    lists = judgeable(stored, as_of=run.as_of, k=settings.k).persist()
+    interactions = run.read("gold/interactions")
+    known = pairs_of_log(interactions, as_of=run.as_of).persist()
+    wanted = wanted_items(interactions, known, split=split).persist()
+    population = population_of(wanted, known).persist()
+    num_users, num_items = population.count(), known.select("item_id").distinct().count()
+    if not num_users:
+        return None, f"no user has a {run.mapping.relevance} in the {split} window"
+    run.log("population", users_and_questions=num_users, items=num_items)
+    num_shards = settings.num_shards or max(4 * run.num_cores, ceil(num_users / USERS_PER_SHARD))
+    metrics = measured(judged_lists(lists, wanted, population), settings, num_shards=num_shards)
+    covered = coverages(lists, population, num_items=num_items)
+    return metric_rows(with_coverage(metrics, covered), settings, as_of=run.as_of, split=split).toArrow(), ""
+
+
+def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
+    """The latest visits that began before `as_of`, the oldest first: started_at and the items until then."""
+    days, rows = run.lake.rows_by_partition("gold/sessions", "event_date", run.version_of("gold/sessions")), 0
+    last = run.as_of.astimezone(UTC).date()
+    first = last
+    for day in sorted((day for day in days if day <= last), reverse=True):
+        first, rows = day, rows + days[day]
+        if rows >= at_most + days.get(last, 0):
+            break
+    is_learnt = (pc.field("event_date") >= first) & (pc.field("started_at") < run.as_of)
+    columns = ["session_id", "started_at", "items", "event_times"]
+    stored = pl.DataFrame(run.read_arrow("gold/sessions", columns, is_learnt))
+    return judging.cut(stored, run.as_of).sort("started_at", "session_id").tail(at_most).select("started_at", "items")
+
+
+def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | None:
+    """What is learnt from the visits before `as_of`, those of a window as long as the validation window to choose by; None without one."""
+    visits = visits_before(run, at_most=settings.next_visits)
+    if visits.is_empty():
+        return None
+    num_valid = visits.filter(pl.col("started_at") >= run.as_of - (run.times.test_from - run.times.valid_from)).height
+    can_choose = 0 < num_valid < visits.height  # else the last of the visits do
+    model = NextItemModel.fit(visits["items"], num_valid=num_valid if can_choose else None)
+    held_out = model.held_out.get(model.chosen)
+    run.log(
+        "next: learnt",
+        visits=visits.height,
+        items=len(model.catalogue),
+        best=model.chosen,
+        **(held_out._asdict() if held_out else {}),
+        asked_to_choose=model.num_asked,
+    )
+    if settings.next_k >= len(model.catalogue):
+        run.log(
+            f"next: a list of {settings.next_k} holds all {len(model.catalogue)} items that are known: most are hits"
+        )
+    return model
+
+
+def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> tuple[pa.Table | None, str]:
+    """The rows about what comes next in a visit; None and the reason where nothing can be asked."""
+    if not run.has("gold/sessions"):
+        return None, run.why_missing("gold/sessions")
+    until = run.times.test_from if split == "valid" else run.times.end
+    begins = pl.col("started_at").is_between(run.as_of, until, closed="left")
+    shape = pl.DataFrame(
+        run.read_arrow("gold/sessions", ["started_at", "num_events"], pc.field("started_at") >= run.as_of)
+    )
+    num_asked = int(shape.filter(begins).select((pl.col("num_events") - 1).sum()).item())
+    if not num_asked:
+        return None, f"no visit of two events begins in the {split} window"
+    model = next_model(run, settings)
+    if model is None:
+        return None, f"no visit begins before {run.as_of:%Y-%m-%d %H:%M} to learn from"
+    num_judged = min(num_asked, settings.next_judged)
+    work = JudgingWork(
+        begin=run.as_of,
+        until=until,
+        k=settings.next_k,
+        ndcg_k=settings.k,
+        num_resamples=settings.num_resamples,
+        seed=settings.seed,
+        num_shards=max(1, min(run.engine.parallelism, num_judged // 2000), ceil(num_judged / ASKED_PER_SHARD)),
+        frac=num_judged / num_asked,
+    )
+    run.log("next: asked", events=num_judged, of_events=num_asked)
+    files = run.files_of({judging.SESSION: "gold/sessions"})
+    shards = files.then(judging.spread_visits, work=work).to_shards(work.num_shards)
+    found = shards.then(judging.judge, model=run.engine.broadcast(model), work=work).collected()
+    return next_rows(judging.summed_up(found), model, settings, as_of=run.as_of, split=split), ""
+
+
+def next_rows(
+    summary: pa.Table, model: NextItemModel, settings: EvaluateSettings, *, as_of: datetime, split: str
+) -> pa.Table:
+    """What was measured of the question `next`, and by what was chosen, as rows of gold/ranking_metrics."""
+    shared = {"as_of": as_of, "split": split, "question": NEXT, "seed": settings.seed}
+    rows: list[dict[str, Any]] = [
+        {**shared, **row, "k": settings.k if row["metric"].startswith("ndcg") else settings.next_k}
+        for row in summary.to_pylist()
+    ]
+    unmeasured = {"low": None, "high": None, "num_without_list": 0, "num_users": model.num_asked}
+    rows += [
+        {
+            **shared,
+            **unmeasured,
+            "strategy": name,
+            "metric": "choice",
+            "k": CHOICE_K,
+            "segment": "all",
+            "value": found.choice,
+        }
+        for name, found in (model.held_out | {BEST: model.held_out[model.chosen]} if model.held_out else {}).items()
+    ]
+    return pa.Table.from_pylist(rows, schema=contract("gold/ranking_metrics").schema)
+
+
 def main(settings: EvaluateSettings) -> None:
     with start_run("evaluate", settings) as run:
         split = {run.times.valid_from: "valid", run.times.test_from: "test"}.get(run.as_of)
@@ -164,21 +307,19 @@ def main(settings: EvaluateSettings) -> None:
             run.skip(
                 f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
             )
-        stored = run.read("gold/recommendations")
-        lists = judgeable(stored, as_of=run.as_of, k=settings.k).persist()
-        interactions = run.read("gold/interactions")
-        known = pairs_of_log(interactions, as_of=run.as_of).persist()
-        wanted = wanted_items(interactions, known, split=split).persist()
-        population = population_of(wanted, known).persist()
-        num_users, num_items = population.count(), known.select("item_id").distinct().count()
-        if not num_users:
-            run.skip(f"no user has a {run.mapping.relevance} in the {split} window")
-        run.log("population", users_and_questions=num_users, items=num_items)
-        num_shards = settings.num_shards or max(4 * run.num_cores, ceil(num_users / USERS_PER_SHARD))
-        metrics = measured(judged_lists(lists, wanted, population), settings, num_shards=num_shards)
-        covered = coverages(lists, population, num_items=num_items)
-        rows = metric_rows(with_coverage(metrics, covered), settings, as_of=run.as_of, split=split)
-        run.commit("gold/ranking_metrics", rows)
+        of_lists, why_no_lists = lists_measured(run, settings, split=split)
+        if of_lists is None:
+            run.log(f"lists are not judged: {why_no_lists}")
+        of_visits, why_no_next = next_measured(run, settings, split=split)
+        if of_visits is None:
+            run.log(f"next is not asked: {why_no_next}")
+        rows = [table for table in (of_lists, of_visits) if table is not None]
+        if not rows:
+            run.skip(f"{why_no_lists}; {why_no_next}")
+        declared = contract("gold/ranking_metrics").schema
+        run.commit_arrow(
+            "gold/ranking_metrics", pa.concat_tables(table.select(declared.names).cast(declared) for table in rows)
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ With `time.from_date` and `time.to_date` these days are made anew, whatever has 
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from lib.engines.arrow_tasks import files_of, gathered
 from lib.engines.parts import Parts, files_written
 from lib.engines.spark import SparkRun, start_run
 from lib.features import tasks
+from lib.features.changed_days import MadeFrom, changed_days, days_of_other_splits, made_before
 from lib.features.days import DAY, DayShards, first_day_of
 from lib.features.examples import example_dates, moments_of
 from lib.features.tasks import FeaturizeWork
@@ -139,16 +140,6 @@ def work_of(run: SparkRun, settings: FeaturizeSettings) -> FeaturizeWork:
     )
 
 
-@dataclass(frozen=True)
-class MadeFrom:
-    """What the tables of days were made from."""
-
-    work: str  # hash of code, settings, rates and clocks
-    events: int  # the version of silver/events
-    valid_from: str
-    test_from: str
-
-
 class DaysToMake(NamedTuple):
     """The days of silver/events: with how many events, which are made anew, and of which only the splits are."""
 
@@ -169,33 +160,17 @@ def made_from(run: SparkRun, work: FeaturizeWork) -> MadeFrom:
     return MadeFrom(hashlib.sha256(content.encode()).hexdigest(), version, *(moment.isoformat() for moment in moments))
 
 
-def made_before(run: SparkRun) -> MadeFrom | None:
-    """What the tables of days are made from, as the last of them says; None where one is missing, or a run was cut off in between."""
-    newest = [run.lake.newest_run(table, run.job.name) for table in TABLES_OF_DAYS]
-    last = newest[-1]
-    if last is None or any(by is None or by > last for by in newest):
-        return None
-    stated = run.lake.metadata_of_run(TABLES_OF_DAYS[-1], last, FEATURIZED)
-    return MadeFrom(**json.loads(stated)) if stated else None
-
-
 def days_to_make(run: SparkRun, work: FeaturizeWork) -> DaysToMake:
     """Which days are made anew: those whose files have changed, and the next, where sessions go on; all, if anything else has."""
-    now, before = made_from(run, work), made_before(run)
+    now, before = made_from(run, work), made_before(run, TABLES_OF_DAYS, FEATURIZED)
     num_events = run.lake.rows_by_partition("silver/events", "event_date", now.events)
     if run.days and run.lake.num_rows("gold/item_days"):
         return days_of_range(run, run.days, num_events, now, before)
-    changed = None
-    if before is not None and before.work == now.work:
-        changed = run.lake.partitions_changed("silver/events", "event_date", before.events, now.events)
+    changed = changed_days(run, before, now)
     if before is None or changed is None:
         return DaysToMake(now, num_events, frozenset(num_events), frozenset(), are_all=True)
     made = changed | {day + DAY for day in changed if day + DAY in num_events}
-    moved = [
-        days_between(datetime.fromisoformat(one), other)
-        for one, other in ((before.valid_from, work.valid_from), (before.test_from, work.test_from))
-    ]
-    labelled = {day for day in num_events if any(first <= day <= last for first, last in moved)} - made
+    labelled = days_of_other_splits(before, now, num_events) - made
     return DaysToMake(now, num_events, frozenset(made), frozenset(labelled), are_all=False)
 
 
@@ -207,14 +182,6 @@ def days_of_range(
     source = before if before is not None and before.work == now.work else replace(now, work=SEVERAL)
     made = frozenset(day for day in held if day in days)
     return DaysToMake(source, num_events, made, frozenset(), are_all=False)
-
-
-def days_between(one: datetime, other: datetime) -> tuple[date, date]:
-    """The first and last UTC date between two moments; none lies between where they are equal."""
-    if one == other:
-        return date.max, date.min
-    first, last = sorted((one, other))
-    return first.astimezone(UTC).date(), last.astimezone(UTC).date()
 
 
 def events_of(run: SparkRun, work: FeaturizeWork, shards: DayShards) -> Parts:

@@ -17,9 +17,10 @@ import numpy as np
 from pydantic import Field
 
 from lib.candidates import tasks
-from lib.candidates.lists import RANKED, VERBS, Wording
+from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
 from lib.candidates.preparing import RetrievalSettings, described, retrievals, versions_at
 from lib.candidates.ranker import Ranker
+from lib.candidates.rules import Rules
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import files_of
 from lib.engines.spark import SparkRun, start_run
@@ -33,6 +34,17 @@ class RecommendSettings(RetrievalSettings, JobSettings):
     """The length of the lists, and what is retrieved for them."""
 
     list_length: int = Field(10, ge=1, le=1000, description="items in a list")
+    max_per_category: int | None = Field(
+        None,
+        ge=1,
+        description="items of one category in a ranked list, while others are left; unset: no cap. Where this or num_explored is "
+        "set, evaluate tells of `ranked_without_rules` too: the difference is the price",
+    )
+    num_explored: int = Field(
+        0, ge=0, le=1000, description="last places of a ranked list that are given to items that are new in the shop"
+    )
+    explored_days: float = Field(28, gt=0, description="age up to which an item is new in the shop")
+    seed: int = Field(0, ge=0, description="seed of the draw of new items")
 
 
 def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ranker | None:
@@ -76,9 +88,10 @@ def main(settings: RecommendSettings) -> None:
             name=NAME,
             retrieval=run.engine.broadcast(retrieval),
             ranker=ranker,
-            versions=versions | ({RANKED: ranker.version} if ranker else {}),
+            versions=versions | (dict.fromkeys((RANKED, WITHOUT_RULES), ranker.version) if ranker else {}),
             length=settings.list_length,
             wording=Wording(VERBS.get(run.mapping.relevance, "chosen"), settings.min_support),
+            rules=Rules(settings.max_per_category, settings.num_explored, settings.explored_days, settings.seed),
         ).collected()
         parts.drop()
         for table in ("gold/candidates", "gold/recommendations"):

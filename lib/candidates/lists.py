@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 from lib.candidates.features import BOUGHT, FITTING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
 from lib.candidates.histories import Histories
 from lib.candidates.ranker import Ranker, moving_groups, predicted
+from lib.candidates.rules import Rules, best_places, explored
 from lib.candidates.sources import ALS, EASE, TWO_TOWER, Candidates, Proposed, Retrieval, popular_new
 
 POPULARITY, REBUY, RANKED = "popularity", "rebuy", "ranked"
+WITHOUT_RULES = "ranked_without_rules"  # beside `ranked` where it keeps rules, so that their price can be told
+NEW_IN_SHOP = "new in the shop"
+NO_RULES = Rules()
 MODEL_REASONS = {ALS: "close to your taste (ALS)", TWO_TOWER: "close to your taste (two towers)"}
 # The verb for each relevant event type, for reasons such as "bought by 12 customers".
 VERBS = {
@@ -49,6 +53,7 @@ class Writer:
     ranker: Ranker | None
     length: int
     wording: Wording
+    rules: Rules = NO_RULES
 
     def lists(self, block: Histories, candidates: Candidates) -> Iterator[pl.DataFrame]:
         """Rows with strategy, question, user_key, rank, item_id, score and reason."""
@@ -90,25 +95,30 @@ class Writer:
             yield self._rows(block, source, question, listed, reasons)
 
     def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[pl.DataFrame]:
-        """The ranker's order of all candidates, and of the new ones."""
-        features = features_of(candidates, block, self.retrieval.catalogue)
-        booster = ranker.booster
+        """The ranker's order of all candidates, and of the new ones; with rules, also what it would be without them."""
+        catalogue = self.retrieval.catalogue
+        features, booster = features_of(candidates, block, catalogue), ranker.booster
         scores = predicted(booster, features)
-        order = np.lexsort((candidates.item, -scores, candidates.user))
-        user, is_new = candidates.user[order], candidates.pair[order] < 0
-        first = np.searchsorted(user, user)
-        num_new = np.cumsum(is_new)
-        new_rank: NDArray[np.int64] = num_new - np.where(first > 0, num_new[first - 1], 0)
-        in_all, in_new = np.arange(len(user)) - first < self.length, is_new & (new_rank <= self.length)
-        shown = np.flatnonzero(in_all | in_new)
-        moved = np.full(len(order), -1)
-        moved[shown] = moving_groups(booster, features[order[shown]], scores[order[shown]], ranker.usual)
-        for question, chosen in (("all", in_all), ("new", in_new)):
-            place = order[chosen]
-            rank = new_rank[chosen] if question == "new" else (np.arange(len(user)) - first)[chosen] + 1
-            listed = Proposed(candidates.user[place], candidates.item[place], rank.astype(np.int32), scores[place])
-            reasons = self._moved(block, listed, candidates.pair[place], moved[chosen])
-            yield self._rows(block, RANKED, question, listed, reasons)
+        variants = {RANKED: self.rules, **({WITHOUT_RULES: NO_RULES} if self.rules.are_on else {})}
+        places: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int32]]] = {}
+        for question in ("all", "new"):
+            asked = np.flatnonzero((candidates.pair < 0) | (question == "all"))
+            for strategy, rules in variants.items():
+                of_asked = candidates.user[asked], candidates.item[asked], scores[asked]
+                cap = rules.max_per_category
+                place, rank = best_places(*of_asked, catalogue, length=self.length, max_per_category=cap)
+                places[strategy, question] = asked[place], rank
+        shown = np.unique(np.concatenate([place for place, _ in places.values()]))
+        moved = np.full(len(scores), -1)
+        moved[shown] = moving_groups(booster, features[shown], scores[shown], ranker.usual)
+        for (strategy, question), (place, rank) in places.items():
+            listed = Proposed(candidates.user[place], candidates.item[place], rank, scores[place])
+            reasons = self._moved(block, listed, candidates.pair[place], moved[place])
+            kept, is_drawn = explored(block, catalogue, listed, variants[strategy], self.length)
+            if is_drawn.any():
+                told = dict(zip(cells(listed), reasons.to_pylist(), strict=True))
+                reasons = pa.array([told.get(cell, NEW_IN_SHOP) for cell in cells(kept)], pa.string())
+            yield self._rows(block, strategy, question, kept, reasons)
 
     def _moved(self, block: Histories, listed: Proposed, pair: NDArray[np.int64], group: NDArray[np.int64]) -> pa.Array:
         """The reason of each ranked row, by the group of features that moved it."""
@@ -173,6 +183,11 @@ class Writer:
         )
         named = pl.DataFrame(rows).with_columns(strategy=pl.lit(strategy), question=pl.lit(question))
         return named.select("strategy", "question", *rows.column_names)
+
+
+def cells(listed: Proposed) -> list[tuple[int, int]]:
+    """The users and items of rows."""
+    return list(zip(listed.user.tolist(), listed.item.tolist(), strict=True))
 
 
 def best_first(

@@ -31,6 +31,7 @@ class Retrieval:
     ease: Floats  # (items, items), see lib/ranking/ease.py
     vectors: Mapping[str, Floats]  # model -> (items, d), NaN for an item without one
     num_proposed: int  # items by each retriever for a user
+    left_out: frozenset[str] = frozenset()  # retrievers that propose nothing
 
     @property
     def users_at_once(self) -> int:
@@ -73,8 +74,9 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
     for source, of_source in scores.items():
         proposed[source] = _best_new(of_source, own, retrieval.num_proposed)
         is_candidate[proposed[source].user, proposed[source].item] = True
-    proposed[POPULAR] = popular_new(catalogue.sums["num_recent_buyers"].to_numpy(), block, retrieval.num_proposed)
-    is_candidate[proposed[POPULAR].user, proposed[POPULAR].item] = True
+    if POPULAR not in retrieval.left_out:
+        proposed[POPULAR] = popular_new(catalogue.sums["num_recent_buyers"].to_numpy(), block, retrieval.num_proposed)
+        is_candidate[proposed[POPULAR].user, proposed[POPULAR].item] = True
     user, item = np.nonzero(is_candidate)
     at_candidates = {source: of_source[user, item] for source, of_source in scores.items()}
     for of_source in at_candidates.values():

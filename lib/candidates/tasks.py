@@ -18,8 +18,9 @@ import scipy.sparse as sp
 from lib.candidates import known
 from lib.candidates.features import FEATURES, features_of
 from lib.candidates.histories import Histories, histories_of
-from lib.candidates.lists import Wording, Writer
+from lib.candidates.lists import RANKED, WITHOUT_RULES, Wording, Writer
 from lib.candidates.ranker import Examples, Ranker
+from lib.candidates.rules import Rules
 from lib.candidates.sources import Candidates, Retrieval, candidates_of
 from lib.engines.arrow_tasks import (
     Broadcast,
@@ -233,6 +234,7 @@ def write_lists(
     versions: Mapping[str, str],
     length: int,
     wording: Wording,
+    rules: Rules,
 ) -> Iterator[pa.RecordBatch]:
     """Write the candidates and the lists of a shard's users.
 
@@ -245,14 +247,15 @@ def write_lists(
         versions: model -> version, of the strategies that have one.
         length: of the lists.
         wording: of the reasons.
+        rules: of the ranked lists.
     """
     found = unpacked(parts)
     users = found.get(f"{USER}/{name}")
     if users is None:
         return
-    writer = Writer(retrieval.value, ranker, length, wording)
+    writer = Writer(retrieval.value, ranker, length, wording, rules)
     as_of = pl.lit(retrieval.value.as_of, pl.Datetime("us", "UTC"))
-    model = {strategy: strategy if strategy != "ranked" else "ranker" for strategy in versions}
+    model = {strategy: "ranker" if strategy in (RANKED, WITHOUT_RULES) else strategy for strategy in versions}
     lists, candidates = [], []
     for block, chosen in candidates_by_block(found, users, name, retrieval.value):
         lists += list(writer.lists(block, chosen))

@@ -10,9 +10,10 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,11 +25,13 @@ import pyarrow as pa
 
 from lib.engines.arrow_tasks import InProcess, by_shard
 from lib.engines.held_parts import Held, HeldParts, by_task
-from lib.engines.parts import Task
+from lib.engines.parts import PEER_IS_LOST, Task, require_room
 from lib.lake.places import VARIABLES
-from lib.runs.errors import TaskError
+from lib.runs.errors import RetryableError, TaskError
 
 Value = TypeVar("Value")
+FAILED = "failed"  # a file that a task leaves where its gang meets
+MEETING_SECONDS = 300.0  # for which a task waits for another that was begun with it, and lives
 FOLDER = Path(tempfile.gettempdir()) / f"cartwheel-tasks-{os.getuid()}"
 # Kept for the next job of this process, since its start takes seconds, and the store's variables that its processes know.
 _pool: ProcessPoolExecutor | None = None
@@ -54,12 +57,59 @@ class LocalParts(HeldParts[Path]):
             made = [run_task(task, given, held, folder) for held, folder in zip(work, folders, strict=True)]
         return LocalParts(made, sum(held.place.stat().st_size for files in made for held in files), self.engine)
 
+    def together(self, task: Task, num_tasks: int, **given: Any) -> "LocalParts":
+        """In processes that begin together; a single task runs in this one."""
+        require_room(num_tasks, slots=self.engine.parallelism)
+        shards = self.to_shards(num_tasks).partitions
+        meeting = self.engine.new_folder()
+        folders = [self.engine.new_folder() for _ in shards]
+        work = [
+            (task, given, LocalGang(rank, num_tasks, meeting), held, folder)
+            for rank, (held, folder) in enumerate(zip(shards, folders, strict=True))
+        ]
+        if num_tasks == 1:
+            return LocalParts([run_in_gang(*work[0])], None, self.engine)
+        running = [self.engine.pool.submit(run_in_gang, *one) for one in work]
+        wait(running)
+        errors = [(future, str(future.exception())) for future in running if future.exception() is not None]
+        first = [future for future, error in errors if PEER_IS_LOST not in error]
+        return LocalParts(self.engine.results(first or running), None, self.engine)
+
     def drop(self) -> None:
         for held in self.pieces():
             held.place.unlink(missing_ok=True)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         return batches_of(self.pieces())
+
+
+@dataclass(frozen=True)
+class LocalGang:
+    """A `Gang` of processes of this machine, which leave what they say in a folder."""
+
+    rank: int
+    size: int
+    meeting: Path
+    host: str = "127.0.0.1"
+
+    def gather(self, message: str) -> list[str]:
+        number = len(list(self.meeting.glob(f"{self.rank}-*")))
+        unfinished = self.meeting / f"unfinished-{self.rank}"
+        unfinished.write_text(message)
+        unfinished.rename(self.meeting / f"{self.rank}-{number}")
+        return [self._said(rank, number) for rank in range(self.size)]
+
+    def fail(self) -> None:
+        """Let the others wait no longer."""
+        (self.meeting / FAILED).touch()
+
+    def _said(self, rank: int, number: int) -> str:
+        until = time.monotonic() + MEETING_SECONDS
+        while time.monotonic() < until and not (self.meeting / FAILED).exists():
+            with suppress(FileNotFoundError):
+                return (self.meeting / f"{rank}-{number}").read_text()
+            time.sleep(0.005)
+        raise RetryableError(f"{PEER_IS_LOST} (number {rank + 1} of {self.size}): it has not come")
 
 
 @dataclass
@@ -69,6 +119,11 @@ class LocalEngine:
     parallelism: int
     least_shard_rows: int = 150_000
     _number: int = field(default=0, init=False)
+
+    @property
+    def slots(self) -> int:
+        """One a process."""
+        return self.parallelism
 
     @cached_property
     def folder(self) -> Path:
@@ -174,6 +229,17 @@ def run_task(task: Task, given: Mapping[str, Any], files: Iterable[Held[Path]], 
         for writer in writers.values():
             writer.close()
     return [Held(folder / f"{shard:06d}.arrow", shard) for shard in sorted(writers)]
+
+
+def run_in_gang(
+    task: Task, given: Mapping[str, Any], gang: LocalGang, files: Iterable[Held[Path]], folder: Path
+) -> list[Held[Path]]:
+    """Run a task, like `run_task`, that works with others."""
+    try:
+        return run_task(task, {**given, "gang": gang}, files, folder)
+    except TaskError:
+        gang.fail()
+        raise
 
 
 def _begin_worker() -> None:

@@ -10,18 +10,20 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import pyarrow as pa
 from deltalake.transaction import AddAction
 
 from lib.engines.arrow_tasks import TABLE_FILES, Broadcast, written
 from lib.lake.writes import Where, commit_files, remove_files, transaction_id
+from lib.runs.errors import SettingError
 from lib.runs.run import Run
 from lib.tables import Table, contract
 
 FILE_COST = 32 << 10  # bytes that are read in the time that it takes to open a file
 TASK_BYTES = 64 << 20  # of a table's files that one task reads
+PEER_IS_LOST = "a task that this one works with is lost"  # said by what only shares another's failure
 Task = Callable[..., Iterator[pa.RecordBatch]]  # of batches, and of what is given to all tasks by name
 Value = TypeVar("Value")
 
@@ -62,6 +64,44 @@ class Parts(Protocol):
         ...
 
 
+class Gang(Protocol):
+    """Tasks that run together, one for each partition, as one of them sees it."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them it is, from 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """Where the others reach this one."""
+        ...
+
+    def gather(self, message: str) -> list[str]:
+        """What each of them says, by rank; waits until all have spoken."""
+        ...
+
+
+@runtime_checkable
+class GangParts(Parts, Protocol):
+    """Parts of an engine that can run the tasks of all partitions at once: Spark, and this machine's processes."""
+
+    def together(self, task: Task, num_tasks: int, **given: Any) -> Self:
+        """The parts of so many shards brought together, and what tasks make of them which know each other.
+
+        Each task is given its `gang`, and all run at once. If one is lost, all fail; a cluster then begins all again.
+
+        Raises:
+            SettingError: there is not room for so many tasks at once.
+        """
+        ...
+
+
 class Engine(Protocol):
     """What runs the tasks."""
 
@@ -85,6 +125,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of all that is kept."""
+        ...
+
+
+@runtime_checkable
+class GangEngine(Engine, Protocol):
+    """An engine whose parts are GangParts."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks can surely run at once."""
         ...
 
 
@@ -160,6 +210,31 @@ class TaskRun(Run):
             metadata=metadata,
         )
         self.record_output(table, version, self.lake.rows_of_commit(table, version))
+
+
+def in_a_gang(parts: Parts, task: Task, num_tasks: int, **given: Any) -> Parts:
+    """The parts that tasks make which run together, one for each shard; see GangParts."""
+    assert isinstance(parts, GangParts), "this engine does not run tasks together"
+    return parts.together(task, num_tasks, **given)
+
+
+def slots_of(engine: Engine) -> int:
+    """How many tasks an engine can surely run at once."""
+    assert isinstance(engine, GangEngine), "this engine does not run tasks together"
+    return engine.slots
+
+
+def require_room(num_tasks: int, *, slots: int) -> None:
+    """Check that so many tasks can run at once.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    if num_tasks > slots:
+        raise SettingError(
+            f"{num_tasks} tasks must run at once, but there is room for {slots}: give Spark more executors or cores, or "
+            "let each task do more"
+        )
 
 
 def bytes_to_read(rows: pa.Table) -> list[int]:

@@ -6,7 +6,7 @@ The only file besides jobs/spark that imports pyspark.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
-from pyspark import SparkConf, SparkContext
+from pyspark import BarrierTaskContext, SparkConf, SparkContext
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -23,7 +23,7 @@ from pyspark.sql.types import StructType
 
 from lib.engines.arrow_tasks import PARTS, Broadcast, apply_to_shard, write_rows
 from lib.engines.local_tasks import LocalEngine
-from lib.engines.parts import Engine, Task, TaskRun, bytes_to_read, files_written, spread
+from lib.engines.parts import Engine, Task, TaskRun, bytes_to_read, files_written, require_room, spread
 from lib.engines.spark_properties import (
     PACKAGES,
     address_for_spark,
@@ -38,6 +38,7 @@ from lib.lake.places import STORE, make_folder
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
 from lib.runs import run as runs
+from lib.runs.errors import SettingError
 from lib.settings import JobSettings
 from lib.tables import Table, contract
 
@@ -180,6 +181,14 @@ class SparkParts:
     def then(self, task: Task, **given: Any) -> "SparkParts":
         return SparkParts(self.frame.mapInArrow(partial(task, **given), spark_schema(PARTS)))
 
+    def together(self, task: Task, num_tasks: int, **given: Any) -> "SparkParts":
+        """In one barrier stage, which Spark begins again as a whole: a shuffle follows, since it gives up a last stage."""
+        require_fixed_executors(self.frame.sparkSession.sparkContext.getConf())
+        require_room(num_tasks, slots=SparkEngine(self.frame.sparkSession).slots)
+        work = partial(_in_gang, task=task, given=given)
+        shards = self.to_shards(num_tasks).frame
+        return SparkParts(shards.mapInArrow(work, spark_schema(PARTS), barrier=True)).to_shards(num_tasks)
+
     def to_shards(self, num_shards: int) -> "SparkParts":
         return SparkParts(self.frame.repartitionById(num_shards, "shard"))
 
@@ -203,6 +212,32 @@ class SparkParts:
 
 
 @dataclass(frozen=True)
+class SparkGang:
+    """A `Gang` of the tasks of a barrier stage."""
+
+    context: BarrierTaskContext
+
+    @property
+    def rank(self) -> int:
+        return self.context.partitionId()
+
+    @property
+    def size(self) -> int:
+        return len(self.context.getTaskInfos())
+
+    @property
+    def host(self) -> str:
+        return self.context.getTaskInfos()[self.rank].address.rpartition(":")[0]
+
+    def gather(self, message: str) -> list[str]:
+        return self.context.allGather(message)
+
+
+def _in_gang(batches: Iterable[pa.RecordBatch], *, task: Task, given: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+    return task(batches, gang=SparkGang(BarrierTaskContext.get()), **given)
+
+
+@dataclass(frozen=True)
 class SparkEngine:
     """Runs tasks in Spark's executors."""
 
@@ -212,6 +247,12 @@ class SparkEngine:
     @property
     def parallelism(self) -> int:
         return self.spark.sparkContext.defaultParallelism
+
+    @property
+    def slots(self) -> int:
+        """What Spark itself counts before a barrier stage: the tasks that its executors of now have room for."""
+        java = self.spark.sparkContext._jsc.sc()
+        return int(java.maxNumConcurrentTasks(java.resourceProfileManager().defaultResourceProfile()))
 
     def over(self, rows: pa.Table, *, task_bytes: int) -> SparkParts:
         """Rows about files, spread over tasks."""
@@ -225,6 +266,19 @@ class SparkEngine:
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+def require_fixed_executors(given: SparkConf) -> None:
+    """Check that tasks can run together at all.
+
+    Raises:
+        SettingError: Spark takes executors as it needs them, and then runs no barrier stage.
+    """
+    if str(given.get("spark.dynamicAllocation.enabled", "false")).lower() == "true":
+        raise SettingError(
+            "tasks must run at once, which Spark does not do while it takes executors as it needs them "
+            "(spark.dynamicAllocation.enabled): give it a fixed number, or choose another engine of this job"
+        )
 
 
 def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pa.Schema) -> DataFrame:

@@ -12,7 +12,7 @@ import jinja2
 import plotly.offline
 
 from lib.lake.lake import Lake
-from lib.report import log, results, shop
+from lib.report import log, results, shop, visits
 from lib.report.facts import HEADLINE_K, LakeFacts, by_reason
 from lib.report.parts import count, decimal, interval, percent, plural, signed, words
 from lib.tables.gold import QUESTIONS
@@ -22,6 +22,7 @@ SECTIONS = (
     log.funnel,
     log.activity,
     results.ranking,
+    visits.next_item,
     results.models,
     results.policy,
     results.experiment,
@@ -149,7 +150,10 @@ def _ranking_rows(facts: LakeFacts) -> list[tuple[str, str]]:
         ]
         if said:
             rows.append((f"NDCG@{HEADLINE_K}, {results.QUESTION_TITLES[question]}", "\n".join(said)))
-    return rows
+    if not rows:
+        rows = [("ranking", facts.why_missing("featurize", "recommend"))]
+    said_next = visits.next_line(facts)
+    return rows + ([("HR and MRR, next in a visit", said_next)] if said_next else [])
 
 
 def _policy_line(facts: LakeFacts) -> str:

@@ -31,7 +31,7 @@ QUESTION_TITLES = {"all": "all items", "new": "items new to the user"}
 def ranking(facts: LakeFacts) -> Section:
     """Strategies against popularity, for both questions."""
     title = "Recommendation strategies against popularity"
-    if not facts.rankings:
+    if not any(row.question in QUESTIONS for row in facts.rankings):
         return Section("ranking", title, missing=facts.why_missing("featurize", "recommend", "evaluate"))
     charts, tables, says = [], [], []
     for question in QUESTIONS:

@@ -102,14 +102,16 @@ class Run:
     def version_of(self, table: str) -> int:
         """The pinned version of an input; ends the run as skipped if the job requires the input and it has no rows."""
         if table in self.job.reads and not self.has(table):
-            writer = next((job for job in JOBS.values() if table in job.writes), None)
-            last = history.last_run(self.lake, writer.name) if writer else None
-            raise Skipped(
-                f"there is no {table}"
-                + (f" ({writer.name}: {last['message']})" if writer and last and last["message"] else "")
-            )
+            raise Skipped(self.why_missing(table))
         assert table in self.inputs, f"{self.job.name} does not declare that it reads {table}, or the table is missing"
         return self.inputs[table]
+
+    def why_missing(self, table: str) -> str:
+        """That the lake has no rows of a table, and what its writer said last."""
+        writer = next((job for job in JOBS.values() if table in job.writes), None)
+        last = history.last_run(self.lake, writer.name) if writer else None
+        told = f" ({writer.name}: {last['message']})" if writer and last and last["message"] else ""
+        return f"there is no {table}{told}"
 
     def version_before(self, table: str) -> int | None:
         """The version of a table before this run committed to it; None, for the latest, where it has not yet."""

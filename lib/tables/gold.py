@@ -13,6 +13,7 @@ from lib.tables.contract import (
     TEXT_MAP,
     TEXTS,
     TIME,
+    TIMES,
     VECTOR,
     VECTORS,
     Column,
@@ -22,6 +23,7 @@ from lib.tables.contract import (
 
 SPLITS = ("train", "valid", "test")
 QUESTIONS = ("all", "new")
+NEXT = "next"  # the question of visits: what comes next, given the events so far
 AS_OF = required("as_of", TIME, "the row uses only what was known before this time (UTC)")
 
 DAILY = Table(
@@ -205,6 +207,29 @@ INTERACTIONS = Table(
     partition_by=("event_date",),
 )
 
+SESSIONS = Table(
+    name="gold/sessions",
+    comment="One visit: what somebody did with which items, in order. Without bots, impressions and returns.",
+    version=1,
+    columns=(
+        required("session_id", TEXT, "the session_id of silver/events"),
+        Column("user_key", TEXT, "keyed pseudonym; null where the log names no user", personal=True),
+        required("event_date", DATE, "the UTC date of its first event"),
+        required(
+            "split", TEXT, "of its first event: train before valid_from, valid before test_from, test from then on"
+        ),
+        required("started_at", TIME, "its first event"),
+        required("ended_at", TIME, "its last event"),
+        required("num_events", COUNT, "its events"),
+        required("items", TEXTS, "the item of each event, in order; of one moment, in the order of the log"),
+        required("event_types", TEXTS, "the type of each event"),
+        required("event_times", TIMES, "when each event happened, UTC"),
+    ),
+    key=("session_id",),
+    checks={"known_split": "split IN ('train', 'valid', 'test')", "has_events": "num_events >= 1"},
+    partition_by=("event_date",),
+)
+
 EXAMPLES = Table(
     name="gold/examples",
     comment="One user as of one time: features from before as_of, label from the window after it.",
@@ -321,7 +346,8 @@ RECOMMENDATIONS = Table(
         required(
             "strategy",
             TEXT,
-            "popularity, rebuy, ease, als, two_tower, or ranked: all retrievers' candidates in the ranker's order",
+            "popularity, rebuy, ease, als, two_tower; ranked: all retrievers' candidates in the ranker's order; "
+            "ranked_without_rules beside it where it keeps rules",
         ),
         required("question", TEXT, "all: every item; new: items the user had not interacted with before as_of"),
         required("user_key", TEXT, "keyed pseudonym", personal=True),
@@ -344,15 +370,27 @@ RANKING_METRICS = Table(
     columns=(
         AS_OF,
         required("split", TEXT, "valid or test"),
-        required("question", TEXT, "all or new"),
+        required(
+            "question",
+            TEXT,
+            "all or new: what users want in the window; next: what follows the events of a visit so far, for each event after "
+            "the first of every visit that begins in the window",
+        ),
         required("strategy", TEXT, "the strategy; for a paired difference, the one that is compared with popularity"),
-        required("metric", TEXT, "ndcg, recall, precision, map, hit_rate, coverage, or <metric>_minus_popularity"),
+        required("metric", TEXT, "ndcg, recall, precision, map, hit_rate, mrr, coverage, or <metric>_minus_popularity"),
         required("k", INT, "length of the list"),
-        required("segment", TEXT, "all, returning (had interacted before as_of) or unseen users"),
+        required(
+            "segment",
+            TEXT,
+            "all, returning (had interacted before as_of) or unseen users; of next also other_item (what came is not in the "
+            "visit so far) and repeat (it is)",
+        ),
         Column("value", REAL, "the metric, 0..1; null where the segment is empty"),
-        Column("low", REAL, "lower end of the 95 % bootstrap interval over users; null for coverage"),
+        Column(
+            "low", REAL, "lower end of the 95 % bootstrap interval over users (of next: over visits); null for coverage"
+        ),
         Column("high", REAL, "upper end"),
-        required("num_users", COUNT, "users with a relevant item in the window"),
+        required("num_users", COUNT, "users with a relevant item in the window; of next: events that were asked for"),
         required("num_without_list", COUNT, "those among them for whom the strategy had no list; they score 0"),
         required("seed", COUNT, "seed of the bootstrap"),
     ),
@@ -522,6 +560,7 @@ TABLES = (
     USER_PROFILES,
     ITEM_PROFILES,
     INTERACTIONS,
+    SESSIONS,
     EXAMPLES,
     SCALING,
     VECTORS_TABLE,

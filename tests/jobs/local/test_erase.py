@@ -42,7 +42,7 @@ def shop(tmp_path: Path) -> Shop:
     shop = Shop(tmp_path, MAPPING)
     shop.put("1.csv", LINES + "4711,lamp,never,o,\nbroken 4711 line\n12,lamp,2024-01-01 10:00:00,o1,x\n")
     shop.put("1.jsonl", CLICKS)
-    assert shop.run(last="featurize").code == 0
+    assert shop.run(last="sessions").code == 0
     return shop
 
 
@@ -64,7 +64,7 @@ def test_a_person_is_removed_from_every_table_and_others_stay(shop: Shop) -> Non
     key = load_key(PrivacySettings(), shop.lake.path)
     (theirs,) = pseudonyms(pl.Series(["4711"]), key)
     before = {table: shop.lake.num_rows(table) for table in shop.lake.tables()}
-    assert traces(shop, theirs) >= {"silver/events", "gold/user_profiles", "gold/interactions"}
+    assert traces(shop, theirs) >= {"silver/events", "gold/user_profiles", "gold/interactions", "gold/sessions"}
     erase(shop, "4711")
     assert traces(shop, theirs, "4711.0") == set()
     assert {row["who"] for row in shop.read("bronze/lines", "who")} == {"12"}

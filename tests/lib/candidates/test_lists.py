@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lib.candidates.lists import Wording, Writer, best_first
 from lib.candidates.ranker import Ranker, fitted, ordinary
+from lib.candidates.rules import Rules
 from lib.candidates.sources import candidates_of
 from tests.lib.candidates.shop import event, interactions, shop, with_vectors
 from tests.lib.candidates.test_ranker import OPTIONS, planted
@@ -18,10 +19,10 @@ COLUMNS = ("user_key", "rank", "item_id", "score", "reason")
 def lists(
     rows: pl.DataFrame, *, length: int = 3, min_support: int = 1, ranker: Any = None, **more: Any
 ) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
-    users = more.pop("users", {})
+    users, rules = more.pop("users", {}), more.pop("rules", Rules())
     retrieval, block = shop(rows, num_proposed=max(length, 3), **more)
     block = with_vectors(block, **users)
-    writer = Writer(retrieval, ranker, length, Wording("bought", min_support))
+    writer = Writer(retrieval, ranker, length, Wording("bought", min_support), rules)
     found = pl.concat(list(writer.lists(block, candidates_of(retrieval, block)))).sort("user_key", "rank")
     keys = found.select("strategy", "question").unique().rows()
     return {key: found.filter(strategy=key[0], question=key[1]).select(COLUMNS).rows() for key in keys}
@@ -116,6 +117,16 @@ def test_ranked_orders_all_candidates_and_says_what_moved_each() -> None:
     assert ann["c"] == "often together with Apple"
     assert {user for user, *_ in found["ranked", "new"]} == {"ann", "bob", "zoe"}
     assert next(row[2] for row in found["ranked", "new"] if row[0] == "ann") == "c"
+
+
+def test_with_rules_the_lists_without_them_stand_beside_so_that_their_price_can_be_told() -> None:
+    rows = interactions(*(event(f"u{number}", f"i{number}", 3) for number in range(30)))
+    plain = lists(rows, ranker=RANKER)
+    found = lists(rows, ranker=RANKER, rules=Rules(num_explored=1))
+    for question in ("all", "new"):
+        assert found["ranked_without_rules", question] == plain["ranked", question]
+        assert {rank for _, rank, *_, reason in found["ranked", question] if reason == "new in the shop"} == {3}
+    assert not any(strategy == "ranked_without_rules" for strategy, _ in plain)
 
 
 def test_ties_go_by_the_tie_break_then_by_position() -> None:
