@@ -4,7 +4,7 @@ from acceptance import lakes
 from acceptance.claims import Claim
 from acceptance.lakes import row, rows
 from lib.lake.lake import Lake
-from lib.models.judging import REFERENCE
+from lib.models.baselines import REFERENCE
 
 STRATEGIES = ("ease", "als", "two_tower", "ranked")
 RETRIEVERS = ("popularity", "rebuy", "rebuy_then_popularity", "ease", "als", "two_tower")

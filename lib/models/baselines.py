@@ -129,12 +129,12 @@ def fit_trees(
     import lightgbm as lgb  # noqa: PLC0415 - seconds that a training worker does without
 
     parameters = {**TREE_PARAMETERS, "num_leaves": num_leaves, "seed": seed}
-    data = lgb.Dataset(*(tensor.numpy() for tensor in examples))
+    data = lgb.Dataset(examples.features.numpy(), examples.labels.numpy())
     if valid is None:
         booster = lgb.train(parameters, data, num_boost_round=num_trees)
         return Trees(booster.model_to_string()), num_trees
     stop = lgb.early_stopping(PATIENCE, verbose=False)
-    judged_by = [data.create_valid(*(tensor.numpy() for tensor in valid))]
+    judged_by = [data.create_valid(valid.features.numpy(), valid.labels.numpy())]
     booster = lgb.train(parameters, data, num_boost_round=num_trees, valid_sets=judged_by, callbacks=[stop])
     best = max(1, booster.best_iteration)
     return Trees(booster.model_to_string(num_iteration=best)), best
