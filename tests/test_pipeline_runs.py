@@ -35,15 +35,8 @@ TABLES = {
     ),
     *("gold/daily", "gold/user_days", "gold/item_days"),
     *("gold/user_profiles", "gold/item_profiles", "gold/interactions", "gold/examples", "gold/scaling", "gold/vectors"),
-    *(
-        "gold/sessions",
-        "gold/model_metrics",
-        "gold/propensity_to_buy",
-        "gold/candidates",
-        "gold/recommendations",
-        "gold/ranking_metrics",
-    ),
-    *("gold/decisions", "gold/policy_values"),
+    *("gold/sessions", "gold/model_metrics", "gold/candidates", "gold/recommendations", "gold/ranking_metrics"),
+    *("gold/propensity_to_buy", "gold/decisions", "gold/policy_values"),
     *("gold/experiments", "gold/creatives"),
 }
 SMALL = {

@@ -24,6 +24,7 @@ REJECT = {
 ARRIVED = {"batch_id": "ingest-000001", "arrived_at": AS_OF}
 AUC = {"model": "encoder", "version": "train_encoder-000001", "split": "valid", "metric": "auc", "value": 0.8, "n": 9}
 
+PROPENSITY = {"user_key": "u", "as_of": AS_OF, "probability": 0.5, "decile": 1, "model": "encoder", "version": "v"}
 LISTED = {"as_of": AS_OF, "question": "all", "user_key": "u", "score": 1.0, "reason": "bought often"}
 
 
@@ -108,3 +109,13 @@ def test_the_digest_moves_with_every_commit(lakes: Lakes) -> None:
     lakes.put(0, "gold/scaling", SCALED)
     assert list(before) == ["gold/scaling"]
     assert digest(lakes.paths[0])["gold/scaling"] > before["gold/scaling"]
+
+
+def test_propensities_are_of_the_same_users_whatever_the_network_says(lakes: Lakes) -> None:
+    lakes.put(0, "gold/propensity_to_buy", PROPENSITY)
+    lakes.put(1, "gold/propensity_to_buy", PROPENSITY | {"probability": 0.4, "version": "w"})
+    for number, value in enumerate((0.01, 0.02)):
+        lakes.put(number, "gold/model_metrics", AUC, AUC | {"metric": "ece", "value": value})
+    assert lakes.differences() == []
+    lakes.put(1, "gold/propensity_to_buy", PROPENSITY, PROPENSITY | {"user_key": "v"})
+    assert lakes.differences() == ["gold/propensity_to_buy: 1 keys in one lake only"]
