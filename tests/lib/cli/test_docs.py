@@ -33,7 +33,7 @@ def rows_of(lines: list[str]) -> list[list[str]]:
             "experiment",
             ["control", "shares", "primary", "sample_ratio_threshold", "min_arm_units", "min_arm_frac"],
         ),
-        ("als", ["max_loss_frac", "rank", "alpha", "regularization", "num_iterations", "num_blocks", "seed"]),
+        ("sessions", ["events_per_shard"]),
     ],
 )
 def test_a_section_of_the_settings_page_has_a_row_for_each_of_its_keys(name: str, keys: list[str]) -> None:
@@ -86,7 +86,7 @@ def test_a_table_says_who_writes_and_who_reads_it_its_partitions_and_its_checks(
     page = docs.tables_page()
     lines = section(page, "## gold/interactions")
     assert "Key: `user_key`, `item_id`, `event_time`. Contract version 3." in lines
-    assert "Written by `featurize`; read by `als`, `train_encoder`, `recommend`, `evaluate`." in lines
+    assert "Written by `featurize`; read by `als`, `train_encoder`, `train_ranker`, `recommend`, `evaluate`." in lines
     vectors = section(page, "## gold/vectors")
     assert "Partitioned by `model`, `kind`." in vectors
     assert "- check `known_kind`: `kind IN ('user', 'item')`" in vectors
