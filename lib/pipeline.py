@@ -199,8 +199,8 @@ PIPELINE: tuple[Job, ...] = (
     Job(
         "evaluate",
         "spark",
-        "ranking metrics with intervals, paired against popularity",
-        may_read=("gold/recommendations", "gold/interactions", "gold/sessions"),
+        "ranking metrics with intervals, strategies paired; what comes next in a visit",
+        may_read=("gold/recommendations", "gold/interactions", "gold/sessions", "silver/items"),
         writes=("gold/ranking_metrics",),
         code=("lib/next_item", "lib/ranking", "lib/statistics"),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),

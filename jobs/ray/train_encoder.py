@@ -51,7 +51,9 @@ from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
 from lib.models.two_tower import Pairs, PairSampler, TwoTower
 from lib.models.workers import rows_of_all_workers, total_over_workers
+from lib.ranking.known_pairs import spread_interactions
 from lib.ranking.validation import scores_of_vectors, wanted_items
+from lib.ranking.vector_files import copy_vectors
 from lib.runs.model_registry import judged
 from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle, validation_from
 from lib.runs.run import Run, start_run
@@ -189,7 +191,9 @@ def shares_of(run: RayRun, settings: TrainEncoderSettings) -> RayParts:
     """What was known as of the run, whole users in a share, as many shares as workers."""
     num_shares = settings.cluster.num_workers
     files = run.files_of({"": "gold/interactions"})
-    shares = files.then(tasks.spread_users, as_of=run.as_of, num_shares=num_shares).to_shards(num_shares)
+    shares = files.then(
+        spread_interactions, columns=rows.INTERACTION_COLUMNS, until=run.as_of, num_shards=num_shares
+    ).to_shards(num_shares)
     assert isinstance(shares, RayParts)
     return shares
 
@@ -436,7 +440,7 @@ def commit_vectors(run: RayRun, model: str, written: list[AddAction], kept: str 
         given = {"lake": run.lake.absolute(), "model": model, "versions": [kept, judged(kept)]}
         for kind in ("user", "item"):
             stored = run.files_of({kind: "gold/vectors"}, holding={"model": [model], "kind": [kind]}, now=True)
-            written += files_written(stored.then(tasks.copy_vectors, **given))
+            written += files_written(stored.then(copy_vectors, **given))
     run.commit_written("gold/vectors", written, where={"model": model})
 
 

@@ -30,7 +30,17 @@ from torch import distributed
 from lib.candidates import tasks
 from lib.candidates.features import FEATURES
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.ranker import TREES_AT_ONCE, Examples, fitted, joined, ndcg_by_trees, ndcg_of, ordinary, predicted
+from lib.candidates.ranker import (
+    TREES_AT_ONCE,
+    Examples,
+    fitted,
+    joined,
+    ndcg_by_trees,
+    ndcg_of,
+    ordinary,
+    predicted,
+    text_of,
+)
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import Parts
@@ -101,13 +111,13 @@ def train_worker(config: dict[str, Task]) -> None:
             total, count = total_over_workers(sums)
             curve = (total / count.clamp(min=1)).sum(dim=1).tolist()  # of both questions
             num_trees = TREES_AT_ONCE * (1 + int(np.argmax(curve)))
-            states |= {"first": first.model_to_string(num_iteration=num_trees), "num_trees": num_trees, "curve": curve}
+            states |= {"first": text_of(first, num_trees=num_trees), "num_trees": num_trees, "curve": curve}
             report_epoch(states, {"trees": num_trees, "ndcg": max(curve)})
         num_trees = int(str(states["num_trees"]))
     if "last" not in states:
         every = joined([found[name] for name in task.windows])
         last = fitted(every, num_trees=num_trees, options=options_of(task))
-        states |= {"last": last.model_to_string(), "usual": ordinary(every.features).tolist()}
+        states |= {"last": text_of(last), "usual": ordinary(every.features).tolist()}
         report_epoch(states, {"trees": num_trees})
 
 

@@ -30,6 +30,7 @@ from lib.ranking.als_fit import BlockedFits, Hyperparameters, vectors_in
 from lib.ranking.als_search import search
 from lib.ranking.als_tasks import VECTORS
 from lib.ranking.validation import METRIC, ndcg_of_vectors, scores_of_vectors, wanted_items
+from lib.ranking.vector_files import copy_vectors
 from lib.runs.model_registry import judged, models
 from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
 from lib.settings import JobSettings
@@ -208,9 +209,12 @@ def copied(run: SparkRun, versions: Sequence[str]) -> list[AddAction]:
     """Files with the vectors of these fits, as they were before this run wrote."""
     if not versions:
         return []
-    files = run.files_of({"": VECTORS}, holding={"model": [MODEL]}, before=True)
     given = {"lake": run.lake.absolute(), "model": MODEL, "versions": versions}
-    return files_written(files.then(als_tasks.copy_vectors, **given))
+    written: list[AddAction] = []
+    for kind in ("user", "item"):
+        files = run.files_of({kind: VECTORS}, holding={"model": [MODEL], "kind": [kind]}, before=True)
+        written += files_written(files.then(copy_vectors, **given))
+    return written
 
 
 def main(settings: AlsSettings) -> None:

@@ -26,13 +26,15 @@ from lib.engines.spark import SparkRun, spark_schema, start_run
 from lib.next_item import judging
 from lib.next_item.judging import JudgingWork
 from lib.next_item.model import BEST, CHOICE_K, NextItemModel
-from lib.ranking.evaluation import SUMMARY_SCHEMA, SUMS_SCHEMA, shard_sums, summarised
+from lib.ranking.evaluation import HEAVY_FROM, SUMMARY_SCHEMA, SUMS_SCHEMA, shard_sums, summarised
 from lib.ranking.pairs_of_log import pairs_of_log
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import NEXT
 
 COMPOSED = "rebuy_then_popularity"
+SHOWN = ("coverage", "novelty", "head_exposure", "diversity")  # figures of what lists show, without intervals
+HEAD_FRAC = 0.1  # of the items, those that most users knew
 USERS_PER_SHARD = 50_000  # at most, each with a question's lists of all strategies
 ASKED_PER_SHARD = 25_000  # events of visits
 
@@ -74,11 +76,11 @@ def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> Da
 
 
 def population_of(wanted: DataFrame, known: DataFrame) -> DataFrame:
-    """One row per question and user with a wanted item: their number, and whether the user was known before."""
-    returning = known.select("user_key").distinct().withColumn("was_known", F.lit(True))
+    """One row per question and user with a wanted item: their number, and how many items the user knew before."""
+    returning = known.groupBy("user_key").agg(F.count("*").alias("num_known"))
     users = wanted.groupBy("question", "user_key").agg(F.count("*").alias("num_relevant"))
     return users.join(returning, on="user_key", how="left").select(
-        "question", "user_key", "num_relevant", F.coalesce("was_known", F.lit(False)).alias("is_returning")
+        "question", "user_key", "num_relevant", F.coalesce("num_known", F.lit(0)).cast("bigint").alias("num_known")
     )
 
 
@@ -114,20 +116,58 @@ def judged_lists(lists: DataFrame, wanted: DataFrame, population: DataFrame) -> 
     strategies = lists.select("strategy").distinct()
     everyone = population.crossJoin(F.broadcast(strategies))
     return everyone.join(hits, on=["question", "strategy", "user_key"], how="left").select(
-        "question", "strategy", "user_key", "is_returning", "num_relevant", "hit_ranks"
+        "question", "strategy", "user_key", "num_known", "num_relevant", "hit_ranks"
     )
 
 
-def coverages(lists: DataFrame, population: DataFrame, *, num_items: int) -> DataFrame:
-    """One row per question, segment and strategy: the share of items that are in a list of some user of the segment."""
-    segment = F.explode(F.array(F.lit("all"), F.when(F.col("is_returning"), "returning").otherwise("unseen"))).alias(
-        "segment"
+def item_facts(known: DataFrame, described: DataFrame | None) -> DataFrame:
+    """One row an item that somebody knew, with what its place in a list is worth.
+
+    `surprise`: -log2 of the share of users who knew it. `is_head`: whether it is of the tenth that most users knew, ties with its
+    last among them. `tag`: its category, null where the log tells none.
+    """
+    num_users = known.select("user_key").distinct().count()
+    counted = known.groupBy("item_id").agg(F.count("*").alias("num_users"))
+    head_from = counted.agg(F.percentile_approx("num_users", 1 - HEAD_FRAC).alias("head_from"))
+    facts = counted.crossJoin(F.broadcast(head_from)).select(
+        "item_id",
+        (-F.log2(F.col("num_users") / num_users)).alias("surprise"),
+        (F.col("num_users") >= F.col("head_from")).alias("is_head"),
     )
-    shown = lists.join(population, on=["question", "user_key"], how="inner")
-    return (
-        shown.select("question", "strategy", "item_id", segment)
-        .groupBy("question", "segment", "strategy")
-        .agg((F.count_distinct("item_id") / num_items).alias("coverage"))
+    if described is None:
+        return facts.withColumn("tag", F.lit(None).cast("string"))
+    path = F.when(F.size("category") > 0, F.concat_ws("\x1f", "category")).alias("tag")
+    return facts.join(described.select("item_id", path), on="item_id", how="left")
+
+
+def shown_figures(lists: DataFrame, population: DataFrame, facts: DataFrame, *, num_items: int) -> DataFrame:
+    """One row per question, segment, strategy and figure of what its lists show the segment's users.
+
+    `coverage`: the share of items that are in a list. `novelty`: the mean surprise of a place, in bits. `head_exposure`: the share of
+    places that the tenth of items gets which most users knew. `diversity`: the mean over users of a list's categories by
+    its items, of those with a category; null where there are none.
+    """
+    is_heavy, is_known = F.col("num_known") >= HEAVY_FROM, F.col("num_known") > 0
+    ways = F.array(
+        F.lit("all"),
+        F.when(is_known, "returning").otherwise("unseen"),
+        F.when(is_heavy, "heavy").when(is_known, "light"),
+    )
+    segment = F.explode(F.array_compact(ways)).alias("segment")
+    shown = lists.join(population, on=["question", "user_key"], how="inner").join(facts, on="item_id", how="left")
+    shown = shown.select("question", "strategy", "user_key", "item_id", "surprise", "is_head", "tag", segment)
+    key = ["question", "segment", "strategy"]
+    of_users = shown.groupBy(*key, "user_key").agg(
+        F.try_divide(F.count_distinct("tag"), F.count("tag")).alias("variety")
+    )
+    diversity = of_users.groupBy(*key).agg(F.mean("variety").alias("diversity"))
+    figures = shown.groupBy(*key).agg(
+        (F.count_distinct("item_id") / num_items).alias("coverage"),
+        F.mean("surprise").alias("novelty"),
+        F.mean(F.col("is_head").cast("double")).alias("head_exposure"),
+    )
+    return figures.join(diversity, on=key, how="left").unpivot(
+        [*map(F.col, key)], [*map(F.col, SHOWN)], "metric", "value"
     )
 
 
@@ -150,17 +190,15 @@ def measured(judged: DataFrame, settings: EvaluateSettings, *, num_shards: int) 
     return by_segment.applyInArrow(summarised, schema=spark_schema(SUMMARY_SCHEMA)).persist()
 
 
-def with_coverage(metrics: DataFrame, covered: DataFrame) -> DataFrame:
-    """The metrics, and a row `coverage` for each strategy and segment; zero if no user of the segment has a list."""
+def with_shown(metrics: DataFrame, figures: DataFrame) -> DataFrame:
+    """The metrics, and a row for each figure of what is shown; coverage is zero if no user of the segment has a list."""
     each = metrics.select("question", "segment", "strategy", "num_users", "num_without_list").distinct()
-    rows = each.join(covered, on=["question", "segment", "strategy"], how="left")
-    value = F.when(F.col("num_users") > 0, F.coalesce("coverage", F.lit(0.0))).alias("value")
+    every = each.withColumn("metric", F.explode(F.array(*map(F.lit, SHOWN))))
+    rows = every.join(figures, on=["question", "segment", "strategy", "metric"], how="left")
+    is_covered = (F.col("num_users") > 0) & (F.col("metric") == "coverage")
+    value = F.when(is_covered, F.coalesce("value", F.lit(0.0))).otherwise(F.col("value")).alias("value")
     unknown = F.lit(None).cast("double")
-    return metrics.unionByName(
-        rows.select("*", F.lit("coverage").alias("metric"), value, unknown.alias("low"), unknown.alias("high")).drop(
-            "coverage"
-        )
-    )
+    return metrics.unionByName(rows.select(*each.columns, "metric", value, unknown.alias("low"), unknown.alias("high")))
 
 
 def metric_rows(metrics: DataFrame, settings: EvaluateSettings, *, as_of: datetime, split: str) -> DataFrame:
@@ -199,8 +237,9 @@ def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> 
     run.log("population", users_and_questions=num_users, items=num_items)
     num_shards = settings.num_shards or max(4 * run.num_cores, ceil(num_users / USERS_PER_SHARD))
     metrics = measured(judged_lists(lists, wanted, population), settings, num_shards=num_shards)
-    covered = coverages(lists, population, num_items=num_items)
-    return metric_rows(with_coverage(metrics, covered), settings, as_of=run.as_of, split=split).toArrow(), ""
+    facts = item_facts(known, run.read("silver/items") if run.has("silver/items") else None)
+    figures = shown_figures(lists, population, facts, num_items=num_items)
+    return metric_rows(with_shown(metrics, figures), settings, as_of=run.as_of, split=split).toArrow(), ""
 
 
 def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lib.candidates import tasks
 from lib.candidates.catalogue import Catalogue, catalogue_of
-from lib.candidates.known import ITEM_SUMS, added_items
+from lib.candidates.known import ITEM_SUMS, READ, added_items
 from lib.candidates.sources import MODELS, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import Parts, TaskRun
 from lib.ranking.ease import MAX_ITEMS
+from lib.ranking.known_pairs import spread_interactions
 from lib.ranking.topk import vectors as matrix_of
 from lib.runs import model_registry
 
@@ -94,7 +95,8 @@ def described(
     """
     num_rows = run.lake.num_rows(tables.interactions, run.version_of(tables.interactions))
     num_shards = run.num_shards(num_rows, rows_per_shard=ROWS_PER_SHARD)
-    spread = run.files_of({"": tables.interactions}).then(tasks.spread_interactions, num_shards=num_shards)
+    given = {"columns": READ, "until": None, "num_shards": num_shards}
+    spread = run.files_of({"": tables.interactions}).then(spread_interactions, **given)
     for model in MODELS:
         wanted = {f"{model}/{name}": chosen[model] for name, chosen in versions.items() if model in chosen}
         if wanted:

@@ -84,6 +84,11 @@ def fitted(examples: Examples, *, num_trees: int, options: Mapping[str, Any]) ->
     return booster
 
 
+def text_of(booster: lgb.Booster, *, num_trees: int | None = None) -> str:
+    """LightGBM's text of the trees, without its parameters: they name the machines that built it."""
+    return booster.model_to_string(num_iteration=num_trees).partition("\nparameters:")[0] + "\n"
+
+
 def predicted(booster: lgb.Booster, features: Floats, *, first_tree: int = 0, num_trees: int = -1) -> Doubles:
     """The scores (N,) by all trees, or by `num_trees` of them from `first_tree` on."""
     scores = booster.predict(features, start_iteration=first_tree, num_iteration=num_trees, raw_score=True)

@@ -35,20 +35,13 @@ from lib.engines.arrow_tasks import (
 )
 from lib.lake.lake import Lake
 from lib.ranking.ease import gram_of, pair_counts, weights_of
-from lib.tables.gold import CANDIDATES, INTERACTIONS, RECOMMENDATIONS, VECTORS_TABLE
+from lib.ranking.known_pairs import INTERACTION, interaction_schema
+from lib.tables.gold import CANDIDATES, RECOMMENDATIONS, VECTORS_TABLE
 
 # Kinds of parts; those of one moment end with its name.
-INTERACTION, PAIR, USER, SUMS, COUNTS, WEIGHTS, VECTOR = (
-    "interaction",
-    "pair",
-    "user",
-    "sums",
-    "counts",
-    "weights",
-    "vector",
-)
+PAIR, USER, SUMS, COUNTS, WEIGHTS, VECTOR = "pair", "user", "sums", "counts", "weights", "vector"
 EXAMPLE, WANTED = "example", "wanted"
-READ = pa.schema([INTERACTIONS.schema.field(name) for name in known.READ])
+READ = interaction_schema(known.READ)
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     SUMS: {"moment": pl.String, **known.ITEM_SUMS},
     USER: {"moment": pl.String, "num_users": pl.Int64, "num_pairs": pl.Int64, "num_asked": pl.Int64},
@@ -60,13 +53,6 @@ class Moment(NamedTuple):
 
     as_of: datetime
     until: datetime | None = None
-
-
-def spread_interactions(files: Iterable[pa.RecordBatch], *, num_shards: int) -> Iterator[pa.RecordBatch]:
-    """Read files of gold/interactions (rows of TABLE_FILES), and pack them by shard of whole users."""
-    for file in rows_of(files):
-        for rows in table_rows(file["location"], READ):
-            yield from packed(rows, INTERACTION, shards_by(rows["user_key"], num_shards))
 
 
 def spread_vectors(

@@ -19,7 +19,7 @@ from lib.lake.lake import Lake
 from lib.models import rows
 from lib.models.baselines import PurchaseModel, probabilities
 from lib.models.calibration import Calibration
-from lib.models.tasks import INTERACTION
+from lib.ranking.known_pairs import INTERACTION
 from lib.statistics.bootstrap import Floats
 from lib.tables.gold import EXAMPLES, PROPENSITY_TO_BUY, USER_PROFILES
 

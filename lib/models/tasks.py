@@ -4,7 +4,7 @@ A task reads files of gold/interactions and packs them by share of whole users, 
 What is counted over the shares goes on in parts (lib/engines/arrow_tasks.py). Does not import Ray.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,17 +12,17 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked, write_rows
+from lib.engines.arrow_tasks import Broadcast, packed, rows_of, table_rows, unpacked, write_rows
 from lib.lake.lake import Lake
 from lib.models import rows
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import WeightedPairs, Weights
 from lib.models.two_tower import TwoTower
-from lib.ranking.known_pairs import known_pairs
-from lib.tables.gold import EXAMPLES, INTERACTIONS, VECTORS_TABLE
+from lib.ranking.known_pairs import INTERACTION, interaction_schema, known_pairs
+from lib.tables.gold import EXAMPLES, VECTORS_TABLE
 
-INTERACTION, COUNT, ITEM = "interaction", "count", "item"  # kinds of parts
-READ = pa.schema([INTERACTIONS.schema.field(name) for name in rows.INTERACTION_COLUMNS])
+COUNT, ITEM = "count", "item"  # kinds of parts, beside those of interactions
+READ = interaction_schema(rows.INTERACTION_COLUMNS)
 # The columns of those that the job gathers.
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     COUNT: {"fit": pl.String, "num_users": pl.Int64, "num_pairs": pl.Int64},
@@ -39,14 +39,6 @@ class TowerFit:
     item_ids: pa.Array  # of the known pairs, sorted
     num_users: int
     num_pairs: int
-
-
-def spread_users(files: Iterable[pa.RecordBatch], *, as_of: datetime, num_shares: int) -> Iterator[pa.RecordBatch]:
-    """Read files of gold/interactions (rows of TABLE_FILES), and pack what was known before `as_of` by share of whole users."""
-    for file in rows_of(files):
-        for found in table_rows(file["location"], READ):
-            known = found.filter(pl.col("event_time") < as_of)
-            yield from packed(known, INTERACTION, shards_by(known["user_key"], num_shares))
 
 
 def count_known(parts: Iterable[pa.RecordBatch], *, moments: Mapping[str, datetime]) -> Iterator[pa.RecordBatch]:
@@ -99,19 +91,3 @@ def write_representations(
                 yield from stored.cast(VECTORS_TABLE.schema).to_batches()
 
     yield from write_rows(vectors(), lake=lake, table=VECTORS_TABLE)
-
-
-def copy_vectors(
-    files: Iterable[pa.RecordBatch], *, lake: Lake, model: str, versions: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """Write the rows of some versions in files of gold/vectors again; a file's kind is that of its vectors."""
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        for file in rows_of(files):
-            for found in table_rows(file["location"], VECTORS_TABLE.schema):
-                of_versions = found.filter(pl.col("version").is_in(versions))
-                # A partition's values are not in its files.
-                whole = of_versions.with_columns(model=pl.lit(model), kind=pl.lit(file["kind"]))
-                yield from whole.to_arrow().cast(VECTORS_TABLE.schema).to_batches()
-
-    yield from write_rows(kept(), lake=lake, table=VECTORS_TABLE)

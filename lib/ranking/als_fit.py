@@ -34,6 +34,7 @@ from lib.ranking.als_checkpoints import Checkpoints, Sides
 from lib.ranking.als_factors import factors_of, first_factors, vectors_array
 from lib.ranking.als_sweeps import Block, Side, Solving, sweep
 from lib.ranking.als_tasks import VECTORS
+from lib.ranking.known_pairs import spread_interactions
 from lib.tables import contract
 
 SAID = "said"  # kind of a part: a line for the log
@@ -177,8 +178,9 @@ class BlockedFits:
     @cached_property
     def interactions(self) -> Parts:
         """What any of the fits may know, by shard of users."""
-        files = self.run.files_of({als_tasks.INTERACTION: "gold/interactions"})
-        read = files.then(als_tasks.read_interactions, until=self.until, num_shards=self.num_tasks)
+        files = self.run.files_of({"": "gold/interactions"})
+        given = {"columns": als_tasks.TAKEN, "until": self.until, "num_shards": self.num_tasks}
+        read = files.then(spread_interactions, **given)
         return read.to_shards(self.num_tasks).keep()
 
     def pairs(self, as_of: datetime, half_life_days: float | None) -> Pairs | None:

@@ -10,12 +10,12 @@ from datetime import datetime
 import polars as pl
 import pyarrow as pa
 
-from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked, write_rows
-from lib.lake.lake import Lake
+from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked
+from lib.ranking.known_pairs import INTERACTION
 from lib.ranking.validation import wanted_items
 from lib.tables import contract
 
-INTERACTION, USER_PAIR, ITEM_PAIR, FACTOR = "interaction", "user", "item", "factor"
+USER_PAIR, ITEM_PAIR, FACTOR = "user", "item", "factor"
 WEIGHT, WANTED = "weight", "wanted"
 GATHERED: dict[str, dict[str, type[pl.DataType]]] = {
     WEIGHT: {"weight": pl.Float64, "number": pl.UInt32},
@@ -27,24 +27,6 @@ PAIRS = pa.schema(
 )
 TAKEN = ("user_key", "item_id", "event_time", "weight")
 VECTORS = "gold/vectors"
-
-
-def read_interactions(files: Iterable[pa.RecordBatch], *, until: datetime, num_shards: int) -> Iterator[pa.RecordBatch]:
-    """The interactions before `until` by shard of their users.
-
-    Raises:
-        ValueError: a weight is no finite number.
-    """
-    schema = contract("gold/interactions").schema
-    for file in rows_of(files):
-        for rows in table_rows(file["location"], pa.schema([schema.field(name) for name in TAKEN])):
-            known = rows.filter(pl.col("event_time") < until)
-            num_wrong = known.select((~pl.col("weight").is_finite()).sum()).item()
-            if num_wrong:
-                raise ValueError(
-                    f"gold/interactions: {num_wrong} rows have a weight that is no finite number; run featurize again"
-                )
-            yield from packed(known, INTERACTION, shards_by(known["user_key"], num_shards))
 
 
 def weighed_pairs(interactions: pl.DataFrame, *, as_of: datetime, half_life_days: float | None) -> pl.DataFrame:
@@ -95,24 +77,6 @@ def read_vectors(
                 pl.lit(kind).alias("kind"), "id", "values"
             )
             yield from packed(of_version, FACTOR, shards_by(of_version["id"], num_shards))
-
-
-def copy_vectors(
-    files: Iterable[pa.RecordBatch], *, lake: Lake, model: str, versions: Collection[str]
-) -> Iterator[pa.RecordBatch]:
-    """Write the vectors of versions of a model, from files of gold/vectors, into files that this run commits."""
-    table = contract(VECTORS)
-    stored = pa.schema([field for field in table.schema if field.name not in table.partition_by])
-
-    def of_versions() -> Iterator[pa.RecordBatch]:
-        for file in rows_of(files):
-            kind = "user" if "kind=user" in file["location"] else "item"
-            for rows in table_rows(file["location"], stored):
-                kept = rows.filter(pl.col("version").is_in([*versions]))
-                named = kept.with_columns(model=pl.lit(model), kind=pl.lit(kind)).select(table.schema.names)
-                yield from named.to_arrow().cast(table.schema).to_batches()
-
-    yield from write_rows(of_versions(), lake=lake, table=table)
 
 
 def find_wanted(files: Iterable[pa.RecordBatch], *, start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from lib.ranking.metrics import METRICS, ranking_metrics
 from lib.statistics.bootstrap import Floats, percentile_interval, resampled_sums
 
-SEGMENTS = ("all", "returning", "unseen")
-REFERENCE = "popularity"  # what the other strategies are compared with, user by user
+SEGMENTS = ("all", "returning", "unseen", "light", "heavy")
+HEAVY_FROM = 10  # items that a heavy user knew; a light one knew fewer, an unseen one none
+REFERENCE = "popularity"  # what the other strategies are compared with in every metric, user by user
+COMPARED = "ndcg"  # in which every two strategies are
 DRAWN = "num_drawn"  # the metric name of rows with the number of users in each resample
 
 SUMS_SCHEMA = pa.schema(
@@ -52,7 +54,7 @@ def shard_sums(shard: pa.Table, *, k: int, num_resamples: int, seed: int) -> pa.
 
     Args:
         shard: `shard`, `question`, `strategy`, `user_key`, `user_hash` (64 bits; decides which resamples draw the
-            user), `is_returning`, `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null
+            user), `num_known` (items known before), `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null
             without a list).
         k: length of the lists.
         num_resamples: of the bootstrap.
@@ -77,8 +79,10 @@ def _sums_of_question(rows: pa.Table, *, k: int, num_resamples: int, seed: int) 
     listed = rows["hit_ranks"].is_valid().to_numpy().reshape(len(strategies), num_users)
     values = _values(rows, strategies, k=k)
     keys = rows["user_hash"][:num_users].to_numpy().view(np.uint64)
-    is_returning = rows["is_returning"][:num_users].to_numpy()
-    for segment, chosen in zip(SEGMENTS, (np.ones(num_users, bool), is_returning, ~is_returning), strict=True):
+    known = rows["num_known"][:num_users].to_numpy()
+    is_heavy, is_unseen = known >= HEAVY_FROM, known == 0
+    segments = (np.ones(num_users, bool), ~is_unseen, is_unseen, ~is_heavy & ~is_unseen, is_heavy)
+    for segment, chosen in zip(SEGMENTS, segments, strict=True):
         columns = np.column_stack([column[chosen] for column in values.values()])
         sums = resampled_sums(columns, keys[chosen], num_resamples=num_resamples, seed=seed)
         shared = {"question": rows["question"][0].as_py(), "segment": segment, "num_users": int(chosen.sum())}
@@ -102,7 +106,7 @@ def _sums_of_question(rows: pa.Table, *, k: int, num_resamples: int, seed: int) 
 
 
 def _values(rows: pa.Table, strategies: list[str], *, k: int) -> dict[tuple[str, str], Floats]:
-    """(strategy, metric) -> one value per user; differences from the reference are `<metric>_minus_popularity`."""
+    """(strategy, metric) -> one value per user; differences from another strategy are `<metric>_minus_<strategy>`."""
     values = ranking_metrics(_hits(rows["hit_ranks"].combine_chunks(), k), rows["num_relevant"].to_numpy())
     table = {
         (strategy, metric): part
@@ -115,7 +119,12 @@ def _values(rows: pa.Table, strategies: list[str], *, k: int) -> dict[tuple[str,
             for strategy, metric in table
             if strategy != REFERENCE
         }
-    return table
+    return table | {
+        (strategy, f"{COMPARED}_minus_{other}"): table[strategy, COMPARED] - table[other, COMPARED]
+        for strategy in strategies
+        for other in strategies
+        if REFERENCE not in (strategy, other) and strategy != other
+    }
 
 
 def _hits(hit_ranks: pa.ListArray, k: int) -> NDArray[np.bool_]:

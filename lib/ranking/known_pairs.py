@@ -1,10 +1,15 @@
 """Known pairs: users and items with interactions before a given moment, for all recommenders and the evaluation."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 import polars as pl
 import pyarrow as pa
 
+from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows
+from lib.tables.gold import INTERACTIONS
+
+INTERACTION = "interaction"  # kind of a part
 KNOWN_PAIRS = pa.schema(
     [
         ("user_key", pa.string()),
@@ -30,3 +35,33 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         pl.col("weight").sum(), pl.col("num_relevant").sum(), last_time=pl.col("event_time").max()
     )
     return pairs.filter(pl.col("weight") > 0).select(KNOWN_PAIRS.names)
+
+
+def interaction_schema(columns: Sequence[str]) -> pa.Schema:
+    """Some columns of gold/interactions."""
+    return pa.schema([INTERACTIONS.schema.field(name) for name in columns])
+
+
+def spread_interactions(
+    files: Iterable[pa.RecordBatch], *, columns: Sequence[str], until: datetime | None, num_shards: int
+) -> Iterator[pa.RecordBatch]:
+    """Read files of gold/interactions (rows of TABLE_FILES), and pack what was known before `until` by shard of whole users.
+
+    Args:
+        files: of the table.
+        columns: that are read, `user_key`, `event_time` and `weight` among them.
+        until: rows with an `event_time` at or after it are left out; None: none is.
+        num_shards: of users.
+
+    Raises:
+        ValueError: a weight is no finite number.
+    """
+    for file in rows_of(files):
+        for rows in table_rows(file["location"], interaction_schema(columns)):
+            known = rows if until is None else rows.filter(pl.col("event_time") < until)
+            num_wrong = known.select((~pl.col("weight").is_finite()).sum()).item()
+            if num_wrong:
+                raise ValueError(
+                    f"gold/interactions: {num_wrong} rows have a weight that is no finite number; run featurize again"
+                )
+            yield from packed(known, INTERACTION, shards_by(known["user_key"], num_shards))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lib.statistics.bootstrap import Floats
 
-METRICS = ("ndcg", "recall", "precision", "map", "hit_rate")
+METRICS = ("ndcg", "recall", "precision", "map", "mrr", "hit_rate")
 
 
 def ndcg(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) -> Floats:
@@ -48,6 +48,12 @@ def average_precision(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) 
     return np.asarray((precision_at * hits).sum(axis=1) / np.minimum(num_relevant, k))
 
 
+def reciprocal_rank(hits: NDArray[np.bool_]) -> Floats:
+    """One divided by the rank of the first relevant item, 0 without one; its mean over users is MRR@k."""
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.inf)
+    return np.asarray(1.0 / first)
+
+
 def hit_rate(hits: NDArray[np.bool_]) -> Floats:
     """1 for a user whose list holds any relevant item, else 0."""
     return np.asarray(hits.any(axis=1), dtype=np.float64)
@@ -71,5 +77,6 @@ def ranking_metrics(hits: NDArray[np.bool_], num_relevant: NDArray[np.int64]) ->
         "recall": recall(hits, num_relevant),
         "precision": precision(hits),
         "map": average_precision(hits, num_relevant),
+        "mrr": reciprocal_rank(hits),
         "hit_rate": hit_rate(hits),
     }

@@ -95,7 +95,9 @@ def models(facts: LakeFacts) -> Section:
     title = "Purchase model"
     rows = []
     if facts.has("gold/model_metrics"):
-        rows = facts.rows("SELECT * FROM gold.model_metrics WHERE model <> 'gan' ORDER BY metric, model")
+        rows = facts.rows(
+            "SELECT * FROM gold.model_metrics WHERE model NOT IN ('gan', 'ranker') ORDER BY metric, model"
+        )
         current = model_registry.current_model(facts.lake, "encoder")
         if current is not None:  # a candidate's rows stand beside it
             rows = [row for row in rows if row["version"] == current["version"]]

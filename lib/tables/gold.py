@@ -376,18 +376,27 @@ RANKING_METRICS = Table(
             "all or new: what users want in the window; next: what follows the events of a visit so far, for each event after "
             "the first of every visit that begins in the window",
         ),
-        required("strategy", TEXT, "the strategy; for a paired difference, the one that is compared with popularity"),
-        required("metric", TEXT, "ndcg, recall, precision, map, hit_rate, mrr, coverage, or <metric>_minus_popularity"),
+        required("strategy", TEXT, "the strategy; for a paired difference, the one that is compared"),
+        required(
+            "metric",
+            TEXT,
+            "ndcg, recall, precision, map, hit_rate, mrr; <metric>_minus_popularity, and ndcg_minus_<strategy> between every two; "
+            "of what lists show: coverage (share of items in a list), novelty (mean -log2 of the share of users who knew the item), "
+            "head_exposure (share of places for the tenth of items that most users knew), diversity (a list's categories by its items)",
+        ),
         required("k", INT, "length of the list"),
         required(
             "segment",
             TEXT,
-            "all, returning (had interacted before as_of) or unseen users; of next also other_item (what came is not in the "
+            "all, returning (had interacted before as_of) or unseen users, light and heavy ones (below 10 items, and from 10 on); "
+            "of next also other_item (what came is not in the "
             "visit so far) and repeat (it is)",
         ),
-        Column("value", REAL, "the metric, 0..1; null where the segment is empty"),
+        Column("value", REAL, "the metric, 0..1 but for novelty (bits); null where the segment is empty"),
         Column(
-            "low", REAL, "lower end of the 95 % bootstrap interval over users (of next: over visits); null for coverage"
+            "low",
+            REAL,
+            "lower end of the 95 % bootstrap interval over users (of next: over visits); null for what lists show",
         ),
         Column("high", REAL, "upper end"),
         required("num_users", COUNT, "users with a relevant item in the window; of next: events that were asked for"),

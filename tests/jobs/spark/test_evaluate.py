@@ -85,7 +85,11 @@ def test_metrics_equal_the_values_worked_by_hand(job: ModuleType, small_lake: Sm
     }
     assert {key: rows[key]["value"] for key in expected} == pytest.approx(expected)
     assert {(row["as_of"], row["split"], row["k"], row["seed"]) for row in rows.values()} == {(TEST_FROM, "test", 2, 0)}
-    assert {key: (row["num_users"], row["num_without_list"]) for key, row in rows.items() if key[3] == "ndcg"} == {
+    assert {
+        key: (row["num_users"], row["num_without_list"])
+        for key, row in rows.items()
+        if key[3] == "ndcg" and key[1] not in ("light", "heavy")
+    } == {
         ("all", "all", "popularity", "ndcg"): (2, 0),
         ("all", "returning", "popularity", "ndcg"): (1, 0),
         ("all", "unseen", "popularity", "ndcg"): (1, 0),
@@ -105,9 +109,31 @@ def test_metrics_equal_the_values_worked_by_hand(job: ModuleType, small_lake: Sm
         ("new", "returning", "rebuy_then_popularity", "ndcg"): (1, 0),
         ("new", "unseen", "rebuy_then_popularity", "ndcg"): (1, 0),
     }
+    # Ann knew two items, so she is a light user; nobody is heavy.
+    assert rows["all", "light", "popularity", "ndcg"]["value"] == pytest.approx(SECOND / ideal)
+    assert rows["all", "heavy", "popularity", "ndcg"]["value"] is None
+    assert rows["all", "all", "rebuy", "ndcg_minus_rebuy_then_popularity"]["value"] == pytest.approx(-SECOND / 2)
+    assert rows["all", "all", "popularity", "mrr"]["value"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    # One of the two users who were known before knew each of a, b and d; c, which is shown, was not known and has no surprise.
+    assert rows["all", "all", "popularity", "novelty"]["value"] == pytest.approx(1.0)
+    assert rows["all", "all", "popularity", "head_exposure"]["value"] == pytest.approx(
+        1.0
+    )  # all three are known to one
+    assert rows["all", "all", "popularity", "diversity"]["value"] is None
     coverage, ndcg = rows["all", "all", "popularity", "coverage"], rows["all", "all", "popularity", "ndcg"]
     assert (coverage["low"], coverage["high"]) == (None, None)
     assert (ndcg["low"], ndcg["high"]) == pytest.approx((SECOND / ideal, SECOND))
+
+
+@pytest.mark.slow
+def test_a_list_is_as_diverse_as_it_has_categories_for_its_items(job: ModuleType, small_lake: SmallLake) -> None:
+    shop(small_lake)
+    paths = {"a": ["x"], "b": ["x"], "d": []}
+    small_lake.put("silver/items", *({"item_id": item, "category": path} for item, path in paths.items()))
+    rows = measured(job, small_lake)
+    # Ann is shown a and b, which are of one kind; dan b, and c, which nobody knew.
+    assert rows["all", "all", "rebuy_then_popularity", "diversity"]["value"] == pytest.approx((1 / 2 + 1) / 2)
+    assert rows["new", "returning", "popularity", "diversity"]["value"] is None  # c, and d of no kind
 
 
 @pytest.mark.slow

@@ -3,7 +3,17 @@ import numpy as np
 import pytest
 
 from lib.candidates.features import FEATURES, GROUPS
-from lib.candidates.ranker import Examples, fitted, joined, moving_groups, ndcg_by_trees, ndcg_of, ordinary, predicted
+from lib.candidates.ranker import (
+    Examples,
+    fitted,
+    joined,
+    moving_groups,
+    ndcg_by_trees,
+    ndcg_of,
+    ordinary,
+    predicted,
+    text_of,
+)
 
 OPTIONS = {"min_data_in_leaf": 5, "num_leaves": 7, "learning_rate": 0.2, "seed": 0}
 
@@ -68,6 +78,9 @@ def test_parts_are_joined_with_their_users_apart() -> None:
 
 def test_a_ranker_goes_through_its_text() -> None:
     booster = fitted(planted(0), num_trees=10, options=OPTIONS)
-    again = lgb.Booster(model_str=booster.model_to_string())
+    again = lgb.Booster(model_str=text_of(booster))
     features = planted(3).features
     np.testing.assert_array_equal(predicted(again, features), predicted(booster, features))
+    first = lgb.Booster(model_str=text_of(booster, num_trees=4))
+    np.testing.assert_array_equal(predicted(first, features), predicted(booster, features, num_trees=4))
+    assert "machines" not in text_of(booster)

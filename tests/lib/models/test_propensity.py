@@ -14,10 +14,12 @@ import pytest
 
 from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
 from lib.engines.local_tasks import LocalEngine
-from lib.models import propensity, tasks
+from lib.models import propensity
 from lib.models.baselines import Linear
 from lib.models.calibration import Calibration
 from lib.models.propensity import NUM_BINS, Served, bins_of, deciles_of
+from lib.models.rows import INTERACTION_COLUMNS
+from lib.ranking.known_pairs import spread_interactions
 from tests.lakes import TEST_FROM, VALID_FROM, SmallLake
 
 NUM_SHARDS = 3
@@ -109,7 +111,9 @@ def written(lake: SmallLake, engine: LocalEngine, *, with_spend: bool = True) ->
     parts, shop_spend = predicted.of(propensity.PREDICTION), None
     if with_spend:
         later = TEST_FROM + timedelta(days=5)
-        shares = interactions.then(tasks.spread_users, as_of=later, num_shares=2).to_shards(2)
+        shares = interactions.then(
+            spread_interactions, columns=INTERACTION_COLUMNS, until=later, num_shards=2
+        ).to_shards(2)
         known = profiles.then(propensity.spread_profiles, **by).union(shares.then(propensity.spread_days, **by))
         spent = known.to_shards(NUM_SHARDS).then(propensity.count_spend).collected()
         spend, num_days = gathered(spent, propensity.SPEND, propensity.GATHERED).sum().row(0)

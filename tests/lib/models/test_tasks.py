@@ -14,9 +14,11 @@ from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
 from lib.engines.local_tasks import LocalEngine, batches_of
 from lib.models import tasks
 from lib.models.purchase_encoder import PurchaseEncoder
-from lib.models.rows import Weights
+from lib.models.rows import INTERACTION_COLUMNS, Weights
 from lib.models.tasks import TowerFit
 from lib.models.two_tower import TwoTower
+from lib.ranking.known_pairs import spread_interactions
+from lib.ranking.vector_files import copy_vectors
 from tests.lakes import TEST_FROM, VALID_FROM, SmallLake
 
 NUM_USERS, NUM_SHARES = 40, 3
@@ -59,7 +61,9 @@ def test_whole_users_are_in_one_share_and_every_row_is_in_one(lake: SmallLake, e
     lake.put("gold/interactions", *interactions(), base=COUNTS)
     read = engine.over(files(lake, "gold/interactions"), task_bytes=1)
     assert len(read.partitions) == 3, "a file a day"
-    shares = read.then(tasks.spread_users, as_of=TEST_FROM, num_shares=NUM_SHARES).to_shards(NUM_SHARES)
+    shares = read.then(
+        spread_interactions, columns=INTERACTION_COLUMNS, until=TEST_FROM, num_shards=NUM_SHARES
+    ).to_shards(NUM_SHARES)
     fit = TowerFit("v", TEST_FROM, pa.array(ITEMS), NUM_USERS, 3 * NUM_USERS)
     found = [tasks.pairs_of(batches_of(share), fit, Weights(30, 0.1)) for share in shares.partitions]
     assert sorted(user for known in found for user in known.user_keys.to_pylist()) == [
@@ -78,7 +82,9 @@ def reaching_the_driver(lake: SmallLake, engine: LocalEngine, factor: int) -> in
     """Bytes of what tasks tell of a log."""
     lake.put("gold/interactions", *interactions(factor), base=COUNTS)
     read = engine.over(files(lake, "gold/interactions"), task_bytes=1 << 30)
-    shares = read.then(tasks.spread_users, as_of=TEST_FROM, num_shares=NUM_SHARES).to_shards(NUM_SHARES)
+    shares = read.then(
+        spread_interactions, columns=INTERACTION_COLUMNS, until=TEST_FROM, num_shards=NUM_SHARES
+    ).to_shards(NUM_SHARES)
     counted = shares.then(tasks.count_known, moments=MOMENTS)
     items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items)
     towers = TwoTower(torch.zeros(7, 1, dtype=torch.int64), 64)
@@ -112,7 +118,7 @@ def test_representations_are_those_of_the_encoder_and_other_versions_are_kept(
     lake.put("gold/vectors", *({"version": version, "id": "x"} for version in ("old", "older")), base=base)
     folder = lake.lake.folder / "gold" / "vectors"
     copied = engine.over(files(lake, "gold/vectors").set_column(2, "kind", pa.array(["user"])), task_bytes=1).then(
-        tasks.copy_vectors, lake=lake.lake, model="encoder", versions=["old"]
+        copy_vectors, lake=lake.lake, model="encoder", versions=["old"]
     )
     (kept,) = files_of(copied.collected(), "gold/vectors")
     assert kept.partition_values == file.partition_values == {"model": "encoder", "kind": "user"}

@@ -15,13 +15,13 @@ JUDGED = pa.schema(
         ("strategy", pa.string()),
         ("user_key", pa.string()),
         ("user_hash", pa.int64()),
-        ("is_returning", pa.bool_()),
+        ("num_known", pa.int64()),
         ("num_relevant", pa.int64()),
         ("hit_ranks", pa.list_(pa.int32())),
     ]
 )
 BOOTSTRAP = {"k": 2, "num_resamples": 200, "seed": 1}
-BASE = {"shard": 0, "question": "all", "strategy": "popularity", "is_returning": True, "num_relevant": 1}
+BASE = {"shard": 0, "question": "all", "strategy": "popularity", "num_known": 3, "num_relevant": 1}
 
 
 def judged(*rows: dict[str, Any]) -> pa.Table:
@@ -52,7 +52,7 @@ def some_users(num_shards: int) -> pa.Table:
                         "question": question,
                         "strategy": strategy,
                         "user_key": f"u{user:02}",
-                        "is_returning": user % 4 != 0,
+                        "num_known": user % 4 * 7,
                         "num_relevant": 3,
                         "hit_ranks": None if strategy == "als" and user % 3 == 0 else ranks,
                     }
@@ -66,20 +66,27 @@ def test_values_are_means_over_all_users_of_the_segment_and_those_without_a_list
             {"user_key": "a", "hit_ranks": [1]},
             {"user_key": "b", "hit_ranks": [2], "num_relevant": 2},
             {"user_key": "c", "hit_ranks": None},
-            {"user_key": "d", "hit_ranks": [], "is_returning": False},
+            {"user_key": "d", "hit_ranks": [], "num_known": 0},
         )
     )
     means = {metric: summary["all", "all", "popularity", metric]["value"] for metric in METRICS}
     ndcg_of_b = (1 / np.log2(3)) / (1 + 1 / np.log2(3))
     assert means == pytest.approx(
-        {"ndcg": (1 + ndcg_of_b) / 4, "recall": 1.5 / 4, "precision": 1 / 4, "map": (1 + 0.25) / 4, "hit_rate": 2 / 4}
+        {
+            "ndcg": (1 + ndcg_of_b) / 4,
+            "recall": 1.5 / 4,
+            "precision": 1 / 4,
+            "map": (1 + 0.25) / 4,
+            "mrr": 1.5 / 4,
+            "hit_rate": 2 / 4,
+        }
     )
     counts = {
         segment: (row["num_users"], row["num_without_list"])
         for (_, segment, _, metric), row in summary.items()
         if metric == "ndcg"
     }
-    assert counts == {"all": (4, 1), "returning": (3, 1), "unseen": (1, 0)}
+    assert counts == {"all": (4, 1), "returning": (3, 1), "unseen": (1, 0), "light": (3, 1), "heavy": (0, 0)}
 
 
 def test_differences_pair_each_user_with_itself() -> None:
@@ -95,6 +102,24 @@ def test_differences_pair_each_user_with_itself() -> None:
     assert difference["value"] == 0.5
     assert (difference["low"], difference["high"]) == (0.0, 1.0)
     assert ("all", "all", "popularity", "hit_rate_minus_popularity") not in summary
+
+
+def test_every_two_strategies_are_compared_in_ndcg_user_by_user() -> None:
+    summary = summary_of(
+        judged(
+            *({"user_key": user, "hit_ranks": [], "num_known": 12} for user in "ab"),
+            {"user_key": "a", "hit_ranks": [1], "strategy": "als", "num_known": 12},
+            {"user_key": "b", "hit_ranks": [], "strategy": "als", "num_known": 12},
+            {"user_key": "a", "hit_ranks": [], "strategy": "ease", "num_known": 12},
+            {"user_key": "b", "hit_ranks": [2], "strategy": "ease", "num_known": 12},
+        )
+    )
+    second = 1 / np.log2(3)
+    difference = summary["all", "heavy", "als", "ndcg_minus_ease"]
+    assert difference["value"] == pytest.approx((1 - second) / 2)
+    assert (difference["low"], difference["high"]) == pytest.approx((-second, 1.0))
+    assert summary["all", "heavy", "ease", "ndcg_minus_als"]["value"] == pytest.approx((second - 1) / 2)
+    assert ("all", "all", "als", "recall_minus_ease") not in summary
 
 
 def test_shards_and_their_order_change_nothing() -> None:
