@@ -36,6 +36,7 @@ FOLDER = Path(tempfile.gettempdir()) / f"cartwheel-tasks-{os.getuid()}"
 # Kept for the next job of this process, since its start takes seconds, and the store's variables that its processes know.
 _pool: ProcessPoolExecutor | None = None
 _known: dict[str, str] = {}
+_size = 0  # of the pool: tasks that run together need a process each
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,16 @@ class LocalEngine:
     def pool(self) -> ProcessPoolExecutor:
         """The processes; started at first use, each with one thread, for all cores are taken.
 
-        Others are started where the variables by which a store is reached are no longer those that they know.
+        Others are started where the variables by which a store is reached are no longer those that they know, or where
+        they are too few.
         """
-        global _pool, _known  # noqa: PLW0603
+        global _pool, _known, _size  # noqa: PLW0603
         known = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-        if _pool is not None and known != _known:
+        if _pool is not None and (known != _known or _size < self.parallelism):
             _pool.shutdown(wait=False)
             _pool = None
         if _pool is None:
-            _known = known
+            _known, _size = known, self.parallelism
             os.environ.setdefault("POLARS_MAX_THREADS", "1")
             _pool = ProcessPoolExecutor(
                 self.parallelism, multiprocessing.get_context("spawn"), initializer=_begin_worker

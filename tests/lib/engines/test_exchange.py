@@ -70,6 +70,13 @@ def ranks(engine: Engine, num_tasks: int = 2, **given: Any) -> list[int]:
     return sorted(pl.read_ipc_stream(content)["rank"].item() for _, content in found)
 
 
+def test_more_tasks_than_an_earlier_engine_had_processes_run_together_all_the_same() -> None:
+    for number in (2, 3):
+        engine = LocalEngine(number)
+        assert ranks(engine, num_tasks=number) == list(range(number))
+        engine.close()
+
+
 def test_tasks_that_run_together_tell_each_other(engine: Engine) -> None:
     assert ranks(engine) == [0, 1]
     assert ranks(engine, num_tasks=1) == [0]
