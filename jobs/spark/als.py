@@ -36,7 +36,6 @@ from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validatio
 from lib.settings import JobSettings
 
 MODEL = "als"
-WHERE = {"model": MODEL}
 
 
 class AlsSettings(PromotionSettings, JobSettings):
@@ -220,8 +219,8 @@ def copied(run: SparkRun, versions: Sequence[str]) -> list[AddAction]:
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
         fits = fits_of(run, settings)
-        if run.lake.last_committed_run(VECTORS, transaction_id("als", VECTORS, WHERE)) >= run.number:
-            run.commit_written(VECTORS, [], where=WHERE)  # it was cut off afterwards
+        if run.lake.last_committed_run(VECTORS, transaction_id("als", VECTORS, {"model": MODEL})) >= run.number:
+            run.commit_written("gold/vectors", [], where={"model": MODEL})  # it was cut off afterwards
             fits.drop_checkpoints()
             return
         chosen = searched(run, fits, settings.hyperparameters) if settings.search else settings.hyperparameters
@@ -250,7 +249,7 @@ def main(settings: AlsSettings) -> None:
             for name, moment in earlier_moments(run, settings.num_earlier_fits).items():
                 files += fit(name, moment, None) or []
         files += copied(run, of_version(stored, kept) if kept else [])
-        run.commit_written(VECTORS, files, where=WHERE)
+        run.commit_written("gold/vectors", files, where={"model": MODEL})
         fits.drop_checkpoints()
 
 

@@ -134,7 +134,8 @@ def test_what_is_more_than_one_call_brings_comes_whole(tmp_path: Path, monkeypat
 
 def test_who_shows_another_token_gets_nothing(tmp_path: Path) -> None:
     errors = run_pair(tmp_path, ("token", "another"))
-    assert all(isinstance(error, RetryableError) and "another token" in str(error) for error in errors)
+    assert all(isinstance(error, RetryableError) for error in errors)
+    assert any("another token" in str(error) for error in errors)  # who asks later may find that the other is gone
 
 
 def test_a_peer_that_says_nothing_is_lost_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
