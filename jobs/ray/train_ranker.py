@@ -68,9 +68,9 @@ class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
     max_users: int = Field(
         10_000, ge=1, description="users of a window whose candidates are learned from, drawn by their keys"
     )
-    max_trees: int = Field(300, ge=10, le=10_000, description="trees at most; the last window chooses how many")
+    max_trees: int = Field(120, ge=10, le=10_000, description="trees at most; the last window chooses how many")
     num_leaves: int = Field(31, ge=2, le=4096, description="leaves of a tree")
-    learning_rate: float = Field(0.05, gt=0, le=1, description="shrinkage of each tree")
+    learning_rate: float = Field(0.1, gt=0, le=1, description="shrinkage of each tree")
     min_leaf_candidates: int = Field(50, ge=1, description="candidates in a leaf at least")
     max_failures: int = Field(3, ge=0, description="how often lost workers are restarted")
     seed: int = Field(0, ge=0, description="seed of the trees' samples")

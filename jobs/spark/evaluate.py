@@ -55,10 +55,10 @@ class EvaluateSettings(JobSettings):
         20, ge=1, le=1000, description="ranks that count for the hit rate and MRR of what comes next in a visit"
     )
     next_visits: int = Field(
-        200_000, ge=10, le=5_000_000, description="latest visits before `as_of` from which is learnt what comes next"
+        50_000, ge=10, le=5_000_000, description="latest visits before `as_of` from which is learnt what comes next"
     )
     next_judged: int = Field(
-        50_000,
+        10_000,
         ge=10,
         description="events that are asked for, about; where the window's visits have more, their ids choose among these",
     )
