@@ -25,6 +25,7 @@ def test_metrics_of_one_list_equal_the_values_worked_by_hand() -> None:
             "recall": 2 / 3,
             "precision": 2 / 4,
             "map": (1 / 1 + 2 / 3) / 3,
+            "mrr": 1.0,
             "hit_rate": 1.0,
         }
     )
@@ -32,8 +33,12 @@ def test_metrics_of_one_list_equal_the_values_worked_by_hand() -> None:
 
 def test_the_ideal_list_is_cut_at_k_when_there_are_more_relevant_items() -> None:
     assert metrics_of([1, 1], 5) == pytest.approx(
-        {"ndcg": 1.0, "recall": 2 / 5, "precision": 1.0, "map": 1.0, "hit_rate": 1.0}
+        {"ndcg": 1.0, "recall": 2 / 5, "precision": 1.0, "map": 1.0, "mrr": 1.0, "hit_rate": 1.0}
     )
+
+
+def test_the_reciprocal_rank_is_that_of_the_first_hit() -> None:
+    assert metrics_of([0, 0, 1, 1], 2)["mrr"] == pytest.approx(1 / 3)
 
 
 def test_a_user_without_a_list_scores_zero_in_every_metric() -> None:
