@@ -10,7 +10,9 @@ An item that nobody has touched is in no list. No strategy falls back to another
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
+import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -55,6 +57,12 @@ class Writer:
     wording: Wording
     rules: Rules = NO_RULES
 
+    @cached_property
+    def booster(self) -> lgb.Booster:
+        """The ranker's trees, read once for all blocks."""
+        assert self.ranker is not None
+        return lgb.Booster(model_str=self.ranker.text)
+
     def lists(self, block: Histories, candidates: Candidates) -> Iterator[pl.DataFrame]:
         """Rows with strategy, question, user_key, rank, item_id, score and reason."""
         num_buyers = self.retrieval.catalogue.num_buyers
@@ -97,8 +105,8 @@ class Writer:
     def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[pl.DataFrame]:
         """The ranker's order of all candidates, and of the new ones; with rules, also what it would be without them."""
         catalogue = self.retrieval.catalogue
-        features, booster = features_of(candidates, block, catalogue), ranker.booster
-        scores = predicted(booster, features)
+        features = features_of(candidates, block, catalogue)
+        scores = predicted(self.booster, features)
         variants = {RANKED: self.rules, **({WITHOUT_RULES: NO_RULES} if self.rules.are_on else {})}
         places: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int32]]] = {}
         for question in ("all", "new"):
@@ -110,7 +118,7 @@ class Writer:
                 places[strategy, question] = asked[place], rank
         shown = np.unique(np.concatenate([place for place, _ in places.values()]))
         moved = np.full(len(scores), -1)
-        moved[shown] = moving_groups(booster, features[shown], scores[shown], ranker.usual)
+        moved[shown] = moving_groups(self.booster, features[shown], scores[shown], ranker.usual)
         for (strategy, question), (place, rank) in places.items():
             listed = Proposed(candidates.user[place], candidates.item[place], rank, scores[place])
             reasons = self._moved(block, listed, candidates.pair[place], moved[place])

@@ -42,11 +42,6 @@ class Ranker(NamedTuple):
     text: str  # LightGBM's
     usual: Floats  # an ordinary candidate, see `ordinary`
 
-    @property
-    def booster(self) -> lgb.Booster:
-        """The trees."""
-        return lgb.Booster(model_str=self.text)
-
 
 class Examples(NamedTuple):
     """Candidates of G users, each user's together, with what they bought in a window."""

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -96,16 +96,6 @@ def small_lake(tmp_path: Path) -> EncoderLake:
 @pytest.fixture(scope="module")
 def job() -> ModuleType:
     return load_job(JOBS["train_encoder"])
-
-
-@pytest.fixture
-def on_workers(job: ModuleType, ray_cluster: None) -> Iterator[None]:
-    """Ray's workers get the job's functions by value, for they cannot import its file."""
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(job)
-    yield
-    cloudpickle.unregister_pickle_by_value(job)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The job train_ranker: LambdaMART on two real Ray Train workers, on a shop in which people buy again what they bought last."""
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -54,16 +53,6 @@ def shop(lake: SmallLake, *, future: int = 0) -> None:
 
 def settings_of(job: ModuleType, lake: SmallLake, **more: Any) -> Any:
     return job.TrainRankerSettings(**lake.shared_settings, **(OPTIONS | more))
-
-
-@pytest.fixture
-def on_workers(job: ModuleType, ray_cluster: None) -> Iterator[None]:
-    """Ray's workers get the job's functions by value, for they cannot import its file."""
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(job)
-    yield
-    cloudpickle.unregister_pickle_by_value(job)
 
 
 @pytest.mark.slow

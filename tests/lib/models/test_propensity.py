@@ -1,9 +1,7 @@
 """The tasks that write gold/propensity_to_buy, run one after the other in this process."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,18 +22,6 @@ from tests.lakes import TEST_FROM, VALID_FROM, SmallLake
 
 NUM_SHARDS = 3
 HALF = Served("linear", "v", Linear(np.array([1.0]), 0.0), Calibration(2.0, 0.0))  # log odds are twice the feature
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> SmallLake:
-    return SmallLake(tmp_path)
-
-
-@pytest.fixture
-def engine() -> Iterator[LocalEngine]:
-    found = LocalEngine(1)
-    yield found
-    found.close()
 
 
 def files(lake: SmallLake, table: str) -> pa.Table:

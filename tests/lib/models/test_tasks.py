@@ -1,13 +1,11 @@
 """The tasks of train_encoder, run one after the other in this process."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import torch
 
 from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
@@ -25,18 +23,6 @@ NUM_USERS, NUM_SHARES = 40, 3
 ITEMS = [f"i{number}" for number in range(7)]
 MOMENTS = {"early": VALID_FROM, "late": TEST_FROM}
 COUNTS = {"split": "train", "weight": 1.0, "count": 1, "num_relevant": 1}
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> SmallLake:
-    return SmallLake(tmp_path)
-
-
-@pytest.fixture
-def engine() -> Iterator[LocalEngine]:
-    found = LocalEngine(1)
-    yield found
-    found.close()
 
 
 def interactions(factor: int = 1) -> list[dict[str, Any]]:
