@@ -19,23 +19,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
-from pyspark.sql import DataFrame, Window
-from pyspark.sql import functions as F
 
-from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.next_item import judging
-from lib.next_item.judging import JudgingWork
+from lib.engines.arrow_tasks import gathered
+from lib.engines.spark import SparkRun, start_run
+from lib.next_item import asking
+from lib.next_item.asking import AskingWork
 from lib.next_item.model import BEST, CHOICE_K, NextItemModel
-from lib.ranking.evaluation import HEAVY_FROM, SUMMARY_SCHEMA, SUMS_SCHEMA, shard_sums, summarised
-from lib.ranking.pairs_of_log import pairs_of_log
+from lib.ranking import judging
+from lib.ranking.judging import ItemFacts, ListsWork
+from lib.ranking.known_pairs import spread_interactions
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import NEXT
 
-COMPOSED = "rebuy_then_popularity"
-SHOWN = ("coverage", "novelty", "head_exposure", "diversity")  # figures of what lists show, without intervals
-HEAD_FRAC = 0.1  # of the items, those that most users knew
-USERS_PER_SHARD = 50_000  # at most, each with a question's lists of all strategies
+ROWS_PER_SHARD = 3_000_000  # of lists
 ASKED_PER_SHARD = 25_000  # events of visits
 
 
@@ -48,7 +45,7 @@ class EvaluateSettings(JobSettings):
         None,
         ge=1,
         le=100_000,
-        description="shards of users; unset: four a core of the cluster, and more for many users",
+        description="shards of users; unset: as many as their lists are worth",
     )
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
     next_k: int = Field(
@@ -64,182 +61,50 @@ class EvaluateSettings(JobSettings):
     )
 
 
-def wanted_items(interactions: DataFrame, known: DataFrame, *, split: str) -> DataFrame:
-    """One row per question, user and relevant item of the split.
-
-    The question `new` leaves out items that the user knew.
-    """
-    is_wanted = (F.col("split") == split) & (F.col("num_relevant") > 0)
-    wanted = interactions.where(is_wanted).select("user_key", "item_id").distinct()
-    new = wanted.join(known, on=["user_key", "item_id"], how="left_anti")
-    return wanted.withColumn("question", F.lit("all")).unionByName(new.withColumn("question", F.lit("new")))
-
-
-def population_of(wanted: DataFrame, known: DataFrame) -> DataFrame:
-    """One row per question and user with a wanted item: their number, and how many items the user knew before."""
-    returning = known.groupBy("user_key").agg(F.count("*").alias("num_known"))
-    users = wanted.groupBy("question", "user_key").agg(F.count("*").alias("num_relevant"))
-    return users.join(returning, on="user_key", how="left").select(
-        "question", "user_key", "num_relevant", F.coalesce("num_known", F.lit(0)).cast("bigint").alias("num_known")
-    )
-
-
-def judgeable(stored: DataFrame, *, as_of: datetime, k: int) -> DataFrame:
-    """The first k ranks of the lists as of this time, and the lists of `rebuy_then_popularity`."""
-    is_chosen = (F.col("as_of") == F.lit(as_of)) & (F.col("rank") <= k)
-    return with_composed(stored.where(is_chosen).select("strategy", "question", "user_key", "rank", "item_id"), k=k)
-
-
-def with_composed(lists: DataFrame, *, k: int) -> DataFrame:
-    """The lists, and those of `rebuy_then_popularity`: items bought before first, then popular ones, up to k ranks.
-
-    k popular items are always enough: each one that is left out as a duplicate is already in the list.
-    """
-    own = lists.where(F.col("strategy") == "rebuy").withColumn("part", F.lit(0))
-    popular = lists.where(F.col("strategy") == "popularity").withColumn("part", F.lit(1))
-    rest = popular.join(own.select("question", "user_key", "item_id"), ["question", "user_key", "item_id"], "left_anti")
-    place = F.row_number().over(Window.partitionBy("question", "user_key").orderBy("part", "rank"))
-    composed = own.unionByName(rest).withColumn("rank", place).where(F.col("rank") <= k)
-    return lists.unionByName(composed.withColumn("strategy", F.lit(COMPOSED)).drop("part"))
-
-
-def judged_lists(lists: DataFrame, wanted: DataFrame, population: DataFrame) -> DataFrame:
-    """One row per question, strategy and user of the population: `hit_ranks`, the ranks that hold a wanted item.
-
-    Null if the strategy has no list for the user, who stays in the population and scores zero.
-    """
-    is_hit = F.col("is_wanted").isNotNull()
-    found = lists.join(wanted.withColumn("is_wanted", F.lit(True)), ["question", "user_key", "item_id"], "left")
-    hits = found.groupBy("question", "strategy", "user_key").agg(
-        F.sort_array(F.collect_list(F.when(is_hit, F.col("rank")))).alias("hit_ranks")
-    )
-    strategies = lists.select("strategy").distinct()
-    everyone = population.crossJoin(F.broadcast(strategies))
-    return everyone.join(hits, on=["question", "strategy", "user_key"], how="left").select(
-        "question", "strategy", "user_key", "num_known", "num_relevant", "hit_ranks"
-    )
-
-
-def item_facts(known: DataFrame, described: DataFrame | None) -> DataFrame:
-    """One row an item that somebody knew, with what its place in a list is worth.
-
-    `surprise`: -log2 of the share of users who knew it. `is_head`: whether it is of the tenth that most users knew, ties with its
-    last among them. `tag`: its category, null where the log tells none.
-    """
-    num_users = known.select("user_key").distinct().count()
-    counted = known.groupBy("item_id").agg(F.count("*").alias("num_users"))
-    head_from = counted.agg(F.percentile_approx("num_users", 1 - HEAD_FRAC).alias("head_from"))
-    facts = counted.crossJoin(F.broadcast(head_from)).select(
-        "item_id",
-        (-F.log2(F.col("num_users") / num_users)).alias("surprise"),
-        (F.col("num_users") >= F.col("head_from")).alias("is_head"),
-    )
-    if described is None:
-        return facts.withColumn("tag", F.lit(None).cast("string"))
-    path = F.when(F.size("category") > 0, F.concat_ws("\x1f", "category")).alias("tag")
-    return facts.join(described.select("item_id", path), on="item_id", how="left")
-
-
-def shown_figures(lists: DataFrame, population: DataFrame, facts: DataFrame, *, num_items: int) -> DataFrame:
-    """One row per question, segment, strategy and figure of what its lists show the segment's users.
-
-    `coverage`: the share of items that are in a list. `novelty`: the mean surprise of a place, in bits. `head_exposure`: the share of
-    places that the tenth of items gets which most users knew. `diversity`: the mean over users of a list's categories by
-    its items, of those with a category; null where there are none.
-    """
-    is_heavy, is_known = F.col("num_known") >= HEAVY_FROM, F.col("num_known") > 0
-    ways = F.array(
-        F.lit("all"),
-        F.when(is_known, "returning").otherwise("unseen"),
-        F.when(is_heavy, "heavy").when(is_known, "light"),
-    )
-    segment = F.explode(F.array_compact(ways)).alias("segment")
-    shown = lists.join(population, on=["question", "user_key"], how="inner").join(facts, on="item_id", how="left")
-    shown = shown.select("question", "strategy", "user_key", "item_id", "surprise", "is_head", "tag", segment)
-    key = ["question", "segment", "strategy"]
-    of_users = shown.groupBy(*key, "user_key").agg(
-        F.try_divide(F.count_distinct("tag"), F.count("tag")).alias("variety")
-    )
-    diversity = of_users.groupBy(*key).agg(F.mean("variety").alias("diversity"))
-    figures = shown.groupBy(*key).agg(
-        (F.count_distinct("item_id") / num_items).alias("coverage"),
-        F.mean("surprise").alias("novelty"),
-        F.mean(F.col("is_head").cast("double")).alias("head_exposure"),
-    )
-    return figures.join(diversity, on=key, how="left").unpivot(
-        [*map(F.col, key)], [*map(F.col, SHOWN)], "metric", "value"
-    )
-
-
-def measured(judged: DataFrame, settings: EvaluateSettings, *, num_shards: int) -> DataFrame:
-    """Value and interval of every metric of every strategy: tasks sum shards of users, others add up a question's segment."""
-    k, num_resamples, seed = (
-        settings.k,
-        settings.num_resamples,
-        settings.seed,
-    )  # executors do not know the settings' class
-
-    def sums(shard: pa.Table) -> pa.Table:
-        return shard_sums(shard, k=k, num_resamples=num_resamples, seed=seed)
-
-    user_hash = F.xxhash64("user_key")
-    shard = F.pmod(user_hash, F.lit(num_shards)).cast("int")
-    sharded = judged.select("*", user_hash.alias("user_hash"), shard.alias("shard"))
-    of_shards = sharded.groupBy("shard").applyInArrow(sums, schema=spark_schema(SUMS_SCHEMA))
-    by_segment = of_shards.groupBy("question", "segment")
-    return by_segment.applyInArrow(summarised, schema=spark_schema(SUMMARY_SCHEMA)).persist()
-
-
-def with_shown(metrics: DataFrame, figures: DataFrame) -> DataFrame:
-    """The metrics, and a row for each figure of what is shown; coverage is zero if no user of the segment has a list."""
-    each = metrics.select("question", "segment", "strategy", "num_users", "num_without_list").distinct()
-    every = each.withColumn("metric", F.explode(F.array(*map(F.lit, SHOWN))))
-    rows = every.join(figures, on=["question", "segment", "strategy", "metric"], how="left")
-    is_covered = (F.col("num_users") > 0) & (F.col("metric") == "coverage")
-    value = F.when(is_covered, F.coalesce("value", F.lit(0.0))).otherwise(F.col("value")).alias("value")
-    unknown = F.lit(None).cast("double")
-    return metrics.unionByName(rows.select(*each.columns, "metric", value, unknown.alias("low"), unknown.alias("high")))
-
-
-def metric_rows(metrics: DataFrame, settings: EvaluateSettings, *, as_of: datetime, split: str) -> DataFrame:
-    """Metrics as rows of gold/ranking_metrics."""
-    return metrics.select(
-        F.lit(as_of).alias("as_of"),
-        F.lit(split).alias("split"),
-        "question",
-        "strategy",
-        "metric",
-        F.lit(settings.k).alias("k"),
-        "segment",
-        "value",
-        "low",
-        "high",
-        "num_users",
-        "num_without_list",
-        F.lit(settings.seed).cast("bigint").alias("seed"),
-    )
-
-
 def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> tuple[pa.Table | None, str]:
     """The rows about stored lists; None and the reason where there is nothing to judge."""
     for table in ("gold/recommendations", "gold/interactions"):
         if not run.has(table):
             return None, run.why_missing(table)
-    stored = run.read("gold/recommendations")
-    lists = judgeable(stored, as_of=run.as_of, k=settings.k).persist()
-    interactions = run.read("gold/interactions")
-    known = pairs_of_log(interactions, as_of=run.as_of).persist()
-    wanted = wanted_items(interactions, known, split=split).persist()
-    population = population_of(wanted, known).persist()
-    num_users, num_items = population.count(), known.select("item_id").distinct().count()
-    if not num_users:
+    num_rows = run.lake.num_rows("gold/recommendations", run.version_of("gold/recommendations"))
+    work = ListsWork(
+        as_of=run.as_of,
+        split=split,
+        k=settings.k,
+        num_resamples=settings.num_resamples,
+        seed=settings.seed,
+        num_shards=settings.num_shards or run.num_shards(num_rows, rows_per_shard=ROWS_PER_SHARD),
+    )
+    known = run.files_of({"": "gold/interactions"}).then(
+        spread_interactions, columns=judging.READ, until=None, num_shards=work.num_shards
+    )
+    lists = run.files_of({"": "gold/recommendations"}).then(judging.spread_lists, work=work)
+    parts = known.union(lists).to_shards(work.num_shards).then(judging.describe, work=work).keep()
+    found = parts.of(judging.COUNT, judging.ITEM, judging.STRATEGY).collected()
+    counts, items, strategies = (
+        gathered(found, kind, judging.GATHERED) for kind in (judging.COUNT, judging.ITEM, judging.STRATEGY)
+    )
+    num_asked, num_items = int(counts["num_asked"].sum()), items["item_id"].n_unique()
+    if not num_asked:
         return None, f"no user has a {run.mapping.relevance} in the {split} window"
-    run.log("population", users_and_questions=num_users, items=num_items)
-    num_shards = settings.num_shards or max(4 * run.num_cores, ceil(num_users / USERS_PER_SHARD))
-    metrics = measured(judged_lists(lists, wanted, population), settings, num_shards=num_shards)
-    facts = item_facts(known, run.read("silver/items") if run.has("silver/items") else None)
-    figures = shown_figures(lists, population, facts, num_items=num_items)
-    return metric_rows(with_shown(metrics, figures), settings, as_of=run.as_of, split=split).toArrow(), ""
+    if strategies.is_empty():
+        return None, f"no list is as of {run.as_of:%Y-%m-%d %H:%M}"
+    run.log("population", users_and_questions=num_asked, items=num_items)
+    described = None
+    if run.has("silver/items"):
+        described = pl.DataFrame(run.read_arrow("silver/items", ["item_id", "category"]))
+    facts = ItemFacts.of(items, int(counts["num_known_users"].sum()), strategies["strategy"].unique(), described)
+    judged = parts.then(judging.judge, facts=run.engine.broadcast(facts), work=work).keep()
+    figures = gathered(judged.of(judging.FIGURE).collected(), judging.FIGURE, judging.GATHERED)
+    summed = judged.but(judging.FIGURE).to_shards(judging.NUM_SEGMENTS).then(judging.sum_up).collected()
+    parts.drop()
+    judged.drop()
+    summary, covered = (gathered(summed, kind, judging.GATHERED) for kind in (judging.SUMMARY, judging.COVERED))
+    rows = judging.with_shown(
+        summary.sort("question", "segment", "strategy", "metric"), figures, covered, num_items=num_items
+    )
+    same = {"as_of": run.as_of, "split": split, "k": settings.k, "seed": settings.seed}
+    return rows.with_columns(**{name: pl.lit(value) for name, value in same.items()}).to_arrow(), ""
 
 
 def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
@@ -254,7 +119,7 @@ def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
     is_learnt = (pc.field("event_date") >= first) & (pc.field("started_at") < run.as_of)
     columns = ["session_id", "started_at", "items", "event_times"]
     stored = pl.DataFrame(run.read_arrow("gold/sessions", columns, is_learnt))
-    return judging.cut(stored, run.as_of).sort("started_at", "session_id").tail(at_most).select("started_at", "items")
+    return asking.cut(stored, run.as_of).sort("started_at", "session_id").tail(at_most).select("started_at", "items")
 
 
 def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | None:
@@ -297,7 +162,7 @@ def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> t
     if model is None:
         return None, f"no visit begins before {run.as_of:%Y-%m-%d %H:%M} to learn from"
     num_judged = min(num_asked, settings.next_judged)
-    work = JudgingWork(
+    work = AskingWork(
         begin=run.as_of,
         until=until,
         k=settings.next_k,
@@ -308,10 +173,10 @@ def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> t
         frac=num_judged / num_asked,
     )
     run.log("next: asked", events=num_judged, of_events=num_asked)
-    files = run.files_of({judging.SESSION: "gold/sessions"})
-    shards = files.then(judging.spread_visits, work=work).to_shards(work.num_shards)
-    found = shards.then(judging.judge, model=run.engine.broadcast(model), work=work).collected()
-    return next_rows(judging.summed_up(found), model, settings, as_of=run.as_of, split=split), ""
+    files = run.files_of({asking.SESSION: "gold/sessions"})
+    shards = files.then(asking.spread_visits, work=work).to_shards(work.num_shards)
+    found = shards.then(asking.judge, model=run.engine.broadcast(model), work=work).collected()
+    return next_rows(asking.summed_up(found), model, settings, as_of=run.as_of, split=split), ""
 
 
 def next_rows(

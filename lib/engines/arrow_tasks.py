@@ -121,9 +121,9 @@ def of_kinds(parts: Iterable[pa.RecordBatch], kinds: frozenset[str], *, are_want
 
 
 def table_rows(location: str, schema: pa.Schema) -> Iterator[pl.DataFrame]:
-    """The rows of a table's file with the columns of `schema`; one that the file lacks is null."""
+    """The rows of a table's file with the columns of `schema`, those of its partition too; one that both lack is null."""
     filesystem, path = filesystem_of(location)
-    dataset = ds.dataset(path, schema=schema, format="parquet", filesystem=filesystem)
+    dataset = ds.dataset(path, schema=schema, format="parquet", filesystem=filesystem, partitioning="hive")
     taken: list[pa.RecordBatch] = []
     for batch in dataset.to_batches(use_threads=False):
         taken.append(batch)

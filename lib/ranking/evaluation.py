@@ -2,20 +2,27 @@
 
 A shard of whole users holds one row per user, question and strategy; each strategy has the same users, with or without
 a list. The output of a shard does not grow with its users: sums over them, overall and in each bootstrap resample.
+Differences between strategies are paired, user by user, since they are differences of such sums over the same users and resamples.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lib.ranking.metrics import METRICS, ranking_metrics
 from lib.statistics.bootstrap import Floats, percentile_interval, resampled_sums
 
-SEGMENTS = ("all", "returning", "unseen", "light", "heavy")
+SEGMENTS: Mapping[str, tuple[str, ...]] = {  # each of parts that share no user
+    "all": ("unseen", "light", "heavy"),
+    "returning": ("light", "heavy"),
+    "unseen": ("unseen",),
+    "light": ("light",),
+    "heavy": ("heavy",),
+}
 HEAVY_FROM = 10  # items that a heavy user knew; a light one knew fewer, an unseen one none
 REFERENCE = "popularity"  # what the other strategies are compared with in every metric, user by user
 COMPARED = "ndcg"  # in which every two strategies are
@@ -49,133 +56,149 @@ SUMMARY_SCHEMA = pa.schema(
 )
 
 
-def shard_sums(shard: pa.Table, *, k: int, num_resamples: int, seed: int) -> pa.Table:
-    """Sums of every metric of every strategy over a shard's users, for `applyInArrow`: rows of `SUMS_SCHEMA`.
+class Sums(NamedTuple):
+    """Sums over users of a segment."""
+
+    num_users: int
+    num_without_list: int
+    total: float
+    resampled: Floats  # (num_resamples,)
+
+    def plus(self, other: "Sums") -> "Sums":
+        """The sums over these users and others."""
+        return Sums(
+            self.num_users + other.num_users,
+            self.num_without_list + other.num_without_list,
+            self.total + other.total,
+            self.resampled + other.resampled,
+        )
+
+    def minus(self, other: "Sums") -> "Sums":
+        """The sums over the same users of the differences from what the other sums."""
+        return self._replace(total=self.total - other.total, resampled=self.resampled - other.resampled)
+
+
+def segment_of(num_known: pl.Expr) -> pl.Expr:
+    """`unseen`, `light` or `heavy`, by how many items a user knew."""
+    return (
+        pl.when(num_known >= HEAVY_FROM)
+        .then(pl.lit("heavy"))
+        .when(num_known > 0)
+        .then(pl.lit("light"))
+        .otherwise(pl.lit("unseen"))
+    )
+
+
+def shard_sums(shard: pl.DataFrame, *, number: int, k: int, num_resamples: int, seed: int) -> pa.Table:
+    """Sums of every metric of every strategy over a shard's users: rows of `SUMS_SCHEMA`.
 
     Args:
-        shard: `shard`, `question`, `strategy`, `user_key`, `user_hash` (64 bits; decides which resamples draw the
+        shard: `question`, `strategy`, `user_key`, `user_hash` (64 bits, unsigned; decides which resamples draw the
             user), `num_known` (items known before), `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null
             without a list).
+        number: of the shard.
         k: length of the lists.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
     """
     rows = [
-        row
-        for question in pc.unique(shard["question"]).sort().to_pylist()
-        for row in _sums_of_question(
-            shard.filter(pc.equal(shard["question"], question)), k=k, num_resamples=num_resamples, seed=seed
-        )
+        {"shard": number, "question": question, **row}
+        for (question,), of_question in sorted(shard.partition_by("question", as_dict=True).items())
+        for row in _sums_of_question(of_question, k=k, num_resamples=num_resamples, seed=seed)
     ]
-    number = shard["shard"][0].as_py()
-    return pa.Table.from_pylist([{"shard": number, **row} for row in rows], schema=SUMS_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=SUMS_SCHEMA)
 
 
-def _sums_of_question(rows: pa.Table, *, k: int, num_resamples: int, seed: int) -> Iterator[dict[str, Any]]:
-    rows = rows.sort_by([("strategy", "ascending"), ("user_key", "ascending")]).combine_chunks()
-    strategies = pc.unique(rows["strategy"]).to_pylist()
-    num_users = rows.num_rows // len(strategies)
-    assert num_users * len(strategies) == rows.num_rows, "every strategy needs the same users"
-    listed = rows["hit_ranks"].is_valid().to_numpy().reshape(len(strategies), num_users)
-    values = _values(rows, strategies, k=k)
-    keys = rows["user_hash"][:num_users].to_numpy().view(np.uint64)
-    known = rows["num_known"][:num_users].to_numpy()
-    is_heavy, is_unseen = known >= HEAVY_FROM, known == 0
-    segments = (np.ones(num_users, bool), ~is_unseen, is_unseen, ~is_heavy & ~is_unseen, is_heavy)
-    for segment, chosen in zip(SEGMENTS, segments, strict=True):
-        columns = np.column_stack([column[chosen] for column in values.values()])
-        sums = resampled_sums(columns, keys[chosen], num_resamples=num_resamples, seed=seed)
-        shared = {"question": rows["question"][0].as_py(), "segment": segment, "num_users": int(chosen.sum())}
-        yield {
-            **shared,
-            "strategy": "",
-            "metric": DRAWN,
-            "num_without_list": 0,
-            "total": float(chosen.sum()),
-            "resampled": sums[:, -1],
-        }
-        for place, (strategy, metric) in enumerate(values):
-            yield {
-                **shared,
-                "strategy": strategy,
-                "metric": metric,
-                "num_without_list": int((~listed[strategies.index(strategy), chosen]).sum()),
-                "total": float(columns[:, place].sum()),
-                "resampled": sums[:, place],
-            }
-
-
-def _values(rows: pa.Table, strategies: list[str], *, k: int) -> dict[tuple[str, str], Floats]:
-    """(strategy, metric) -> one value per user; differences from another strategy are `<metric>_minus_<strategy>`."""
-    values = ranking_metrics(_hits(rows["hit_ranks"].combine_chunks(), k), rows["num_relevant"].to_numpy())
-    table = {
-        (strategy, metric): part
+def _sums_of_question(rows: pl.DataFrame, *, k: int, num_resamples: int, seed: int) -> Iterator[dict[str, Any]]:
+    rows = rows.sort("strategy", "user_key")
+    strategies = rows["strategy"].unique(maintain_order=True).to_list()
+    num_users = len(rows) // len(strategies)
+    assert num_users * len(strategies) == len(rows), "every strategy needs the same users"
+    listed = rows["hit_ranks"].is_not_null().to_numpy().reshape(len(strategies), num_users)
+    found = ranking_metrics(_hits(rows["hit_ranks"], k), rows["num_relevant"].to_numpy())
+    values = {
+        (strategy, metric): found[metric][place * num_users : (place + 1) * num_users]
         for metric in METRICS
-        for strategy, part in zip(strategies, np.split(values[metric], len(strategies)), strict=True)
+        for place, strategy in enumerate(strategies)
     }
-    if REFERENCE in strategies:
-        table |= {
-            (strategy, f"{metric}_minus_{REFERENCE}"): table[strategy, metric] - table[REFERENCE, metric]
-            for strategy, metric in table
-            if strategy != REFERENCE
+    users = rows[:num_users]
+    segments = users.select(segment_of(pl.col("num_known"))).to_series().to_numpy()
+    keys = users["user_hash"].to_numpy()
+    of_parts = {
+        part: _sums_of_users(values, keys, segments == part, num_resamples=num_resamples, seed=seed)
+        for part in SEGMENTS["all"]
+    }
+    for segment, parts in SEGMENTS.items():
+        chosen = np.isin(segments, parts)
+        shared = {"segment": segment, "num_users": int(chosen.sum())}
+        without = {
+            name: int((~of_strategy[chosen]).sum()) for name, of_strategy in zip(strategies, listed, strict=True)
         }
-    return table | {
-        (strategy, f"{COMPARED}_minus_{other}"): table[strategy, COMPARED] - table[other, COMPARED]
-        for strategy in strategies
-        for other in strategies
-        if REFERENCE not in (strategy, other) and strategy != other
-    }
+        totals, resampled = (np.sum([of_parts[part][place] for part in parts], axis=0) for place in (0, 1))
+        for place, (strategy, metric) in enumerate([*values, ("", DRAWN)]):
+            named = {"strategy": strategy, "metric": metric, "num_without_list": without.get(strategy, 0)}
+            yield {**shared, **named, "total": float(totals[place]), "resampled": resampled[:, place]}
 
 
-def _hits(hit_ranks: pa.ListArray, k: int) -> NDArray[np.bool_]:
+def _sums_of_users(
+    values: Mapping[tuple[str, str], Floats],
+    keys: NDArray[np.uint64],
+    chosen: NDArray[np.bool_],
+    *,
+    num_resamples: int,
+    seed: int,
+) -> tuple[Floats, Floats]:
+    """Over the chosen users, of each value and last their number: the sums (m + 1,), and those of resamples (num_resamples, m + 1)."""
+    columns = np.column_stack([column[chosen] for column in values.values()])
+    drawn = resampled_sums(columns, keys[chosen], num_resamples=num_resamples, seed=seed)
+    return np.append(columns.sum(axis=0), chosen.sum()), drawn
+
+
+def _hits(hit_ranks: pl.Series, k: int) -> NDArray[np.bool_]:
+    """[rows, k] whether the list has a relevant item there."""
     hits = np.zeros((len(hit_ranks), k), dtype=bool)
-    user = np.asarray(pc.list_parent_indices(hit_ranks))
-    hits[user, np.asarray(hit_ranks.flatten()) - 1] = True
+    at = hit_ranks.to_frame("rank").with_row_index("row").explode("rank").drop_nulls()
+    hits[at["row"].to_numpy(), at["rank"].to_numpy() - 1] = True
     return hits
 
 
 def summarised(sums: pa.Table) -> pa.Table:
-    """Values and intervals from the sums of all shards, for `applyInArrow`.
+    """Values and intervals from the sums of all shards, and of the differences between strategies: rows of SUMMARY_SCHEMA.
 
     Args:
         sums: rows of `SUMS_SCHEMA`, whole segments of questions, in any order; they are added in the order of the shards, so that the result is the
             same to the last digit.
 
     Returns:
-        question, segment, strategy, metric, value, low, high, num_users, num_without_list; a segment without users has
-        nulls.
+        A difference from another strategy is the metric `<metric>_minus_<strategy>`: from REFERENCE in every metric, between
+        every two strategies in COMPARED. A segment without users has nulls.
     """
     in_order = sums.sort_by("shard").combine_chunks()
     resampled = np.asarray(in_order["resampled"].combine_chunks().flatten()).reshape(in_order.num_rows, -1)
-    added: dict[tuple[str, str, str, str], tuple[int, int, float, Floats]] = {}
+    added: dict[tuple[str, str], dict[tuple[str, str], Sums]] = {}
     for row, draws in zip(in_order.drop_columns("resampled").to_pylist(), resampled, strict=True):
-        key = (row["question"], row["segment"], row["strategy"], row["metric"])
-        users, without, total, drawn = added.get(key, (0, 0, 0.0, np.zeros(len(draws))))
-        added[key] = (
-            users + row["num_users"],
-            without + row["num_without_list"],
-            total + row["total"],
-            drawn + draws,
-        )
+        of_segment = added.setdefault((row["question"], row["segment"]), {})
+        name = (row["strategy"], row["metric"])
+        more = Sums(row["num_users"], row["num_without_list"], row["total"], draws)
+        of_segment[name] = of_segment[name].plus(more) if name in of_segment else more
     rows = []
-    for (question, segment, strategy, metric), (users, without, total, drawn) in sorted(
-        added.items(), key=lambda item: item[0]
-    ):
-        if metric == DRAWN:
-            continue
-        num_drawn = added[question, segment, "", DRAWN][3]
-        low, high = percentile_interval(drawn, num_drawn) if users else (None, None)
-        rows.append(
-            {
-                "question": question,
-                "segment": segment,
-                "strategy": strategy,
-                "metric": metric,
-                "value": total / users if users else None,
-                "low": low,
-                "high": high,
-                "num_users": users,
-                "num_without_list": without,
-            }
-        )
+    for (question, segment), found in sorted(added.items(), key=lambda item: item[0]):
+        num_drawn = found.pop(("", DRAWN)).resampled
+        for (strategy, metric), of_all in sorted((found | _differences(found)).items(), key=lambda item: item[0]):
+            users = of_all.num_users
+            low, high = percentile_interval(of_all.resampled, num_drawn) if users else (None, None)
+            named = {"question": question, "segment": segment, "strategy": strategy, "metric": metric}
+            counted = {"num_users": users, "num_without_list": of_all.num_without_list}
+            rows.append(
+                {**named, **counted, "value": of_all.total / users if users else None, "low": low, "high": high}
+            )
     return pa.Table.from_pylist(rows, schema=SUMMARY_SCHEMA)
+
+
+def _differences(found: Mapping[tuple[str, str], Sums]) -> dict[tuple[str, str], Sums]:
+    return {
+        (strategy, f"{metric}_minus_{other}"): of_strategy.minus(of_other)
+        for (strategy, metric), of_strategy in found.items()
+        for (other, same), of_other in found.items()
+        if metric == same and strategy != other and (other == REFERENCE or metric == COMPARED)
+    }

@@ -1,5 +1,8 @@
 """The bootstrap over users: resamples that do not depend on how tasks share users, and percentile intervals."""
 
+import hashlib
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +26,12 @@ def resample_weights(keys: NDArray[np.uint64], *, num_resamples: int, seed: int)
     resamples = splitmix64(np.arange(num_resamples, dtype=np.uint64) + start)
     bits = splitmix64(keys[:, None] ^ resamples[None, :]) >> np.uint64(32)
     return np.asarray(np.searchsorted(_POISSON_1, bits, side="right"), dtype=np.int64)
+
+
+def keys_of(names: Iterable[str]) -> NDArray[np.uint64]:
+    """A key for each name, the same everywhere and in every release (BLAKE2b)."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 
 def resampled_sums(values: Floats, keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> Floats:

@@ -28,7 +28,7 @@ from lib.features.user_features import FEATURES
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, write_files
 from lib.pipeline import JOBS, ROOT
-from lib.ranking.pairs_of_log import pairs_of_log
+from lib.ranking.known_pairs import known_pairs
 from lib.tables import contract
 from tests import lakes
 
@@ -141,7 +141,7 @@ def test_interactions_are_pairs_by_moment_without_impressions_bots_and_unknown_u
 
 # A date within train, one between the splits that cuts a day, the very moment of an event, and the end.
 @pytest.mark.parametrize("day", [40.0, 84.37, 90.0, 100.0])
-def test_what_was_known_at_any_moment_is_what_silver_counts(job: ModuleType, spark: SparkSession, day: float) -> None:
+def test_what_was_known_at_any_moment_is_what_silver_counts(day: float) -> None:
     rng = random.Random(0)
     purchases = numbered(
         *(
@@ -158,7 +158,7 @@ def test_what_was_known_at_any_moment_is_what_silver_counts(job: ModuleType, spa
         event_weights={"purchase": 1.0},
         relevant="purchase",
     )
-    known = pairs_of_log(spark.createDataFrame(stored.to_arrow()), as_of=as_of).collect()
+    known = known_pairs(stored, as_of=as_of).to_dicts()
     assert {(row["user_key"], row["item_id"]): row["num_relevant"] for row in known} == counted
     assert {(row["user_key"], row["item_id"]): row["weight"] for row in known} == counted
 

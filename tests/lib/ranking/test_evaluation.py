@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -8,37 +9,37 @@ from lib.ranking.evaluation import SUMS_SCHEMA, shard_sums, summarised
 from lib.ranking.metrics import METRICS
 from lib.statistics.bootstrap import mean_interval
 
-JUDGED = pa.schema(
-    [
-        ("shard", pa.int32()),
-        ("question", pa.string()),
-        ("strategy", pa.string()),
-        ("user_key", pa.string()),
-        ("user_hash", pa.int64()),
-        ("num_known", pa.int64()),
-        ("num_relevant", pa.int64()),
-        ("hit_ranks", pa.list_(pa.int32())),
-    ]
+JUDGED = pl.Schema(
+    {
+        **{
+            "shard": pl.Int32,
+            "question": pl.String,
+            "strategy": pl.String,
+            "user_key": pl.String,
+            "user_hash": pl.UInt64,
+        },
+        **{"num_known": pl.Int64, "num_relevant": pl.Int64, "hit_ranks": pl.List(pl.Int32)},
+    }
 )
 BOOTSTRAP = {"k": 2, "num_resamples": 200, "seed": 1}
 BASE = {"shard": 0, "question": "all", "strategy": "popularity", "num_known": 3, "num_relevant": 1}
 
 
-def judged(*rows: dict[str, Any]) -> pa.Table:
+def judged(*rows: dict[str, Any]) -> pl.DataFrame:
     hashes = {key: number for number, key in enumerate(sorted({row["user_key"] for row in rows}))}
-    return pa.Table.from_pylist([{**BASE, "user_hash": hashes[row["user_key"]], **row} for row in rows], schema=JUDGED)
+    return pl.DataFrame([{**BASE, "user_hash": hashes[row["user_key"]], **row} for row in rows], schema=JUDGED)
 
 
-def summary_of(table: pa.Table) -> dict[tuple[str, str, str, str], dict]:
-    shards = [table.filter(pa.compute.equal(table["shard"], s)) for s in pa.compute.unique(table["shard"]).to_pylist()]
-    sums = pa.concat_tables([shard_sums(shard, **BOOTSTRAP) for shard in shards])
+def summary_of(table: pl.DataFrame) -> dict[tuple[str, str, str, str], dict]:
+    shards = table.partition_by("shard", as_dict=True, maintain_order=True)
+    sums = pa.concat_tables([shard_sums(rows, number=number, **BOOTSTRAP) for (number,), rows in shards.items()])
     assert sums.schema == SUMS_SCHEMA
     return {
         (row["question"], row["segment"], row["strategy"], row["metric"]): row for row in summarised(sums).to_pylist()
     }
 
 
-def some_users(num_shards: int) -> pa.Table:
+def some_users(num_shards: int) -> pl.DataFrame:
     """40 users of two strategies, to two questions; a quarter are unseen, and a third has no list of `als`."""
     rng = np.random.default_rng(0)
     rows = []
@@ -124,7 +125,7 @@ def test_every_two_strategies_are_compared_in_ndcg_user_by_user() -> None:
 
 def test_shards_and_their_order_change_nothing() -> None:
     whole, sharded = summary_of(some_users(1)), summary_of(some_users(5))
-    backwards = summary_of(some_users(5).take(pa.array(range(159, -1, -1))))
+    backwards = summary_of(some_users(5).reverse())
     assert whole.keys() == sharded.keys()
     for key, row in whole.items():
         numbers = {
@@ -137,7 +138,7 @@ def test_shards_and_their_order_change_nothing() -> None:
 def test_intervals_are_those_of_the_users_drawn_as_one() -> None:
     table = some_users(3)
     row = summary_of(table)["new", "all", "popularity", "precision"]
-    mine = [r for r in table.to_pylist() if (r["question"], r["strategy"]) == ("new", "popularity")]
+    mine = [r for r in table.to_dicts() if (r["question"], r["strategy"]) == ("new", "popularity")]
     values = np.array([len(r["hit_ranks"]) / 2 for r in mine])
     expected = mean_interval(values, seed=1, num_resamples=200)  # user_hash counts from 0 in the order of the keys
     assert (row["value"], row["low"], row["high"]) == pytest.approx(expected)

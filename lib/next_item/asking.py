@@ -4,7 +4,6 @@ For each event after the first of a visit the strategies rank items, given the e
 or none. A metric is the mean over these events, its interval a bootstrap over visits. Does not import Spark.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +18,8 @@ from lib.engines.arrow_tasks import Broadcast, packed, part, rows_of, shards_by,
 from lib.next_item.model import Answers, NextItemModel
 from lib.next_item.scores import Floats
 from lib.next_item.visits import Bools
-from lib.ranking.evaluation import DRAWN, REFERENCE, SUMMARY_SCHEMA, SUMS_SCHEMA, summarised
-from lib.statistics.bootstrap import resampled_sums
+from lib.ranking.evaluation import DRAWN, SUMMARY_SCHEMA, SUMS_SCHEMA, summarised
+from lib.statistics.bootstrap import keys_of, resampled_sums
 from lib.tables.gold import NEXT, SESSIONS
 
 SESSION, VISIT, KNOWN, SUMS = "session", "visit", "known", "sums"  # kinds of parts
@@ -30,7 +29,7 @@ READ = ("session_id", "user_key", "started_at", "items", "event_times")
 
 
 @dataclass(frozen=True)
-class JudgingWork:
+class AskingWork:
     """What the tasks of one run need to know."""
 
     begin: datetime  # visits that begin from here on are judged
@@ -43,7 +42,7 @@ class JudgingWork:
     frac: float = 1.0  # of the visits, which are judged; their ids choose
 
 
-def spread_visits(files: Iterable[pa.RecordBatch], *, work: JudgingWork) -> Iterator[pa.RecordBatch]:
+def spread_visits(files: Iterable[pa.RecordBatch], *, work: AskingWork) -> Iterator[pa.RecordBatch]:
     """Read files of gold/sessions and pack the visits to be judged, and who was known before, by shard of users."""
     schema = pa.schema([SESSIONS.schema.field(name) for name in READ])
     for file in rows_of(files):
@@ -67,7 +66,7 @@ def cut(visits: pl.DataFrame, until: datetime) -> pl.DataFrame:
 
 
 def judge(
-    parts: Iterable[pa.RecordBatch], *, model: Broadcast[NextItemModel], work: JudgingWork
+    parts: Iterable[pa.RecordBatch], *, model: Broadcast[NextItemModel], work: AskingWork
 ) -> Iterator[pa.RecordBatch]:
     """Ask the model of all visits of a shard, and sum how well each strategy answers: rows of SUMS_SCHEMA."""
     found = unpacked(parts)
@@ -86,14 +85,8 @@ def judge(
     yield part(SUMS, sink.getvalue().to_pybytes())
 
 
-def keys_of(session_ids: pl.Series) -> NDArray[np.uint64]:
-    """A number for each visit, the same everywhere, which says whether it is judged and in which resamples it is."""
-    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in session_ids.to_list()]
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-
 def sums_of(
-    answers: Answers, is_returning: Bools, keys: NDArray[np.uint64], work: JudgingWork
+    answers: Answers, is_returning: Bools, keys: NDArray[np.uint64], work: AskingWork
 ) -> Iterator[dict[str, Any]]:
     """The sums of a shard of visits: of every metric of every strategy, by segment, overall and in each resample."""
     visit, is_repeat = answers.asked.visit, answers.asked.is_repeat
@@ -124,26 +117,17 @@ def sums_of(
             "resampled": drawn[:, place, 0],
         }
         for column, (name, metric) in enumerate(named, start=1):
-            silent = {"strategy": name, "num_without_list": int(answers.silent[name][mask].sum())}
             yield {
                 **shared,
-                **silent,
+                "strategy": name,
                 "metric": metric,
+                "num_without_list": int(answers.silent[name][mask].sum()),
                 "total": totals[place, column],
                 "resampled": drawn[:, place, column],
             }
-            if name != REFERENCE:
-                base = 1 + named.index((REFERENCE, metric))
-                yield {
-                    **shared,
-                    **silent,
-                    "metric": f"{metric}_minus_{REFERENCE}",
-                    "total": totals[place, column] - totals[place, base],
-                    "resampled": drawn[:, place, column] - drawn[:, place, base],
-                }
 
 
-def metrics_of(ranks: np.ndarray, work: JudgingWork) -> Mapping[str, Floats]:
+def metrics_of(ranks: np.ndarray, work: AskingWork) -> Mapping[str, Floats]:
     """By metric its value for each question, from the rank of what came next.
 
     There is one right item, so the ideal DCG is 1, and NDCG@k = 1 / log2(rank + 1) where the rank is at most k.

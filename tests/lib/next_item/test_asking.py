@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from lib.engines.arrow_tasks import InProcess, packed, shards_by
-from lib.next_item import judging
-from lib.next_item.judging import JudgingWork, cut, judge, metrics_of, summed_up
+from lib.next_item import asking
+from lib.next_item.asking import AskingWork, cut, judge, metrics_of, summed_up
 from lib.next_item.model import NextItemModel
 from tests.lib.next_item.clicks import visits
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
-WORK = JudgingWork(BEGIN, BEGIN + timedelta(days=1), k=3, ndcg_k=2, num_resamples=200, seed=0, num_shards=1)
+WORK = AskingWork(BEGIN, BEGIN + timedelta(days=1), k=3, ndcg_k=2, num_resamples=200, seed=0, num_shards=1)
 LEARNT = [["a", "b"], ["a", "b"], ["a", "c"], ["d"]]  # popularity: a, then b, then c and d
 
 
@@ -33,8 +33,8 @@ def judged(
     found = []
     for shard in range(num_shards):
         parts = [
-            *packed(frame.filter(whose == shard), judging.VISIT),
-            *packed(before.filter(of_known == shard), judging.KNOWN),
+            *packed(frame.filter(whose == shard), asking.VISIT),
+            *packed(before.filter(of_known == shard), asking.KNOWN),
         ]
         for batch in judge(parts, model=InProcess(model), work=WORK):
             found += list(zip(batch["kind"].to_pylist(), batch["content"].to_pylist(), strict=True))
