@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 NUM_RANKED = 30  # first candidates of the blend that are ordered anew
 LEAST_QUESTIONS = 300  # fewer teach nothing
-MOST_QUESTIONS = 20_000  # the latest, to learn from
-NUM_ROUNDS = 160
+MOST_QUESTIONS = 12_000  # the latest, to learn from
+NUM_ROUNDS = 80
 PARAMETERS = {
     "objective": "lambdarank",
     "lambdarank_truncation_level": 20,
-    "learning_rate": 0.05,
+    "learning_rate": 0.1,
     "num_leaves": 15,
     "min_data_in_leaf": 50,
     "lambda_l2": 5.0,
