@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from lib.candidates import tasks
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.ranker import Examples, fitted, joined, ndcg_by_trees
+from lib.candidates.ranker import TREES_AT_ONCE, Examples, grown, joined, ndcg_by_trees
 from lib.candidates.sources import ALS, EASE, POPULAR, TWO_TOWER, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import part
@@ -115,7 +116,9 @@ def judged(examples: list[Examples], changed: Callable[[Floats], Floats]) -> tup
     *train, valid = (one._replace(features=changed(one.features)) for one in examples)
     by_seed = []
     for seed in SEEDS:
-        by_trees = ndcg_by_trees(fitted(joined(train), num_trees=NUM_TREES, options={**OPTIONS, "seed": seed}), valid)
+        growing = grown(joined(train), {**OPTIONS, "seed": seed})
+        steps = islice(ndcg_by_trees(growing, valid), NUM_TREES // TREES_AT_ONCE)
+        by_trees = np.stack([found for _, found in steps])
         by_seed.append(by_trees[np.nanmean(by_trees, axis=1).sum(axis=1).argmax()])
     mean = np.mean(by_seed, axis=0)
     return mean[:, 0], mean[:, 1]

@@ -8,7 +8,7 @@ calibrated on valid (lib/models/calibration.py), are gold/propensity_to_buy (lib
 candidate is not among them. The two towers are fitted on all
 interactions before the validation window, then on all before `run.as_of`; evaluate judges their lists. The first fits
 are what a version is judged by: it becomes the current one only where it is not worse on valid than the one before
-(lib/runs/promotion.py), whose rows stay otherwise. Every epoch saves a checkpoint, from which a killed worker or job
+(lib/runs/promotion.py), whose rows stay otherwise. Epochs save checkpoints, at most one each ten seconds, from which a killed worker or job
 continues. Users without a history get no two-tower vector, nor do items without interactions. A rerun, a retry or a kill
 changes nothing.
 
@@ -36,7 +36,7 @@ from torch import nn
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import files_written
 from lib.engines.ray_tasks import RayParts, RayRun, batches_of
-from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch
+from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch, report_when_due
 from lib.lake.lake import Lake
 from lib.lake.shares import rows_of_share
 from lib.lake.writes import conform, write_files
@@ -141,7 +141,7 @@ class Task:
 
 
 def train_worker(config: dict[str, Task]) -> None:
-    """The work of each Ray Train worker; every epoch saves the states of both models in one checkpoint."""
+    """The work of each Ray Train worker; epochs save the states of both models in one checkpoint."""
     torch.set_num_threads(1)
     task = config["task"]
     context = train.get_context()
@@ -150,7 +150,7 @@ def train_worker(config: dict[str, Task]) -> None:
 
     def keep(model: str, state: State) -> None:
         states[model] = state
-        report_epoch(states, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
+        report_when_due(states, {"model": model, "epoch": state["epoch"], "loss": state["loss"]})
 
     def fit_purchase_model(model: str, train: Examples, valid: Examples, plan: EncoderPlan) -> State:
         torch.manual_seed(plan.seed)
@@ -185,6 +185,7 @@ def train_worker(config: dict[str, Task]) -> None:
             state=states.get(model),
             keep=partial(keep, model),
         )
+    report_epoch(states, {"models": len(states)})
 
 
 def shares_of(run: RayRun, settings: TrainEncoderSettings) -> RayParts:

@@ -31,9 +31,11 @@ from lib.candidates import tasks
 from lib.candidates.features import FEATURES
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import (
+    PATIENCE,
     TREES_AT_ONCE,
     Examples,
     fitted,
+    grown,
     joined,
     ndcg_by_trees,
     ndcg_of,
@@ -103,22 +105,29 @@ def train_worker(config: dict[str, Task]) -> None:
     num_trees = TREES_WITHOUT_VALIDATION
     if len(task.windows) > 1:
         if "first" not in states:
-            first = fitted(
-                joined([found[name] for name in task.windows[:-1]]), num_trees=task.max_trees, options=options_of(task)
-            )
-            by_trees = ndcg_by_trees(first, found[task.windows[-1]])
-            sums = torch.from_numpy(np.stack([np.nansum(by_trees, axis=1), (~np.isnan(by_trees)).sum(axis=1)]))
-            total, count = total_over_workers(sums)
-            curve = (total / count.clamp(min=1)).sum(dim=1).tolist()  # of both questions
-            num_trees = TREES_AT_ONCE * (1 + int(np.argmax(curve)))
-            states |= {"first": text_of(first, num_trees=num_trees), "num_trees": num_trees, "curve": curve}
-            report_epoch(states, {"trees": num_trees, "ndcg": max(curve)})
+            states |= first_fit(task, found)
+            report_epoch(states, {"trees": states["num_trees"], "ndcg": max(states["curve"])})
         num_trees = int(str(states["num_trees"]))
     if "last" not in states:
         every = joined([found[name] for name in task.windows])
         last = fitted(every, num_trees=num_trees, options=options_of(task))
         states |= {"last": text_of(last), "usual": ordinary(every.features).tolist()}
         report_epoch(states, {"trees": num_trees})
+
+
+def first_fit(task: Task, found: Mapping[str, Examples]) -> dict[str, Any]:
+    """Learn from all windows but the last, on which more trees are tried until they no longer help; the best number is kept."""
+    growing = grown(joined([found[name] for name in task.windows[:-1]]), options_of(task))
+    curve: list[float] = []
+    num_trees = most = 0
+    for booster, ndcg in ndcg_by_trees(growing, found[task.windows[-1]]):
+        sums = torch.from_numpy(np.stack([np.nansum(ndcg, axis=0), (~np.isnan(ndcg)).sum(axis=0)]))
+        total, count = total_over_workers(sums)
+        curve.append(float((total / count.clamp(min=1)).sum()))  # of both questions
+        num_trees, most = TREES_AT_ONCE * (1 + int(np.argmax(curve))), TREES_AT_ONCE * len(curve)
+        if most >= task.max_trees or most >= num_trees + PATIENCE:
+            return {"first": text_of(booster, num_trees=num_trees), "num_trees": num_trees, "curve": curve}
+    raise AssertionError("a ranker grows without end")
 
 
 def options_of(task: Task) -> dict[str, Any]:

@@ -6,7 +6,8 @@ the user bought, whether retrieved or not.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import lightgbm as lgb
@@ -20,6 +21,7 @@ from lib.statistics.bootstrap import Floats as Doubles
 Floats = NDArray[np.float32]
 LENGTH = 10  # of the lists that are judged
 TREES_AT_ONCE = 10  # the number of trees is a multiple of it
+PATIENCE = 30  # trees without a higher NDCG of the two questions together, after which no more are tried
 PARAMETERS: Mapping[str, Any] = {
     "objective": "lambdarank",
     "metric": "None",
@@ -71,12 +73,22 @@ def joined(parts: list[Examples]) -> Examples:
     )
 
 
-def fitted(examples: Examples, *, num_trees: int, options: Mapping[str, Any]) -> lgb.Booster:
-    """A ranker of so many trees; `options` are LightGBM's parameters besides PARAMETERS, such as the other workers."""
+def grown(examples: Examples, options: Mapping[str, Any]) -> Iterator[lgb.Booster]:
+    """A ranker that grows by TREES_AT_ONCE trees at a time; `options` are LightGBM's parameters besides PARAMETERS, such as the other workers."""
     data = lgb.Dataset(examples.features, examples.label, group=examples.sizes, feature_name=list(FEATURES))
-    booster = lgb.train({**PARAMETERS, **options}, data, num_boost_round=num_trees)
-    booster.free_network()
-    return booster
+    booster = lgb.Booster({**PARAMETERS, **options}, data)
+    try:
+        while True:
+            for _ in range(TREES_AT_ONCE):
+                booster.update()
+            yield booster
+    finally:
+        booster.free_network()
+
+
+def fitted(examples: Examples, *, num_trees: int, options: Mapping[str, Any]) -> lgb.Booster:
+    """A ranker of so many trees, a multiple of TREES_AT_ONCE."""
+    return next(islice(grown(examples, options), num_trees // TREES_AT_ONCE - 1, None))
 
 
 def text_of(booster: lgb.Booster, *, num_trees: int | None = None) -> str:
@@ -90,15 +102,12 @@ def predicted(booster: lgb.Booster, features: Floats, *, first_tree: int = 0, nu
     return np.asarray(scores, dtype=np.float64)
 
 
-def ndcg_by_trees(booster: lgb.Booster, examples: Examples) -> Doubles:
-    """NDCG@10 of each user by the first 10, 20, ... trees: (steps, G, 2), of all items and of new ones; NaN if none was wanted."""
-    steps = range(0, booster.num_trees(), TREES_AT_ONCE)
+def ndcg_by_trees(growing: Iterator[lgb.Booster], examples: Examples) -> Iterator[tuple[lgb.Booster, Doubles]]:
+    """A growing ranker, each time with the NDCG@10 of each user by its trees, (G, 2): of all items and of new ones; NaN if none was wanted."""
     scores = np.zeros(len(examples.label))
-    found = []
-    for start in steps:
-        scores += predicted(booster, examples.features, first_tree=start, num_trees=TREES_AT_ONCE)
-        found.append(ndcg_of(scores, examples))
-    return np.stack(found)
+    for step, booster in enumerate(growing):
+        scores += predicted(booster, examples.features, first_tree=step * TREES_AT_ONCE, num_trees=TREES_AT_ONCE)
+        yield booster, ndcg_of(scores, examples)
 
 
 def ndcg_of(scores: Doubles, examples: Examples) -> Doubles:

@@ -5,6 +5,7 @@ Imports ray only inside the functions that need it.
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from lib.settings import ClusterSettings
 LOCAL_LOGICAL_CPUS = 4  # more workers would only compete for two cores
 LOCAL_OBJECT_STORE_BYTES = 2_000_000_000
 STATE_FILE = "state.pt"  # in a checkpoint
+CHECKPOINT_SECONDS = 10.0  # that a kill may cost where epochs are shorter
 KEPT_CHECKPOINTS = 2  # the newest may be lost if it was reported just before a kill
 REPORT_SECONDS = "0.2"  # how often Ray Train collects reports; its default of 2 s would hold up short epochs
 
@@ -116,6 +118,25 @@ def report_epoch(state: Any, metrics: dict[str, Any]) -> None:
             torch.save(state, Path(folder) / STATE_FILE)
             checkpoint = Checkpoint.from_directory(folder)
         train.report(metrics, checkpoint=checkpoint)
+
+
+def report_when_due(state: Any, metrics: dict[str, Any]) -> None:
+    """In a training worker: report an epoch, unless the first worker has reported within CHECKPOINT_SECONDS; all do the same.
+
+    A report holds all workers up. What was not reported is lost at a kill, so the last epoch must be, by `report_epoch`.
+    """
+    from torch import distributed  # noqa: PLC0415
+
+    global _reported_at  # noqa: PLW0603
+    is_due = [time.monotonic() - _reported_at >= CHECKPOINT_SECONDS]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(is_due, src=0)
+    if is_due[0]:
+        report_epoch(state, metrics)
+        _reported_at = time.monotonic()
+
+
+_reported_at = float("-inf")  # by this worker
 
 
 def _state_of(checkpoint: Any | None) -> Any | None:
