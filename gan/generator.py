@@ -4,7 +4,7 @@ A picture depends on its class and its seed alone. The file holds only weights a
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from gan.adverts.typesetting import Box, drawable, fit, font
 from gan.arrays import Pictures
 from gan.provenance import MARK
 from gan.training.networks import Generator
+from lib.models.weights import load_weights, save_weights
 
-GENERATOR_FILE = "generator.pt"
+GENERATOR_FILE = "generator.safetensors"
 PREPARED_FILE = "pictures.parquet"
 MAX_SEED = 2**31
 
@@ -44,25 +45,23 @@ class KeptGenerator:
         """So many pictures of a class, always the same ones: [number, 3, R, R]."""
         return self.pictures(label, seeds_of(self.classes[label], number))
 
-    def save(self, path: Path, *, base_channels: int) -> None:
-        """Write weights, shape and classes to one file, atomically."""
+    def save(self, path: Path, *, base_channels: int, tables: Mapping[str, int]) -> None:
+        """Write weights, shape, classes and the table versions trained on to one file, atomically."""
         shape = {
             "resolution": self.network.resolution,
             "num_classes": self.network.num_classes,
             "latent_dim": self.network.latent_dim,
             "base_channels": base_channels,
         }
-        part = path.with_suffix(".part")
-        torch.save({"shape": shape, "classes": list(self.classes), "weights": self.network.state_dict()}, part)
-        part.replace(path)
+        save_weights(path, self.network.state_dict(), shape=shape, classes=self.classes, tables=tables)
 
     @classmethod
     def load(cls, path: Path) -> "KeptGenerator":
         """Read a file that `save` wrote."""
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        network = Generator(**kept["shape"])
-        network.load_state_dict(kept["weights"])
-        return cls(network.eval(), tuple(kept["classes"]))
+        weights, known = load_weights(path)
+        network = Generator(**known["shape"])
+        network.load_state_dict(weights)
+        return cls(network.eval(), tuple(known["classes"]))
 
 
 def seeds_of(name: str, number: int, seed: int = 0) -> list[int]:

@@ -272,6 +272,13 @@ PIPELINE: tuple[Job, ...] = (
         driver=Size(cores=4, memory=8),
     ),
     Job(
+        "track",
+        "local",
+        "records each model version in MLflow",
+        may_read=("gold/model_metrics", "gold/vectors", "gold/policy_values"),
+        driver=Size(cores=1, memory=3),
+    ),
+    Job(
         "report",
         "local",
         "one HTML page about all of it",

@@ -1,4 +1,4 @@
-"""What tests share: one local Ray, the folder of real data, and which case of bad input a test shows."""
+"""What tests share: a small lake, one local Ray, the folder of real data, and which case of bad input a test shows."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import object_store as stores
+from tests.lakes import SmallLake
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -17,6 +18,12 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Write into the test report which case of bad input a test is of."""
     for item in items:
         item.user_properties += [("bad_input", mark.args[0]) for mark in item.iter_markers("bad_input")]
+
+
+@pytest.fixture
+def small_lake(tmp_path: Path) -> SmallLake:
+    """A lake of tiny tables: a test puts rows in, runs a job by its `main`, and reads the whole output."""
+    return SmallLake(tmp_path)
 
 
 @pytest.fixture(scope="session")

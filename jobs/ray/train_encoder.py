@@ -50,6 +50,7 @@ from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
 from lib.models.two_tower import Pairs, PairSampler, TwoTower
+from lib.models.weights import load_weights, save_weights
 from lib.models.workers import rows_of_all_workers, total_over_workers
 from lib.ranking.known_pairs import spread_interactions
 from lib.ranking.validation import scores_of_vectors, wanted_items
@@ -334,9 +335,8 @@ def publish_encoder(run: RayRun, task: Task, states: dict[str, State], settings:
             run.log(f"{split} has only one class of labels: its AUC and PR-AUC are null", users=len(labels))
         else:
             run.log(f"AUC on {split}" if aucs else f"{split} has no known labels, so no metrics", **aucs)
-    kept = register(
-        run, {"encoder": encoder, judged("encoder"): chosen}, partial(encoder_scores, run, chosen, valid), settings
-    )
+    both = {"encoder": encoder, judged("encoder"): chosen}
+    kept = register(run, both, partial(encoder_scores, run, chosen, valid), states, settings)
     choice = choose(measured, [model for model in MODELS if model != ENCODER or kept is None])
     run.log(choice.told)
     errors = {row["metric"]: row["value"] for row in measured if (row["split"], row["model"]) == ("test", choice.model)}
@@ -391,10 +391,10 @@ def publish_propensities(run: RayRun, task: Task, served: Served) -> None:
 def encoder_scores(run: Run, chosen: PurchaseEncoder, valid: Examples, current: Row) -> Scores:
     """The log likelihoods of the labels of valid by the encoder that was chosen on it, and by the current version's."""
     new = {"log likelihood": log_likelihoods(chosen, valid)}
-    file = run.lake.local(current["uri"]) / f"{judged('encoder')}.pt"
+    file = run.lake.local(current["uri"]) / f"{judged('encoder')}.safetensors"
     num_features = chosen.hidden.in_features
     try:
-        before = encoder_of(torch.load(file, map_location="cpu", weights_only=True), num_features)
+        before = encoder_of(load_weights(file)[0], num_features)
     except UNREADABLE:
         return Scores(why=f"{run.uri(file)} holds no encoder of {num_features} features")
     return Scores(new, {"log likelihood": log_likelihoods(before, valid)})
@@ -407,7 +407,9 @@ def publish_two_towers(run: RayRun, task: Task, states: dict[str, State], settin
         towers[model] = task.untrained_towers(fit)
         towers[model].load_state_dict(states[model]["model"])
     served_first = {"two_tower": towers["two_tower"], **towers}
-    kept = register(run, served_first, partial(tower_scores, run, task, towers.get(judged("two_tower"))), settings)
+    kept = register(
+        run, served_first, partial(tower_scores, run, task, towers.get(judged("two_tower"))), states, settings
+    )
     table, written = contract("gold/vectors"), []
     for model, fit in task.towers.items():
         given = {"towers": run.engine.broadcast(towers[model]), "fit": fit, "weights": task.weights}
@@ -446,21 +448,26 @@ def commit_vectors(run: RayRun, model: str, written: list[AddAction], kept: str 
 
 
 def register(
-    run: Run, fits: Mapping[str, nn.Module], score: Callable[[Row], Scores], settings: TrainEncoderSettings
+    run: Run,
+    fits: Mapping[str, nn.Module],
+    score: Callable[[Row], Scores],
+    states: Mapping[str, State],
+    settings: TrainEncoderSettings,
 ) -> str | None:
     """Write a model's weights to its folder of the run and settle its version; the first of `fits` is the one that serves."""
     model, module = next(iter(fits.items()))
     folder = run.files(model)
     for fit, fitted in fits.items():
-        torch.save(fitted.state_dict(), folder / f"{fit}.pt")
+        save_weights(folder / f"{fit}.safetensors", fitted.state_dict(), tables=dict(run.inputs))
     return settle(
         run,
         model,
         score,
         max_loss_frac=settings.max_loss_frac,
         folder=folder,
-        checkpoint=folder / f"{model}.pt",
+        checkpoint=folder / f"{model}.safetensors",
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        curves={f"{fit} {name}": values for fit in fits for name, values in states[fit]["curves"].items()},
     )
 
 

@@ -181,7 +181,7 @@ def read_categories(run: Run, item_ids: Sequence[str]) -> dict[str, Category]:
 def keep(run: Run, generator: KeptGenerator, history: Sequence[EpochLosses], options: TrainOptions) -> None:
     """Write the generator, its options and its losses into the run's folder."""
     folder = run.files(MODEL)
-    generator.save(folder / GENERATOR_FILE, base_channels=options.base_channels)
+    generator.save(folder / GENERATOR_FILE, base_channels=options.base_channels, tables=run.inputs)
     (folder / "options.json").write_text(
         json.dumps(resolved(options) | {"classes": list(generator.classes)}, indent=2, ensure_ascii=False)
     )
@@ -189,6 +189,13 @@ def keep(run: Run, generator: KeptGenerator, history: Sequence[EpochLosses], opt
         writer = csv.DictWriter(file, fieldnames=list(history[0]))
         writer.writeheader()
         writer.writerows(history)
+
+
+def curves_of(history: Sequence[EpochLosses]) -> dict[str, list[float]]:
+    """What every epoch has told, by name."""
+    columns = {name: [row[name] for row in history] for name in history[0] if name != "epoch"}
+    known = {name: [value for value in values if value is not None] for name, values in columns.items()}
+    return {name: values for name, values in known.items() if len(values) == len(history)}
 
 
 def keep_samples(run: Run, generator: KeptGenerator, labels: Sequence[int], *, seed: int) -> None:
@@ -284,6 +291,7 @@ def main(settings: TrainGanSettings) -> None:
             folder=run.files(MODEL),
             checkpoint=run.files(MODEL) / GENERATOR_FILE,
             num_parameters=num_parameters(generator.network),
+            curves=curves_of(state.history),
         )
         publish(run, rows, kept)
 

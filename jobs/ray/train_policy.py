@@ -45,7 +45,7 @@ from rl.policies import ActionValues, ServedPolicy
 SPLITS = ("train", "valid", "test")
 UPDATES_PER_CALL, CHECKPOINT_EVERY = 100, 500  # minibatches
 SERVED = "dqn"  # the policy that would serve; the tabular one is the baseline
-CHECKPOINT = "qnet.pt"
+CHECKPOINT = "qnet.safetensors"
 
 
 class TrainPolicySettings(JobSettings):
@@ -219,13 +219,18 @@ def require_incumbent(decisions: Decisions, settings: TrainPolicySettings) -> No
         )
 
 
-def learn(run: Run, decisions: Decisions, settings: TrainPolicySettings, name: str) -> dict[str, ActionValues]:
-    """Q of every method on the same decisions; DQN's checkpoints lie in the run's folder under `name`."""
+def learn(
+    run: Run, decisions: Decisions, settings: TrainPolicySettings, name: str, curves: dict[str, list[float]]
+) -> dict[str, ActionValues]:
+    """Q of every method on the same decisions; DQN's checkpoints lie in the run's folder under `name`, its losses in `curves`."""
     tabular = tabular_q(decisions, settings)
     run.log(f"learned tabular Q on {name}", decisions=len(decisions), cells=tabular.table.size)
     dqn = dqn_options(settings, num_rows=len(decisions), use_gpu=run.settings.cluster.use_gpu)
 
+    losses = curves.setdefault(f"loss of DQN on {name}", [])
+
     def on_progress(num_updates: int, metrics: dict[str, float]) -> None:
+        losses.append(metrics["loss"])
         if num_updates % 500 == 0 or num_updates == dqn.num_updates:
             run.log(f"learning DQN on {name}", updates=f"{num_updates}/{dqn.num_updates}", loss=metrics["loss"])
 
@@ -234,14 +239,14 @@ def learn(run: Run, decisions: Decisions, settings: TrainPolicySettings, name: s
 
 
 def choose_policies(
-    run: Run, parts: Mapping[str, Decisions], settings: TrainPolicySettings
+    run: Run, parts: Mapping[str, Decisions], settings: TrainPolicySettings, curves: dict[str, list[float]]
 ) -> tuple[dict[str, ServedPolicy], dict[str, ServedPolicy]]:
     """The policies learned on train with their temperatures chosen on valid, and as greedy ones learned on all that is known."""
     chosen_on = parts["valid"] if len(parts["valid"]) else parts["train"]
     if not len(parts["valid"]):
         run.log("no validation episode: the temperatures are chosen on train")
-    values = learn(run, parts["train"], settings, "train")
-    refitted = learn(run, parts["known"], settings, "known") if len(parts["valid"]) else values
+    values = learn(run, parts["train"], settings, "train", curves)
+    refitted = learn(run, parts["known"], settings, "known", curves) if len(parts["valid"]) else values
     chosen, served = {}, {}
     for name in values:
         temperature = choose_temperature(
@@ -277,10 +282,13 @@ def keep(run: Run, network: qnet.CandidateQNet, temperature: float, settings: Tr
     """Write the settings and the network, with what serving it needs, into the run's folder."""
     folder = run.files("policy")
     (folder / "settings.json").write_text(json.dumps(settings.model_dump(mode="json"), indent=2))
-    qnet.save(network, folder / CHECKPOINT, temperature=temperature, epsilon=settings.epsilon)
+    served = {"temperature": temperature, "epsilon": settings.epsilon}
+    qnet.save(network, folder / CHECKPOINT, tables=run.inputs, **served)
 
 
-def publish(run: Run, network: qnet.CandidateQNet, said: Verdict, rows: list[Row]) -> None:
+def publish(
+    run: Run, network: qnet.CandidateQNet, said: Verdict, rows: list[Row], curves: Mapping[str, list[float]]
+) -> None:
     """Register the model, promoted or as a candidate, and commit the values."""
     folder = run.files("policy")
     run.register_model(
@@ -290,19 +298,21 @@ def publish(run: Run, network: qnet.CandidateQNet, said: Verdict, rows: list[Row
         num_parameters=sum(p.numel() for p in network.parameters()),
         status="promoted" if said.verdict == "promote" else "candidate",
         reason=said.reason,
+        curves=curves,
     )
     run.commit_arrow("gold/policy_values", pa.Table.from_pylist(rows, schema=contract("gold/policy_values").schema))
 
 
 def learn_and_value(
     run: Run, decisions: Decisions, parts: Mapping[str, Decisions], settings: TrainPolicySettings
-) -> tuple[ServedPolicy, Verdict, list[Row]]:
-    """The policy that would serve, the verdict on it, and the rows of gold/policy_values."""
+) -> tuple[ServedPolicy, Verdict, list[Row], dict[str, list[float]]]:
+    """The policy that would serve, the verdict on it, the rows of gold/policy_values, and DQN's losses."""
     sizes = {name: len(parts[name]) for name in SPLITS}
     judged_on = "test" if sizes["test"] else "valid"
     simulated = simulation(run, judged_on, settings)
     truth = [start(logging_values, simulated)] if simulated else []  # goes on while the policies are learned
-    chosen, served = choose_policies(run, parts, settings)
+    curves: dict[str, list[float]] = {}
+    chosen, served = choose_policies(run, parts, settings, curves)
     policies = {"valid": chosen, "test": served}
     if simulated:
         truth += [start(policy_values, simulated, {name: of}) for name, of in policies[judged_on].items()]
@@ -316,7 +326,7 @@ def learn_and_value(
     if truth:
         values = {name: value for part in ray.get(truth) for name, value in part.items()}
         rows += true_rows(values, judged_on, run.run_id)
-    return served[SERVED], said, rows
+    return served[SERVED], said, rows, curves
 
 
 def main(settings: TrainPolicySettings) -> None:
@@ -332,11 +342,11 @@ def main(settings: TrainPolicySettings) -> None:
                     "no logged decision before the validation window to learn from, or none later to judge a policy by"
                 )
             require_incumbent(decisions, settings)
-            policy, said, rows = learn_and_value(run, decisions, parts, settings)
+            policy, said, rows, curves = learn_and_value(run, decisions, parts, settings)
         network = policy.values
         assert isinstance(network, qnet.CandidateQNet)
         keep(run, network, policy.temperature, settings)
-        publish(run, network, said, rows)
+        publish(run, network, said, rows, curves)
 
 
 if __name__ == "__main__":

@@ -211,6 +211,7 @@ def publish(
         folder=folder,
         checkpoint=folder / f"{MODEL}.txt",
         num_parameters=lgb.Booster(model_str=fits[MODEL]).num_trees() * settings.num_leaves,
+        curves={f"NDCG@10 of both questions by {TREES_AT_ONCE} trees": states.get("curve", [])},
     )
     rows = []
     for question, values in (new or {}).items():

@@ -64,7 +64,10 @@ def start_local_cluster(log: Path) -> LocalCluster:
     # The head stops at once when told to: it serves one walk, and a job must not outlive that by the 30 s that draining
     # takes.
     at_once = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-    environment = {**os.environ, **at_once, "PATH": path, "OMP_NUM_THREADS": "1"}
+    lasting = {
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"
+    }  # nobody takes this machine away: one process less for each training
+    environment = {**os.environ, **at_once, **lasting, "PATH": path, "OMP_NUM_THREADS": "1"}
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

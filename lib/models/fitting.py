@@ -9,7 +9,7 @@ concatenates their rows.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -146,7 +146,8 @@ def fit_encoder(
         if valid_loss is None:
             valid_loss = log_loss(own, train, total)
             assert valid_loss is not None, "every worker has a share of the training examples"
-        state = {**state, "epoch": epoch, "loss": loss, "valid_loss": valid_loss, **_weights(own, optimizer)}
+        told = {"loss": loss, "valid_loss": valid_loss}
+        state = {**state, "epoch": epoch, **told, "curves": _longer(state, told), **_weights(own, optimizer)}
         if valid_loss < state["best_loss"]:
             state |= {"best_epoch": epoch, "best_loss": valid_loss, "best": state["model"]}
         keep(state)
@@ -191,13 +192,19 @@ def fit_two_towers(
             rank=rank,
             gather=gather,
         )
-        state = {"epoch": epoch, "loss": loss, **_weights(own, optimizer)}
+        state = {"epoch": epoch, "loss": loss, "curves": _longer(state, {"loss": loss}), **_weights(own, optimizer)}
         keep(state)
     return state
 
 
 def _weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     return {"model": copy.deepcopy(model.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
+
+
+def _longer(state: State, told: Mapping[str, float]) -> dict[str, list[float]]:
+    """What was told of each epoch, with that of this one."""
+    before: Mapping[str, list[float]] = state.get("curves", {})
+    return {name: [*before.get(name, []), value] for name, value in told.items()}
 
 
 def _load(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:

@@ -7,8 +7,7 @@ rows the interval is so wide that no version could ever show that it is not wors
 new users nor new items.
 """
 
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +26,7 @@ from lib.tables import contract
 
 Row = Mapping[str, Any]
 # What loading weights raises that are missing, cut off, or of another network.
-UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
+UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 SEED = 0  # of the interval
 SAID = {
     "promoted": "becomes the current version",
@@ -106,6 +105,7 @@ def settle(
     folder: Path | str,
     checkpoint: Path | None = None,
     num_parameters: int,
+    curves: Mapping[str, Sequence[float]] | None = None,
 ) -> str | None:
     """Decide on this run's version of a model and register it, before any of its rows are committed.
 
@@ -120,6 +120,7 @@ def settle(
         folder: as for Run.register_model, like the two below.
         checkpoint: the file with the weights.
         num_parameters: trainable parameters.
+        curves: what was measured after each epoch, by name.
 
     Returns:
         The version that stays current, whose rows must stay beside this one's; None if this one is now current.
@@ -136,6 +137,7 @@ def settle(
             num_parameters=num_parameters,
             status=verdict.status,
             reason=verdict.reason,
+            curves=curves,
         )
         before = None if verdict.status == "promoted" else before
     return before

@@ -189,8 +189,12 @@ class Run:
         num_parameters: int,
         status: str = "promoted",
         reason: str | None = None,
+        curves: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        """Record this run's version of a model; a promoted one retires the previous one."""
+        """Record this run's version of a model, with the job's settings and what was measured after each epoch.
+
+        A promoted one retires the previous one.
+        """
         self.keep_files()
         row = {
             "model": model,
@@ -204,6 +208,8 @@ class Run:
             "as_of": self.as_of if self.known_times is not None else None,
             "num_parameters": num_parameters,
             "created_at": self.started_at,
+            "settings": self.settings.model_dump_json(include=set(self.settings.own_fields())),
+            "curves": json.dumps({name: list(values) for name, values in (curves or {}).items()}),
         }
         model_registry.register_model(self.lake, row)
 

@@ -49,6 +49,8 @@ MODELS = Table(
         required("created_at", TIME, "when it was registered"),
         Column("reason", TEXT, "why it was promoted or stands as a candidate, with the numbers"),
         Column("as_of", TIME, "the time up to which it used the log"),
+        Column("settings", TEXT, "its job's own settings, a JSON object"),
+        Column("curves", TEXT, "what was measured after each epoch: a JSON object of lists of numbers"),
     ),
     key=("model", "version"),
     checks={"known_status": "status IN ('candidate', 'promoted', 'retired')"},

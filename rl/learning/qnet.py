@@ -1,12 +1,13 @@
 """The Q-network: a small network that scores each candidate of a decision from (state, candidate). Plain torch, no Ray."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.models.weights import load_weights, save_weights
 from rl.dataset.decisions import Flags, Floats
 
 BLOCK = 20_000  # decisions scored at once
@@ -69,22 +70,16 @@ class CandidateQNet(nn.Module):
         return np.concatenate(blocks)
 
 
-def save(network: CandidateQNet, path: Path, **served: float) -> None:
-    """Write the network to one file, with what serving needs in addition (temperature, epsilon)."""
+def save(network: CandidateQNet, path: Path, *, tables: Mapping[str, int], **served: float) -> None:
+    """Write the network to one file, with what serving needs in addition (temperature, epsilon) and the table versions trained on."""
     state_dim, candidate_dim, hidden = network.dims
-    content: dict[str, Any] = {
-        "state_dim": state_dim,
-        "candidate_dim": candidate_dim,
-        "hidden": list(hidden),
-        "weights": {name: tensor.cpu() for name, tensor in network.state_dict().items()},
-        "served": served,
-    }
-    torch.save(content, path)
+    dims = {"state_dim": state_dim, "candidate_dim": candidate_dim, "hidden": list(hidden)}
+    save_weights(path, network.state_dict(), **dims, served=served, tables=tables)
 
 
 def load(path: Path) -> tuple[CandidateQNet, dict[str, float]]:
     """Read a file that `save` wrote: the network, and what serving needs in addition."""
-    content = torch.load(path, weights_only=True)
-    network = CandidateQNet(content["state_dim"], content["candidate_dim"], tuple(content["hidden"]))
-    network.load_state_dict(content["weights"])
-    return network, content["served"]
+    weights, known = load_weights(path)
+    network = CandidateQNet(known["state_dim"], known["candidate_dim"], tuple(known["hidden"]))
+    network.load_state_dict(weights)
+    return network, known["served"]

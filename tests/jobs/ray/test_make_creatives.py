@@ -90,7 +90,7 @@ class ShopLake(SmallLake):
 
     def put_generator(self, generator: KeptGenerator, prepared: pictures.PreparedPictures) -> None:
         folder = self.lake.files("gan", VERSION)
-        generator.save(folder / GENERATOR_FILE, base_channels=8)
+        generator.save(folder / GENERATOR_FILE, base_channels=8, tables={})
         pictures.write(prepared, folder / PREPARED_FILE)
         row = {
             "model": "gan", "version": VERSION, "run_id": VERSION, "uri": f"files/gan/{VERSION}", "sha256": None,

@@ -17,6 +17,7 @@ from lib.models.baselines import PENALTIES
 from lib.models.fitting import Examples
 from lib.models.judging import log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
+from lib.models.weights import load_weights
 from lib.pipeline import JOBS
 from lib.runs import model_registry
 from tests.jobs.ray.killed import run_to_a_broken_end
@@ -140,7 +141,7 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
     for model in ("encoder", "two_tower"):
         current = model_registry.current_model(small_lake.lake, model)
         assert current is not None
-        assert (small_lake.lake.folder / current["uri"] / f"{model}.pt").is_file()
+        assert (small_lake.lake.folder / current["uri"] / f"{model}.safetensors").is_file()
 
 
 def check_vectors(small_lake: EncoderLake) -> None:
@@ -213,7 +214,7 @@ def check_metrics(small_lake: EncoderLake) -> None:
     current = model_registry.current_model(small_lake.lake, "encoder")
     assert current is not None
     folder = small_lake.lake.folder / current["uri"]
-    served, chosen = (torch.load(folder / f"encoder{end}.pt", weights_only=True) for end in ("", "-valid"))
+    served, chosen = (load_weights(folder / f"encoder{end}.safetensors")[0] for end in ("", "-valid"))
     both = [row for row in examples if row["split"] != "test"]
     known = Examples(
         *(torch.tensor([row[name] for row in both], dtype=torch.float32) for name in ("features", "label"))

@@ -15,6 +15,7 @@ from gan.generator import KeptGenerator
 from gan.provenance import read as read_provenance
 from gan.training import dataset as pictures
 from lib.cli.jobs import load_job
+from lib.models.weights import load_weights
 from lib.pipeline import JOBS
 from lib.runs import model_registry
 from tests.jobs.ray.killed import run_to_a_broken_end
@@ -101,7 +102,7 @@ def test_a_killed_worker_and_a_failed_job_leave_what_one_whole_run_leaves(
     job.main(whole.settings(job, num_epochs=8))
 
     first, second = (folder_of_model(lake) for lake in (broken, whole))
-    one, other = (torch.load(folder / "generator.pt", weights_only=True)["weights"] for folder in (first, second))
+    one, other = (load_weights(folder / "generator.safetensors")[0] for folder in (first, second))
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in other)
     rows = [list(csv.DictReader((folder / "losses.csv").read_text().splitlines())) for folder in (first, second)]
     assert [row["epoch"] for row in rows[0]] == [f"{epoch}.0" for epoch in range(1, 9)]
@@ -125,7 +126,7 @@ def check_files(folder: Path) -> None:
     assert options["num_epochs"] == 8
     prepared = pictures.read(folder / "pictures.parquet")
     assert Counter(prepared.labels[prepared.is_held_out].tolist()) == {0: 3, 1: 3}
-    generator = KeptGenerator.load(folder / "generator.pt")
+    generator = KeptGenerator.load(folder / "generator.safetensors")
     assert generator.sample(0, 2).shape == (2, 3, 32, 32)
     assert read_provenance(folder / "samples.png")["training_data"].startswith("bronze/images@")
 

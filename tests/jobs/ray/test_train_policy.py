@@ -117,7 +117,7 @@ def test_on_the_market_a_better_policy_is_learned_promoted_and_told_with_its_tru
 
     model = model_registry.current_model(lake, "policy")
     assert model is not None
-    network, served = qnet.load(tmp_path / model["uri"] / "qnet.pt")
+    network, served = qnet.load(tmp_path / model["uri"] / "qnet.safetensors")
     assert served["epsilon"] == 0.1
     assert network.action_values(log.states[:3], log.candidates[:3], log.mask[:3]).shape == (3, 10)
 

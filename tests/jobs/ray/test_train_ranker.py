@@ -2,7 +2,6 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,11 +23,6 @@ OPTIONS: dict[str, Any] = {
     "num_proposed": 5,
     "min_support": 1,
 }
-
-
-@pytest.fixture
-def small_lake(tmp_path: Path) -> SmallLake:
-    return SmallLake(tmp_path)
 
 
 @pytest.fixture(scope="module")

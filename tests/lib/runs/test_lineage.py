@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import openlineage.client  # noqa: F401 - its import may take seconds, which a job need not wait for, but a test's server does
@@ -48,11 +47,6 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         monkeypatch.setenv("OPENLINEAGE__TRANSPORT__URL", f"http://127.0.0.1:{server.server_port}")
         yield events
         server.shutdown()
-
-
-@pytest.fixture
-def small_lake(tmp_path: Path) -> SmallLake:
-    return SmallLake(tmp_path)
 
 
 def run_once(lake: SmallLake, error: Exception | None = None) -> None:

@@ -62,8 +62,8 @@ def test_scaling_standardises_what_is_there_and_leaves_constants_alone(network: 
 def test_a_saved_network_comes_back_with_its_scores_and_what_serves_it(network: CandidateQNet, tmp_path: Path) -> None:
     states, candidates, mask = decisions()
     network.fit_scaling(states, candidates, mask)
-    save(network, tmp_path / "q.pt", temperature=0.25, epsilon=0.1)
-    again, served = load(tmp_path / "q.pt")
+    save(network, tmp_path / "q.safetensors", tables={"gold/decisions": 3}, temperature=0.25, epsilon=0.1)
+    again, served = load(tmp_path / "q.safetensors")
     assert served == {"temperature": 0.25, "epsilon": 0.1}
     assert np.array_equal(
         again.action_values(states, candidates, mask), network.action_values(states, candidates, mask)
