@@ -199,7 +199,7 @@ class ClusterSettings(Section):
     cpus_per_worker: float = Field(0.5, gt=0, le=256, description="logical CPUs per training worker")
     use_gpu: bool = Field(False, description="one GPU per training worker; NCCL and bf16 instead of gloo and fp32")
     ray_address: str | None = Field(
-        None, description="Ray's job server, such as http://head:8265; unset: a local cluster"
+        None, description="Ray's job server, such as http://head:8265; unset: a Ray of this machine"
     )
     spark_master: str = Field(
         "local[2]",

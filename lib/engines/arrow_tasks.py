@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
@@ -123,7 +124,11 @@ def of_kinds(parts: Iterable[pa.RecordBatch], kinds: frozenset[str], *, are_want
 def table_rows(location: str, schema: pa.Schema) -> Iterator[pl.DataFrame]:
     """The rows of a table's file with the columns of `schema`, those of its partition too; one that both lack is null."""
     filesystem, path = filesystem_of(location)
-    dataset = ds.dataset(path, schema=schema, format="parquet", filesystem=filesystem, partitioning="hive")
+    place = PurePosixPath(path).parent
+    while "=" in place.name:  # a partition's folders stand in the table's one after the other
+        place = place.parent
+    given = {"schema": schema, "format": "parquet", "filesystem": filesystem}
+    dataset = ds.dataset(path, partitioning="hive", partition_base_dir=str(place), **given)
     taken: list[pa.RecordBatch] = []
     for batch in dataset.to_batches(use_threads=False):
         taken.append(batch)

@@ -4,6 +4,8 @@ Imports ray only inside the functions that need it.
 """
 
 import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,24 +30,40 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
     import ray  # noqa: PLC0415
 
     inside = "RAY_ADDRESS" in os.environ
-    sizes: dict[str, Any] = (
-        {}
-        if inside
-        else {
-            "num_cpus": max(LOCAL_LOGICAL_CPUS, round(cluster.num_workers * cluster.cpus_per_worker)),
-            "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-        }
-    )
     started = not ray.is_initialized()
+    own: dict[str, Any] = {}
     if started:
+        if not inside:
+            own = _own_cluster(cluster)
         # What workers print is Ray's to keep: a traceback there is no word to the user, who is told by the driver's error.
-        ray.init(address=None if inside else "local", log_to_driver=False, logging_level=30, **sizes)
+        ray.init(address=None if inside else "local", log_to_driver=False, logging_level=30, **own)
     try:
         yield
     finally:
         if started:
             ray.shutdown()
+            shutil.rmtree(own.get("_temp_dir", ""), ignore_errors=True)
+
+
+def _own_cluster(cluster: ClusterSettings) -> dict[str, Any]:
+    """How a Ray of this machine alone is started."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers of one machine share its cores
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes the machine away: a process less
+    return {
+        "num_cpus": max(LOCAL_LOGICAL_CPUS, round(cluster.num_workers * cluster.cpus_per_worker)),
+        "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",  # nobody else's business
+        "_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp"),  # a short path, since it holds sockets
+    }
+
+
+def ships_code_of(module: str) -> None:
+    """Let Ray's workers get the functions of a module that was loaded by its path, which they could not import."""
+    from ray import cloudpickle  # noqa: PLC0415
+
+    cloudpickle.register_pickle_by_value(sys.modules[module])  # type: ignore[no-untyped-call]
 
 
 def scaling_config(cluster: ClusterSettings) -> Any:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from lib.engines import arrow_tasks
-from lib.engines.arrow_tasks import packed, unpacked, write_rows, written
+from lib.engines.arrow_tasks import packed, table_rows, unpacked, write_rows, written
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, num_rows, remove_files
 from lib.tables import contract
-from tests.lakes import arrow_rows
+from tests.lakes import arrow_rows, put
 
 VECTORS = contract("gold/vectors")
 ROW = {
@@ -96,3 +96,13 @@ def test_rows_are_made_of_what_a_task_is_given(lake: Lake) -> None:
 
     (content,) = files_of([*write_rows(vectors([names]), lake=lake, table=VECTORS)])
     assert num_rows([written(content)]) == 2
+
+
+@pytest.mark.parametrize("folder", ["lake", "a;b&c=d,e+f", "model=x"])
+def test_a_table_files_rows_have_the_columns_of_their_partition(tmp_path: Path, folder: str) -> None:
+    lake = Lake(str(tmp_path / folder))
+    version = put(lake, "gold/vectors", ROW, ROW | {"kind": "item", "id": "a"})
+    names = ("kind", "id", "model", "values")
+    schema = pa.schema([*(VECTORS.schema.field(name) for name in names), ("other", pa.int64())])
+    found = [rows for place, _ in lake.data_files("gold/vectors", version) for rows in table_rows(place, schema)]
+    assert sorted(pl.concat(found).rows()) == [("item", "a", "als", [1.0], None), ("user", "u", "als", [1.0], None)]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lib.engines.ray_cluster import LocalCluster, exit_code_of_job, run_job, start_local_cluster
+from lib.engines.ray_cluster import exit_code_of_job, run_job
 from lib.engines.ray_train import scaling_config
 from lib.runs.errors import ExitCode, JobEndedError
 from lib.settings import ClusterSettings
+from tests.lib.engines.ray_head import LocalCluster, start_local_cluster
 from tests.processes import await_end, descendants, running
 
 SPEAKS = 'import os; print("mine", os.environ["OMP_NUM_THREADS"]); print("done")'
