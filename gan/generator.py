@@ -15,7 +15,7 @@ from gan.adverts.typesetting import Box, drawable, fit, font
 from gan.arrays import Pictures
 from gan.provenance import MARK
 from gan.training.networks import Generator
-from lib.models.weights import load_weights, save_weights
+from lib.runs.weights import load_weights, save_weights
 
 GENERATOR_FILE = "generator.safetensors"
 PREPARED_FILE = "pictures.parquet"

@@ -50,7 +50,6 @@ from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
 from lib.models.two_tower import Pairs, PairSampler, TwoTower
-from lib.models.weights import load_weights, save_weights
 from lib.models.workers import rows_of_all_workers, total_over_workers
 from lib.ranking.known_pairs import spread_interactions
 from lib.ranking.validation import scores_of_vectors, wanted_items
@@ -58,6 +57,7 @@ from lib.ranking.vector_files import copy_vectors
 from lib.runs.model_registry import judged
 from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle, validation_from
 from lib.runs.run import Run, start_run
+from lib.runs.weights import load_weights, save_weights
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import SPLITS

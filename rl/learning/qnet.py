@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.models.weights import load_weights, save_weights
+from lib.runs.weights import load_weights, save_weights
 from rl.dataset.decisions import Flags, Floats
 
 BLOCK = 20_000  # decisions scored at once

@@ -17,9 +17,9 @@ from lib.models.baselines import PENALTIES
 from lib.models.fitting import Examples
 from lib.models.judging import log_likelihoods
 from lib.models.purchase_encoder import PurchaseEncoder
-from lib.models.weights import load_weights
 from lib.pipeline import JOBS
 from lib.runs import model_registry
+from lib.runs.weights import load_weights
 from tests.jobs.ray.killed import run_to_a_broken_end
 from tests.lakes import TEST_FROM, VALID_FROM, SmallLake
 

@@ -15,9 +15,9 @@ from gan.generator import KeptGenerator
 from gan.provenance import read as read_provenance
 from gan.training import dataset as pictures
 from lib.cli.jobs import load_job
-from lib.models.weights import load_weights
 from lib.pipeline import JOBS
 from lib.runs import model_registry
+from lib.runs.weights import load_weights
 from tests.jobs.ray.killed import run_to_a_broken_end
 from tests.lakes import START, SmallLake
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.models.weights import load_weights, save_weights
+from lib.runs.weights import load_weights, save_weights
 
 WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.tensor([1, 2])}
 
