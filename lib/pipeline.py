@@ -174,6 +174,17 @@ PIPELINE: tuple[Job, ...] = (
         workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
     ),
     Job(
+        "train_sequence",
+        "ray",
+        "a causal transformer over users' latest events on Ray Train",
+        reads=("gold/sessions",),
+        may_read=("gold/interactions",),
+        writes=("gold/vectors",),
+        code=("lib/models", "lib/ranking", "lib/statistics"),
+        driver=Size(cores=2, memory=8),
+        workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
+    ),
+    Job(
         "train_ranker",
         "ray",
         "the ranker of all retrievers' candidates, LambdaMART on Ray Train",

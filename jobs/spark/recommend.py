@@ -21,6 +21,7 @@ from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import Ranker
 from lib.candidates.rules import Rules
+from lib.candidates.sources import MODELS
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import files_of
 from lib.engines.spark import SparkRun, start_run
@@ -79,7 +80,7 @@ def main(settings: RecommendSettings) -> None:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
         retrieval, ranker = found[NAME], ranker_at(run, run.as_of, settings)
         run.log("retrieves", items=len(retrieval.catalogue), ease_items=len(retrieval.ease), **versions)
-        for model in {"als", "two_tower"} - {*versions}:
+        for model in [model for model in MODELS if model not in versions]:
             run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
         if ranker is None:
             run.log(f"{RANKED} left out", why=f"no ranker that learned from before {run.as_of:%Y-%m-%d %H:%M} alone")

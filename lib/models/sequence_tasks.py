@@ -15,9 +15,12 @@ import pyarrow as pa
 
 from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked, write_rows
 from lib.lake.lake import Lake
-from lib.models.sequence_weights import LATER, Ints, SequenceWeights
+from lib.models.sequence_weights import LATER, NEXT, Ints, SequenceWeights
+from lib.statistics.bootstrap import Floats
 from lib.tables.gold import SESSIONS, VECTORS_TABLE
 
+NEXT_K = 20  # ranks that count
+ROWS_AT_ONCE = 1024  # whose scores of all items are in memory
 EVENT, COUNT, ITEM = "event", "count", "item"  # kinds of parts
 READ = pa.schema(
     [
@@ -84,7 +87,7 @@ def events_of(visits: pl.DataFrame, *, relevant: str) -> pl.DataFrame:
         item_id="items",
         event_time="event_times",
         is_relevant=pl.col("event_types") == relevant,
-    ).cast(dict(EVENTS))
+    ).cast(pl.Schema(EVENTS))
 
 
 def spread_events(
@@ -100,8 +103,8 @@ def spread_events(
 
 def count_known(parts: Iterable[pa.RecordBatch], *, moments: Mapping[str, datetime]) -> Iterator[pa.RecordBatch]:
     """Count the sequences of a share that each fit can learn from, those of two events or more; the items of all go on."""
-    events = unpacked(parts).get(EVENT)
-    for fit, as_of in moments.items() if events is not None else ():
+    events = events_in(parts)
+    for fit, as_of in moments.items():
         before = events.filter(pl.col("event_time") < as_of)
         lengths = before.group_by("owner").len().filter(pl.col("len") > 1)
         counts = lengths.select(
@@ -139,7 +142,7 @@ def known_of(events: pl.DataFrame, *, as_of: datetime, item_ids: tuple[str, ...]
 
 def events_in(parts: Iterable[pa.RecordBatch]) -> pl.DataFrame:
     """The events of a share, rows of EVENTS."""
-    return unpacked(parts).get(EVENT, pl.DataFrame(schema=dict(EVENTS)))
+    return unpacked(parts).get(EVENT, pl.DataFrame(schema=pl.Schema(EVENTS)))
 
 
 def user_vectors(weights: SequenceWeights, events: pl.DataFrame, fit: SequenceFit) -> pa.Table:
@@ -147,6 +150,37 @@ def user_vectors(weights: SequenceWeights, events: pl.DataFrame, fit: SequenceFi
     known = known_of(events.filter("is_user"), as_of=fit.as_of, item_ids=fit.item_ids)
     vectors = weights.vectors(known.sequences(), purpose=LATER)
     return vector_rows(vectors, known.owners["owner"].to_arrow().cast(pa.string()), kind="user", fit=fit)
+
+
+def reciprocal_ranks(weights: SequenceWeights, visits: pl.Series) -> Floats:
+    """One number for each event after the first of each visit: 1 / its item's rank given the events so far, 0 beyond NEXT_K.
+
+    Zero too where the item, or all items so far, are unknown: these events are asked for all the same.
+
+    Args:
+        weights: of a fit that knows nothing of the visits.
+        visits: lists of items.
+    """
+    number_of = {item: number for number, item in enumerate(weights.item_ids, start=1)}
+    prefixes, answers, asked, num_asked = [], [], [], 0
+    for items in visits.to_list():
+        numbers = [number_of.get(item, 0) for item in items]
+        for place in range(1, len(numbers)):
+            so_far = [number for number in numbers[:place] if number]
+            if so_far and numbers[place]:
+                prefixes.append(np.array(so_far[-weights.length :], np.int64))
+                answers.append(numbers[place] - 1)
+                asked.append(num_asked)
+            num_asked += 1
+    found = np.zeros(num_asked)
+    vectors = weights.vectors(prefixes, purpose=NEXT)
+    for begin in range(0, len(prefixes), ROWS_AT_ONCE):
+        rows = slice(begin, begin + ROWS_AT_ONCE)
+        scores = vectors[rows] @ weights.item_vectors.T
+        own = scores[np.arange(len(scores)), answers[rows]]
+        ranks = (scores >= own[:, None]).sum(axis=1)  # of equal scores it is the last
+        found[asked[rows]] = np.where(ranks <= NEXT_K, 1 / ranks, 0.0)
+    return found
 
 
 def item_vectors(weights: SequenceWeights, fit: SequenceFit) -> pa.Table:

@@ -1,5 +1,7 @@
-"""What a fitted sequence model knows, and its one pure function: (weights, events so far) -> a vector whose dot products with the
-items' vectors are scores. It answers for somebody never seen before. NumPy alone, so that Spark's tasks need no torch.
+"""What a fitted sequence model knows, and its one pure function: (weights, events so far) -> a vector.
+
+Its dot products with the items' vectors are scores. It answers for somebody never seen before. NumPy alone, so that Spark's tasks
+need no torch.
 
 The function is SequenceModel's forward pass (lib/models/sequence.py) at the last event; a test holds them equal.
 """
@@ -84,7 +86,7 @@ class SequenceWeights:
 def save(weights: SequenceWeights, folder: Path, name: str) -> Path:
     """Write `name`.npz, the arrays, and `name`.json, the catalogue and what the arrays do not tell; returns the former."""
     file = folder / f"{name}.npz"
-    np.savez(file, **dict(weights.arrays))
+    np.savez(file, allow_pickle=False, **dict(weights.arrays))
     (folder / f"{name}.json").write_text(json.dumps({"num_heads": weights.num_heads, "items": weights.item_ids}))
     return file
 
@@ -100,7 +102,9 @@ def load(folder: Path, name: str) -> SequenceWeights:
     with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
         weights = SequenceWeights(dict(arrays), tuple(known["items"]), int(known["num_heads"]))
     if len(weights.item_vectors) != len(weights.item_ids):
-        raise ValueError(f"{name}: vectors of {len(weights.item_vectors)} items, of {len(weights.item_ids)} that are named")
+        raise ValueError(
+            f"{name}: vectors of {len(weights.item_vectors)} items, of {len(weights.item_ids)} that are named"
+        )
     return weights
 
 
