@@ -212,8 +212,9 @@ PIPELINE: tuple[Job, ...] = (
         "spark",
         "ranking metrics with intervals, strategies paired; what comes next in a visit",
         may_read=("gold/recommendations", "gold/interactions", "gold/sessions", "silver/items"),
+        models=("sequence",),
         writes=("gold/ranking_metrics",),
-        code=("lib/next_item", "lib/ranking", "lib/statistics"),
+        code=("lib/next_item", "lib/models/sequence_weights.py", "lib/ranking", "lib/statistics"),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),
     Job(

@@ -15,7 +15,6 @@ holds the catalogue, the weights, and samples by which versions are judged.
 """
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +44,7 @@ from lib.models.sequence_weights import SequenceWeights
 from lib.ranking.validation import scores_of_vectors, wanted_items
 from lib.ranking.vector_files import copy_vectors
 from lib.runs.model_registry import judged
-from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, settle, validation_from
+from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
 from lib.runs.run import start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -200,7 +199,7 @@ def version_scores(run: RayRun, fits: Mapping[str, SequenceWeights], task: Task,
     folder = run.lake.local(current["uri"])
     try:
         before = sequence_weights.load(folder, judged(MODEL))
-    except (*UNREADABLE, ValueError, zipfile.BadZipFile):
+    except sequence_weights.UNREADABLE:
         return Scores(why=f"{run.uri(folder)} holds no weights of it from before a validation window")
     visits = judged_visits(run)
     new, current_scores = (

@@ -6,11 +6,12 @@ there. Its binary loss over one negative is replaced by the cross-entropy over a
 gold loss: is BERT4Rec really better than SASRec?"), above `num_negatives` items over so many drawn uniformly, which all positions of a
 batch share, each standing for its share of the catalogue.
 
-A second head, the state plus a linear map of it, learns from items of the user's later visits: one of the next `horizon` events after the visit's
-end, drawn by weight (in the manner of the "dense all action" loss of Pancha et al. 2022, "PinnerFormer"). A list for the days to come
-asks for these, not for the rest of the visit that is already over.
+A second head, the state plus a linear map of it, learns from items of the user's later visits: at a visit's end, NUM_LATER of the
+next `horizon` events, drawn by weight (in the manner of the "all action" loss of Pancha et al. 2022, "PinnerFormer"). A list for the days
+to come asks for these, not for the rest of a visit that is already over.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ from torch.nn import functional as F
 
 from lib.models.sequence_weights import PAD, SequenceWeights
 
-INITIAL_DEVIATION = 0.02
-NO_TARGET = -100  # what cross_entropy ignores
+INITIAL_DEVIATION = 0.1
+NO_TARGET = -1
+NUM_LATER = 8  # items of later visits that are learned at the end of each visit
 LENGTHS_SORTED = 64  # batches whose pieces are sorted by length together, so that little is padded
 
 
@@ -40,7 +42,8 @@ class Batch(NamedTuple):
 
     items: Tensor  # (B, L) int64, PAD where there is none
     next_items: Tensor  # (B, L) int64, NO_TARGET where there is none
-    later_items: Tensor  # (B, L) int64, NO_TARGET where there is none
+    ends: Tensor  # (V, 2) int64, row and place of the events that end a visit which others follow
+    later_items: Tensor  # (V, NUM_LATER) int64, items of these others
 
 
 class Block(nn.Module):
@@ -109,24 +112,27 @@ class SequenceModel(nn.Module):
             negatives: (K,) item numbers drawn uniformly; None: all items are.
         """
         states = self.states(batch.items)
-        has_next, has_later = batch.next_items != NO_TARGET, batch.later_items != NO_TARGET
-        loss = self._loss(states[has_next], batch.next_items[has_next], negatives)
-        of_later = states[has_later]
-        return loss + self._loss(of_later + self.later(of_later), batch.later_items[has_later], negatives)
+        has_next = batch.next_items != NO_TARGET
+        loss = self._loss(states[has_next], batch.next_items[has_next][:, None], negatives)
+        ended = states[batch.ends[:, 0], batch.ends[:, 1]]
+        return loss + self._loss(ended + self.later(ended), batch.later_items, negatives)
 
     def _loss(self, states: Tensor, targets: Tensor, negatives: Tensor | None) -> Tensor:
-        """Mean cross-entropy of targets (N,) by states (N, D); zero if there are none."""
+        """Mean cross-entropy of targets (N, M), M of each of the states (N, D), which are no negatives of each other; zero if there are none."""
+        own = (states[:, None] * self.item(targets)).sum(dim=2)
+        stands_for = 1.0
         if negatives is None:
-            loss = F.cross_entropy(states @ self.item.weight[1:].T, targets - 1, reduction="sum")
+            negatives = torch.arange(1, 1 + self.num_items, device=targets.device)
         else:
-            own = (states * self.item(targets)).sum(dim=1, keepdim=True)
-            # Each negative stands for its share of the other items, so that the loss is that over all items on average.
-            stands_for = (self.num_items - 1) / len(negatives)
-            others = states @ self.item(negatives).T + float(np.log(stands_for))
-            others = others.masked_fill(negatives == targets[:, None], float("-inf"))
-            logits = torch.cat([own, others], dim=1)
-            loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64), reduction="sum")
-        return loss / max(1, len(targets))
+            stands_for = max(1, self.num_items - 1) / len(negatives)
+        others = states @ self.item(negatives).T
+        is_other = torch.ones_like(others, dtype=torch.bool)
+        for target in targets.T:
+            is_other &= negatives != target[:, None]
+        # Each of those drawn stands for its share of the other items, so that the loss is that over all items on average.
+        others = others.masked_fill(~is_other, float("-inf")).logsumexp(dim=1, keepdim=True) + math.log(stands_for)
+        loss: Tensor = (torch.logaddexp(own, others) - own).sum() / max(1, targets.numel())
+        return loss
 
 
 class PieceSampler:
@@ -185,14 +191,17 @@ class PieceSampler:
         place = begin[:, None] + np.arange((end - begin).max())
         is_there = place < end[:, None]
         place = np.where(is_there, place, begin[:, None])
-        row = np.searchsorted(self.sequences.starts.numpy(), begin, side="right")
-        from_place = visit_end[place]
-        to_place = np.minimum(from_place + self.horizon, self.sequences.starts.numpy()[row][:, None])
-        drawn = self.summed[from_place] + rng.random(place.shape) * (self.summed[to_place] - self.summed[from_place])
-        later = np.clip(np.searchsorted(self.summed, drawn, side="right") - 1, from_place, to_place - 1)
-        has_later = is_there & (to_place > from_place)
-        later_items = np.where(has_later, items[np.where(has_later, later, 0)], NO_TARGET)
-        parts = np.where(is_there, items[place], PAD), np.where(is_there, items[place + 1], NO_TARGET), later_items
+        # A piece has no sequence's last event, so that others follow each visit that ends in it.
+        ends = np.argwhere(is_there & (visit_end[place] == place + 1))
+        last = place[ends[:, 0], ends[:, 1]]
+        starts = self.sequences.starts.numpy()
+        first = (last + 1)[:, None]
+        stop = np.minimum(first + self.horizon, starts[np.searchsorted(starts, last, side="right")][:, None])
+        drawn = rng.random((len(last), NUM_LATER))
+        drawn = self.summed[first] + drawn * (self.summed[stop] - self.summed[first])
+        later = np.clip(np.searchsorted(self.summed, drawn, side="right") - 1, first, stop - 1)
+        following = np.where(is_there, items[place + 1], NO_TARGET)
+        parts = np.where(is_there, items[place], PAD), following, ends, items[later]
         return Batch(*(torch.from_numpy(part) for part in parts))
 
 

@@ -7,6 +7,7 @@ The function is SequenceModel's forward pass (lib/models/sequence.py) at the las
 """
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ NEXT, LATER = "next", "later"  # purposes: the very next event, or what is taken
 PAD = 0  # item number of no item; the first item is number 1
 EPSILON = 1e-5  # of layer norms, torch's
 SEQUENCES_AT_ONCE = 512
+UNREADABLE = (OSError, KeyError, ValueError, zipfile.BadZipFile)  # what `load` raises
 
 
 @dataclass(frozen=True)
