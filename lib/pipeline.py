@@ -214,7 +214,10 @@ PIPELINE: tuple[Job, ...] = (
         may_read=("gold/recommendations", "gold/interactions", "gold/sessions", "silver/items"),
         models=("sequence",),
         writes=("gold/ranking_metrics",),
-        code=("lib/next_item", "lib/models/sequence_weights.py", "lib/ranking", "lib/statistics"),
+        code=(
+            *("lib/next_item", "lib/models/__init__.py", "lib/models/sequence_weights.py"),
+            *("lib/ranking", "lib/statistics"),
+        ),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),
     Job(
