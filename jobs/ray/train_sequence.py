@@ -1,7 +1,7 @@
 """train_sequence: gold/sessions, gold/interactions -> gold/vectors, model `sequence`.
 
 One run of Ray Train fits a causal transformer over users' latest events (lib/models/sequence.py) twice: on all events before the
-validation window, then on all before `run.as_of`. A user's events are one sequence, in their order across visits; a visit of
+validation window, then, from these weights on, on all before `run.as_of`. A user's events are one sequence, in their order across visits; a visit of
 nobody is a sequence of its own. The first fit is what a version is judged by: it becomes the current one only where it is
 not worse on the validation window than the one before (lib/runs/promotion.py), by what comes next in visits, and by lists of what users
 wanted there where gold/interactions tells. Every epoch saves a checkpoint, from which a killed worker or job continues.
@@ -58,9 +58,16 @@ NEXT_METRIC = f"MRR@{tasks.NEXT_K} of what comes next"
 class TrainSequenceSettings(PromotionSettings, JobSettings):
     """Defaults chosen on validation windows of the market and of a real shop, Online Retail."""
 
-    num_epochs: int = Field(2, ge=1, description="passes over all events")
-    batch_events: int = Field(2048, ge=2, description="events of a batch, over all workers, about")
-    learning_rate: float = Field(6e-3, gt=0, description="highest learning rate (AdamW); it grows at first, then falls")
+    num_epochs: int = Field(3, ge=1, description="passes over all events before the validation window")
+    more_epochs: int = Field(
+        1, ge=1, description="passes over all events before `as_of`, which go on from the weights of the first fit"
+    )
+    batch_events: int = Field(1024, ge=2, description="events of a batch, over all workers, about")
+    learning_rate: float = Field(
+        8e-3,
+        gt=0,
+        description="highest learning rate (AdamW); it grows at first, then falls; half of it where a fit goes on",
+    )
     weight_decay: float = Field(0.0, ge=0, description="weight decay (AdamW)")
     dimensions: int = Field(64, ge=2, le=4096, description="length of the vectors, a multiple of num_heads")
     num_blocks: int = Field(2, ge=1, le=64, description="blocks of attention and a feed-forward layer")
@@ -68,7 +75,7 @@ class TrainSequenceSettings(PromotionSettings, JobSettings):
     length: int = Field(50, ge=2, le=4096, description="latest events that count")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of what a layer gives that training leaves out")
     num_negatives: int = Field(
-        512, ge=1, description="items drawn for each batch that a right one is told from; with no more items, all are"
+        128, ge=1, description="items drawn for each batch that a right one is told from; with no more items, all are"
     )
     horizon: int = Field(50, ge=1, description="events after a visit of which one is learned as what is taken later")
     browsing_weight: float = Field(
@@ -112,6 +119,15 @@ class Task:
         torch.manual_seed(self.plans[MODEL].seed)
         return SequenceModel(len(fit.item_ids), **self.sizes)
 
+    def begun(self, model: str, states: Mapping[str, State]) -> SequenceModel:
+        """The model from which a fit begins: the one that serves goes on from the weights of the one that is judged."""
+        begun = self.untrained(self.fits[model])
+        if model != judged(MODEL) and judged(MODEL) in states:
+            begun.take(
+                states[judged(MODEL)]["model"], self.fits[judged(MODEL)].item_ids, own_ids=self.fits[model].item_ids
+            )
+        return begun
+
 
 def train_worker(config: dict[str, Task]) -> None:
     """The work of each Ray Train worker; every epoch saves the states of both fits in one checkpoint."""
@@ -126,7 +142,7 @@ def train_worker(config: dict[str, Task]) -> None:
     for model, fit in task.fits.items():
         sampler = PieceSampler(task.sequences(fit, rank), length=task.sizes["length"], horizon=task.horizon)
         fit_sequence(
-            prepare_model(task.untrained(fit)),
+            prepare_model(task.begun(model, states)),
             sampler,
             task.plans[model],
             rank=rank,
@@ -163,13 +179,18 @@ def task_of(run: RayRun, settings: TrainSequenceSettings) -> Task:
     assert isinstance(shares, RayParts)
     fits = known_fits(run, shares)
     fits = {model: fit for model, fit in fits.items() if model == MODEL or fit.num_sequences}
-    names = ("num_epochs", "learning_rate", "weight_decay", "num_negatives", "seed")
-    plan: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    plan: dict[str, Any] = {name: getattr(settings, name) for name in ("weight_decay", "num_negatives", "seed")}
+    rates: dict[str, Any] = {"num_epochs": settings.num_epochs, "learning_rate": settings.learning_rate}
+    goes_on: dict[str, Any] = {"num_epochs": settings.more_epochs, "learning_rate": settings.learning_rate / 2}
     sizes = ("num_blocks", "num_heads", "length", "dropout")
     return Task(
         fits=fits,
         plans={
-            model: SequencePlan(num_batches=max(MIN_BATCHES, math.ceil(fit.num_events / settings.batch_events)), **plan)
+            model: SequencePlan(
+                num_batches=max(MIN_BATCHES, math.ceil(fit.num_events / settings.batch_events)),
+                **plan,
+                **(goes_on if model == MODEL and judged(MODEL) in fits else rates),
+            )
             for model, fit in fits.items()
         },
         shares=shares,

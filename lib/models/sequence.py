@@ -12,6 +12,7 @@ to come asks for these, not for the rest of a visit that is already over.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +94,22 @@ class SequenceModel(nn.Module):
     def num_items(self) -> int:
         """Items that it knows."""
         return self.item.num_embeddings - 1
+
+    @torch.no_grad()
+    def take(self, state: Mapping[str, Tensor], item_ids: Sequence[str], *, own_ids: Sequence[str]) -> None:
+        """Take the weights of a model of other items; items that it does not know keep their own.
+
+        Args:
+            state: the other's, of the same sizes but for the items.
+            item_ids: the other's items, by number from 1.
+            own_ids: this one's.
+        """
+        of_other = {item: number for number, item in enumerate(item_ids, start=1)}
+        shared = [(number, of_other[item]) for number, item in enumerate(own_ids, start=1) if item in of_other]
+        own, other = (torch.tensor(numbers, dtype=torch.int64) for numbers in zip(*shared, strict=True))
+        weight = self.item.weight.clone()
+        weight[own] = state["item.weight"][other].to(weight)
+        self.load_state_dict({**state, "item.weight": weight})
 
     def states(self, items: Tensor) -> Tensor:
         """The state after each event: (B, L) -> (B, L, D)."""

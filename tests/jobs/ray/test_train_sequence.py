@@ -18,7 +18,15 @@ from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
 
 NUM_USERS, NUM_ITEMS = 24, 8
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
-SMALL = {"num_epochs": 6, "batch_events": 64, "dimensions": 16, "num_blocks": 1, "length": 8, "learning_rate": 2e-2}
+SMALL = {
+    "num_epochs": 6,
+    "more_epochs": 2,
+    "batch_events": 64,
+    "dimensions": 16,
+    "num_blocks": 1,
+    "length": 8,
+    "learning_rate": 2e-2,
+}
 
 
 class SequenceLake(SmallLake):

@@ -173,6 +173,15 @@ def test_a_planted_order_is_learned_far_beyond_popularity_for_somebody_never_see
     assert (found.argmax(axis=1) == np.arange(1, 13) % 12).mean() >= 0.9
 
 
+def test_a_model_of_more_items_takes_the_weights_of_one_of_fewer_by_their_names() -> None:
+    fewer, more = model_of(2), model_of(3, seed=1)
+    own = more.item.weight.detach()[2].clone()
+    more.take(fewer.state_dict(), ("a", "c"), own_ids=("a", "b", "c"))
+    taken = more.item.weight.detach()
+    assert torch.equal(taken[[1, 3]], fewer.item.weight.detach()[[1, 2]]) and torch.equal(taken[2], own)
+    assert torch.equal(more.later.weight, fewer.later.weight)
+
+
 @pytest.mark.parametrize("kill_at", [1, 2])
 def test_a_fit_that_is_killed_and_resumed_has_the_weights_of_one_that_was_not(kill_at: int, tmp_path: Path) -> None:
     sampler = PieceSampler(cycles(8, 12, 12), length=6, horizon=3)
