@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from lib.candidates import tasks
+from lib.candidates.features import FEATURES
 from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import Ranker
@@ -53,7 +54,7 @@ def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ra
     """The current ranker, or for an earlier `as_of` the fit that it was judged by; None if neither learned only from before.
 
     Raises:
-        ValueError: it learned from other candidates than these settings retrieve.
+        ValueError: it learned from other candidates than these settings retrieve, or from other features.
     """
     row = run.current_model("ranker")
     if row is None:
@@ -65,6 +66,8 @@ def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ra
             f"recommend: {row['version']} learned from candidates of {known['options']}, these are of "
             f"{settings.retrieval_options()}; give both jobs the same settings, or run train_ranker again"
         )
+    if known["features"] != list(FEATURES):
+        raise ValueError(f"recommend: {row['version']} knows other features of a candidate; run train_ranker again")
     for fit, name in ((row["version"], "ranker"), (judged(row["version"]), judged("ranker"))):
         if name in known["learned_until"] and datetime.fromisoformat(known["learned_until"][name]) <= as_of:
             return Ranker(fit, (folder / f"{name}.txt").read_text(), np.array(known["usual"], np.float32))
