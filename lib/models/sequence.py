@@ -3,15 +3,14 @@
 SASRec (Kang and McAuley 2018, "Self-attentive sequential recommendation"): an item's embedding plus that of its place, blocks of causal
 self-attention and a feed-forward layer, the state after an event scored against the same item embeddings. Normed before each layer, as
 there. Its binary loss over one negative is replaced by the cross-entropy over all items (Klenitskiy and Vasilev 2023, "Turning dross into
-gold loss: is BERT4Rec really better than SASRec?"), above `num_negatives` items over so many drawn uniformly, which all positions of a
-batch share, each standing for its share of the catalogue.
+gold loss: is BERT4Rec really better than SASRec?"), above `num_negatives` items over so many that are drawn and shared by a batch's events: half
+of them uniformly, half as often as they occur (Yang et al. 2020, "Mixed negative sampling"), each standing for 1 / (how many of it are expected).
 
 A second head, the state plus a linear map of it, learns from items of the user's later visits: at a visit's end, NUM_LATER of the
 next `horizon` events, drawn by weight (in the manner of the "all action" loss of Pancha et al. 2022, "PinnerFormer"). A list for the days
 to come asks for these, not for the rest of a visit that is already over.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -45,6 +44,13 @@ class Batch(NamedTuple):
     next_items: Tensor  # (B, L) int64, NO_TARGET where there is none
     ends: Tensor  # (V, 2) int64, row and place of the events that end a visit which others follow
     later_items: Tensor  # (V, NUM_LATER) int64, items of these others
+
+
+class Negatives(NamedTuple):
+    """K drawn items that right ones are told from."""
+
+    items: Tensor  # (K,) int64
+    log_drawn: Tensor  # (K,) log of how many of each are expected among the K
 
 
 class Block(nn.Module):
@@ -121,12 +127,12 @@ class SequenceModel(nn.Module):
         found: Tensor = self.norm(x)
         return found
 
-    def forward(self, batch: Batch, negatives: Tensor | None) -> Tensor:
+    def forward(self, batch: Batch, negatives: Negatives | None) -> Tensor:
         """The mean loss of a batch's next items, plus that of its later ones.
 
         Args:
             batch: of this worker.
-            negatives: (K,) item numbers drawn uniformly; None: all items are.
+            negatives: that were drawn; None: all items are.
         """
         states = self.states(batch.items)
         has_next = batch.next_items != NO_TARGET
@@ -134,20 +140,18 @@ class SequenceModel(nn.Module):
         ended = states[batch.ends[:, 0], batch.ends[:, 1]]
         return loss + self._loss(ended + self.later(ended), batch.later_items, negatives)
 
-    def _loss(self, states: Tensor, targets: Tensor, negatives: Tensor | None) -> Tensor:
+    def _loss(self, states: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
         """Mean cross-entropy of targets (N, M), M of each of the states (N, D), which are no negatives of each other; zero if there are none."""
         own = (states[:, None] * self.item(targets)).sum(dim=2)
-        stands_for = 1.0
         if negatives is None:
-            negatives = torch.arange(1, 1 + self.num_items, device=targets.device)
-        else:
-            stands_for = max(1, self.num_items - 1) / len(negatives)
-        others = states @ self.item(negatives).T
+            every = torch.arange(1, 1 + self.num_items, device=targets.device)
+            negatives = Negatives(every, torch.zeros(len(every), device=targets.device))
+        # Corrected for how often an item is drawn, so that the loss is that over all items on average.
+        others = states @ self.item(negatives.items).T - negatives.log_drawn
         is_other = torch.ones_like(others, dtype=torch.bool)
         for target in targets.T:
-            is_other &= negatives != target[:, None]
-        # Each of those drawn stands for its share of the other items, so that the loss is that over all items on average.
-        others = others.masked_fill(~is_other, float("-inf")).logsumexp(dim=1, keepdim=True) + math.log(stands_for)
+            is_other &= negatives.items != target[:, None]
+        others = others.masked_fill(~is_other, float("-inf")).logsumexp(dim=1, keepdim=True)
         loss: Tensor = (torch.logaddexp(own, others) - own).sum() / max(1, targets.numel())
         return loss
 
@@ -161,7 +165,19 @@ class PieceSampler:
     def __init__(self, sequences: Sequences, *, length: int, horizon: int) -> None:
         assert len(sequences.items) == sequences.starts[-1]
         self.sequences, self.length, self.horizon = sequences, length, horizon
+        self.occurs = torch.bincount(sequences.items) / max(1, len(sequences.items))  # (largest number + 1,)
         self.summed = F.pad(sequences.weight.cumsum(0), (1, 0)).numpy()  # (E + 1,)
+
+    def negatives(self, number: int, num_items: int, generator: torch.Generator) -> Negatives:
+        """Items drawn one by one, as likely uniformly as by how often they occur."""
+        uniform = torch.randint(1, 1 + num_items, (number,), generator=generator)
+        event = torch.randint(len(self.sequences.items), (number,), generator=generator)
+        is_uniform = torch.rand(number, generator=generator) < 0.5
+        items = torch.where(is_uniform, uniform, self.sequences.items[event])
+        return Negatives(
+            items,
+            (number * (0.5 / num_items + 0.5 * F.pad(self.occurs, (0, 1 + num_items - len(self.occurs)))[items])).log(),
+        )
 
     def batches(self, num_batches: int, generator: torch.Generator) -> list[Batch]:
         """So many batches, of about equally many events each; all pieces are in one, some in two if there are few."""

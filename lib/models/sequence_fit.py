@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lib.models.fitting import Keep, State, epoch_generator, load_weights, stored_weights, unwrapped
-from lib.models.sequence import Batch, PieceSampler, SequenceModel
+from lib.models.sequence import Batch, Negatives, PieceSampler, SequenceModel
 
 WARM_FRAC = 0.1  # of the steps, in which the learning rate grows; then it falls
 FINAL_FRAC = 0.02  # of the learning rate, at the last step
@@ -85,7 +85,8 @@ def train_epoch(
                 group["lr"] = plan.learning_rate * rate
             negatives = None
             if own.num_items > plan.num_negatives:
-                negatives = torch.randint(1, own.num_items + 1, (plan.num_negatives,), generator=generator).to(device)
+                drawn = sampler.negatives(plan.num_negatives, own.num_items, generator)
+                negatives = Negatives(*(part.to(device) for part in drawn))
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 loss = model(Batch(*(part.to(device) for part in batch)), negatives)
             optimizer.zero_grad()

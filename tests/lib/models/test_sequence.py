@@ -12,7 +12,16 @@ from torch.nn import functional as F
 
 from lib.models import sequence_weights
 from lib.models.fitting import State
-from lib.models.sequence import NO_TARGET, NUM_LATER, Batch, PieceSampler, SequenceModel, Sequences, weights_of
+from lib.models.sequence import (
+    NO_TARGET,
+    NUM_LATER,
+    Batch,
+    Negatives,
+    PieceSampler,
+    SequenceModel,
+    Sequences,
+    weights_of,
+)
 from lib.models.sequence_fit import SequencePlan, fit_sequence, rate_at
 from lib.models.sequence_weights import LATER, NEXT
 
@@ -106,10 +115,13 @@ def test_the_loss_over_all_items_is_the_cross_entropy_and_that_over_drawn_ones_c
         expected = F.cross_entropy(states @ model.item.weight[1:].T, torch.tensor([2, 3, 7, 5, 1]) - 1).item()
         assert model(batch, None).item() == pytest.approx(expected, rel=1e-5)
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(1, 13, (4000,), generator=generator)
-        # A target among those drawn is no negative; so they are as many as are left, and each stands for 11 of 12 items.
-        assert model(batch, drawn).item() == pytest.approx(expected, abs=0.1)
-        assert math.isfinite(model(batch, torch.full((4,), 2)).item())
+        often = PieceSampler(sequences_of([[1] * 90, [2] * 10]), length=3, horizon=2)
+        drawn = often.negatives(20_000, 12, generator)
+        counts = torch.bincount(drawn.items, minlength=13) / 20_000
+        assert counts[1:4].tolist() == pytest.approx([0.5 / 12 + 0.45, 0.5 / 12 + 0.05, 0.5 / 12], abs=0.01)
+        assert model(batch, drawn).item() == pytest.approx(expected, abs=0.05)
+        of_one = Negatives(torch.full((4,), 2), torch.zeros(4))
+        assert math.isfinite(model(batch, of_one).item()), "the target alone is drawn"
 
 
 @settings(deadline=None, max_examples=50)
