@@ -174,6 +174,17 @@ PIPELINE: tuple[Job, ...] = (
         workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
     ),
     Job(
+        "train_sequence",
+        "ray",
+        "a causal transformer over users' latest events on Ray Train",
+        reads=("gold/sessions",),
+        may_read=("gold/interactions",),
+        writes=("gold/vectors",),
+        code=("lib/models", "lib/ranking", "lib/statistics"),
+        driver=Size(cores=2, memory=8),
+        workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
+    ),
+    Job(
         "train_ranker",
         "ray",
         "the ranker of all retrievers' candidates, LambdaMART on Ray Train",
@@ -201,8 +212,12 @@ PIPELINE: tuple[Job, ...] = (
         "spark",
         "ranking metrics with intervals, strategies paired; what comes next in a visit",
         may_read=("gold/recommendations", "gold/interactions", "gold/sessions", "silver/items"),
+        models=("sequence",),
         writes=("gold/ranking_metrics",),
-        code=("lib/next_item", "lib/ranking", "lib/statistics"),
+        code=(
+            *("lib/next_item", "lib/models/__init__.py", "lib/models/sequence_weights.py"),
+            *("lib/ranking", "lib/statistics"),
+        ),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),
     Job(

@@ -12,7 +12,7 @@ from lib.tables import contract
 
 # What comes from networks or carries their runs' ids is the same when keys agree and validation metrics agree within 1 %.
 FROM_NETWORKS = ("gold/model_metrics", "gold/propensity_to_buy", "gold/policy_values", "gold/creatives")
-MODELS_OF_NETWORKS = ("two_tower", "encoder", "ranked")  # the ranker reads the two towers' scores
+MODELS_OF_NETWORKS = ("two_tower", "sequence", "encoder", "ranked")  # the ranker reads the two towers' scores
 ALS_TOLERANCE = 1e-3
 OVERLAP = 0.99
 CANDIDATE_TOLERANCE = 1e-4
@@ -112,7 +112,7 @@ def _candidates_differ(first: Lake, second: Lake) -> str | None:
     tables = []
     for lake in (first, second):
         table = lake.dataset("gold/candidates").to_table().to_pandas()
-        counted = table[~table.source.isin(["als", "two_tower"])]
+        counted = table[~table.source.isin(["als", "two_tower", "sequence"])]
         tables.append(counted.set_index(["as_of", "source", "user_key", "item_id"]).sort_index().score)
     if not tables[0].index.equals(tables[1].index):
         return f"{len(tables[0].index.symmetric_difference(tables[1].index))} candidates in one lake only"

@@ -1,4 +1,4 @@
-"""evaluate: gold/recommendations, gold/interactions, gold/sessions -> gold/ranking_metrics.
+"""evaluate: gold/recommendations, gold/interactions, gold/sessions, model `sequence` -> gold/ranking_metrics.
 
 Asks three questions, those of which the lake has the tables. `all` and `new` score every strategy's lists against what users did in the
 window after `as_of`: the test window for lists as of `test_from`, the validation window for those as of `valid_from`. Users
@@ -22,12 +22,14 @@ from pydantic import Field
 
 from lib.engines.arrow_tasks import gathered
 from lib.engines.spark import SparkRun, start_run
+from lib.models import sequence_weights
 from lib.next_item import asking
 from lib.next_item.asking import AskingWork
-from lib.next_item.model import BEST, CHOICE_K, NextItemModel
+from lib.next_item.model import BEST, CHOICE_K, NextItemModel, SequenceFits
 from lib.ranking import judging
 from lib.ranking.judging import ItemFacts, ListsWork
 from lib.ranking.known_pairs import spread_interactions
+from lib.runs import model_registry
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import NEXT
@@ -122,6 +124,22 @@ def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
     return asking.cut(stored, run.as_of).sort("started_at", "session_id").tail(at_most).select("started_at", "items")
 
 
+def sequence_fits(run: SparkRun) -> SequenceFits | None:
+    """Both fits of the latest sequence model that used nothing from `as_of` on and is no candidate; None without one."""
+    found = [row for row in model_registry.models(run.lake) if row["model"] == "sequence" and row["as_of"] is not None]
+    usable = [row for row in found if row["as_of"] <= run.as_of and row["status"] != "candidate"]
+    if not usable:
+        return None
+    row = max(usable, key=lambda row: (row["as_of"], row["created_at"]))
+    folder = run.lake.local(row["uri"])
+    fits = (model_registry.judged("sequence"), "sequence")
+    try:
+        return SequenceFits(*(sequence_weights.load(folder, fit) for fit in fits))
+    except sequence_weights.UNREADABLE as error:
+        run.log(f"next: {row['version']} of the sequence model left out", why=f"{type(error).__name__}: {error}")
+        return None
+
+
 def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | None:
     """What is learnt from the visits before `as_of`, those of a window as long as the validation window to choose by; None without one."""
     visits = visits_before(run, at_most=settings.next_visits)
@@ -129,7 +147,8 @@ def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | Non
         return None
     num_valid = visits.filter(pl.col("started_at") >= run.as_of - (run.times.test_from - run.times.valid_from)).height
     can_choose = 0 < num_valid < visits.height  # else the last of the visits do
-    model = NextItemModel.fit(visits["items"], num_valid=num_valid if can_choose else None)
+    sequence = sequence_fits(run) if can_choose else None  # whose first fit knows the visits before a window
+    model = NextItemModel.fit(visits["items"], num_valid=num_valid if can_choose else None, sequence=sequence)
     held_out = model.held_out.get(model.chosen)
     run.log(
         "next: learnt",

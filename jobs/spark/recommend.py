@@ -17,10 +17,12 @@ import numpy as np
 from pydantic import Field
 
 from lib.candidates import tasks
+from lib.candidates.features import FEATURES
 from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import Ranker
 from lib.candidates.rules import Rules
+from lib.candidates.sources import MODELS
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import files_of
 from lib.engines.spark import SparkRun, start_run
@@ -52,7 +54,7 @@ def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ra
     """The current ranker, or for an earlier `as_of` the fit that it was judged by; None if neither learned only from before.
 
     Raises:
-        ValueError: it learned from other candidates than these settings retrieve.
+        ValueError: it learned from other candidates than these settings retrieve, or from other features.
     """
     row = run.current_model("ranker")
     if row is None:
@@ -64,6 +66,8 @@ def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ra
             f"recommend: {row['version']} learned from candidates of {known['options']}, these are of "
             f"{settings.retrieval_options()}; give both jobs the same settings, or run train_ranker again"
         )
+    if known["features"] != list(FEATURES):
+        raise ValueError(f"recommend: {row['version']} knows other features of a candidate; run train_ranker again")
     for fit, name in ((row["version"], "ranker"), (judged(row["version"]), judged("ranker"))):
         if name in known["learned_until"] and datetime.fromisoformat(known["learned_until"][name]) <= as_of:
             return Ranker(fit, (folder / f"{name}.txt").read_text(), np.array(known["usual"], np.float32))
@@ -79,7 +83,7 @@ def main(settings: RecommendSettings) -> None:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
         retrieval, ranker = found[NAME], ranker_at(run, run.as_of, settings)
         run.log("retrieves", items=len(retrieval.catalogue), ease_items=len(retrieval.ease), **versions)
-        for model in {"als", "two_tower"} - {*versions}:
+        for model in [model for model in MODELS if model not in versions]:
             run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
         if ranker is None:
             run.log(f"{RANKED} left out", why=f"no ranker that learned from before {run.as_of:%Y-%m-%d %H:%M} alone")

@@ -18,17 +18,21 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lib.candidates.features import BOUGHT, FITTING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
+from lib.candidates.features import BOUGHT, FITTING, FOLLOWING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
 from lib.candidates.histories import Histories
 from lib.candidates.ranker import Ranker, moving_groups, predicted
 from lib.candidates.rules import Rules, best_places, explored
-from lib.candidates.sources import ALS, EASE, TWO_TOWER, Candidates, Proposed, Retrieval, popular_new
+from lib.candidates.sources import ALS, EASE, SEQUENCE, TWO_TOWER, Candidates, Proposed, Retrieval, popular_new
 
 POPULARITY, REBUY, RANKED = "popularity", "rebuy", "ranked"
 WITHOUT_RULES = "ranked_without_rules"  # beside `ranked` where it keeps rules, so that their price can be told
 NEW_IN_SHOP = "new in the shop"
 NO_RULES = Rules()
-MODEL_REASONS = {ALS: "close to your taste (ALS)", TWO_TOWER: "close to your taste (two towers)"}
+MODEL_REASONS = {
+    ALS: "close to your taste (ALS)",
+    TWO_TOWER: "close to your taste (two towers)",
+    SEQUENCE: "goes on from what you did last",
+}
 # The verb for each relevant event type, for reasons such as "bought by 12 customers".
 VERBS = {
     "purchase": "bought",
@@ -134,6 +138,7 @@ class Writer:
         reasons = np.full(len(group), "popular lately", dtype=object)
         times = np.append(block.pairs["num_relevant"].to_numpy(), 0)[pair] * (pair >= 0)
         reasons[is_it[TASTE]] = "close to your taste"
+        reasons[is_it[FOLLOWING]] = "goes on from what you did last"
         reasons[is_it[FITTING]] = "fits what you usually choose"
         lately = catalogue.sums["num_recent_buyers"].to_numpy()[listed.item].astype(float)
         told = np.array([f"{text} lately" for text in self._bought_by(lately).to_pylist()], dtype=object)

@@ -17,8 +17,9 @@ from lib.candidates.histories import Histories
 from lib.ranking.topk import top_k
 
 Floats = NDArray[np.float32]
-OWN, POPULAR, EASE, EASE_RECENT, ALS, TWO_TOWER = "own", "popular", "ease", "ease_recent", "als", "two_tower"
-MODELS = (ALS, TWO_TOWER)  # whose vectors stand in gold/vectors
+OWN, POPULAR, EASE, EASE_RECENT = "own", "popular", "ease", "ease_recent"
+ALS, TWO_TOWER, SEQUENCE = "als", "two_tower", "sequence"
+MODELS = (ALS, TWO_TOWER, SEQUENCE)  # whose vectors stand in gold/vectors
 CELLS_AT_ONCE = 1 << 23  # scores of a source in memory at a time (32 MB)
 
 

@@ -137,7 +137,7 @@ def fit_encoder(
     if state is None:
         state = {"epoch": 0, "best_epoch": 0, "best_loss": float("inf"), "best": copy.deepcopy(own.state_dict())}
     else:
-        _load(own, optimizer, state)
+        load_stored(own, optimizer, state)
     while state["epoch"] < plan.num_epochs and state["epoch"] - state["best_epoch"] < plan.patience:
         epoch = state["epoch"] + 1
         generator = epoch_generator(plan.seed, epoch, rank)
@@ -147,7 +147,13 @@ def fit_encoder(
             valid_loss = log_loss(own, train, total)
             assert valid_loss is not None, "every worker has a share of the training examples"
         told = {"loss": loss, "valid_loss": valid_loss}
-        state = {**state, "epoch": epoch, **told, "curves": _longer(state, told), **_weights(own, optimizer)}
+        state = {
+            **state,
+            "epoch": epoch,
+            **told,
+            "curves": longer_curves(state, told),
+            **stored_weights(own, optimizer),
+        }
         if valid_loss < state["best_loss"]:
             state |= {"best_epoch": epoch, "best_loss": valid_loss, "best": state["model"]}
         keep(state)
@@ -177,9 +183,9 @@ def fit_two_towers(
     assert isinstance(own, TwoTower)
     optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate)
     if state is None:
-        state = {"epoch": 0, **_weights(own, optimizer)}
+        state = {"epoch": 0, **stored_weights(own, optimizer)}
     else:
-        _load(own, optimizer, state)
+        load_stored(own, optimizer, state)
     while state["epoch"] < plan.num_epochs:
         epoch = state["epoch"] + 1
         loss = two_tower.train_epoch(
@@ -192,21 +198,28 @@ def fit_two_towers(
             rank=rank,
             gather=gather,
         )
-        state = {"epoch": epoch, "loss": loss, "curves": _longer(state, {"loss": loss}), **_weights(own, optimizer)}
+        state = {
+            "epoch": epoch,
+            "loss": loss,
+            "curves": longer_curves(state, {"loss": loss}),
+            **stored_weights(own, optimizer),
+        }
         keep(state)
     return state
 
 
-def _weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def stored_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """A copy of the weights and of what the optimizer has gathered, as parts of a state."""
     return {"model": copy.deepcopy(model.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
 
 
-def _longer(state: State, told: Mapping[str, float]) -> dict[str, list[float]]:
-    """What was told of each epoch, with that of this one."""
+def longer_curves(state: State, told: Mapping[str, float]) -> dict[str, list[float]]:
+    """The curves of a state, longer by what is told of an epoch."""
     before: Mapping[str, list[float]] = state.get("curves", {})
     return {name: [*before.get(name, []), value] for name, value in told.items()}
 
 
-def _load(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+def load_stored(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Take them from a state."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

@@ -16,6 +16,7 @@ NEVER = 1 << 30  # the rank of an item that is not named
 class Candidates:
     """Items by prefix, those of a prefix together and in the order of their indices."""
 
+    names: tuple[str, ...]  # of the strategies
     row: Ints  # [candidates] the prefix
     item: Ints  # [candidates]
     shares: Floats  # [candidates, strategies] zero where a strategy does not name the item
@@ -37,7 +38,7 @@ class Candidates:
             end += matrix.nnz
         row = named // num_columns
         starts = np.searchsorted(row, np.arange(num_rows + 1)).astype(np.int64)
-        return cls(row, named % num_columns, shares, starts)
+        return cls(tuple(scores), row, named % num_columns, shares, starts)
 
     def place_of(self, items: Ints) -> Ints:
         """[prefixes] where an item of each prefix stands among the candidates; -1 where it is none of them."""
@@ -68,4 +69,4 @@ class Candidates:
     def taken(self, keep: Ints) -> "Candidates":
         """Those at some places, which are in order."""
         starts = np.searchsorted(keep, self.starts).astype(np.int64)
-        return Candidates(self.row[keep], self.item[keep], self.shares[keep], starts)
+        return Candidates(self.names, self.row[keep], self.item[keep], self.shares[keep], starts)

@@ -12,21 +12,30 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from lib.models.sequence_weights import SequenceWeights
 from lib.next_item import blend, ranker
 from lib.next_item.candidates import NEVER, Candidates
 from lib.next_item.ranker import Ranker
 from lib.next_item.scores import Floats
-from lib.next_item.strategies import DEPTH, STRATEGIES, Learnt
+from lib.next_item.sequence import SequenceStrategy
+from lib.next_item.strategies import DEPTH, SEQUENCE, STRATEGIES, Learnt
 from lib.next_item.visits import Asked, Catalogue, Ints, Prefixes, Visits, asked, coded_visits, whole
 
 BLEND, RANKED = "blend", "ranked"
 BEST = "best"  # the chosen one's items, then the blend's
-EVERY_STRATEGY = (*STRATEGIES, BLEND, RANKED)
+EVERY_STRATEGY = (*STRATEGIES, SEQUENCE, BLEND, RANKED)
 CHOICE_K = 20  # of the figures by which the one that answers is chosen
 VALID_FRAC = 0.2  # the last visits, of which the strategies do not learn at first, where it is not said
 LEARN_FRAC = 0.6  # of these, from which blend and ranker learn before the rest chooses
 LEAST_TO_CHOOSE = 100  # questions; of fewer the blend answers
 AT_ONCE = 2_000  # prefixes
+
+
+class SequenceFits(NamedTuple):
+    """The two fits of a sequence model: without the visits by which blend and ranker learn, and with all of them."""
+
+    early: SequenceWeights
+    all: SequenceWeights
 
 
 class Figures(NamedTuple):
@@ -77,7 +86,12 @@ class NextItemModel:
 
     @classmethod
     def fit(
-        cls, sessions: Sequence[Sequence[str]] | pl.Series, *, num_valid: int | None = None, chosen: str | None = None
+        cls,
+        sessions: Sequence[Sequence[str]] | pl.Series,
+        *,
+        num_valid: int | None = None,
+        chosen: str | None = None,
+        sequence: SequenceFits | None = None,
     ) -> "NextItemModel":
         """Learn from sessions, lists of items, the oldest first.
 
@@ -85,6 +99,7 @@ class NextItemModel:
             sessions: lists of items in their order.
             num_valid: how many of the last are those by which blend and ranker learn and the strategy is chosen.
             chosen: the strategy that answers; unset: the best.
+            sequence: a sequence model, to be one of the strategies.
 
         Raises:
             ValueError: there is no item, or no such strategy.
@@ -96,9 +111,10 @@ class NextItemModel:
             raise ValueError("sessions to learn from need at least one item; got none")
         num_valid = round(len(lists) * VALID_FRAC) if num_valid is None else min(num_valid, len(lists))
         early, late = lists.head(len(lists) - num_valid), lists.tail(num_valid)
-        tuned = _tuned(early, late) if early.list.len().sum() else NOTHING_TUNED
-        catalogue, learnt, evidence = _learnt(lists)
-        is_able = chosen != RANKED or tuned.ranker is not None
+        catalogue, learnt, evidence = _learnt(lists, sequence.all if sequence else None)
+        has_early = early.list.len().sum() > 0
+        tuned = _tuned(early, late, sequence.early if sequence else None) if has_early else nothing_tuned(learnt.names)
+        is_able = (chosen != RANKED or tuned.ranker is not None) and (chosen != SEQUENCE or sequence is not None)
         answers = chosen if chosen is not None and is_able else tuned.chosen
         return cls(
             catalogue, learnt, tuned.weights, tuned.ranker, evidence, answers, tuned.held_out, num_asked=tuned.num_asked
@@ -107,7 +123,7 @@ class NextItemModel:
     @property
     def strategies(self) -> tuple[str, ...]:
         """Those that it has."""
-        return (*STRATEGIES, BLEND, *((RANKED,) if self.ranker is not None else ()), BEST)
+        return (*self.learnt.names, BLEND, *((RANKED,) if self.ranker is not None else ()), BEST)
 
     def rank(self, items_so_far: Sequence[str], k: int = 20) -> tuple[list[str], list[float]]:
         """The k items that come next most likely, the likeliest first, and their scores; fewer where fewer are known.
@@ -162,7 +178,8 @@ class NextItemModel:
         """What each strategy says of the candidates of some prefixes, which name `num_named` items."""
         candidates = Candidates.of(self.learnt.scores(prefixes, num_named, depth=depth))
         blended = blend.blended(candidates, self.weights, prefixes.length)
-        by_strategy = {name: candidates.shares[:, place] for place, name in enumerate(STRATEGIES)} | {BLEND: blended}
+        by_strategy = {name: candidates.shares[:, place] for place, name in enumerate(candidates.names)}
+        by_strategy[BLEND] = blended
         if self.ranker is not None:
             by_strategy[RANKED] = _ordered(candidates, blended, prefixes, self.ranker, self.evidence)
         by_strategy[BEST] = _best(by_strategy, self.chosen)
@@ -187,10 +204,10 @@ class Tuned(NamedTuple):
     num_asked: int
 
 
-PRIOR = blend.prior_of(STRATEGIES)
-NOTHING_TUNED = Tuned(
-    blend.learn_weights(np.zeros((0, len(STRATEGIES))), np.zeros(0, np.int64), PRIOR), None, BLEND, {}, 0
-)
+def nothing_tuned(names: Sequence[str]) -> Tuned:
+    """What is believed of some strategies where no visits say anything."""
+    nothing = np.zeros((0, len(names))), np.zeros(0, np.int64)
+    return Tuned(blend.learn_weights(*nothing, blend.prior_of(names)), None, BLEND, {}, 0)
 
 
 class _Lesson(NamedTuple):
@@ -207,24 +224,25 @@ class _Lesson(NamedTuple):
         return np.where((place >= 0)[:, None], self.candidates.shares[place], 0.0)
 
 
-def _learnt(lists: pl.Series) -> tuple[Catalogue, Learnt, Floats]:
-    """What the strategies learn from visits, and how many of these hold each item."""
+def _learnt(lists: pl.Series, sequence: SequenceWeights | None) -> tuple[Catalogue, Learnt, Floats]:
+    """What the strategies learn from visits, or have learnt, and how many of these hold each item."""
     catalogue = Catalogue.of(lists.filter(lists.list.len() > 0).explode())
     visits, _ = coded_visits(lists, catalogue)
-    learnt = Learnt.from_visits(visits, len(catalogue))
+    strategy = None if sequence is None else SequenceStrategy.of(sequence, catalogue)
+    learnt = Learnt.from_visits(visits, len(catalogue), strategy)
     held = pl.DataFrame({"visit": visits.visit, "item": visits.items}).unique()["item"].to_numpy()
     return catalogue, learnt, np.bincount(held, minlength=len(catalogue)).astype(np.float64)
 
 
-def _tuned(early: pl.Series, late: pl.Series) -> Tuned:
+def _tuned(early: pl.Series, late: pl.Series, sequence: SequenceWeights | None) -> Tuned:
     """Learn blend and ranker from the first of the late visits, choose on the rest, and learn them anew from all of them."""
-    catalogue, learnt, evidence = _learnt(early)
+    catalogue, learnt, evidence = _learnt(early, sequence)
     visits, names = coded_visits(late, catalogue)
     begin = int(np.searchsorted(np.cumsum(np.maximum(np.diff(visits.starts) - 1, 0)), _most_asked(visits), "left"))
     visits = Visits(visits.items[visits.starts[begin] :], visits.starts[begin:] - visits.starts[begin])
     questions = asked(visits, len(catalogue))
     if not len(questions.prefixes):
-        return NOTHING_TUNED
+        return nothing_tuned(learnt.names)
     lessons = [
         _Lesson(part, Candidates.of(learnt.scores(part, len(names))), questions.next_item[rows])
         for rows in (slice(at, at + AT_ONCE) for at in range(0, len(questions.prefixes), AT_ONCE))
@@ -247,9 +265,10 @@ def _most_asked(visits: Visits) -> int:
 
 def _learn(lessons: Sequence[_Lesson], is_taken: np.ndarray, evidence: Floats) -> tuple[Floats, Ranker | None]:
     """Blend and ranker from the questions that are taken."""
+    names = lessons[0].candidates.names
     shares = np.concatenate([lesson.shares for lesson in lessons])
     length = np.concatenate([lesson.prefixes.length for lesson in lessons])
-    weights = blend.learn_weights(shares[is_taken], length[is_taken], PRIOR)
+    weights = blend.learn_weights(shares[is_taken], length[is_taken], blend.prior_of(names))
     given, is_next, sizes, begin = [], [], [], 0
     for lesson in lessons:
         taken = is_taken[begin : begin + len(lesson.prefixes)]
@@ -265,7 +284,7 @@ def _learn(lessons: Sequence[_Lesson], is_taken: np.ndarray, evidence: Floats) -
         sizes.append(np.diff(candidates.starts)[teaches])
     if sum(map(len, sizes)) < ranker.LEAST_QUESTIONS:
         return weights, None
-    return weights, ranker.learn(np.concatenate(given), np.concatenate(is_next), np.concatenate(sizes))
+    return weights, ranker.learn(np.concatenate(given), np.concatenate(is_next), np.concatenate(sizes), names)
 
 
 def _figures(
@@ -277,7 +296,8 @@ def _figures(
     ranks: dict[str, list[Ints]] = {}
     for lesson in lessons:
         blended = blend.blended(lesson.candidates, weights, lesson.prefixes.length)
-        scores = {name: lesson.candidates.shares[:, place] for place, name in enumerate(STRATEGIES)} | {BLEND: blended}
+        names = lesson.candidates.names
+        scores = {name: lesson.candidates.shares[:, place] for place, name in enumerate(names)} | {BLEND: blended}
         if trees is not None:
             scores[RANKED] = _ordered(lesson.candidates, blended, lesson.prefixes, trees, evidence)
         for name, of_part in Scored(lesson.candidates, scores).ranks_of(lesson.next_item).items():

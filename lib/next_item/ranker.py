@@ -3,6 +3,7 @@
 It orders the candidates that the blend puts first. It learns from visits of which the strategies have not learnt.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ import numpy as np
 
 from lib.next_item.candidates import Candidates
 from lib.next_item.scores import Floats
-from lib.next_item.strategies import STRATEGIES
 from lib.next_item.visits import Bools, Ints, Prefixes
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ PARAMETERS = {
     "force_row_wise": True,
 }
 UNRANKED = ("popularity", "trending", "same_item")  # whose ranks say no more than their shares
-FEATURES = (
-    *(f"share_{name}" for name in STRATEGIES),
-    *(f"rank_{name}" for name in STRATEGIES if name not in UNRANKED),
+OTHER_FEATURES = (
     *("blend", "blend_rank", "blend_to_first", "num_naming", "back", "times_seen", "length", "num_items", "evidence"),
     *("evidence_of_last", "most_successor", "most_session_knn"),
 )
@@ -62,13 +60,19 @@ class Ranker:
         return np.asarray(1.0 / (1.0 + np.exp(-np.asarray(self.booster.predict(given, num_threads=1)))))
 
 
+def feature_names(strategies: Sequence[str]) -> list[str]:
+    """The columns of `features`, of candidates of some strategies."""
+    ranked = [f"rank_{name}" for name in strategies if name not in UNRANKED]
+    return [*(f"share_{name}" for name in strategies), *ranked, *OTHER_FEATURES]
+
+
 def features(candidates: Candidates, blend: Floats, prefixes: Prefixes, evidence: Floats) -> Floats:
-    """[candidates, FEATURES] of the candidates of some prefixes; `evidence` is how many visits hold each learnt item."""
-    row, item, shares = candidates.row, candidates.item, candidates.shares
+    """[candidates, features] of the candidates of some prefixes; `evidence` is how many visits hold each learnt item."""
+    row, item, shares, names = candidates.row, candidates.item, candidates.shares, candidates.names
     recent = prefixes.recent[row]
     is_it = recent == item[:, None]
     back = np.where(is_it.any(axis=1), is_it.argmax(axis=1), -1)
-    ranked = [place for place, name in enumerate(STRATEGIES) if name not in UNRANKED]
+    ranked = [place for place, name in enumerate(names) if name not in UNRANKED]
     ranks = np.stack([np.where(shares[:, k] > 0, candidates.ranks(shares[:, k]), 99) for k in ranked], axis=1)
     num_rows = len(candidates.starts) - 1
 
@@ -95,8 +99,8 @@ def features(candidates: Candidates, blend: Floats, prefixes: Prefixes, evidence
             prefixes.is_newest().sum(axis=1)[row],
             seen(item),
             seen(prefixes.recent[:, 0])[row],
-            most(shares[:, STRATEGIES.index("successor")]),
-            most(shares[:, STRATEGIES.index("session_knn")]),
+            most(shares[:, names.index("successor")]),
+            most(shares[:, names.index("session_knn")]),
         ]
     )
 
@@ -106,12 +110,12 @@ def first_of_blend(candidates: Candidates, blend: Floats) -> Bools:
     return candidates.ranks(blend) <= NUM_RANKED
 
 
-def learn(given: Floats, is_next: Bools, sizes: Ints) -> Ranker:
-    """Learn from the features of candidates, whether each came next, and the number of candidates of each question."""
+def learn(given: Floats, is_next: Bools, sizes: Ints, names: Sequence[str]) -> Ranker:
+    """Learn from the features of candidates by some strategies, whether each came next, and the number of candidates of each question."""
     import lightgbm  # noqa: PLC0415
 
     data = lightgbm.Dataset(
-        given, is_next.astype(np.int32), group=sizes, feature_name=list(FEATURES), free_raw_data=True
+        given, is_next.astype(np.int32), group=sizes, feature_name=feature_names(names), free_raw_data=True
     )
     booster = lightgbm.train(PARAMETERS | {"label_gain": [0, 1]}, data, NUM_ROUNDS)
     return Ranker(booster.model_to_string())

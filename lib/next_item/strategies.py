@@ -10,6 +10,7 @@
     co_occurrence    what is in visits together with the last item (cosine)
     session_knn      what is in the most similar earlier visits (V-SKNN: Ludewig and Jannach 2018, "Evaluation of session-based
                      recommendation algorithms"; with a bounded inverted index as in VMIS-kNN: Kersbergen et al. 2022, "Serenade")
+    sequence         a transformer over the visit's events (lib/models/sequence.py), where the lake has one: the softmax of its scores
     ease             a linear model of a visit's items (Steck 2019, "Embarrassingly shallow autoencoders"), of frequent items alone
 
 Scores of a strategy are shares that sum to one over the items that it names for a prefix.
@@ -22,6 +23,7 @@ import numpy as np
 from scipy import sparse
 
 from lib.next_item.scores import Floats, of_entries, rows_of, shares, top_of_rows
+from lib.next_item.sequence import SequenceStrategy
 from lib.next_item.visits import NOTHING, Ints, Prefixes, Visits, asked
 from lib.ranking.ease import weights_of
 
@@ -29,6 +31,7 @@ STRATEGIES = (
     *("popularity", "trending", "same_item", "own_items", "successor", "successors", "last_two", "co_occurrence"),
     *("session_knn", "ease"),
 )
+SEQUENCE = "sequence"  # beside them where the lake has such a model
 DEPTH = 50  # items that a strategy names for a prefix, at least
 TABLE_DEPTH = 100  # items that a table keeps for an item
 REACH = 5  # events after an item that count as its successors
@@ -61,10 +64,16 @@ class Learnt:
     recent_visits: sparse.csr_array  # [items, visits] of each item the latest
     visit_items: sparse.csr_array  # [visits, items] weighed by how rare an item is
     ease: sparse.csr_array  # [items, items]
+    sequence: SequenceStrategy | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The strategies that it has."""
+        return (*STRATEGIES, *((SEQUENCE,) if self.sequence is not None else ()))
 
     @classmethod
-    def from_visits(cls, visits: Visits, num_items: int) -> "Learnt":
-        """Learn from visits, the oldest first, with items below `num_items`."""
+    def from_visits(cls, visits: Visits, num_items: int, sequence: SequenceStrategy | None = None) -> "Learnt":
+        """Learn from visits, the oldest first, with items below `num_items`; `sequence` has learnt already."""
         visits = _latest_events(visits)
         incidence = of_entries(
             visits.visit, visits.items, np.ones(len(visits.items)), (len(visits.starts) - 1, num_items)
@@ -90,6 +99,7 @@ class Learnt:
             _latest_of_rows(sparse.csr_array(incidence.T), KNN_RECENT),
             weighed,
             _ease(incidence, num_visits),
+            sequence,
         )
 
     def scores(self, prefixes: Prefixes, num_named: int, *, depth: int = DEPTH) -> dict[str, sparse.csr_array]:
@@ -109,7 +119,9 @@ class Learnt:
             "session_knn": self._session_knn(prefixes),
             "ease": self._of_recent(prefixes, self.ease, 0.8),
         }
-        return {name: _widened(shares(top_of_rows(found[name], depth)), num_named) for name in STRATEGIES}
+        if self.sequence is not None:
+            found[SEQUENCE] = self.sequence.scores(prefixes, depth)
+        return {name: _widened(shares(top_of_rows(found[name], depth)), num_named) for name in self.names}
 
     def _own_items(self, prefixes: Prefixes, num_named: int) -> sparse.csr_array:
         newest = prefixes.is_newest()

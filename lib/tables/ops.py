@@ -38,7 +38,7 @@ MODELS = Table(
     comment="One model version, and whether it is the current one.",
     version=1,
     columns=(
-        required("model", TEXT, "als, encoder, two_tower, policy, gan"),
+        required("model", TEXT, "als, encoder, two_tower, sequence, policy, gan"),
         required("version", TEXT, "its run's id"),
         required("uri", TEXT, "folder of its files below the lake; the vectors table for als"),
         Column("sha256", TEXT, "of the checkpoint file"),

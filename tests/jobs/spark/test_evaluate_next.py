@@ -9,7 +9,10 @@ import pytest
 
 from lib.cli.jobs import load_job
 from lib.engines.spark import start_run
+from lib.models import sequence_weights
+from lib.models.sequence import SequenceModel, weights_of
 from lib.pipeline import JOBS
+from lib.runs import model_registry
 from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
 from tests.lib.next_item.clicks import visits
 
@@ -121,6 +124,54 @@ def test_another_future_changes_no_score(job: ModuleType, tmp_path: Path) -> Non
             model = job.next_model(run, settings)
         said.append((model.rank_many(asked), model.chosen, model.held_out, model.catalogue.items.to_list()))
     assert said[0] == said[1]
+
+
+def test_the_sequence_model_of_before_is_a_strategy_and_neither_a_later_one_nor_a_candidate_or_an_unreadable_one(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    small_lake.put(
+        "gold/sessions",
+        *(
+            visit(f"s{number}", START + number * timedelta(minutes=70), *items)
+            for number, items in enumerate(visits(290))
+        ),
+        visit("v", VALID_FROM + DAY, "i001", "i002"),
+        visit("t", TEST_FROM, "i001", "i002"),
+    )
+
+    def strategies() -> tuple[str, ...]:
+        settings = settings_of(job, small_lake)
+        with start_run("evaluate", settings) as run:
+            found: tuple[str, ...] = job.next_model(run, settings).strategies
+            return found
+
+    assert "sequence" not in strategies()
+    put_sequence_model(small_lake, "train_sequence-000001", as_of=TEST_FROM, status="candidate")
+    put_sequence_model(small_lake, "train_sequence-000002", as_of=TEST_FROM + DAY)
+    assert "sequence" not in strategies()
+    folder = put_sequence_model(small_lake, "train_sequence-000003", as_of=TEST_FROM, status="retired")
+    assert "sequence" in strategies()
+    (folder / "sequence-valid.safetensors").unlink()
+    assert "sequence" not in strategies()
+
+
+def put_sequence_model(lake: SmallLake, version: str, *, as_of: datetime, status: str = "promoted") -> Path:
+    """Register a version of a model that has learnt nothing yet; returns its folder."""
+    folder = lake.lake.files("sequence", version)
+    names = tuple(sorted({item for items in visits(290) for item in items}))
+    model = SequenceModel(len(names), num_dimensions=4, num_blocks=1, num_heads=1, length=5, dropout=0.0)
+    for fit in ("sequence", "sequence-valid"):
+        sequence_weights.save(weights_of(model, names), folder, fit, tables={})
+    row = {
+        "model": "sequence",
+        "version": version,
+        "uri": f"files/sequence/{version}",
+        "run_id": version,
+        "inputs": [],
+    }
+    row |= {"sha256": None, "status": status, "reason": None, "as_of": as_of, "num_parameters": 1, "created_at": as_of}
+    model_registry.register_model(lake.lake, row)
+    return folder
 
 
 def test_only_the_latest_visits_are_learnt_from_where_they_are_many(job: ModuleType, small_lake: SmallLake) -> None:

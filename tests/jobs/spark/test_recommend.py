@@ -125,6 +125,8 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job: ModuleTy
         vector("als", "user", "stranger", [1, 1]),
         vector("two_tower", "item", "c", [2], version="train_encoder-000007"),
         vector("two_tower", "user", "dan", [0.5], version="train_encoder-000007"),
+        vector("sequence", "item", "c", [3], version="train_sequence-000002"),
+        vector("sequence", "user", "eve", [1], version="train_sequence-000002"),
         vector("two_tower", "user", "dan", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
         vector("two_tower", "item", "c", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
     )
@@ -132,13 +134,20 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job: ModuleTy
     rows = [row for row in small_lake.read("gold/recommendations") if row["model"]]
     columns = ("strategy", "question", "user_key", "rank", "item_id", "score", "model", "version")
     als, towers = ("als", "als-000001"), ("two_tower", "train_encoder-000007")
+    sequence = ("sequence", "train_sequence-000002")
     assert [tuple(row[column] for column in columns) for row in rows] == [
         ("als", "all", "ann", 1, "a", 3.0, *als),
         ("als", "all", "ann", 2, "b", 2.0, *als),
+        ("sequence", "all", "eve", 1, "c", 3.0, *sequence),
+        ("sequence", "new", "eve", 1, "c", 3.0, *sequence),
         ("two_tower", "all", "dan", 1, "c", 1.0, *towers),
         ("two_tower", "new", "dan", 1, "c", 1.0, *towers),
     ]
-    assert {row["reason"] for row in rows} == {"close to your taste (ALS)", "close to your taste (two towers)"}
+    assert {row["reason"] for row in rows} == {
+        "close to your taste (ALS)",
+        "close to your taste (two towers)",
+        "goes on from what you did last",
+    }
 
 
 @pytest.mark.slow
