@@ -256,6 +256,7 @@ PIPELINE: tuple[Job, ...] = (
             "gan/metrics",
             "gan/provenance.py",
             "gan/training",
+            "lib/pictures",
             "lib/statistics",
         ),
         driver=Size(cores=2, memory=8),
@@ -268,7 +269,10 @@ PIPELINE: tuple[Job, ...] = (
         reads=("gold/recommendations", "silver/items"),
         models=("gan",),
         writes=("gold/creatives",),
-        code=("gan/adverts", "gan/arrays.py", "gan/generator.py", "gan/metrics", "gan/provenance.py", "gan/training"),
+        code=(
+            *("gan/adverts", "gan/arrays.py", "gan/generator.py", "gan/metrics", "gan/provenance.py", "gan/training"),
+            "lib/pictures",
+        ),
         driver=Size(cores=4, memory=8),
     ),
     Job(

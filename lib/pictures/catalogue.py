@@ -4,18 +4,17 @@ Tasks choose among the pictures and decode them (lib/engines/arrow_tasks.py); wh
 `max_pictures`, however many pictures there are.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from gan.arrays import Picture
-from gan.training.dataset import hashed_order
-from gan.training.decoding import MAX_FILE_BYTES, decode
 from lib.engines.arrow_tasks import Broadcast, gathered, packed, rows_of, unpacked
 from lib.lake.places import filesystem_of
+from lib.pictures.decoding import MAX_FILE_BYTES, Picture, decode
 from lib.tables import contract
 
 COLUMNS = ("item_id", "source_file_sha256", "bytes", "uri")
@@ -26,6 +25,11 @@ GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     KEY: {"item_id": pl.String, "source_file_sha256": pl.String},
     PICTURE: {"item_id": pl.String, "pixels": pl.Binary},
 }
+
+
+def hashed_order(item_ids: Sequence[str], seed: int) -> list[str]:
+    """The distinct items in a random order that depends on the seed and the ids alone."""
+    return sorted(set(item_ids), key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).digest())
 
 
 def chosen_pictures(keys: pl.DataFrame, *, max_pictures: int, seed: int) -> pl.DataFrame:
