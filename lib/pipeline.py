@@ -174,6 +174,20 @@ PIPELINE: tuple[Job, ...] = (
         workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
     ),
     Job(
+        "train_content",
+        "ray",
+        "vectors of every item from its title, tags and picture, on Ray Train",
+        reads=("silver/items",),
+        may_read=("bronze/images", "gold/interactions"),
+        writes=("gold/vectors", "gold/model_metrics"),
+        code=(
+            *("lib/content", "lib/pictures", "lib/models", "lib/ranking", "lib/statistics"),
+            *("lib/candidates/__init__.py", "lib/candidates/known.py"),
+        ),
+        driver=Size(cores=2, memory=8),
+        workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
+    ),
+    Job(
         "train_ranker",
         "ray",
         "the ranker of all retrievers' candidates, LambdaMART on Ray Train",

@@ -45,7 +45,7 @@ def chosen_pictures(keys: pl.DataFrame, *, max_pictures: int, seed: int) -> pl.D
 def choose_in_files(files: Iterable[pa.RecordBatch], *, max_pictures: int, seed: int) -> Iterator[pa.RecordBatch]:
     """Choose in each file of bronze/images (rows of TABLE_FILES)."""
     for file in rows_of(files):
-        keys = pl.DataFrame(_pictures_of(file["location"]).to_table(columns=list(KEYS), use_threads=False))
+        keys = pl.DataFrame(pictures_of(file["location"]).to_table(columns=list(KEYS), use_threads=False))
         yield from packed(chosen_pictures(keys, max_pictures=max_pictures, seed=seed), KEY)
 
 
@@ -61,7 +61,7 @@ def decode_chosen(
 ) -> Iterator[pa.RecordBatch]:
     """Decode the chosen pictures of files."""
     for file in rows_of(files):
-        found = read_pictures(_pictures_of(file["location"]), chosen.value, resolution)
+        found = read_pictures(pictures_of(file["location"]), chosen.value, resolution)
         pixels = pl.Series([picture.tobytes() for picture in found.values()], dtype=pl.Binary)
         yield from packed(pl.DataFrame({"item_id": list(found), "pixels": pixels}), PICTURE)
 
@@ -72,7 +72,8 @@ def decoded(parts: Iterable[tuple[str, bytes]], resolution: int) -> dict[str, Pi
     return {item: np.frombuffer(pixels, np.uint8).reshape(3, resolution, resolution) for item, pixels in rows}
 
 
-def _pictures_of(location: str) -> pads.Dataset:
+def pictures_of(location: str) -> pads.Dataset:
+    """A file of bronze/images."""
     filesystem, path = filesystem_of(location)
     return pads.dataset(path, schema=contract("bronze/images").schema, format="parquet", filesystem=filesystem)
 
