@@ -31,7 +31,7 @@ from lib.statistics.bootstrap import Floats, mean_interval
 from tests.machine import machine
 
 PAGE = ROOT / "docs" / "ranker.md"
-TABLES = Tables("gold/interactions", "gold/vectors", "silver/items")
+TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 SEEDS = (0, 1, 2)
 NUM_WINDOWS, NUM_TREES = 3, 200
 OPTIONS = {"num_leaves": 31, "learning_rate": 0.05, "min_data_in_leaf": 50}

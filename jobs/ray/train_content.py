@@ -64,6 +64,7 @@ from lib.tables import contract
 MODEL, PICTURES = "content", "pictures"
 ITEMS, IMAGES, INTERACTIONS, VECTORS = "silver/items", "bronze/images", "gold/interactions", "gold/vectors"
 EVERY_PICTURE = 1 << 62
+MIN_BATCHES = 10  # per epoch of the encoder of pictures
 Vectors = NDArray[np.float32]
 
 
@@ -75,14 +76,16 @@ class TrainContentSettings(PromotionSettings, JobSettings):
         128, ge=8, le=4096, description="directions to which titles, and tags, are reduced before they are fused"
     )
     resolution: Literal[32, 64] = Field(32, description="side of the pictures that the encoder sees, in pixels")
-    picture_epochs: int = Field(8, ge=1, description="epochs of the encoder of pictures")
+    picture_epochs: int = Field(
+        6, ge=1, description="epochs of the encoder of pictures; each draws twice as many as there are"
+    )
     picture_batch_size: int = Field(128, ge=4, description="pictures in a batch, over all workers")
     max_pictures: int = Field(
         20_000, ge=1, description="pictures that the encoder is trained on at most; all of them get vectors"
     )
-    fusion_epochs: int = Field(6, ge=1, description="epochs of each fit of the fusion")
+    fusion_epochs: int = Field(4, ge=1, description="epochs of each fit of the fusion")
     batch_size: int = Field(512, ge=4, description="pairs in a batch of the fusion, over all workers")
-    num_batches: int = Field(40, ge=1, description="batches in an epoch, whatever the number of pictures and pairs")
+    num_batches: int = Field(120, ge=1, description="batches in an epoch of the fusion, whatever the number of pairs")
     learning_rate: float = Field(3e-3, gt=0, description="of both (AdamW)")
     history_length: int = Field(8, ge=1, description="items drawn from a user's history for each training pair")
     half_life_days: float = Field(60, gt=0, description="age at which an interaction counts half, in days")
@@ -107,6 +110,7 @@ class Task:
     plan: ContentPlan
     resolution: int
     max_pictures: int  # of a worker
+    picture_batches: int  # in an epoch
 
     def pictures_of_worker(self, rank: int) -> tuple[list[str], NDArray[np.uint8]]:
         """The pictures that a worker is trained on; one without any takes those of the next."""
@@ -162,6 +166,7 @@ def train_worker(config: dict[str, Task]) -> None:
             torch.from_numpy(pixels.copy()),
             torch.from_numpy(inputs.values[place]),
             task.plan,
+            num_batches=task.picture_batches,
             rank=rank,
             state=states.get(PICTURES),
             keep=partial(keep, PICTURES),
@@ -205,22 +210,24 @@ def positions(item_ids: list[str], among: pa.StringArray) -> NDArray[np.int64]:
     return np.asarray(found.to_numpy(), np.int64)
 
 
-def decoded_pictures(run: RayRun, item_ids: pa.StringArray, settings: TrainContentSettings) -> RayParts | None:
-    """The latest picture of each item of the catalogue, decoded, by share of items; None where there is none."""
+def decoded_pictures(
+    run: RayRun, item_ids: pa.StringArray, settings: TrainContentSettings
+) -> tuple[RayParts | None, int]:
+    """The latest picture of each item of the catalogue, decoded, by share of items, and their number; None where there is none."""
     if not run.has(IMAGES):
-        return None
+        return None, 0
     limits = {"max_pictures": EVERY_PICTURE, "seed": settings.seed}
     files = run.files_of({"": IMAGES})
     keys = files.then(catalogue.choose_in_files, **limits).to_shards(1).then(catalogue.choose_of_chosen, **limits)
     chosen = gathered(keys.collected(), catalogue.KEY, catalogue.GATHERED)
     chosen = chosen.filter(pl.col("item_id").is_in(pl.Series(item_ids).implode()))
     if not len(chosen):
-        return None
+        return None, 0
     num_shares = settings.cluster.num_workers
     given = {"chosen": run.engine.broadcast(dict(chosen.iter_rows())), "resolution": settings.resolution}
     shares = files.then(spread_pictures, num_shards=num_shares, **given).to_shards(num_shares)
     assert isinstance(shares, RayParts)
-    return shares if any(shares.partitions) else None
+    return (shares, len(chosen)) if any(shares.partitions) else (None, 0)
 
 
 def shares_of(run: RayRun, settings: TrainContentSettings) -> RayParts | None:
@@ -390,7 +397,7 @@ def main(settings: TrainContentSettings) -> None:
                 f"of {len(said):,} items the catalogue gives no title, category, brand or attribute, and no picture"
             )
         with ray_session(settings.cluster):
-            pictures = decoded_pictures(run, item_ids, settings)
+            pictures, num_pictures = decoded_pictures(run, item_ids, settings)
             if not said.names and pictures is None:
                 run.skip(
                     f"of {len(said):,} items there is no title, category, brand or attribute, and no picture that can be decoded"
@@ -413,6 +420,9 @@ def main(settings: TrainContentSettings) -> None:
                 plan=plan_of(settings),
                 resolution=settings.resolution,
                 max_pictures=-(-settings.max_pictures // settings.cluster.num_workers),
+                picture_batches=max(
+                    MIN_BATCHES, -(-2 * min(num_pictures, settings.max_pictures) // settings.picture_batch_size)
+                ),
             )
             states: dict[str, State] = fit_on_workers(
                 train_worker,

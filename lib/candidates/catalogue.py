@@ -8,10 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lib.candidates.known import ITEM_SUMS
+
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items that somebody had interacted with, in the order of their ids; every array is (items,)."""
+    """The items that somebody had interacted with, in the order of their ids, then those that nobody had touched, in theirs.
+
+    Every array is (items,).
+    """
 
     item_ids: pa.StringArray
     names: pa.StringArray  # the title, else the id
@@ -34,11 +39,21 @@ class Catalogue:
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
+def with_untouched(sums: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:
+    """The sums with those of items that nobody had touched at the end: nobody bought them, and their age is unknown."""
+    untouched = pl.DataFrame({"item_id": item_ids}).unique().join(sums, on="item_id", how="anti").sort("item_id")
+    none = {"age_days": pl.lit(None), "silence_days": pl.lit(None)}
+    columns = [
+        none.get(name, pl.lit(0)).cast(kind).alias(name) for name, kind in ITEM_SUMS.items() if name != "item_id"
+    ]
+    return pl.concat([sums, untouched.select("item_id", *columns)])
+
+
 def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
     """The catalogue of a moment.
 
     Args:
-        sums: what is known of its items, from `added_items`.
+        sums: what is known of its items, from `added_items`, and `with_untouched`.
         items: silver/items with item_id, title, category and price; None where the log describes no item.
     """
     described = sums.select("item_id")

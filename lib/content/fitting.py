@@ -26,7 +26,7 @@ class ContentPlan:
     num_dimensions: int
     picture_epochs: int
     fusion_epochs: int
-    num_batches: int  # in an epoch
+    num_batches: int  # in an epoch of the fusion
     picture_batch_size: int
     batch_size: int
     learning_rate: float
@@ -41,6 +41,7 @@ def fit_pictures(
     said: Tensor,
     plan: ContentPlan,
     *,
+    num_batches: int,
     rank: int = 0,
     state: State | None = None,
     keep: Keep = lambda _: None,
@@ -52,6 +53,7 @@ def fit_pictures(
         pixels: (n, 3, R, R) uint8, this worker's pictures.
         said: (n, S), titles and tags of the same items; S may be 0.
         plan: the hyperparameters.
+        num_batches: in an epoch, the same for every worker.
         rank: this worker's.
         state: a state that was passed to `keep`, to resume from.
         keep: called after every epoch with the state so far.
@@ -68,7 +70,7 @@ def fit_pictures(
         generator = epoch_generator(plan.seed, epoch, rank)
         model.train()
         losses = []
-        for _ in range(plan.num_batches):
+        for _ in range(num_batches):
             chosen = torch.randperm(len(pixels), generator=generator)[: plan.picture_batch_size]
             shown = pixels[chosen].to(device).float() / 255
             views = torch.cat([augmented(shown, generator), augmented(shown, generator)])
