@@ -1,5 +1,6 @@
 """How content vectors are fitted: loops that can be resumed, as in lib/models/fitting.py, whose states and workers these are."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -204,4 +205,4 @@ def _resumed(model: nn.Module, optimizer: torch.optim.Optimizer, state: State | 
 def _kept(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, losses: list[Tensor]) -> State:
     loss = torch.stack(losses).mean().item() if losses else 0.0
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    return {"epoch": epoch, "loss": loss, "model": weights, "optimizer": optimizer.state_dict()}
+    return {"epoch": epoch, "loss": loss, "model": weights, "optimizer": copy.deepcopy(optimizer.state_dict())}

@@ -5,7 +5,7 @@ how many users had other items of their category, as `popularity_of_cold` says, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -84,12 +84,14 @@ def judged_by(window: Window, vectors: Floats) -> dict[str, Values]:
     return {ALL: ndcg(hits, window.num_wanted), COLD: recall_of_cold(window, scored)}
 
 
-def recall_of_cold(window: Window, scored: "Scored") -> Values:
-    """Recall@50 among the cold items alone, of each user who wanted one of them."""
+def recall_of_cold(window: Window, scored: "Scored", *, among_all: bool = False) -> Values:
+    """Recall@50 of the cold items that each user wanted who wanted one: ranked among cold items alone, or among all items."""
     cold = window.wanted @ sp.diags_array(window.is_cold.astype(np.float32))
     num_cold = np.asarray(cold.sum(axis=1)).ravel().astype(np.int64)
     asked = np.flatnonzero(num_cold)
-    return recall(_hits(window, scored, asked, COLD_LENGTH, window.is_cold), num_cold[asked])
+    allowed = np.ones(len(window.item_ids), bool) if among_all else window.is_cold
+    only_cold = replace(window, wanted=cold)
+    return recall(_hits(only_cold, scored, asked, COLD_LENGTH, allowed), num_cold[asked])
 
 
 @dataclass(frozen=True)
