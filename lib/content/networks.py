@@ -99,17 +99,18 @@ def info_nce(one: Tensor, other: Tensor, scale: Tensor) -> Tensor:
 
 
 def augmented(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Another view of each picture (B, 3, R, R) in 0..1: cut, moved, mirrored, brighter or darker, its hue kept.
+    """Another view of each picture (B, 3, R, R) in 0..1: cut and moved a little, mirrored, brighter or darker, its hue kept.
 
-    What a product's colour is says what it is, so it stays (Chen et al. 2020 take it away to learn of shapes alone).
+    What a product's colour is says what it is, so it stays (Chen et al. 2020 take it away to learn of shapes alone), and a product is
+    shown whole: stronger cuts, as of scenes, made vectors that agree less with the kinds of products (benchmarks/content.py).
     """
     size = len(pictures)
     drawn = torch.rand(size, 5, generator=generator)
-    zoom, moved = 0.7 + 0.3 * drawn[:, 0], 0.3 * (drawn[:, 1:3] - 0.5)
+    zoom, moved = 0.85 + 0.15 * drawn[:, 0], 0.1 * (drawn[:, 1:3] - 0.5)
     mirrored = torch.where(drawn[:, 3] < 0.5, -1.0, 1.0)
     turn = torch.zeros(size, 2, 3)
     turn[:, 0, 0], turn[:, 1, 1], turn[:, :, 2] = zoom * mirrored, zoom, moved
     grid = F.affine_grid(turn, list(pictures.shape), align_corners=False).to(pictures.device)
     seen = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-    light = (0.8 + 0.4 * drawn[:, 4]).to(pictures.device)
+    light = (0.9 + 0.2 * drawn[:, 4]).to(pictures.device)
     return (seen * light[:, None, None, None]).clamp(0, 1)

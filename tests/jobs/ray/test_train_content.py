@@ -62,14 +62,7 @@ def catalogue(lake: SmallLake) -> None:
         data = b"no picture" if place == 0 else file.getvalue()
         images.append({"item_id": f"i{place:02}", "bytes": data, "source_file_sha256": f"{place:064x}"})
     lake.put("silver/items", *items)
-    base = {
-        "uri": None,
-        "record_number": 1,
-        "arrived_at": START,
-        "source": "pictures",
-        "source_file": "p",
-        "run_id": "r",
-    }
+    base = {"arrived_at": START, "batch_id": "b", "source_file": "p"}
     lake.put("bronze/images", *images, base=base)
 
 
