@@ -15,7 +15,9 @@ import argparse
 import base64
 import html
 import io
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -216,7 +218,15 @@ def page_of(shown: pl.DataFrame, photos: pl.DataFrame, vectors: dict[str, Any]) 
 
 
 def cold(lake: Path, format_name: str) -> Iterator[str]:
-    """Recall@50 of items that were new to everybody, by content vectors beside popularity."""
+    """Recall@50 of items that were new to everybody, by content vectors beside popularity; the lake is copied."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "lake"
+        shutil.copytree(lake, copy, ignore=shutil.ignore_patterns("raw", "logs", "files"))
+        yield from cold_of_copy(copy, format_name)
+
+
+def cold_of_copy(lake: Path, format_name: str) -> Iterator[str]:
+    """The lines of the table."""
     with start_run("train_content", JobSettings(lake={"path": str(lake)}, log={"format": format_name})) as run:
         start, end = run.times.test_from, run.times.end
         items = run.read_arrow("silver/items", COLUMNS).sort_by("item_id")

@@ -182,7 +182,7 @@ PIPELINE: tuple[Job, ...] = (
         writes=("gold/vectors", "gold/model_metrics"),
         code=(
             *("lib/content", "lib/pictures", "lib/models", "lib/ranking", "lib/statistics"),
-            *("lib/candidates/__init__.py", "lib/candidates/known.py"),
+            "lib/candidates/known.py",
         ),
         driver=Size(cores=2, memory=8),
         workers=Workers(Size(cores=4, memory=16, gpus=1), at_most=2),
@@ -196,7 +196,6 @@ PIPELINE: tuple[Job, ...] = (
         writes=("gold/model_metrics",),
         code=(
             "lib/candidates",
-            "lib/content/__init__.py",
             "lib/content/users.py",
             "lib/ranking",
             "lib/models/workers.py",
@@ -213,7 +212,7 @@ PIPELINE: tuple[Job, ...] = (
         may_read=("gold/vectors", "silver/items", "silver/descriptions"),
         models=("ranker",),
         writes=("gold/candidates", "gold/recommendations"),
-        code=("lib/candidates", "lib/content/__init__.py", "lib/content/users.py", "lib/ranking", "lib/statistics"),
+        code=("lib/candidates", "lib/content/users.py", "lib/ranking", "lib/statistics"),
         driver=Size(cores=2, memory=6, heap=2),
         workers=Workers(Size(cores=2, memory=8, heap=2), at_most=8),
     ),

@@ -106,7 +106,7 @@ def fit_fusion(
     A user is the mean of some of the other items that the user chose, and is to find the item among those of the batch by
     the sampled softmax of two towers (lib/models/two_tower.py), whose correction leaves popularity out. In each item some
     modalities are dropped (Neverova et al. 2016), so that one that lacks them has a sensible vector. Without `sampler`
-    the modalities' agreement alone is learnt.
+    the modalities' weights alone are learnt, from their agreement, and each keeps the likeness that it has by itself.
 
     Args:
         model: has the initial weights; `state`, if given, replaces them.
@@ -120,7 +120,8 @@ def fit_fusion(
     """
     own = unwrapped(model)
     assert isinstance(own, Fusion)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=1e-2)
+    learnt = [own.log_weight, own.log_scale] if sampler is None else list(model.parameters())
+    optimizer = torch.optim.AdamW(learnt, lr=plan.learning_rate, weight_decay=1e-2)
     state = _resumed(own, optimizer, state)
     values, known = torch.from_numpy(inputs.values), torch.from_numpy(inputs.known)
     device = own.log_weight.device
