@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lib.candidates.known import ITEM_SUMS
 
+SEPARATOR = "\x1f"  # of a category's levels
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -24,6 +26,7 @@ class Catalogue:
     tag: NDArray[np.int32]  # the item's finest category; the last number stands for none
     num_tags: int  # with that of none
     log_price: NDArray[np.float32]  # NaN where unknown
+    tag_paths: tuple[tuple[str, ...], ...] = ()  # the category of each tag but that of none, coarse to fine
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -65,7 +68,7 @@ def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
     else:
         given = pl.DataFrame(items.select(["item_id", "title", "category", "price"])).unique("item_id", keep="first")
         described = described.join(given, on="item_id", how="left", maintain_order="left")
-    path = described["category"].list.join("\x1f").fill_null("")
+    path = described["category"].list.join(SEPARATOR).fill_null("")
     numbers = path.rank("dense").cast(pl.Int32) - 1
     num_tags = int(numbers.to_numpy().max(initial=-1)) + 2
     is_tagged = (path != "").to_numpy()
@@ -79,4 +82,5 @@ def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
         tag=np.where(is_tagged, numbers.to_numpy(), num_tags - 1).astype(np.int32),
         num_tags=num_tags,
         log_price=log_price,
+        tag_paths=tuple(tuple(name.split(SEPARATOR)) if name else () for name in path.unique().sort().to_list()),
     )

@@ -5,6 +5,7 @@ The cold ladder, from the user who is known best to the one who is not known at 
 2. one who only looked at items gets none by `rebuy`;
 3. one whose items nobody else has, or who has no vector yet, gets none by `ease` or by that model;
 4. one who was not known before the moment gets what is popular, by `popularity` and by `ranked`.
+The same for one who is asked about alone, with tags and a place in the shop: lib/candidates/ladder.py.
 An item that nobody has touched is in the lists of `content` and `ranked` alone, where a catalogue describes it. No strategy falls
 back to another.
 """
