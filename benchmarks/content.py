@@ -49,7 +49,6 @@ from lib.content.users import mean_of_history
 from lib.models.rows import Weights, weighted_pairs
 from lib.models.two_tower import PairSampler
 from lib.pictures.decoding import decode
-from lib.pipeline import ROOT
 from lib.ranking.known_pairs import known_pairs
 from lib.ranking.validation import wanted_items
 from lib.runs.run import start_run
@@ -57,9 +56,8 @@ from lib.settings import JobSettings
 from lib.statistics.bootstrap import mean_interval
 from tests.machine import machine
 
-PAGE = ROOT / "docs" / "content.md"
 PLAN = ContentPlan(
-    num_dimensions=64,
+    num_dimensions=128,
     picture_epochs=6,
     fusion_epochs=4,
     num_batches=120,

@@ -12,7 +12,7 @@ kill changes nothing. A catalogue without titles, tags and pictures is skipped.
 
 Tasks decode the pictures by share of items, of which each worker is trained on at most its share of `max_pictures`; tasks see
 all of them by the trained encoder. Interactions come to workers by share of whole users. The driver and every worker hold
-what is said of the items, some 1 kB an item.
+what is said and seen of the items, some 1.5 kB an item.
 """
 
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ Vectors = NDArray[np.float32]
 class TrainContentSettings(PromotionSettings, JobSettings):
     """Defaults chosen on the validation windows of the market and of Online Retail."""
 
-    num_dimensions: int = Field(64, ge=8, le=1024, description="length of the vectors")
+    num_dimensions: int = Field(128, ge=8, le=1024, description="length of the vectors")
     said_dimensions: int = Field(
         128, ge=8, le=4096, description="directions to which titles, and tags, are reduced before they are fused"
     )
