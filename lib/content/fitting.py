@@ -179,7 +179,7 @@ def content_vectors(model: Fusion, inputs: Inputs) -> NDArray[np.float32]:
         for start in range(0, len(inputs), ROWS_AT_ONCE)
         for end in [start + ROWS_AT_ONCE]
     ]
-    vectors = np.concatenate([np.empty((0, model.project[0].weight.shape[0]), np.float32), *found])
+    vectors = np.concatenate([np.empty((0, model.num_dimensions), np.float32), *found])
     vectors[~inputs.known.any(axis=1)] = np.nan
     return vectors
 

@@ -115,7 +115,7 @@ def _titles(items: pa.Table) -> Sparse:
     given = {"n_features": NUM_HASHES, "norm": None, "alternate_sign": False, "dtype": np.float32}
     words = HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **given)
     pieces = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), **given)
-    return sp.hstack([words.transform(titles), pieces.transform(titles)], format="csr")
+    return sp.csr_matrix(sp.hstack([words.transform(titles), pieces.transform(titles)]))
 
 
 def _tags(items: pa.Table) -> Sparse:

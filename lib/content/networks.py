@@ -60,7 +60,7 @@ class Fusion(nn.Module):
 
     def __init__(self, widths: Sequence[int], num_dimensions: int) -> None:
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.num_dimensions = tuple(widths), num_dimensions
         self.project = nn.ModuleList(nn.Linear(width, num_dimensions, bias=False) for width in widths)
         for layer in self.project:
             assert isinstance(layer, nn.Linear)
