@@ -85,7 +85,7 @@ class TrainContentSettings(PromotionSettings, JobSettings):
     )
     fusion_epochs: int = Field(4, ge=1, description="epochs of each fit of the fusion")
     batch_size: int = Field(512, ge=4, description="pairs in a batch of the fusion, over all workers")
-    num_batches: int = Field(120, ge=1, description="batches in an epoch of the fusion, whatever the number of pairs")
+    num_batches: int = Field(80, ge=1, description="batches in an epoch of the fusion, whatever the number of pairs")
     learning_rate: float = Field(3e-3, gt=0, description="of both (AdamW)")
     history_length: int = Field(8, ge=1, description="items drawn from a user's history for each training pair")
     half_life_days: float = Field(60, gt=0, description="age at which an interaction counts half, in days")
