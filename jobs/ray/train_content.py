@@ -287,7 +287,9 @@ def seen_pictures(run: RayRun, task: Task, state: State, said: Inputs) -> Inputs
     trained.load_state_dict(state["model"])
     given = {"encoder": run.engine.broadcast(trained.encoder), "resolution": task.resolution}
     found = gathered(task.pictures.then(see_pictures, **given).collected(), SEEN, GATHERED_PICTURES)
-    values = matrix_of(found["values"].to_arrow().cast(pa.list_(pa.float32())))
+    values = np.frombuffer(b"".join(found["values"].to_list()), np.float32).reshape(
+        len(found), task.plan.num_dimensions
+    )
     return with_pictures(said, positions(found["item_id"].to_list(), task.item_ids), values)
 
 
@@ -360,8 +362,14 @@ def commit_vectors(run: RayRun, task: Task, vectors: Mapping[str, Vectors], kept
     table, written = contract(VECTORS), []
     for model, fit in task.fits.items():
         known = np.flatnonzero(~np.isnan(vectors[model][:, 0]))
-        named = {"model": MODEL, "version": fit.version, "kind": "item", "as_of": fit.as_of}
-        found = rows.vector_rows(torch.from_numpy(vectors[model][known]), task.item_ids.take(pa.array(known)), **named)
+        found = rows.vector_rows(
+            torch.from_numpy(vectors[model][known]),
+            task.item_ids.take(pa.array(known)),
+            model=MODEL,
+            version=fit.version,
+            kind="item",
+            as_of=fit.as_of,
+        )
         written += write_files(run.lake, table, [conform(table, found)])
     if kept is not None:
         given = {"lake": run.lake.absolute(), "model": MODEL, "versions": [kept, judged(kept)]}

@@ -16,9 +16,7 @@ from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, unpac
 from lib.pictures.catalogue import PICTURE, pictures_of, read_pictures
 
 SEEN = "seen"  # kind of a part
-GATHERED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
-    SEEN: {"item_id": pl.String, "values": pl.List(pl.Float32)}
-}
+GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {SEEN: {"item_id": pl.String, "values": pl.Binary}}
 
 
 def spread_pictures(
@@ -61,5 +59,5 @@ def see_pictures(
             continue
         pixels = np.frombuffer(b"".join(rows["pixels"].to_list()), np.uint8)
         vectors = picture_vectors(encoder.value, pixels.reshape(len(rows), 3, resolution, resolution))
-        values = pl.Series(vectors.tolist(), dtype=pl.List(pl.Float32))
+        values = pl.Series([vector.tobytes() for vector in vectors], dtype=pl.Binary)  # float32
         yield from packed(pl.DataFrame({"item_id": rows["item_id"], "values": values}), SEEN)

@@ -39,4 +39,6 @@ def test_all_pictures_are_seen_each_by_its_item() -> None:
     seen = see_pictures(parts("b", "a", "c"), encoder=InProcess(encoder), resolution=32)
     found = gathered([(batch["kind"][0].as_py(), batch["content"][0].as_py()) for batch in seen], SEEN, GATHERED)
     assert found["item_id"].to_list() == ["b", "a", "c"]
-    np.testing.assert_allclose([np.linalg.norm(row) for row in found["values"].to_list()], 1, atol=1e-5)
+    np.testing.assert_allclose(
+        [np.linalg.norm(np.frombuffer(row, np.float32)) for row in found["values"].to_list()], 1, atol=1e-5
+    )
