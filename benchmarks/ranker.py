@@ -20,7 +20,7 @@ from lib.candidates import tasks
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import Examples, fitted, joined, ndcg_by_trees
-from lib.candidates.sources import ALS, EASE, POPULAR, TWO_TOWER, Retrieval
+from lib.candidates.sources import ALS, CONTENT, EASE, POPULAR, TWO_TOWER, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import part
 from lib.engines.parts import Parts
@@ -73,7 +73,7 @@ def table(run: SparkRun) -> Iterator[str]:
     whole = judged(examples, lambda features: features)
     yield "| left out | all items | new items | candidates a user |\n|---|---|---|---|"
     yield f"| nothing | {told(whole[0])} | {told(whole[1])} | {size_of(examples):.0f} |"
-    for source in (EASE, ALS, TWO_TOWER, POPULAR):
+    for source in (EASE, ALS, TWO_TOWER, CONTENT, POPULAR):
         of_part = examples_of(run, parts, {name: without(retrieval, source) for name, retrieval in known.items()})
         yield row(f"retriever {source}", judged(of_part, lambda features: features), whole, of_part)
     for group in GROUPS:
