@@ -43,6 +43,7 @@ CASES = (
     "a table of the lake that cannot be read",
     "another pseudonym key",
     "a catalogue without pictures",
+    "a catalogue without titles, tags and pictures",
     "fewer rows than workers",
     "a single class of labels",
     "features that are not numbers",

@@ -21,7 +21,7 @@ from lib.candidates import tasks
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import TREES_AT_ONCE, Examples, grown, joined, ndcg_by_trees
-from lib.candidates.sources import ALS, EASE, POPULAR, TWO_TOWER, Retrieval
+from lib.candidates.sources import ALS, CONTENT, EASE, POPULAR, TWO_TOWER, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import part
 from lib.engines.parts import Parts
@@ -32,7 +32,7 @@ from lib.statistics.bootstrap import Floats, mean_interval
 from tests.machine import machine
 
 PAGE = ROOT / "docs" / "ranker.md"
-TABLES = Tables("gold/interactions", "gold/vectors", "silver/items")
+TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 SEEDS = (0, 1, 2)
 NUM_WINDOWS, NUM_TREES = 3, 200
 OPTIONS = {"num_leaves": 31, "learning_rate": 0.05, "min_data_in_leaf": 50}
@@ -74,7 +74,7 @@ def table(run: SparkRun) -> Iterator[str]:
     whole = judged(examples, lambda features: features)
     yield "| left out | all items | new items | candidates a user |\n|---|---|---|---|"
     yield f"| nothing | {told(whole[0])} | {told(whole[1])} | {size_of(examples):.0f} |"
-    for source in (EASE, ALS, TWO_TOWER, POPULAR):
+    for source in (EASE, ALS, TWO_TOWER, CONTENT, POPULAR):
         of_part = examples_of(run, parts, {name: without(retrieval, source) for name, retrieval in known.items()})
         yield row(f"retriever {source}", judged(of_part, lambda features: features), whole, of_part)
     for group in GROUPS:

@@ -21,8 +21,8 @@ from lib.runs import history
 ROOT = Path(__file__).parents[1]
 ORDER = [
     *("simulate", "ingest", "clean", "featurize", "sessions", "als", "train_encoder", "train_sequence"),
-    *("train_ranker", "recommend"),
-    *("evaluate", "decisions", "train_policy", "experiment", "train_gan", "make_creatives", "report"),
+    *("train_content", "train_ranker", "recommend", "evaluate", "decisions", "train_policy", "experiment"),
+    *("train_gan", "make_creatives", "track", "report"),
 ]
 TABLES = {
     *(
@@ -45,6 +45,7 @@ SMALL = {
     "als": {"rank": 4, "num-iterations": 2},
     "train_encoder": {"num-epochs": 2, "two-tower-epochs": 1, "num-resamples": 100},
     "train_sequence": {"num-epochs": 1, "dimensions": 8},
+    "train_content": {"picture-epochs": 1, "fusion-epochs": 1, "num-batches": 10},
     "train_ranker": {"max-trees": 20, "min-leaf-candidates": 5},
     "evaluate": {"num-resamples": 100, "num-shards": 2},
     "train_policy": {"num-updates": 100, "num-resamples": 100, "true-value-sessions": 100},
@@ -210,10 +211,9 @@ def test_a_log_without_users_impressions_and_pictures_skips_their_stages_with_on
     said = capsys.readouterr().out.splitlines()
     status = {row["job"]: row["status"] for row in history.runs(Lake(str(lake)))}
     skipped = [
-        *("sessions", "als", "train_encoder", "train_sequence", "train_ranker", "recommend", "evaluate", "decisions"),
-        "train_policy",
-        "experiment",
-        *("train_gan", "make_creatives"),
+        *("sessions", "als", "train_encoder", "train_sequence", "train_content", "train_ranker", "recommend"),
+        *("evaluate", "decisions", "train_policy", "experiment"),
+        *("train_gan", "make_creatives", "track"),
     ]
     assert status == dict.fromkeys(("ingest", "clean", "featurize", "report"), "done") | dict.fromkeys(
         skipped, "skipped"

@@ -5,7 +5,6 @@ metadata holds the names of the classes and the resolution. A class is a categor
 a category.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gan.arrays import Picture, Pictures
+from lib.pictures.catalogue import hashed_order
 
 Category = tuple[str, ...]  # coarse to fine
 
@@ -66,11 +66,6 @@ def class_of(category: Sequence[str], classes: Sequence[str]) -> str | None:
     """The class of a category path: its longest prefix that is a class, else ALL if that is one, else None."""
     names = [class_name(category[:depth]) for depth in range(len(category), -1, -1)]
     return next((name for name in names if name in classes), None)
-
-
-def hashed_order(item_ids: Sequence[str], seed: int) -> list[str]:
-    """The distinct items in a random order that depends on the seed and the ids alone."""
-    return sorted(set(item_ids), key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).digest())
 
 
 def prepare(

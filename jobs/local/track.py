@@ -6,6 +6,7 @@ is away fails this job alone, and the next run sends what is missing.
 
 from pydantic import Field
 
+from lib.runs.model_registry import models
 from lib.runs.run import start_run
 from lib.runs.tracking import local_store, track
 from lib.settings import JobSettings
@@ -28,6 +29,8 @@ def main(settings: TrackSettings) -> None:
     with start_run("track", settings) as run:
         if settings.uri is None and run.lake.is_remote:
             run.skip("track.uri names no MLflow server, and a store of files needs a lake on a disk")
+        if not models(run.lake):
+            run.skip("no model has been trained")
         uri = settings.uri or local_store(run.lake).as_uri()
         new, changed = track(run.lake, uri=uri, experiment=settings.experiment)
         run.log("recorded", versions=new, of_other_status=changed, at=uri)

@@ -28,7 +28,7 @@ from gan.metrics.calibration import qualities
 from gan.metrics.generator_metrics import Measure, measure
 from gan.metrics.quality import NUM_NEIGHBOURS, CategoryQuality
 from gan.provenance import provenance, save
-from gan.training import catalogue, dataset
+from gan.training import dataset
 from gan.training.augment import AUGMENTATIONS
 from gan.training.dataset import Category, PreparedPictures
 from gan.training.loop import EpochLosses, TrainOptions, resolved
@@ -37,6 +37,7 @@ from gan.training.train import fit
 from lib.engines.arrow_tasks import gathered
 from lib.engines.ray_tasks import RayRun
 from lib.engines.ray_train import ray_session
+from lib.pictures import catalogue
 from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings

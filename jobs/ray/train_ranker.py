@@ -1,4 +1,4 @@
-"""train_ranker: gold/interactions, gold/vectors, silver/items -> gold/model_metrics, model `ranker`.
+"""train_ranker: gold/interactions, gold/vectors, silver/items, silver/descriptions -> gold/model_metrics, model `ranker`.
 
 One run of Ray Train fits LightGBM's LambdaMART (lib/candidates/ranker.py) over the candidates of several windows before
 `run.as_of`, each as long as the validation window. Candidates and features are those that were known when a window began, and
@@ -57,7 +57,7 @@ from lib.statistics.bootstrap import Floats, mean_interval
 from lib.tables import contract
 
 MODEL = "ranker"
-TABLES = Tables("gold/interactions", "gold/vectors", "silver/items")
+TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 QUESTIONS = ("all", "new")
 TREES_WITHOUT_VALIDATION = 100  # where there is one window alone
 LEAST_USERS = 5  # of a window, to learn from or to validate by

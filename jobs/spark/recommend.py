@@ -1,9 +1,9 @@
-"""recommend: gold/interactions, gold/vectors, silver/items, model `ranker` -> gold/candidates, gold/recommendations.
+"""recommend: gold/interactions, gold/vectors, silver/items, silver/descriptions, model `ranker` -> gold/candidates, gold/recommendations.
 
 Retrieves candidates for every user (lib/candidates/sources.py), and makes the list of every user by every strategy
 (lib/candidates/lists.py) for both questions: `all` ranks every item, `new` those that the user had not interacted with before
 `as_of`. `ranked` is the strategy to serve: the ranker's order of all retrievers' candidates (train_ranker). Items are those that
-someone had interacted with before `as_of`; users are all in gold/interactions (of one who first appears later, only the key
+someone had interacted with before `as_of`, and those that a catalogue describes and content vectors know; users are all in gold/interactions (of one who first appears later, only the key
 is used). A rerun, a retry or a kill changes nothing.
 
 Tasks bring whole users together in shards, and write candidates and lists of a shard into files. What is known of the
@@ -22,7 +22,7 @@ from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
 from lib.candidates.ranker import Ranker
 from lib.candidates.rules import Rules
-from lib.candidates.sources import MODELS
+from lib.candidates.sources import CONTENT, MODELS
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import files_of
 from lib.engines.spark import SparkRun, start_run
@@ -30,7 +30,7 @@ from lib.runs.model_registry import judged
 from lib.settings import JobSettings
 
 NAME = "now"  # of the one moment
-TABLES = Tables("gold/interactions", "gold/vectors", "silver/items")
+TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 
 
 class RecommendSettings(RetrievalSettings, JobSettings):
@@ -83,7 +83,7 @@ def main(settings: RecommendSettings) -> None:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
         retrieval, ranker = found[NAME], ranker_at(run, run.as_of, settings)
         run.log("retrieves", items=len(retrieval.catalogue), ease_items=len(retrieval.ease), **versions)
-        for model in [model for model in MODELS if model not in versions]:
+        for model in [model for model in (*MODELS, CONTENT) if model not in versions]:
             run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
         if ranker is None:
             run.log(f"{RANKED} left out", why=f"no ranker that learned from before {run.as_of:%Y-%m-%d %H:%M} alone")

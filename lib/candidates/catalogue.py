@@ -8,10 +8,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lib.candidates.known import ITEM_SUMS
+
+SEPARATOR = "\x1f"  # of a category's levels
+
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items that somebody had interacted with, in the order of their ids; every array is (items,)."""
+    """The items that somebody had interacted with, in the order of their ids, then those that nobody had touched, in theirs.
+
+    Every array is (items,).
+    """
 
     item_ids: pa.StringArray
     names: pa.StringArray  # the title, else the id
@@ -19,6 +26,7 @@ class Catalogue:
     tag: NDArray[np.int32]  # the item's finest category; the last number stands for none
     num_tags: int  # with that of none
     log_price: NDArray[np.float32]  # NaN where unknown
+    tag_paths: tuple[tuple[str, ...], ...] = ()  # the category of each tag but that of none, coarse to fine
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -34,11 +42,21 @@ class Catalogue:
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
+def with_untouched(sums: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:
+    """The sums with those of items that nobody had touched at the end: nobody bought them, and their age is unknown."""
+    untouched = pl.DataFrame({"item_id": item_ids}).unique().join(sums, on="item_id", how="anti").sort("item_id")
+    none = {"age_days": pl.lit(None), "silence_days": pl.lit(None)}
+    columns = [
+        none.get(name, pl.lit(0)).cast(kind).alias(name) for name, kind in ITEM_SUMS.items() if name != "item_id"
+    ]
+    return pl.concat([sums, untouched.select("item_id", *columns)])
+
+
 def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
     """The catalogue of a moment.
 
     Args:
-        sums: what is known of its items, from `added_items`.
+        sums: what is known of its items, from `added_items`, and `with_untouched`.
         items: silver/items with item_id, title, category and price; None where the log describes no item.
     """
     described = sums.select("item_id")
@@ -50,7 +68,7 @@ def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
     else:
         given = pl.DataFrame(items.select(["item_id", "title", "category", "price"])).unique("item_id", keep="first")
         described = described.join(given, on="item_id", how="left", maintain_order="left")
-    path = described["category"].list.join("\x1f").fill_null("")
+    path = described["category"].list.join(SEPARATOR).fill_null("")
     numbers = path.rank("dense").cast(pl.Int32) - 1
     num_tags = int(numbers.to_numpy().max(initial=-1)) + 2
     is_tagged = (path != "").to_numpy()
@@ -64,4 +82,5 @@ def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
         tag=np.where(is_tagged, numbers.to_numpy(), num_tags - 1).astype(np.int32),
         num_tags=num_tags,
         log_price=log_price,
+        tag_paths=tuple(tuple(name.split(SEPARATOR)) if name else () for name in path.unique().sort().to_list()),
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
 from lib.candidates.known import HALF_LIVES
-from lib.candidates.sources import ALS, EASE, EASE_RECENT, SEQUENCE, TWO_TOWER, Candidates
+from lib.candidates.sources import ALS, CONTENT, EASE, EASE_RECENT, SEQUENCE, TWO_TOWER, Candidates
 
 Floats = NDArray[np.float32]
 BOUGHT, TOGETHER, TASTE, TRENDING, FITTING = "bought", "together", "taste", "trending", "fitting"
@@ -25,7 +25,10 @@ PAIR_FEATURES = (
 IS_COUNT = np.array(
     [not name.endswith("_days") and name != "due" for name in PAIR_FEATURES]
 )  # 0 where there is no pair
-SCORE_FEATURES = {EASE: TOGETHER, EASE_RECENT: TOGETHER, ALS: TASTE, TWO_TOWER: TASTE, SEQUENCE: FOLLOWING}
+SCORE_FEATURES = {
+    **{EASE: TOGETHER, EASE_RECENT: TOGETHER, ALS: TASTE, TWO_TOWER: TASTE},
+    **{SEQUENCE: FOLLOWING, CONTENT: FITTING},
+}
 ITEM_FEATURES = (
     *(*(f"item_bought_{days}" for days in HALF_LIVES), "item_weight_14", "item_recent_buyers", "item_buyers"),
     *("item_age_days", "item_silence_days", "item_trend", "item_log_price"),

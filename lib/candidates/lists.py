@@ -5,7 +5,9 @@ The cold ladder, from the user who is known best to the one who is not known at 
 2. one who only looked at items gets none by `rebuy`;
 3. one whose items nobody else has, or who has no vector yet, gets none by `ease` or by that model;
 4. one who was not known before the moment gets what is popular, by `popularity` and by `ranked`.
-An item that nobody has touched is in no list. No strategy falls back to another.
+The same for one who is asked about alone, with tags and a place in the shop: lib/candidates/ladder.py.
+An item that nobody has touched is in the lists of `content` and `ranked` alone, where a catalogue describes it. No strategy falls
+back to another.
 """
 
 from collections.abc import Iterator
@@ -22,7 +24,17 @@ from lib.candidates.features import BOUGHT, FITTING, FOLLOWING, GROUPS, TASTE, T
 from lib.candidates.histories import Histories
 from lib.candidates.ranker import Ranker, moving_groups, predicted
 from lib.candidates.rules import Rules, best_places, explored
-from lib.candidates.sources import ALS, EASE, SEQUENCE, TWO_TOWER, Candidates, Proposed, Retrieval, popular_new
+from lib.candidates.sources import (
+    ALS,
+    CONTENT,
+    EASE,
+    SEQUENCE,
+    TWO_TOWER,
+    Candidates,
+    Proposed,
+    Retrieval,
+    popular_new,
+)
 
 POPULARITY, REBUY, RANKED = "popularity", "rebuy", "ranked"
 WITHOUT_RULES = "ranked_without_rules"  # beside `ranked` where it keeps rules, so that their price can be told
@@ -32,6 +44,7 @@ MODEL_REASONS = {
     ALS: "close to your taste (ALS)",
     TWO_TOWER: "close to your taste (two towers)",
     SEQUENCE: "goes on from what you did last",
+    CONTENT: "much like what you chose",
 }
 # The verb for each relevant event type, for reasons such as "bought by 12 customers".
 VERBS = {
@@ -226,7 +239,7 @@ def strongest_own(
     """For each pair of a user and an item, the item that the user has which speaks most for it, or -1 if none does.
 
     Args:
-        ease: (items, items), see lib/ranking/ease.py.
+        ease: (k, k) of the first k items, see lib/ranking/ease.py.
         block: the users.
         user: (N,).
         item: (N,).
@@ -237,7 +250,9 @@ def strongest_own(
     entry = np.repeat(np.arange(len(user)), lengths)
     begin = np.repeat(bounds[:-1][user] - np.r_[0, np.cumsum(lengths)[:-1]], lengths) if len(user) else entry
     own = own_item[begin + np.arange(len(entry))]
-    weight = ease[own, item[entry]] if ease.size else np.zeros(len(entry), np.float32)
+    weight = np.zeros(len(entry), np.float32)
+    known = np.maximum(own, item[entry]) < len(ease)
+    weight[known] = ease[own[known], item[entry][known]] if ease.size else 0
     speaks = weight > 0
     entry, own, weight = entry[speaks], own[speaks], weight[speaks]
     order = np.lexsort((own, -weight, entry))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lib.candidates import tasks
-from lib.candidates.catalogue import Catalogue, catalogue_of
+from lib.candidates.catalogue import Catalogue, catalogue_of, with_untouched
 from lib.candidates.known import ITEM_SUMS, READ, added_items
-from lib.candidates.sources import MODELS, Retrieval
+from lib.candidates.sources import CONTENT, MODELS, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import Parts, TaskRun
@@ -32,6 +32,7 @@ class Tables(NamedTuple):
     interactions: str
     vectors: str
     items: str
+    descriptions: str  # says which items a catalogue describes
 
 
 class RetrievalSettings(BaseModel):
@@ -58,9 +59,15 @@ class RetrievalSettings(BaseModel):
         description="items that EASE knows, those that most users have: its matrix is dense (400 MB and some 20 s for 10,000)",
     )
 
+    max_untouched_items: int = Field(
+        10_000,
+        ge=0,
+        description="items at most that a catalogue describes and nobody has touched, which content vectors may propose",
+    )
+
     def retrieval_options(self) -> dict[str, float | int]:
         """What a ranker's candidates depend on."""
-        names = ("num_proposed", "ease_penalty", "min_support", "max_ease_items")
+        names = ("num_proposed", "ease_penalty", "min_support", "max_ease_items", "max_untouched_items")
         return {name: getattr(self, name) for name in names}
 
 
@@ -73,7 +80,7 @@ def versions_at(run: TaskRun, tables: Tables, as_of: datetime) -> dict[str, str]
     if tables.vectors not in run.inputs:
         return found
     stored = run.dataset(tables.vectors)
-    for model in MODELS:
+    for model in (*MODELS, CONTENT):
         is_item = (pc.field("model") == model) & (pc.field("kind") == "item") & (pc.field("as_of") <= as_of)
         fits = pl.DataFrame(stored.to_table(["version", "as_of"], filter=is_item)).unique()
         usable = fits.filter(~pl.col("version").is_in(list(model_registry.candidates(run.lake, model))))
@@ -119,9 +126,10 @@ def retrievals(
     if run.has(tables.items):
         items = run.read_arrow(tables.items, ["item_id", "title", "category", "price"])
     catalogues = {
-        name: catalogue_of(added_items(of_moment.select(*ITEM_SUMS)), items)
+        name: catalogue_of(with_untouched(added_items(of_moment.select(*ITEM_SUMS)), untouched), items)
         for name in moments
         if len(of_moment := sums.filter(moment=name))
+        for untouched in [described_before(run, tables, moments[name].as_of, versions[name].get(CONTENT), settings)]
     }
     ease = ease_weights(run, parts, catalogues, settings)
     return {
@@ -154,16 +162,38 @@ def ease_weights(
         content = next((content for kind, content in solved if kind == f"{tasks.WEIGHTS}/{shard}"), b"")
         weights = np.frombuffer(content, np.float32).reshape(len(places), -1) if content else None
         if weights is not None and len(places) < len(catalogues[name]):
-            whole = np.zeros((len(catalogues[name]),) * 2, np.float32)
+            whole = np.zeros((int(places.max(initial=-1)) + 1,) * 2, np.float32)
             whole[np.ix_(places, places)] = weights
             weights = whole
         found[name] = np.zeros((0, 0), np.float32) if weights is None else weights
     return found
 
 
+def described_before(
+    run: TaskRun, tables: Tables, as_of: datetime, version: str | None, settings: RetrievalSettings
+) -> pl.Series:
+    """The items with a content vector that a catalogue describes; one that it describes at a later time is not among them.
+
+    Of an item that only events describe nothing was known before the first of them. Beyond `max_untouched_items`, the first
+    in the order of their hashes.
+    """
+    none = pl.Series("item_id", [], pl.String)
+    if version is None or not run.has(tables.descriptions):
+        return none
+    time = pc.field("event_time")
+    known = pc.field("is_catalogue") & (time.is_null() | (time < as_of))
+    listed = pl.DataFrame(run.read_arrow(tables.descriptions, ["item_id"], known)).unique()
+    is_item = (pc.field("model") == CONTENT) & (pc.field("kind") == "item") & (pc.field("version") == version)
+    with_vector = pl.DataFrame(run.dataset(tables.vectors).to_table(["id"], filter=is_item)).rename({"id": "item_id"})
+    found = listed.join(with_vector, on="item_id", how="semi")["item_id"]
+    order = found.hash(seed=0).arg_sort()
+    return found.gather(order[: settings.max_untouched_items])
+
+
 def most_owned(catalogue: Catalogue, num_items: int) -> NDArray[np.int64]:
-    """The positions of the items that most users have, in the catalogue's order; ties by position."""
-    order = np.argsort(-catalogue.sums["num_users"].to_numpy(), kind="stable")
+    """The positions of the items that most users have, in the catalogue's order; ties by position. Some user has each."""
+    num_users = catalogue.sums["num_users"].to_numpy()
+    order = np.argsort(-num_users, kind="stable")[: np.count_nonzero(num_users)]
     return np.sort(order[:num_items])
 
 

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
+from lib.content.users import mean_of_history
 from lib.ranking.topk import top_k
 
 Floats = NDArray[np.float32]
 OWN, POPULAR, EASE, EASE_RECENT = "own", "popular", "ease", "ease_recent"
 ALS, TWO_TOWER, SEQUENCE = "als", "two_tower", "sequence"
 MODELS = (ALS, TWO_TOWER, SEQUENCE)  # whose vectors stand in gold/vectors
+CONTENT = "content"  # has vectors of items there; a user's is the mean of the items' in the history
 CELLS_AT_ONCE = 1 << 23  # scores of a source in memory at a time (32 MB)
 
 
@@ -29,7 +31,7 @@ class Retrieval:
 
     as_of: datetime
     catalogue: Catalogue
-    ease: Floats  # (items, items), see lib/ranking/ease.py
+    ease: Floats  # (k, k) of the first k items, see lib/ranking/ease.py
     vectors: Mapping[str, Floats]  # model -> (items, d), NaN for an item without one
     num_proposed: int  # items by each retriever for a user
     left_out: frozenset[str] = frozenset()  # retrievers that propose nothing
@@ -113,13 +115,19 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     scores: dict[str, Floats] = {}
     if retrieval.ease.size:
         for source, values in ((EASE, np.ones(len(block.pairs))), (EASE_RECENT, block.pairs["weight_60"].to_numpy())):
-            speaks = np.asarray(block.matrix(values, num_items) @ retrieval.ease)
+            num_known = len(retrieval.ease)
+            speaks = np.full((len(block.user_keys), num_items), -np.inf, np.float32)
+            speaks[:, :num_known] = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
             speaks[speaks <= 0] = -np.inf
             scores[source] = speaks
+    of_users = dict(block.vectors)
+    if CONTENT in retrieval.vectors:
+        weights = block.matrix(block.pairs["weight_60"].to_numpy(), num_items)
+        of_users[CONTENT] = mean_of_history(weights, retrieval.vectors[CONTENT])
     for model, items in retrieval.vectors.items():
-        if model not in block.vectors or block.vectors[model].shape[1] != items.shape[1]:
+        if model not in of_users or of_users[model].shape[1] != items.shape[1]:
             continue
-        users = block.vectors[model]
+        users = of_users[model]
         found = np.full((len(users), num_items), -np.inf, np.float32)
         has_vector = np.flatnonzero(~np.isnan(users[:, 0]))
         found[has_vector] = users[has_vector] @ np.nan_to_num(items).T

@@ -134,10 +134,8 @@ def fit_encoder(
     own = unwrapped(model)
     assert isinstance(own, PurchaseEncoder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    if state is None:
-        state = {"epoch": 0, "best_epoch": 0, "best_loss": float("inf"), "best": copy.deepcopy(own.state_dict())}
-    else:
-        load_stored(own, optimizer, state)
+    nothing_better: State = {"best_epoch": 0, "best_loss": float("inf"), "best": copy.deepcopy(own.state_dict())}
+    state = nothing_better | begun(own, optimizer, state)
     while state["epoch"] < plan.num_epochs and state["epoch"] - state["best_epoch"] < plan.patience:
         epoch = state["epoch"] + 1
         generator = epoch_generator(plan.seed, epoch, rank)
@@ -146,14 +144,7 @@ def fit_encoder(
         if valid_loss is None:
             valid_loss = log_loss(own, train, total)
             assert valid_loss is not None, "every worker has a share of the training examples"
-        told = {"loss": loss, "valid_loss": valid_loss}
-        state = {
-            **state,
-            "epoch": epoch,
-            **told,
-            "curves": longer_curves(state, told),
-            **stored_weights(own, optimizer),
-        }
+        state = after_epoch(own, optimizer, state, loss=loss, valid_loss=valid_loss)
         if valid_loss < state["best_loss"]:
             state |= {"best_epoch": epoch, "best_loss": valid_loss, "best": state["model"]}
         keep(state)
@@ -182,10 +173,7 @@ def fit_two_towers(
     own = unwrapped(model)
     assert isinstance(own, TwoTower)
     optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate)
-    if state is None:
-        state = {"epoch": 0, **stored_weights(own, optimizer)}
-    else:
-        load_stored(own, optimizer, state)
+    state = begun(own, optimizer, state)
     while state["epoch"] < plan.num_epochs:
         epoch = state["epoch"] + 1
         loss = two_tower.train_epoch(
@@ -198,28 +186,26 @@ def fit_two_towers(
             rank=rank,
             gather=gather,
         )
-        state = {
-            "epoch": epoch,
-            "loss": loss,
-            "curves": longer_curves(state, {"loss": loss}),
-            **stored_weights(own, optimizer),
-        }
+        state = after_epoch(own, optimizer, state, loss=loss)
         keep(state)
     return state
 
 
-def stored_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """A copy of the weights and of what the optimizer has gathered, as parts of a state."""
-    return {"model": copy.deepcopy(model.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
-
-
-def longer_curves(state: State, told: Mapping[str, float]) -> dict[str, list[float]]:
-    """The curves of a state, longer by what is told of an epoch."""
-    before: Mapping[str, list[float]] = state.get("curves", {})
-    return {name: [*before.get(name, []), value] for name, value in told.items()}
-
-
-def load_stored(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Take them from a state."""
+def begun(model: nn.Module, optimizer: torch.optim.Optimizer, state: State | None) -> State:
+    """The state from which a fit goes on, whose weights model and optimizer take; without one it begins with their own."""
+    if state is None:
+        return {"epoch": 0, **_weights(model, optimizer)}
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    return state
+
+
+def after_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, state: State, **told: float) -> State:
+    """The state after one more epoch, with what is told of it, and in `curves` of all epochs."""
+    before: Mapping[str, list[float]] = state.get("curves", {})
+    curves = {name: [*before.get(name, []), value] for name, value in told.items()}
+    return {**state, "epoch": state["epoch"] + 1, **told, "curves": curves, **_weights(model, optimizer)}
+
+
+def _weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    return {"model": copy.deepcopy(model.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}

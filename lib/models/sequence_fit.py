@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lib.models.fitting import Keep, State, epoch_generator, load_stored, longer_curves, stored_weights, unwrapped
+from lib.models.fitting import Keep, State, after_epoch, begun, epoch_generator, unwrapped
 from lib.models.sequence import Batch, Negatives, PieceSampler, SequenceModel
 
 WARM_FRAC = 0.1  # of the steps, in which the learning rate grows; then it falls
@@ -49,14 +49,10 @@ def fit_sequence(
     own = unwrapped(model)
     assert isinstance(own, SequenceModel)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    if state is None:
-        state = {"epoch": 0, **stored_weights(own, optimizer)}
-    else:
-        load_stored(own, optimizer, state)
+    state = begun(own, optimizer, state)
     while state["epoch"] < plan.num_epochs:
         loss = train_epoch(model, optimizer, sampler, plan, epoch=state["epoch"], rank=rank)
-        curves = longer_curves(state, {"loss": loss})
-        state = {"epoch": state["epoch"] + 1, "loss": loss, "curves": curves, **stored_weights(own, optimizer)}
+        state = after_epoch(own, optimizer, state, loss=loss)
         keep(state)
     return state
 

@@ -273,7 +273,7 @@ VECTORS_TABLE = Table(
     comment="One vector of one model version; the score of a user and an item is their dot product.",
     version=1,
     columns=(
-        required("model", TEXT, "als, two_tower, sequence, encoder"),
+        required("model", TEXT, "als, two_tower, sequence, encoder, content (of items alone)"),
         required("version", TEXT, "the model's version: its run's id"),
         required("kind", TEXT, "user or item"),
         required("id", TEXT, "user_key or item_id", personal=True),
@@ -327,7 +327,7 @@ CANDIDATES = Table(
             "source",
             TEXT,
             "own: what the user had before; of what the user did not have: popular (buyers of 28 days), ease, ease_recent (of a "
-            "history that halves in 60 days), als, two_tower, sequence",
+            "history that halves in 60 days), als, two_tower, sequence, content",
         ),
         required("score", REAL, "the retriever's own score; of own, how often the user bought it"),
         required("rank", INT, "the retriever's, from 1"),
@@ -346,7 +346,7 @@ RECOMMENDATIONS = Table(
         required(
             "strategy",
             TEXT,
-            "popularity, rebuy, ease, als, two_tower, sequence; ranked: all retrievers' candidates in the ranker's order; "
+            "popularity, rebuy, ease, als, two_tower, sequence, content; ranked: all retrievers' candidates in the ranker's order; "
             "ranked_without_rules beside it where it keeps rules",
         ),
         required("question", TEXT, "all: every item; new: items the user had not interacted with before as_of"),

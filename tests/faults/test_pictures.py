@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from gan.training import catalogue
-from gan.training.catalogue import KEYS
+from lib.pictures.catalogue import KEYS
 from tests.shops import Shop
 
 GOOD = {f"G{number:03d}" for number in range(24)}

@@ -18,7 +18,8 @@ def test_as_a_graph_a_job_follows_those_that_write_or_train_what_it_uses_and_non
     assert jobs_before(JOBS["experiment"]) == ["clean"]
     assert jobs_before(JOBS["train_encoder"]) == ["als"]  # both write gold/vectors
     assert jobs_before(JOBS["train_sequence"]) == ["sessions", "train_encoder"]
-    assert jobs_before(JOBS["train_ranker"]) == ["train_sequence"]  # and through it train_encoder, als and featurize
+    assert jobs_before(JOBS["train_content"]) == ["train_sequence"]
+    assert jobs_before(JOBS["train_ranker"]) == ["train_content"]  # and through it all that write vectors
     assert jobs_before(JOBS["recommend"]) == ["train_ranker"]  # whose model it uses
     assert jobs_before(JOBS["make_creatives"]) == ["recommend", "train_gan"]  # the lists' items, and the generator
     assert jobs_before(JOBS["report"]) == ["evaluate", "train_policy", "experiment", "make_creatives"]

@@ -116,6 +116,37 @@ def test_what_fewer_than_three_users_have_together_is_told_to_nobody(job: Module
 
 
 @pytest.mark.slow
+def test_content_proposes_what_nobody_touched_where_a_catalogue_had_described_it_by_then(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    shop(small_lake)
+    of_content = {"version": "train_content-000001", "as_of": TEST_FROM}
+    vectors = {"a": [1, 0], "b": [0, 1], "x": [0.6, 0.8], "z": [1, 1], "later": [1, 1]}  # none of c, nor of "plain"
+    small_lake.put("gold/vectors", *(vector("content", "item", *one, **of_content) for one in vectors.items()))
+    told = {"is_catalogue": True, "described_by": "items:1"}
+    small_lake.put(
+        "silver/descriptions",
+        {"item_id": "x"} | told,
+        {"item_id": "plain"} | told,
+        {"item_id": "later", "event_time": TEST_FROM} | told,
+        {"item_id": "z", "is_catalogue": False, "described_by": "e", "event_time": TEST_FROM + timedelta(days=1)},
+    )
+    job.main(job.RecommendSettings(**small_lake.shared_settings, min_support=1))
+    found = lists(small_lake, "content", "new")
+    assert [row[:3] for row in found] == [
+        ("ann", 1, "x"),
+        ("bob", 1, "x"),
+        ("bob", 2, "a"),
+        ("eve", 1, "x"),
+        ("eve", 2, "a"),
+    ]
+    assert {row[4] for row in found} == {"much like what you chose"}
+    listed = {(row["strategy"], row["item_id"]) for row in small_lake.read("gold/recommendations")}
+    assert {strategy for strategy, item in listed if item == "x"} == {"content"}
+    assert not {item for _, item in listed} & {"z", "later", "plain"}
+
+
+@pytest.mark.slow
 def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job: ModuleType, small_lake: SmallLake) -> None:
     shop(small_lake)
     small_lake.put(

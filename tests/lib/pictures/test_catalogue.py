@@ -9,8 +9,12 @@ import pyarrow.dataset as pads
 import pytest
 from PIL import Image
 
-from gan.training import catalogue
-from gan.training.catalogue import (
+from lib.engines.arrow_tasks import TABLE_FILES, InProcess, gathered
+from lib.engines.local_tasks import LocalEngine
+from lib.lake.lake import Lake
+from lib.lake.writes import conform, write_files
+from lib.pictures import catalogue
+from lib.pictures.catalogue import (
     GATHERED,
     KEY,
     choose_in_files,
@@ -18,14 +22,10 @@ from gan.training.catalogue import (
     chosen_pictures,
     decode_chosen,
     decoded,
+    hashed_order,
     read_content,
     read_pictures,
 )
-from gan.training.dataset import hashed_order
-from lib.engines.arrow_tasks import TABLE_FILES, InProcess, gathered
-from lib.engines.local_tasks import LocalEngine
-from lib.lake.lake import Lake
-from lib.lake.writes import conform, write_files
 from lib.tables import contract
 from tests.lakes import arrow_rows
 

@@ -10,11 +10,11 @@ import warnings
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
-from gan.arrays import Picture
-
+Picture = NDArray[np.uint8]  # [3, R, R]: RGB, channels first, 0..255
 FORMATS: Final = (
     "JPEG",
     "PNG",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gan.training import decoding
-from gan.training.decoding import decode
+from lib.pictures.decoding import decode
 
 WHITE = (255, 255, 255)
 NUM_MUTATIONS = 3000
@@ -250,7 +250,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
 DECODE_AND_TELL = """
 import resource, sys
 from pathlib import Path
-from gan.training.decoding import decode
+from lib.pictures.decoding import decode
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before, picture = peak(), decode(Path(sys.argv[1]).read_bytes(), 32)
 print(picture is not None, peak() - before)

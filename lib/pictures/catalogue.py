@@ -4,18 +4,17 @@ Tasks choose among the pictures and decode them (lib/engines/arrow_tasks.py); wh
 `max_pictures`, however many pictures there are.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from gan.arrays import Picture
-from gan.training.dataset import hashed_order
-from gan.training.decoding import MAX_FILE_BYTES, decode
 from lib.engines.arrow_tasks import Broadcast, gathered, packed, rows_of, unpacked
 from lib.lake.places import filesystem_of
+from lib.pictures.decoding import MAX_FILE_BYTES, Picture, decode
 from lib.tables import contract
 
 COLUMNS = ("item_id", "source_file_sha256", "bytes", "uri")
@@ -26,6 +25,11 @@ GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     KEY: {"item_id": pl.String, "source_file_sha256": pl.String},
     PICTURE: {"item_id": pl.String, "pixels": pl.Binary},
 }
+
+
+def hashed_order(item_ids: Sequence[str], seed: int) -> list[str]:
+    """The distinct items in a random order that depends on the seed and the ids alone."""
+    return sorted(set(item_ids), key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).digest())
 
 
 def chosen_pictures(keys: pl.DataFrame, *, max_pictures: int, seed: int) -> pl.DataFrame:
@@ -41,7 +45,7 @@ def chosen_pictures(keys: pl.DataFrame, *, max_pictures: int, seed: int) -> pl.D
 def choose_in_files(files: Iterable[pa.RecordBatch], *, max_pictures: int, seed: int) -> Iterator[pa.RecordBatch]:
     """Choose in each file of bronze/images (rows of TABLE_FILES)."""
     for file in rows_of(files):
-        keys = pl.DataFrame(_pictures_of(file["location"]).to_table(columns=list(KEYS), use_threads=False))
+        keys = pl.DataFrame(pictures_of(file["location"]).to_table(columns=list(KEYS), use_threads=False))
         yield from packed(chosen_pictures(keys, max_pictures=max_pictures, seed=seed), KEY)
 
 
@@ -57,7 +61,7 @@ def decode_chosen(
 ) -> Iterator[pa.RecordBatch]:
     """Decode the chosen pictures of files."""
     for file in rows_of(files):
-        found = read_pictures(_pictures_of(file["location"]), chosen.value, resolution)
+        found = read_pictures(pictures_of(file["location"]), chosen.value, resolution)
         pixels = pl.Series([picture.tobytes() for picture in found.values()], dtype=pl.Binary)
         yield from packed(pl.DataFrame({"item_id": list(found), "pixels": pixels}), PICTURE)
 
@@ -68,7 +72,8 @@ def decoded(parts: Iterable[tuple[str, bytes]], resolution: int) -> dict[str, Pi
     return {item: np.frombuffer(pixels, np.uint8).reshape(3, resolution, resolution) for item, pixels in rows}
 
 
-def _pictures_of(location: str) -> pads.Dataset:
+def pictures_of(location: str) -> pads.Dataset:
+    """A file of bronze/images."""
     filesystem, path = filesystem_of(location)
     return pads.dataset(path, schema=contract("bronze/images").schema, format="parquet", filesystem=filesystem)
 
