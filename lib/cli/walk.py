@@ -6,12 +6,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lib.cli.jobs import Stage
+from lib.cli.ray_host import RayHost
 from lib.engines.ray_cluster import run_job
-from lib.engines.ray_train import ray_session, ships_code_of
 from lib.lake.lake import Lake, require_writable
 from lib.runs.errors import ExitCode, JobEndedError, RetryableError, ending_of, recordable_traceback
 from lib.runs.freshness import outcome_if_unchanged
@@ -38,7 +38,7 @@ def walk(stages: Sequence[Stage], lake: Lake, show: Callable[[str], None]) -> in
     log = lake.folder / "logs" / f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     exit_code: int = ExitCode.DONE
-    with _only_walk(lake.folder), _noise_to(log), ExitStack() as until_the_end:
+    with _only_walk(lake.folder), _noise_to(log), _ray_when_needed(log) as host:
         for number, stage in enumerate(stages, 1):
             show(f"[{number}/{len(stages)}] {stage.job.name}: {stage.job.does}")
             outcome = None if stage.job.finds_new_files else outcome_if_unchanged(stage.job, stage.settings)
@@ -46,7 +46,7 @@ def walk(stages: Sequence[Stage], lake: Lake, show: Callable[[str], None]) -> in
                 job_logger(stage.job.name).info("unchanged (%s)", outcome)
                 continue
             try:
-                exit_code = max(exit_code, _run(stage, until_the_end, log))
+                exit_code = max(exit_code, _run(stage, host, log))
             except Exception as error:
                 with suppress(OSError), log.open("a") as output:  # on a full disk the error itself is the one to tell
                     output.write(recordable_traceback(error))
@@ -55,18 +55,14 @@ def walk(stages: Sequence[Stage], lake: Lake, show: Callable[[str], None]) -> in
     return exit_code
 
 
-def _run(stage: Stage, until_the_end: ExitStack, log: Path) -> int:
-    """Run one job; returns its exit code, 0 or that of files that were set aside.
-
-    On one machine it runs in this process, as do the others, which share a Spark session and a Ray (docs/decisions/0031).
-    """
+def _run(stage: Stage, host: Callable[[], RayHost], log: Path) -> int:
+    """Run one job; returns its exit code, 0 or that of files that were set aside."""
     if stage.job.engine == "ray":
         if skipped_without_input(stage.job, stage.settings):  # so that no Ray starts for nothing
             return ExitCode.DONE
         if (address := stage.settings.cluster.ray_address) is not None:
             return run_job(address, shlex.join(["python", str(stage.job.path), *stage.arguments]), say_again, log)
-        until_the_end.enter_context(ray_session(stage.settings.cluster))
-        ships_code_of(stage.main.__module__)
+        return host().run(stage.job.name, stage.arguments, say_again)
     try:
         stage.main(stage.settings)
     except SystemExit as end:
@@ -75,6 +71,23 @@ def _run(stage: Stage, until_the_end: ExitStack, log: Path) -> int:
             raise JobEndedError(f"ended with exit code {end.code}", code) from None
         return int(end.code)
     return ExitCode.DONE
+
+
+@contextmanager
+def _ray_when_needed(log: Path) -> Iterator[Callable[[], RayHost]]:
+    """The process of the Ray jobs, which starts with the first of them."""
+    started: list[RayHost] = []
+
+    def host() -> RayHost:
+        if not started:
+            started.append(RayHost(log))
+        return started[0]
+
+    try:
+        yield host
+    finally:
+        for process in started:
+            process.stop()
 
 
 @contextmanager
