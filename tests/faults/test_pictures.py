@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gan.training import catalogue
+from lib.pictures import catalogue
 from lib.pictures.catalogue import KEYS
 from tests.shops import Shop
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan.training import decoding
+from lib.pictures import decoding
 from lib.pictures.decoding import decode
 
 WHITE = (255, 255, 255)
