@@ -345,7 +345,7 @@ def require_writable(lake: Lake) -> None:
         return
     try:
         if not lake.folder.exists():
-            lake.folder.mkdir(mode=0o700, parents=True)
+            lake.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # another job may make it at this moment
             (lake.folder / ".gitignore").write_text("*\n")  # a lake in a checkout is never committed with it
         probe = lake.folder / probe_name
         probe.touch()

@@ -346,8 +346,8 @@ RECOMMENDATIONS = Table(
         required(
             "strategy",
             TEXT,
-            "popularity, rebuy, ease, als, two_tower, sequence, content; ranked: all retrievers' candidates in the ranker's order; "
-            "ranked_without_rules beside it where it keeps rules",
+            "popularity, rebuy, ease, als, two_tower, sequence, content; ranked: the ranker's order of all that these propose; "
+            "ranked_without_rules, if rules are set",
         ),
         required("question", TEXT, "all: every item; new: items the user had not interacted with before as_of"),
         required("user_key", TEXT, "keyed pseudonym", personal=True),
