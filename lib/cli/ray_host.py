@@ -9,6 +9,7 @@ the process ends, also in the middle of a job.
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -32,7 +33,8 @@ class RayHost:
     """The process, as the walk sees it."""
 
     def __init__(self, log: Path) -> None:
-        environment = {**os.environ, FORMAT_VARIABLE: "json"}
+        own_token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment = {**os.environ, **own_token, FORMAT_VARIABLE: "json"}
         with log.open("ab") as noise:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lib.cli.ray_host"],

@@ -54,7 +54,6 @@ def _own_cluster(cluster: ClusterSettings) -> dict[str, Any]:
         "num_cpus": max(LOCAL_LOGICAL_CPUS, round(cluster.num_workers * cluster.cpus_per_worker)),
         "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
         "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",  # nobody else's business
         "_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp"),  # a short path, since it holds sockets
     }
 
