@@ -32,6 +32,7 @@ import torch
 from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lib.cli.jobs import load_job
 from lib.content import judging
 from lib.content.fitting import ContentPlan, content_vectors, fit_fusion, fit_pictures, picture_vectors
 from lib.content.inputs import COLUMNS, PICTURE, TEXT, Inputs, described_items, unit_rows
@@ -49,6 +50,7 @@ from lib.content.users import mean_of_history
 from lib.models.rows import Weights, weighted_pairs
 from lib.models.two_tower import PairSampler
 from lib.pictures.decoding import decode
+from lib.pipeline import JOBS
 from lib.ranking.known_pairs import known_pairs
 from lib.ranking.validation import wanted_items
 from lib.runs.run import start_run
@@ -56,19 +58,10 @@ from lib.settings import JobSettings
 from lib.statistics.bootstrap import mean_interval
 from tests.machine import machine
 
-PLAN = ContentPlan(
-    num_dimensions=128,
-    picture_epochs=6,
-    fusion_epochs=4,
-    num_batches=80,
-    picture_batch_size=128,
-    batch_size=512,
-    learning_rate=3e-3,
-    history_length=8,
-    dropped_frac=0.3,
-    seed=0,
-)
-RESOLUTION = 32
+JOB = load_job(JOBS["train_content"])
+SETTINGS = JOB.TrainContentSettings(cluster={"num_workers": 1})
+PLAN: ContentPlan = JOB.plan_of(SETTINGS)
+RESOLUTION: int = SETTINGS.resolution
 SHOWN, NEIGHBOURS = 24, 10
 HIDDEN = 5  # one item of so many is hidden
 POPULARITY_SEEDS = range(5)

@@ -39,12 +39,12 @@ from lib.content.networks import Fusion, PictureAgreement
 from lib.content.tasks import GATHERED as GATHERED_PICTURES
 from lib.content.tasks import SEEN, decoded_share, see_pictures, spread_pictures
 from lib.engines.arrow_tasks import Broadcast, gathered, unpacked
-from lib.engines.parts import files_written
 from lib.engines.ray_tasks import RayParts, RayRun, batches_of
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch, report_when_due
 from lib.lake.writes import conform, write_files
 from lib.models import rows, tasks
 from lib.models.fitting import State
+from lib.models.known_fits import known_by_fit
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
 from lib.models.two_tower import PairSampler
@@ -53,9 +53,9 @@ from lib.pictures import catalogue
 from lib.ranking.known_pairs import INTERACTION, spread_interactions
 from lib.ranking.topk import vectors as matrix_of
 from lib.ranking.validation import wanted_items
-from lib.ranking.vector_files import copy_vectors
+from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
-from lib.runs.promotion import PromotionSettings, Row, Scores, commit_beside, settle, validation_from
+from lib.runs.promotion import PromotionSettings, Row, Scores, commit_beside, settle
 from lib.runs.run import start_run
 from lib.runs.weights import save_weights
 from lib.settings import JobSettings
@@ -245,24 +245,14 @@ def shares_of(run: RayRun, settings: TrainContentSettings) -> RayParts | None:
 
 def fits_of(run: RayRun, shares: RayParts | None) -> dict[str, TowerFit]:
     """What the fits know: the one to judge by, where anybody was known before the validation window, and the one that serves."""
-    moments = {judged(MODEL): validation_from(run), MODEL: run.as_of}
-    versions = {judged(MODEL): judged(run.run_id), MODEL: run.run_id}
     if shares is None:
         return {MODEL: TowerFit(run.run_id, run.as_of, pa.array([], pa.string()), 0, 0)}
-    counted = shares.then(tasks.count_known, moments=moments)
-    items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items).collected()
-    known = gathered(counted.of(tasks.COUNT).collected(), tasks.COUNT, tasks.GATHERED)
-    item_ids = gathered(items, tasks.ITEM, tasks.GATHERED)
-    fits = {
-        fit: TowerFit(
-            version=versions[fit],
-            as_of=as_of,
-            item_ids=item_ids.filter(fit=fit)["item_id"].to_arrow().cast(pa.string()),
-            **known.filter(fit=fit).select(pl.sum("num_users", "num_pairs")).row(0, named=True),
-        )
-        for fit, as_of in moments.items()
+    known = known_by_fit(run, shares, MODEL, tasks.count_known, tasks.GATHERED)
+    return {
+        fit: TowerFit(of.version, of.as_of, of.item_ids.to_arrow().cast(pa.string()), **of.counts)
+        for fit, of in known.items()
+        if fit == MODEL or of.counts["num_users"]
     }
-    return {model: fit for model, fit in fits.items() if model == MODEL or fit.num_users}
 
 
 def plan_of(settings: TrainContentSettings) -> ContentPlan:
@@ -280,6 +270,16 @@ def plan_of(settings: TrainContentSettings) -> ContentPlan:
         dropped_frac=settings.dropped_frac,
         seed=settings.seed,
     )
+
+
+def picture_sizes(settings: TrainContentSettings, num_pictures: int) -> dict[str, Any]:
+    """What a worker sees of the pictures: their resolution, how many at most, and the batches of an epoch."""
+    num_drawn = 2 * min(num_pictures, settings.max_pictures)
+    return {
+        "resolution": settings.resolution,
+        "max_pictures": -(-settings.max_pictures // settings.cluster.num_workers),
+        "picture_batches": max(MIN_BATCHES, -(-num_drawn // settings.picture_batch_size)),
+    }
 
 
 def seen_pictures(run: RayRun, task: Task, state: State, said: Inputs) -> Inputs:
@@ -375,10 +375,7 @@ def commit_vectors(run: RayRun, task: Task, vectors: Mapping[str, Vectors], kept
             as_of=fit.as_of,
         )
         written += write_files(run.lake, table, [conform(table, found)])
-    if kept is not None:
-        given = {"lake": run.lake.absolute(), "model": MODEL, "versions": [kept, judged(kept)]}
-        stored = run.files_of({"item": VECTORS}, holding={"model": [MODEL], "kind": ["item"]}, now=True)
-        written += files_written(stored.then(copy_vectors, **given))
+    written += copied_vectors(run, MODEL, [kept, judged(kept)] if kept else [])
     run.commit_written(VECTORS, written, where={"model": MODEL})
 
 
@@ -430,11 +427,7 @@ def main(settings: TrainContentSettings) -> None:
                 fits=fits,
                 weights=Weights(settings.half_life_days, settings.browsing_weight),
                 plan=plan_of(settings),
-                resolution=settings.resolution,
-                max_pictures=-(-settings.max_pictures // settings.cluster.num_workers),
-                picture_batches=max(
-                    MIN_BATCHES, -(-2 * min(num_pictures, settings.max_pictures) // settings.picture_batch_size)
-                ),
+                **picture_sizes(settings, num_pictures),
             )
             states: dict[str, State] = fit_on_workers(
                 train_worker,

@@ -45,6 +45,7 @@ from lib.models.baselines import ENCODER, MODELS, Encoder, Fits, fit_baselines
 from lib.models.calibration import calibration_of
 from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers, joined
 from lib.models.judging import choose, encoder_of, judge, log_likelihoods
+from lib.models.known_fits import known_by_fit
 from lib.models.propensity import Served
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import Weights
@@ -53,9 +54,9 @@ from lib.models.two_tower import Pairs, PairSampler, TwoTower
 from lib.models.workers import rows_of_all_workers, total_over_workers
 from lib.ranking.known_pairs import spread_interactions
 from lib.ranking.validation import scores_of_vectors, wanted_items
-from lib.ranking.vector_files import copy_vectors
+from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
-from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle, validation_from
+from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle
 from lib.runs.run import Run, start_run
 from lib.runs.weights import load_weights, save_weights
 from lib.settings import JobSettings
@@ -202,21 +203,8 @@ def shares_of(run: RayRun, settings: TrainEncoderSettings) -> RayParts:
 
 def tower_fits(run: RayRun, shares: RayParts) -> dict[str, TowerFit]:
     """What the fits of the two towers know: the one to judge by, which may know nobody, and the one that serves."""
-    moments = {judged("two_tower"): validation_from(run), "two_tower": run.as_of}
-    versions = {judged("two_tower"): judged(run.run_id), "two_tower": run.run_id}
-    counted = shares.then(tasks.count_known, moments=moments)
-    items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items).collected()
-    known = gathered(counted.of(tasks.COUNT).collected(), tasks.COUNT, tasks.GATHERED)
-    item_ids = gathered(items, tasks.ITEM, tasks.GATHERED)
-    return {
-        fit: TowerFit(
-            version=versions[fit],
-            as_of=as_of,
-            item_ids=item_ids.filter(fit=fit)["item_id"].to_arrow(),
-            **known.filter(fit=fit).select(pl.sum("num_users", "num_pairs")).row(0, named=True),
-        )
-        for fit, as_of in moments.items()
-    }
+    known = known_by_fit(run, shares, "two_tower", tasks.count_known, tasks.GATHERED)
+    return {fit: TowerFit(of.version, of.as_of, of.item_ids.to_arrow(), **of.counts) for fit, of in known.items()}
 
 
 def task_of(
@@ -439,11 +427,7 @@ def tower_scores(run: RayRun, task: Task, towers: TwoTower | None, current: Row)
 
 def commit_vectors(run: RayRun, model: str, written: list[AddAction], kept: str | None) -> None:
     """Replace a model's vectors by those in the files written, beside those of the version that stays current."""
-    if kept is not None:
-        given = {"lake": run.lake.absolute(), "model": model, "versions": [kept, judged(kept)]}
-        for kind in ("user", "item"):
-            stored = run.files_of({kind: "gold/vectors"}, holding={"model": [model], "kind": [kind]}, now=True)
-            written += files_written(stored.then(copy_vectors, **given))
+    written += copied_vectors(run, model, [kept, judged(kept)] if kept else [])
     run.commit_written("gold/vectors", written, where={"model": model})
 
 

@@ -29,7 +29,6 @@ from pydantic import Field, model_validator
 from ray import train
 from ray.train.torch import prepare_model
 
-from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import files_written
 from lib.engines.ray_tasks import RayParts, RayRun, batches_of
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch, report_when_due
@@ -37,12 +36,13 @@ from lib.lake.writes import conform, write_files
 from lib.models import sequence_tasks as tasks
 from lib.models import sequence_weights
 from lib.models.fitting import State
+from lib.models.known_fits import known_by_fit
 from lib.models.sequence import PieceSampler, SequenceModel, Sequences, weights_of
 from lib.models.sequence_fit import SequencePlan, fit_sequence
 from lib.models.sequence_tasks import SequenceFit
 from lib.models.sequence_weights import SequenceWeights
 from lib.ranking.validation import scores_of_vectors, wanted_items
-from lib.ranking.vector_files import copy_vectors
+from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
 from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
 from lib.runs.run import start_run
@@ -154,21 +154,8 @@ def train_worker(config: dict[str, Task]) -> None:
 
 def known_fits(run: RayRun, shares: RayParts) -> dict[str, SequenceFit]:
     """What the fits know: the one to judge by, which may know nothing, and the one that serves."""
-    moments = {judged(MODEL): validation_from(run), MODEL: run.as_of}
-    versions = {judged(MODEL): judged(run.run_id), MODEL: run.run_id}
-    counted = shares.then(tasks.count_known, moments=moments)
-    items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items).collected()
-    known = gathered(counted.of(tasks.COUNT).collected(), tasks.COUNT, tasks.GATHERED)
-    item_ids = gathered(items, tasks.ITEM, tasks.GATHERED)
-    return {
-        fit: SequenceFit(
-            version=versions[fit],
-            as_of=as_of,
-            item_ids=tuple(item_ids.filter(fit=fit)["item_id"].to_list()),
-            **known.filter(fit=fit).select(pl.sum("num_sequences", "num_events")).row(0, named=True),
-        )
-        for fit, as_of in moments.items()
-    }
+    known = known_by_fit(run, shares, MODEL, tasks.count_known, tasks.GATHERED)
+    return {fit: SequenceFit(of.version, of.as_of, tuple(of.item_ids), **of.counts) for fit, of in known.items()}
 
 
 def task_of(run: RayRun, settings: TrainSequenceSettings) -> Task:
@@ -277,11 +264,7 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], settings: Trai
         given = {"weights": run.engine.broadcast(fits[name]), "fit": fit}
         written += files_written(task.shares.then(tasks.write_user_vectors, lake=lake, **given))
         written += write_files(run.lake, table, [conform(table, tasks.item_vectors(fits[name], fit))])
-    if kept is not None:
-        copied = {"lake": lake, "model": MODEL, "versions": [kept, judged(kept)]}
-        for kind in ("user", "item"):
-            stored = run.files_of({kind: "gold/vectors"}, holding={"model": [MODEL], "kind": [kind]}, now=True)
-            written += files_written(stored.then(copy_vectors, **copied))
+    written += copied_vectors(run, MODEL, [kept, judged(kept)] if kept else [])
     run.commit_written("gold/vectors", written, where={"model": MODEL})
 
 

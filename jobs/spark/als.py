@@ -22,7 +22,6 @@ from deltalake.transaction import AddAction
 from pydantic import Field
 
 from lib.engines.arrow_tasks import gathered
-from lib.engines.parts import files_written
 from lib.engines.spark import SparkRun, start_run
 from lib.lake.writes import num_rows, remove_files, transaction_id
 from lib.ranking import als_tasks
@@ -30,7 +29,7 @@ from lib.ranking.als_fit import BlockedFits, Hyperparameters, vectors_in
 from lib.ranking.als_search import search
 from lib.ranking.als_tasks import VECTORS
 from lib.ranking.validation import METRIC, ndcg_of_vectors, scores_of_vectors, wanted_items
-from lib.ranking.vector_files import copy_vectors
+from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged, models
 from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
 from lib.settings import JobSettings
@@ -204,18 +203,6 @@ def earlier_moments(run: SparkRun, number: int) -> dict[str, datetime]:
     return {f"{run.run_id}-earlier-{place}": run.as_of - place * window for place in range(2, number + 1)}
 
 
-def copied(run: SparkRun, versions: Sequence[str]) -> list[AddAction]:
-    """Files with the vectors of these fits, as they were before this run wrote."""
-    if not versions:
-        return []
-    given = {"lake": run.lake.absolute(), "model": MODEL, "versions": versions}
-    written: list[AddAction] = []
-    for kind in ("user", "item"):
-        files = run.files_of({kind: VECTORS}, holding={"model": [MODEL], "kind": [kind]}, before=True)
-        written += files_written(files.then(copy_vectors, **given))
-    return written
-
-
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
         fits = fits_of(run, settings)
@@ -248,7 +235,7 @@ def main(settings: AlsSettings) -> None:
         if kept is None:
             for name, moment in earlier_moments(run, settings.num_earlier_fits).items():
                 files += fit(name, moment, None) or []
-        files += copied(run, of_version(stored, kept) if kept else [])
+        files += copied_vectors(run, MODEL, of_version(stored, kept) if kept else [], before=True)
         run.commit_written("gold/vectors", files, where={"model": MODEL})
         fits.drop_checkpoints()
 

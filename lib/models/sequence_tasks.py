@@ -15,13 +15,14 @@ import pyarrow as pa
 
 from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked, write_rows
 from lib.lake.lake import Lake
+from lib.models.known_fits import COUNT, ITEM
 from lib.models.sequence_weights import LATER, NEXT, Ints, SequenceWeights
 from lib.statistics.bootstrap import Floats
 from lib.tables.gold import SESSIONS, VECTORS_TABLE
 
 NEXT_K = 20  # ranks that count
 ROWS_AT_ONCE = 1024  # whose scores of all items are in memory
-EVENT, COUNT, ITEM = "event", "count", "item"  # kinds of parts
+EVENT = "event"  # kind of a part
 READ = pa.schema(
     [
         SESSIONS.schema.field(name)
@@ -112,13 +113,6 @@ def count_known(parts: Iterable[pa.RecordBatch], *, moments: Mapping[str, dateti
         )
         yield from packed(counts, COUNT)
         yield from packed(before.select(pl.lit(fit).alias("fit"), "item_id").unique(), ITEM)
-
-
-def distinct_items(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Bring the items of all shares together."""
-    found = unpacked(parts)
-    if ITEM in found:
-        yield from packed(found[ITEM].unique().sort("fit", "item_id"), ITEM)
 
 
 def known_of(events: pl.DataFrame, *, as_of: datetime, item_ids: tuple[str, ...]) -> Known:

@@ -15,13 +15,13 @@ import torch
 from lib.engines.arrow_tasks import Broadcast, packed, rows_of, table_rows, unpacked, write_rows
 from lib.lake.lake import Lake
 from lib.models import rows
+from lib.models.known_fits import COUNT, ITEM
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import WeightedPairs, Weights
 from lib.models.two_tower import TwoTower
 from lib.ranking.known_pairs import INTERACTION, interaction_schema, known_pairs
 from lib.tables.gold import EXAMPLES, VECTORS_TABLE
 
-COUNT, ITEM = "count", "item"  # kinds of parts, beside those of interactions
 READ = interaction_schema(rows.INTERACTION_COLUMNS)
 # The columns of those that the job gathers.
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
@@ -50,13 +50,6 @@ def count_known(parts: Iterable[pa.RecordBatch], *, moments: Mapping[str, dateti
         counts = known.group_by("fit").agg(num_users=num_users, num_pairs=pl.len().cast(pl.Int64))
         yield from packed(counts, COUNT)
         yield from packed(known.select("fit", "item_id").unique(), ITEM)
-
-
-def distinct_items(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Bring the items of all shares together."""
-    found = unpacked(parts)
-    if ITEM in found:
-        yield from packed(found[ITEM].unique().sort("fit", "item_id"), ITEM)
 
 
 def pairs_of(parts: Iterable[pa.RecordBatch], fit: TowerFit, weights: Weights) -> WeightedPairs:

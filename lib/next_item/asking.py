@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lib.engines.arrow_tasks import Broadcast, packed, part, rows_of, shards_by, table_rows, unpacked
+from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked
 from lib.next_item.model import Answers, NextItemModel
 from lib.next_item.scores import Floats
 from lib.next_item.visits import Bools
@@ -79,10 +79,7 @@ def judge(
     rows = list(sums_of(model.value.ask(visits["items"], max(work.k, work.ndcg_k)), is_returning, keys, work))
     shard = {"shard": int(keys.min() >> np.uint64(33))}  # sums are added up in this order in every run
     sums = pa.Table.from_pylist([{**shard, **row} for row in rows], schema=SUMS_SCHEMA)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, sums.schema) as writer:
-        writer.write_table(sums)
-    yield part(SUMS, sink.getvalue().to_pybytes())
+    yield from packed(pl.DataFrame(sums), SUMS)
 
 
 def sums_of(
@@ -142,7 +139,7 @@ def metrics_of(ranks: np.ndarray, work: AskingWork) -> Mapping[str, Floats]:
 
 def summed_up(found: Iterable[tuple[str, bytes]]) -> pa.Table:
     """Values and intervals from what the tasks have summed: rows of SUMMARY_SCHEMA, whatever the order of the parts."""
-    sums = [pa.ipc.open_stream(content).read_all() for kind, content in found if kind == SUMS]
+    sums = [pl.read_ipc_stream(content).to_arrow().cast(SUMS_SCHEMA) for kind, content in found if kind == SUMS]
     if not sums:
         return pa.Table.from_pylist([], schema=SUMMARY_SCHEMA)
     return summarised(pa.concat_tables(sums))

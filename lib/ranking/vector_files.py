@@ -4,23 +4,29 @@ from collections.abc import Collection, Iterable, Iterator
 
 import polars as pl
 import pyarrow as pa
+from deltalake.transaction import AddAction
 
 from lib.engines.arrow_tasks import rows_of, table_rows, write_rows
+from lib.engines.parts import TaskRun, files_written
 from lib.lake.lake import Lake
 from lib.tables.gold import VECTORS_TABLE
 
 
-def copy_vectors(
-    files: Iterable[pa.RecordBatch], *, lake: Lake, model: str, versions: Collection[str]
-) -> Iterator[pa.RecordBatch]:
-    """Write the rows of some versions in files of gold/vectors again; a file's kind is that of its vectors."""
+def copied_vectors(run: TaskRun, model: str, versions: Collection[str], *, before: bool = False) -> list[AddAction]:
+    """Files with a model's vectors of some versions, as they are now, or as they were `before` this run wrote."""
+    if not versions:
+        return []
+    stored = run.files_of({"": VECTORS_TABLE.name}, holding={"model": [model]}, now=not before, before=before)
+    return files_written(stored.then(copy_vectors, lake=run.lake.absolute(), versions=versions))
+
+
+def copy_vectors(files: Iterable[pa.RecordBatch], *, lake: Lake, versions: Collection[str]) -> Iterator[pa.RecordBatch]:
+    """Write the rows of some versions in files of gold/vectors again."""
 
     def kept() -> Iterator[pa.RecordBatch]:
         for file in rows_of(files):
             for found in table_rows(file["location"], VECTORS_TABLE.schema):
                 of_versions = found.filter(pl.col("version").is_in([*versions]))
-                # A partition's values are not in its files.
-                whole = of_versions.with_columns(model=pl.lit(model), kind=pl.lit(file["kind"]))
-                yield from whole.to_arrow().cast(VECTORS_TABLE.schema).to_batches()
+                yield from of_versions.to_arrow().cast(VECTORS_TABLE.schema).to_batches()
 
     yield from write_rows(kept(), lake=lake, table=VECTORS_TABLE)

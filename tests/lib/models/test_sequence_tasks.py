@@ -12,6 +12,7 @@ import pytest
 from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
 from lib.engines.local_tasks import LocalEngine, batches_of
 from lib.models import sequence_tasks as tasks
+from lib.models.known_fits import distinct_items
 from lib.models.sequence_tasks import SequenceFit
 from lib.models.sequence_weights import SequenceWeights
 from lib.tables.gold import SESSIONS
@@ -96,7 +97,7 @@ def test_whole_users_are_in_one_share_and_counted_once(lake: SmallLake, engine: 
     counted = shares.then(tasks.count_known, moments={"early": VALID_FROM, "late": TEST_FROM})
     counts = gathered(counted.of(tasks.COUNT).collected(), tasks.COUNT, tasks.GATHERED)
     assert counts.group_by("fit").sum().sort("fit").rows() == [("early", 20, 120), ("late", 20, 121)]
-    items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items).collected()
+    items = counted.of(tasks.ITEM).to_shards(1).then(distinct_items).collected()
     named = gathered(items, tasks.ITEM, tasks.GATHERED)
     assert named.filter(fit="late")["item_id"].to_list() == ["a", "b", "c"]
 

@@ -11,6 +11,7 @@ import torch
 from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
 from lib.engines.local_tasks import LocalEngine, batches_of
 from lib.models import tasks
+from lib.models.known_fits import distinct_items
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import INTERACTION_COLUMNS, Weights
 from lib.models.tasks import TowerFit
@@ -72,7 +73,7 @@ def reaching_the_driver(lake: SmallLake, engine: LocalEngine, factor: int) -> in
         spread_interactions, columns=INTERACTION_COLUMNS, until=TEST_FROM, num_shards=NUM_SHARES
     ).to_shards(NUM_SHARES)
     counted = shares.then(tasks.count_known, moments=MOMENTS)
-    items = counted.of(tasks.ITEM).to_shards(1).then(tasks.distinct_items)
+    items = counted.of(tasks.ITEM).to_shards(1).then(distinct_items)
     towers = TwoTower(torch.zeros(7, 1, dtype=torch.int64), 64)
     given: Mapping[str, Any] = {
         "towers": InProcess(towers),
@@ -103,9 +104,7 @@ def test_representations_are_those_of_the_encoder_and_other_versions_are_kept(
     base = {"model": "encoder", "kind": "user", "as_of": TEST_FROM, "values": [1.0]}
     lake.put("gold/vectors", *({"version": version, "id": "x"} for version in ("old", "older")), base=base)
     folder = lake.lake.folder / "gold" / "vectors"
-    copied = engine.over(files(lake, "gold/vectors").set_column(2, "kind", pa.array(["user"])), task_bytes=1).then(
-        copy_vectors, lake=lake.lake, model="encoder", versions=["old"]
-    )
+    copied = engine.over(files(lake, "gold/vectors"), task_bytes=1).then(copy_vectors, lake=lake.lake, versions=["old"])
     (kept,) = files_of(copied.collected(), "gold/vectors")
     assert kept.partition_values == file.partition_values == {"model": "encoder", "kind": "user"}
     stored = pq.read_table(folder / file.path, partitioning=None)

@@ -1,0 +1,61 @@
+"""What the two fits of a model's version know: the one to judge by, which ends where the validation window begins, and the one that serves."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
+
+from lib.engines.arrow_tasks import gathered, packed, unpacked
+from lib.engines.parts import Parts, Task
+from lib.runs.model_registry import judged
+from lib.runs.promotion import validation_from
+from lib.runs.run import Run
+
+COUNT, ITEM = "count", "item"  # kinds of parts
+
+
+class KnownByFit(NamedTuple):
+    """What was known before a moment."""
+
+    version: str
+    as_of: datetime
+    item_ids: pl.Series  # sorted
+    counts: dict[str, int]
+
+
+def known_by_fit(
+    run: Run, shares: Parts, model: str, count: Task, columns: Mapping[str, Mapping[str, type[pl.DataType]]]
+) -> dict[str, KnownByFit]:
+    """By the name of the fit, the one that is judged first, what it knows; that may be nothing.
+
+    Args:
+        run: whose version it is.
+        shares: of the training workers.
+        model: the model.
+        count: the task that counts a share, given the `moments` of the fits by name: parts COUNT and ITEM.
+        columns: of these parts, `fit` and the counts, `fit` and `item_id`.
+    """
+    moments = {judged(model): validation_from(run), model: run.as_of}
+    versions = {judged(model): judged(run.run_id), model: run.run_id}
+    counted = shares.then(count, moments=moments)
+    items = counted.of(ITEM).to_shards(1).then(distinct_items).collected()
+    item_ids = gathered(items, ITEM, columns)
+    known = gathered(counted.of(COUNT).collected(), COUNT, columns)
+    return {
+        fit: KnownByFit(
+            versions[fit],
+            as_of,
+            item_ids.filter(fit=fit)["item_id"],
+            known.filter(fit=fit).drop("fit").sum().row(0, named=True),
+        )
+        for fit, as_of in moments.items()
+    }
+
+
+def distinct_items(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Bring the items of all shares together."""
+    found = unpacked(parts)
+    if ITEM in found:
+        yield from packed(found[ITEM].unique().sort("fit", "item_id"), ITEM)
