@@ -34,25 +34,22 @@ from ray.train.torch import prepare_model
 from torch import nn
 
 from lib.engines.arrow_tasks import gathered
-from lib.engines.parts import files_written
-from lib.engines.ray_tasks import RayParts, RayRun, batches_of
+from lib.engines.parts import TASK_BYTES, files_written
+from lib.engines.ray_tasks import RayParts, RayRun
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch, report_when_due
 from lib.lake.lake import Lake
 from lib.lake.shares import rows_of_share
-from lib.lake.writes import conform, write_files
 from lib.models import propensity, rows, tasks
 from lib.models.baselines import ENCODER, MODELS, Encoder, Fits, fit_baselines
 from lib.models.calibration import calibration_of
-from lib.models.fitting import EncoderPlan, Examples, State, TwoTowerPlan, fit_encoder, fit_two_towers, joined
+from lib.models.fitting import EncoderPlan, Examples, Keep, State, TwoTowerPlan, fit_encoder, fit_two_towers, joined
 from lib.models.judging import choose, encoder_of, judge, log_likelihoods
-from lib.models.known_fits import known_by_fit
 from lib.models.propensity import Served
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import Weights
-from lib.models.tasks import TowerFit
-from lib.models.two_tower import Pairs, PairSampler, TwoTower
-from lib.models.workers import rows_of_all_workers, total_over_workers
-from lib.ranking.known_pairs import spread_interactions
+from lib.models.tower_training import TowerTraining, num_chunks, shares_of_users, tower_fits, weighed_pairs
+from lib.models.two_tower import TwoTower
+from lib.models.workers import average_row_gradients, rows_of_all_workers, total_over_workers
 from lib.ranking.validation import scores_of_vectors, wanted_items
 from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
@@ -65,7 +62,6 @@ from lib.tables.gold import SPLITS
 
 MAX_JUDGED = 200_000  # examples of a split by which a version is judged, and on which the baselines are fitted
 USERS_PER_SHARD = 500_000  # of gold/propensity_to_buy, at most about
-MIN_BATCHES = 50  # per epoch of the two towers, so that a small log is trained on enough
 
 
 class TrainEncoderSettings(PromotionSettings, JobSettings):
@@ -86,6 +82,11 @@ class TrainEncoderSettings(PromotionSettings, JobSettings):
     )
     two_tower_learning_rate: float = Field(1e-2, gt=0, description="learning rate of the two towers (Adam)")
     two_tower_dimensions: int = Field(64, ge=1, le=4096, description="length of the two towers' vectors")
+    two_tower_chunk_rows: int = Field(
+        10_000_000,
+        ge=1,
+        description="rows of gold/interactions whose users a worker holds at once, about; it takes a larger share in chunks",
+    )
     history_length: int = Field(16, ge=1, description="items drawn from a user's history for each training pair")
     half_life_days: float = Field(30, gt=0, description="age at which an interaction counts half, in days")
     browsing_weight: float = Field(
@@ -104,12 +105,9 @@ class Task:
     versions: Mapping[str, int]
     num_examples: Mapping[str, int]  # labelled ones, by split
     encoder: EncoderPlan | None  # None: the labels are unfit to train a purchase model
-    towers: Mapping[str, TowerFit]  # by model, the one that is judged first
-    shares: RayParts  # the interactions of each worker's users
+    towers: TowerTraining
+    shares: RayParts  # the interactions, by whole users
     weights: Weights
-    num_dimensions: int
-    history_length: int
-    two_tower: TwoTowerPlan
 
     def examples(self, split: str, share: int, num_shares: int) -> Examples:
         """The labelled examples of a share of a split."""
@@ -122,24 +120,6 @@ class Task:
     def sample(self, split: str) -> Examples:
         """At most about MAX_JUDGED of a split's labelled examples: a draw, since files hold users by a keyed hash."""
         return self.examples(split, 0, max(1, math.ceil(self.num_examples[split] / MAX_JUDGED)))
-
-    def pairs_of_worker(self, fit: TowerFit, rank: int) -> Pairs:
-        """The pairs of a worker's users; one whose users are all unknown works on those of the next worker."""
-        shares = self.shares.partitions
-        for share in shares[rank:] + shares[:rank]:
-            known = tasks.pairs_of(batches_of(share), fit, self.weights)
-            if len(known.user_keys):
-                return known.pairs
-        raise AssertionError("a fit knows some users")
-
-    def untrained_towers(self, fit: TowerFit) -> TwoTower:
-        """Two towers over the fit's items, with their category and brand if the lake has silver/items."""
-        version = self.versions.get("silver/items")
-        items = None
-        if version is not None:
-            items = self.lake.dataset("silver/items", version).to_table(columns=["item_id", "category", "brand"])
-        torch.manual_seed(self.two_tower.seed)
-        return TwoTower(rows.item_tags(fit.item_ids, items), self.num_dimensions)
 
 
 def train_worker(config: dict[str, Task]) -> None:
@@ -175,36 +155,48 @@ def train_worker(config: dict[str, Task]) -> None:
         again = replace(task.encoder, num_epochs=num_epochs, patience=num_epochs)
         both = joined(own, valid).repeated_to(size + more)
         fit_purchase_model("encoder", both, both.first(0), again)
-    for model, fit in task.towers.items():
-        own_pairs = task.pairs_of_worker(fit, rank)
-        fit_two_towers(
-            prepare_model(task.untrained_towers(fit)),
-            PairSampler(own_pairs, num_items=len(fit.item_ids), history_length=task.history_length),
-            task.two_tower,
-            num_batches=max(MIN_BATCHES, math.ceil(fit.num_pairs / task.two_tower.batch_size / num_workers)),
-            rank=rank,
-            gather=rows_of_all_workers,
-            state=states.get(model),
-            keep=partial(keep, model),
-        )
+    for model in task.towers.fits:
+        fit_towers(task.towers, model, states.get(model), partial(keep, model))
     report_epoch(states, {"models": len(states)})
 
 
-def shares_of(run: RayRun, settings: TrainEncoderSettings) -> RayParts:
-    """What was known as of the run, whole users in a share, as many shares as workers."""
-    num_shares = settings.cluster.num_workers
-    files = run.files_of({"": "gold/interactions"})
-    shares = files.then(
-        spread_interactions, columns=rows.INTERACTION_COLUMNS, until=run.as_of, num_shards=num_shares
-    ).to_shards(num_shares)
-    assert isinstance(shares, RayParts)
-    return shares
+def fit_towers(training: TowerTraining, model: str, state: State | None, keep: Keep) -> State:
+    """In a training worker: fit the two towers on the pairs of its users."""
+    rank, towers = train.get_context().get_world_rank(), training.untrained(model)
+    # Of sparse gradients only the rows that a batch touches are exchanged; a wrapper would exchange all.
+    return fit_two_towers(
+        prepare_model(towers, parallel_strategy=None if towers.is_sparse else "ddp"),
+        training.chunks(model, rank),
+        training.plan,
+        num_batches=training.num_batches(model),
+        rank=rank,
+        gather=rows_of_all_workers,
+        average=average_row_gradients if towers.is_sparse else lambda _: None,
+        state=state,
+        keep=keep,
+    )
 
 
-def tower_fits(run: RayRun, shares: RayParts) -> dict[str, TowerFit]:
-    """What the fits of the two towers know: the one to judge by, which may know nobody, and the one that serves."""
-    known = known_by_fit(run, shares, "two_tower", tasks.count_known, tasks.GATHERED)
-    return {fit: TowerFit(of.version, of.as_of, of.item_ids.to_arrow(), **of.counts) for fit, of in known.items()}
+def tower_training(run: RayRun, shares: RayParts, weights: Weights, settings: TrainEncoderSettings) -> TowerTraining:
+    """What the workers need to train the two towers; the batches are split over them."""
+    num_workers = settings.cluster.num_workers
+    fits = tower_fits(run, shares)
+    return TowerTraining(
+        fits=fits,
+        pairs={model: weighed_pairs(run, shares, fit, weights) for model, fit in fits.items()},
+        num_workers=num_workers,
+        plan=TwoTowerPlan(
+            num_epochs=settings.two_tower_epochs,
+            batch_size=math.ceil(settings.two_tower_batch_size / num_workers),
+            learning_rate=settings.two_tower_learning_rate,
+            seed=settings.seed,
+            num_parts=len(shares.partitions) // num_workers,
+        ),
+        num_dimensions=settings.two_tower_dimensions,
+        history_length=settings.history_length,
+        lake=run.lake.absolute(),
+        version_of_items=run.version_of("silver/items") if run.has("silver/items") else None,
+    )
 
 
 def task_of(
@@ -212,11 +204,15 @@ def task_of(
 ) -> Task:
     """The workers' task; batches are split over the workers, so that the total size does not depend on their number."""
     num_workers = settings.cluster.num_workers
-    tables = ["gold/examples", "gold/interactions"] + (["silver/items"] if run.has("silver/items") else [])
-    shares = shares_of(run, settings)
+    num_rows, chunk_rows = run.dataset("gold/interactions").count_rows(), settings.two_tower_chunk_rows
+    chunks = num_chunks(num_rows, num_workers=num_workers, chunk_rows=chunk_rows)
+    files = run.files_of({"": "gold/interactions"})
+    assert isinstance(files, RayParts)
+    shares = shares_of_users(files, until=run.as_of, num_shares=num_workers * chunks)
+    weights = Weights(settings.half_life_days, settings.browsing_weight)
     return Task(
         lake=run.lake.absolute(),
-        versions={table: run.version_of(table) for table in tables},
+        versions={table: run.version_of(table) for table in ("gold/examples", "gold/interactions")},
         num_examples=num_examples,
         encoder=EncoderPlan(
             num_epochs=settings.num_epochs,
@@ -228,17 +224,9 @@ def task_of(
         )
         if with_encoder
         else None,
-        towers={model: fit for model, fit in tower_fits(run, shares).items() if model == "two_tower" or fit.num_users},
+        towers=tower_training(run, shares, weights, settings),
         shares=shares,
-        weights=Weights(settings.half_life_days, settings.browsing_weight),
-        num_dimensions=settings.two_tower_dimensions,
-        history_length=settings.history_length,
-        two_tower=TwoTowerPlan(
-            num_epochs=settings.two_tower_epochs,
-            batch_size=math.ceil(settings.two_tower_batch_size / num_workers),
-            learning_rate=settings.two_tower_learning_rate,
-            seed=settings.seed,
-        ),
+        weights=weights,
     )
 
 
@@ -390,20 +378,20 @@ def encoder_scores(run: Run, chosen: PurchaseEncoder, valid: Examples, current: 
 
 def publish_two_towers(run: RayRun, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
     """Settle the version of the two towers, and commit the vectors of users with a history and items with interactions."""
-    towers = {}
-    for model, fit in task.towers.items():
-        towers[model] = task.untrained_towers(fit)
+    towers, training = {}, task.towers
+    for model in training.fits:
+        towers[model] = training.untrained(model)
         towers[model].load_state_dict(states[model]["model"])
     served_first = {"two_tower": towers["two_tower"], **towers}
     kept = register(
         run, served_first, partial(tower_scores, run, task, towers.get(judged("two_tower"))), states, settings
     )
-    table, written = contract("gold/vectors"), []
-    for model, fit in task.towers.items():
-        given = {"towers": run.engine.broadcast(towers[model]), "fit": fit, "weights": task.weights}
-        written += files_written(task.shares.then(tasks.write_tower_users, lake=task.lake, **given))
-        items = rows.tower_items(towers[model], fit.item_ids, version=fit.version, as_of=fit.as_of)
-        written += write_files(run.lake, table, [conform(table, items)])
+    written = []
+    for model, fit in training.fits.items():
+        given = {"lake": task.lake, "towers": run.engine.broadcast(towers[model]), "fit": run.engine.broadcast(fit)}
+        written += files_written(task.shares.then(tasks.write_tower_users, weights=task.weights, **given))
+        items = run.engine.over(tasks.item_ranges(fit, training.num_dimensions), task_bytes=TASK_BYTES)
+        written += files_written(items.then(tasks.write_tower_items, **given))
     commit_vectors(run, "two_tower", written, kept)
 
 
@@ -411,7 +399,7 @@ def tower_scores(run: RayRun, task: Task, towers: TwoTower | None, current: Row)
     """How well this version's fit from before the validation window, and the current version's, find what was wanted."""
     if towers is None:
         return Scores()
-    fit, interactions = task.towers[judged("two_tower")], run.dataset("gold/interactions")
+    fit, interactions = task.towers.fits[judged("two_tower")], run.dataset("gold/interactions")
     in_window = (pc.field("event_time") >= fit.as_of) & (pc.field("event_time") < run.as_of)
     asked = interactions.to_batches(columns=["user_key", "item_id"], filter=in_window & (pc.field("num_relevant") > 0))
     wanted = wanted_items(asked)
@@ -465,7 +453,7 @@ def main(settings: TrainEncoderSettings) -> None:
         run.version_of("gold/interactions")  # without which the job is skipped, before Ray is started
         with ray_session(settings.cluster):
             task = task_of(run, settings, num_examples=num_examples, with_encoder=with_encoder)
-            known = task.towers["two_tower"]
+            known = task.towers.fits["two_tower"]
             run.log(
                 "read",
                 examples=num_labelled,

@@ -4,8 +4,8 @@ After every epoch the loop saves all that the next one needs, and randomness dep
 worker's rank. So a fit that is interrupted at any point and resumed ends with the same weights.
 
 A `state` is a dict that torch.save can write. The loops do not know how workers communicate: a trainer wraps the model,
-so that gradients are averaged, and passes `total`, which sums a tensor over the workers, and `gather`, which
-concatenates their rows.
+so that gradients are averaged, or passes `average`, which does that to sparse ones; and it passes `total`, which sums a
+tensor over the workers, and `gather`, which concatenates their rows.
 """
 
 import copy
@@ -19,12 +19,15 @@ from torch.nn import functional as F
 
 from lib.models import purchase_encoder, two_tower
 from lib.models.purchase_encoder import PurchaseEncoder
-from lib.models.two_tower import PairSampler, TwoTower
+from lib.models.row_adam import RowAdam
+from lib.models.tower_chunks import Chunks
+from lib.models.two_tower import TwoTower
 
 State = dict[str, Any]
 Keep = Callable[[State], None]
 Total = Callable[[Tensor], Tensor]
 Gather = Callable[[Tensor], Tensor]
+Average = Callable[[nn.Module], None]
 ROWS_AT_ONCE = 1 << 16
 
 
@@ -64,6 +67,7 @@ class TwoTowerPlan:
     batch_size: int
     learning_rate: float
     seed: int
+    num_parts: int = 1  # of an epoch, the same for every worker; a state is kept after each
 
 
 def joined(one: Examples, other: Examples) -> Examples:
@@ -85,10 +89,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return inner
 
 
-def epoch_generator(seed: int, epoch: int, rank: int) -> torch.Generator:
-    """The random generator of one epoch of one worker."""
+def epoch_generator(seed: int, epoch: int, rank: int, part: int = 0) -> torch.Generator:
+    """The random generator of one epoch, or of a part of it, of one worker."""
     drawn = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(seed))
-    return torch.Generator().manual_seed(int(drawn[0]) ^ (epoch * 1_000_003 + rank))
+    return torch.Generator().manual_seed(int(drawn[0]) ^ (epoch * 1_000_003 + rank) ^ (part << 40))
 
 
 def log_loss(model: PurchaseEncoder, examples: Examples, total: Total = alone) -> float | None:
@@ -153,40 +157,55 @@ def fit_encoder(
 
 def fit_two_towers(
     model: nn.Module,
-    sampler: PairSampler,
+    chunks: Chunks,
     plan: TwoTowerPlan,
     *,
     num_batches: int,
     rank: int = 0,
     gather: Gather = alone,
+    average: Average = lambda _: None,
     state: State | None = None,
     keep: Keep = lambda _: None,
 ) -> State:
     """Fit a TwoTower (or what wraps one) on this worker's pairs; arguments as for `fit_encoder`.
 
-    An epoch has `num_batches`, the same number for every worker. `gather` as for two_tower.train_epoch: the items of all
-    workers are each other's negatives, so that their number does not depend on the number of workers.
+    An epoch has `num_batches`, the same number for every worker, at least one a part. `gather` and `average` as for
+    two_tower.train_epoch: the items of all workers are each other's negatives, so that their number does not depend on
+    the number of workers.
 
     Returns:
         The last state; `model` holds the weights.
     """
     own = unwrapped(model)
     assert isinstance(own, TwoTower)
-    optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate)
+    optimizer: torch.optim.Optimizer
+    if own.is_sparse:
+        optimizer = RowAdam(model.parameters(), learning_rate=plan.learning_rate)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate)
     state = begun(own, optimizer, state)
     while state["epoch"] < plan.num_epochs:
-        epoch = state["epoch"] + 1
+        epoch, part = state["epoch"] + 1, state.get("part", 0)
+        # A number that is no part's gives the order of the chunks.
+        order = chunks.order(num_batches, epoch_generator(plan.seed, epoch, rank, part=plan.num_parts))
+        first, last = (number * num_batches // plan.num_parts for number in (part, part + 1))
         loss = two_tower.train_epoch(
             model,
             optimizer,
-            sampler,
+            chunks.over(order[first:last]),
             batch_size=plan.batch_size,
-            num_batches=num_batches,
-            generator=epoch_generator(plan.seed, epoch, rank),
+            num_batches=last - first,
+            generator=epoch_generator(plan.seed, epoch, rank, part),
             rank=rank,
             gather=gather,
+            average=average,
         )
-        state = after_epoch(own, optimizer, state, loss=loss)
+        losses = [*state.get("part_losses", []), loss]
+        if part + 1 < plan.num_parts:
+            state = {**state, "part": part + 1, "part_losses": losses, "loss": loss, **_weights(own, optimizer)}
+        else:
+            state = {**state, "part": 0, "part_losses": []}
+            state = after_epoch(own, optimizer, state, loss=sum(losses) / len(losses))
         keep(state)
     return state
 

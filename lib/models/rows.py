@@ -130,11 +130,15 @@ def tower_users(towers: TwoTower, known: WeightedPairs, *, version: str, as_of: 
     return vector_rows(users, known.user_keys, model="two_tower", version=version, kind="user", as_of=as_of)
 
 
-def tower_items(towers: TwoTower, item_ids: pa.Array, *, version: str, as_of: datetime) -> pa.Table:
-    """Rows of gold/vectors of the items."""
+def tower_items(
+    towers: TwoTower, item_ids: pa.Array, *, version: str, as_of: datetime, first: int = 0, last: int | None = None
+) -> pa.Table:
+    """Rows of gold/vectors of the items, or of those numbered from `first` to before `last`."""
+    numbers = torch.arange(len(item_ids))[first:last]
     with torch.no_grad():
-        items = towers.item_vectors(torch.arange(len(item_ids)))
-    return vector_rows(items, item_ids, model="two_tower", version=version, kind="item", as_of=as_of)
+        items = towers.item_vectors(numbers)
+    own = item_ids.slice(first, len(numbers))
+    return vector_rows(items, own, model="two_tower", version=version, kind="item", as_of=as_of)
 
 
 def _numbered(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:

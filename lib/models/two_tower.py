@@ -8,7 +8,7 @@ none. Trained by in-batch sampled softmax, corrected for how often an item is in
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 INITIAL_DEVIATION = 0.1
+ITEMS_AT_ONCE = 1 << 16
 
 
 class Pairs(NamedTuple):
@@ -32,16 +33,20 @@ class Pairs(NamedTuple):
 
 
 class TwoTower(nn.Module):
-    """Both towers; `item_tags` (I, T) int64 holds each item's tags, padded with 0."""
+    """Both towers; `item_tags` (I, T) int64 holds each item's tags, padded with 0.
+
+    If `is_sparse`, gradients hold only the rows that a batch touches (lib/models/row_adam.py).
+    """
 
     item_tags: Tensor
 
-    def __init__(self, item_tags: Tensor, num_dimensions: int) -> None:
+    def __init__(self, item_tags: Tensor, num_dimensions: int, *, is_sparse: bool = False) -> None:
         super().__init__()
+        self.is_sparse = is_sparse
         self.register_buffer("item_tags", item_tags)
         num_tags = int(item_tags.max()) + 1 if item_tags.numel() else 1
-        self.item = nn.Embedding(len(item_tags), num_dimensions)
-        self.tag = nn.Embedding(num_tags, num_dimensions, padding_idx=0)
+        self.item = nn.Embedding(len(item_tags), num_dimensions, sparse=is_sparse)
+        self.tag = nn.Embedding(num_tags, num_dimensions, padding_idx=0, sparse=is_sparse)
         nn.init.normal_(self.item.weight, std=INITIAL_DEVIATION)
         nn.init.normal_(self.tag.weight, std=INITIAL_DEVIATION)
         nn.init.zeros_(self.tag.weight[0])
@@ -66,7 +71,8 @@ class TwoTower(nn.Module):
     def user_vectors(self, pairs: Pairs, num_users: int) -> Tensor:
         """The user tower over whole histories: (U, D)."""
         weight = pairs.history_weight.to(self.item.weight.dtype)
-        items = self.item_vectors(torch.arange(self.item.num_embeddings, device=weight.device))
+        numbers = torch.arange(self.item.num_embeddings, device=weight.device).split(ITEMS_AT_ONCE)
+        items = torch.cat([self.item_vectors(part) for part in numbers])
         sums = items.new_zeros(num_users, items.shape[1])
         for part in torch.arange(len(weight)).split(1 << 16):
             sums.index_add_(0, pairs.user[part], items[pairs.item[part]] * weight[part, None])
@@ -93,10 +99,21 @@ def sampled_softmax_loss(users: Tensor, items: Tensor, log_q: Tensor, *, first: 
     return F.cross_entropy(logits, first + torch.arange(len(users), device=users.device))
 
 
+class Sampler(Protocol):
+    """Draws pairs, and with each a sample of its user's history."""
+
+    q: Tensor  # (I,) float64, how likely each item is drawn
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw the items of B pairs, (B,), and for each pair L items of its user's history with replacement, (B, L)."""
+        ...
+
+
 class PairSampler:
     """Draws pairs by their target weight, and with each a sample of its user's history by the history weights."""
 
     def __init__(self, pairs: Pairs, *, num_items: int, history_length: int) -> None:
+        """Of pairs of which there may be none, if nothing is drawn."""
         self.pairs, self.history_length = pairs, history_length
         counts = torch.bincount(pairs.user)
         self.last_pair = counts.cumsum(0) - 1
@@ -105,8 +122,8 @@ class PairSampler:
         total = weight.new_zeros(len(counts)).index_add_(0, pairs.user, weight)
         self.history_share = weight / total[pairs.user]  # sums to 1 for each user
         self.history_sum, self.target_sum = self.history_share.cumsum(0), pairs.target_weight.cumsum(0)
-        drawn = weight.new_zeros(num_items).index_add_(0, pairs.item, pairs.target_weight)
-        self.q = drawn / drawn.sum()  # (I,), how likely each item is drawn
+        self.drawn = weight.new_zeros(num_items).index_add_(0, pairs.item, pairs.target_weight)  # (I,)
+        self.q = self.drawn / self.drawn.sum()  # (I,), how likely each item is drawn
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw the items of B pairs, (B,), and for each pair L items of its user's history with replacement, (B, L)."""
@@ -123,18 +140,20 @@ class PairSampler:
 def train_epoch(
     model: nn.Module,
     optimizer: Optimizer,
-    sampler: PairSampler,
+    sampler: Sampler,
     *,
     batch_size: int,
     num_batches: int,
     generator: torch.Generator,
     rank: int = 0,
     gather: Callable[[Tensor], Tensor] = lambda own: own,
+    average: Callable[[nn.Module], None] = lambda _: None,
 ) -> float:
     """Train on `num_batches` batches; returns the mean loss.
 
     `model` is a TwoTower or a trainer's wrapper around one. `gather` concatenates the rows of all workers in the order
-    of their ranks and lets gradients through; batches have the same size on every worker.
+    of their ranks and lets gradients through; batches have the same size on every worker. `average` makes the gradients
+    the mean over the workers, where no wrapper does.
     """
     model.train()
     device = next(model.parameters()).device
@@ -149,6 +168,7 @@ def train_epoch(
             loss = sampled_softmax_loss(users, gather(items), log_q, first=rank * batch_size)
         optimizer.zero_grad()
         loss.backward()
+        average(model)
         optimizer.step()
         losses.append(loss.detach())
     return torch.stack(losses).mean().item()

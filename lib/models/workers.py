@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.autograd import Function
 
 
@@ -23,6 +23,28 @@ def rows_of_all_workers(own: Tensor) -> Tensor:
         return own
     rows: Tensor = _GatheredRows.apply(own)
     return rows
+
+
+def average_row_gradients(model: nn.Module) -> None:
+    """Make the sparse gradients of all parameters the mean over the workers; only rows that one of them touched are exchanged."""
+    if not distributed.is_initialized():
+        return
+    for table in model.parameters():
+        assert table.grad is not None, "a batch gives every table a gradient, be it of no row"
+        own = table.grad.coalesce()
+        rows = _rows_of_any_number(own.indices()[0])
+        values = _rows_of_any_number(own.values() / distributed.get_world_size())
+        table.grad = torch.sparse_coo_tensor(rows[None], values, table.shape, check_invariants=False).coalesce()
+
+
+def _rows_of_any_number(own: Tensor) -> Tensor:
+    """The rows of every worker in the order of their ranks, without gradients: they are filled up to the most that one has."""
+    counts = [own.new_zeros(1, dtype=torch.int64) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, torch.tensor([len(own)], device=own.device))
+    most = int(torch.cat(counts).max())
+    parts = [own.new_empty(most, *own.shape[1:]) for _ in counts]
+    distributed.all_gather(parts, torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])]))
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 class _GatheredRows(Function):

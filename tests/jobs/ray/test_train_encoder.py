@@ -116,6 +116,7 @@ def test_a_killed_worker_and_a_failed_job_leave_the_tables_of_one_whole_run(
         batch_size=32,
         two_tower_epochs=3,
         two_tower_batch_size=64,
+        two_tower_chunk_rows=160,  # two chunks a worker
         num_resamples=100,
     )
 
@@ -340,11 +341,29 @@ def test_batches_are_shared_out_among_the_workers(small_lake: EncoderLake, job: 
     settings = small_lake.settings(job, batch_size=100, two_tower_batch_size=90, cluster={"num_workers": 3})
     with job.start_run("train_encoder", settings, RayRun) as run:
         task = job.task_of(run, settings, num_examples=job.count_examples(run)[0], with_encoder=True)
-    assert (task.encoder.batch_size, task.two_tower.batch_size) == (34, 30)
-    assert {model: fit.as_of for model, fit in task.towers.items()} == {
+    towers = task.towers
+    assert (task.encoder.batch_size, towers.plan.batch_size, towers.plan.num_parts) == (34, 30, 1)
+    assert {model: fit.as_of for model, fit in towers.fits.items()} == {
         "two_tower-valid": VALID_FROM,
         "two_tower": TEST_FROM,
     }
-    shares = [task.pairs_of_worker(task.towers["two_tower"], rank) for rank in range(3)]
+    shares = [towers.chunks("two_tower", rank).sampler(0).pairs for rank in range(3)]
     assert sum(len(share.user.unique()) for share in shares) == NUM_USERS
     assert sum(len(share.user) for share in shares) == 5 * NUM_USERS
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_share_too_large_for_a_worker_is_taken_in_chunks_of_whole_users(
+    small_lake: EncoderLake, job: ModuleType
+) -> None:
+    small_lake.put_examples(lambda user: user % 2)
+    small_lake.put_interactions()
+    settings = small_lake.settings(job, two_tower_chunk_rows=110, cluster={"num_workers": 2})
+    with job.start_run("train_encoder", settings, RayRun) as run:
+        towers = job.task_of(run, settings, num_examples=job.count_examples(run)[0], with_encoder=False).towers
+    assert towers.plan.num_parts == 3, "602 rows of two workers"
+    for model, num_known in (("two_tower", 5), ("two_tower-valid", 4)):
+        pairs = [load() for rank in range(2) for load in towers.chunks(model, rank).loads]
+        assert len(pairs) == 2 * 3
+        assert sum(len(chunk.user.unique()) for chunk in pairs) == NUM_USERS
+        assert all(chunk.user.bincount().tolist() == [num_known] * len(chunk.user.unique()) for chunk in pairs)

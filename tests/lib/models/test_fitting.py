@@ -17,7 +17,8 @@ from lib.models.fitting import (
     log_loss,
 )
 from lib.models.purchase_encoder import PurchaseEncoder, purchase_loss
-from lib.models.two_tower import Pairs, PairSampler, TwoTower
+from lib.models.tower_chunks import Chunks
+from lib.models.two_tower import Pairs, TwoTower
 
 ENCODER = {"num_epochs": 6, "patience": 6, "batch_size": 32, "learning_rate": 1e-2, "weight_decay": 0.0, "seed": 0}
 TOWERS = TwoTowerPlan(num_epochs=4, batch_size=16, learning_rate=1e-2, seed=0)
@@ -44,12 +45,13 @@ def encoder(seed: int = 0) -> PurchaseEncoder:
     return PurchaseEncoder(4)
 
 
-def towers(seed: int = 0) -> tuple[TwoTower, PairSampler]:
+def towers(seed: int = 0) -> tuple[TwoTower, Chunks]:
     users, items = torch.arange(20).repeat_interleave(3), torch.arange(60) % 12
     weight = torch.ones(60, dtype=torch.float64)
     torch.manual_seed(seed)
     model = TwoTower(torch.zeros(12, 1, dtype=torch.int64), 4)
-    return model, PairSampler(Pairs(users, items, weight, weight), num_items=12, history_length=3)
+    pairs = Pairs(users, items, weight, weight)
+    return model, Chunks([lambda: pairs], num_items=12, history_length=3)
 
 
 def until_killed(kill_at: int, states: list[State]) -> Callable[[State], None]:
@@ -83,8 +85,7 @@ def test_an_interrupted_encoder_goes_on_to_the_same_weights(kill_at: int) -> Non
 
 @pytest.mark.parametrize("kill_at", [1, 3])
 def test_interrupted_towers_go_on_to_the_same_weights(kill_at: int) -> None:
-    model, sampler = towers()
-    whole = fit_two_towers(model, sampler, TOWERS, num_batches=5)
+    whole = fit_two_towers(*towers(), TOWERS, num_batches=5)
     states: list[State] = []
     with pytest.raises(KilledError):
         fit_two_towers(*towers(), TOWERS, num_batches=5, keep=until_killed(kill_at, states))

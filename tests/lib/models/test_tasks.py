@@ -77,7 +77,7 @@ def reaching_the_driver(lake: SmallLake, engine: LocalEngine, factor: int) -> in
     towers = TwoTower(torch.zeros(7, 1, dtype=torch.int64), 64)
     given: Mapping[str, Any] = {
         "towers": InProcess(towers),
-        "fit": TowerFit("v", TEST_FROM, pa.array(ITEMS), 0, 0),
+        "fit": InProcess(TowerFit("v", TEST_FROM, pa.array(ITEMS), 0, 0)),
         "weights": Weights(30, 0.1),
     }
     written = shares.then(tasks.write_tower_users, lake=lake.lake, **given)
