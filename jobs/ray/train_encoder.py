@@ -13,7 +13,9 @@ continues. Users without a history get no two-tower vector, nor do items without
 changes nothing.
 
 Each worker keeps a share in memory: of the examples it opens the files that hold it; of the interactions, whose files are
-of days, tasks bring whole users together first. Tasks write the users' vectors. The driver holds the models, which have a
+of days, tasks bring whole users together first, and a share of more than `two_tower_chunk_rows` is taken in chunks, one after
+the other. From SPARSE_FROM_ITEMS items on (lib/models/tower_training.py) the two towers' gradients are sparse. Tasks write the
+vectors of users and items. The driver holds the models, which have a
 row an item, and samples: versions are judged by at most MAX_JUDGED examples and MAX_USERS users (lib/ranking/validation.py).
 """
 
@@ -23,7 +25,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -34,7 +35,7 @@ from ray.train.torch import prepare_model
 from torch import nn
 
 from lib.engines.arrow_tasks import gathered
-from lib.engines.parts import TASK_BYTES, files_written
+from lib.engines.parts import files_written
 from lib.engines.ray_tasks import RayParts, RayRun
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch, report_when_due
 from lib.lake.lake import Lake
@@ -48,9 +49,8 @@ from lib.models.propensity import Served
 from lib.models.purchase_encoder import PurchaseEncoder
 from lib.models.rows import Weights
 from lib.models.tower_training import TowerTraining, num_chunks, shares_of_users, tower_fits, weighed_pairs
-from lib.models.two_tower import TwoTower
+from lib.models.tower_vectors import tower_scores, vectors_written
 from lib.models.workers import average_row_gradients, rows_of_all_workers, total_over_workers
-from lib.ranking.validation import scores_of_vectors, wanted_items
 from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
 from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle
@@ -378,39 +378,18 @@ def encoder_scores(run: Run, chosen: PurchaseEncoder, valid: Examples, current: 
 
 def publish_two_towers(run: RayRun, task: Task, states: dict[str, State], settings: TrainEncoderSettings) -> None:
     """Settle the version of the two towers, and commit the vectors of users with a history and items with interactions."""
-    towers, training = {}, task.towers
-    for model in training.fits:
-        towers[model] = training.untrained(model)
+    towers, fits = {}, task.towers.fits
+    for model in fits:
+        towers[model] = task.towers.untrained(model)
         towers[model].load_state_dict(states[model]["model"])
+
+    def score(current: Row) -> Scores:
+        first = judged("two_tower")
+        return tower_scores(run, fits[first], towers[first], task.weights, current) if first in fits else Scores()
+
     served_first = {"two_tower": towers["two_tower"], **towers}
-    kept = register(
-        run, served_first, partial(tower_scores, run, task, towers.get(judged("two_tower"))), states, settings
-    )
-    written = []
-    for model, fit in training.fits.items():
-        given = {"lake": task.lake, "towers": run.engine.broadcast(towers[model]), "fit": run.engine.broadcast(fit)}
-        written += files_written(task.shares.then(tasks.write_tower_users, weights=task.weights, **given))
-        items = run.engine.over(tasks.item_ranges(fit, training.num_dimensions), task_bytes=TASK_BYTES)
-        written += files_written(items.then(tasks.write_tower_items, **given))
-    commit_vectors(run, "two_tower", written, kept)
-
-
-def tower_scores(run: RayRun, task: Task, towers: TwoTower | None, current: Row) -> Scores:
-    """How well this version's fit from before the validation window, and the current version's, find what was wanted."""
-    if towers is None:
-        return Scores()
-    fit, interactions = task.towers.fits[judged("two_tower")], run.dataset("gold/interactions")
-    in_window = (pc.field("event_time") >= fit.as_of) & (pc.field("event_time") < run.as_of)
-    asked = interactions.to_batches(columns=["user_key", "item_id"], filter=in_window & (pc.field("num_relevant") > 0))
-    wanted = wanted_items(asked)
-    theirs = pc.field("user_key").isin(wanted["user_key"]) & (pc.field("event_time") < fit.as_of)
-    stored = pl.DataFrame(interactions.to_table(columns=[*rows.INTERACTION_COLUMNS], filter=theirs))
-    known = rows.weighted_pairs(stored, as_of=fit.as_of, item_ids=fit.item_ids, weights=task.weights)
-    vectors = [
-        rows.tower_users(towers, known, version=fit.version, as_of=fit.as_of),
-        rows.tower_items(towers, fit.item_ids, version=fit.version, as_of=fit.as_of),
-    ]
-    return scores_of_vectors(run.lake, "two_tower", pa.concat_tables(vectors), wanted, current=current["version"])
+    kept = register(run, served_first, score, states, settings)
+    commit_vectors(run, "two_tower", vectors_written(run, fits, towers, task.shares, task.weights), kept)
 
 
 def commit_vectors(run: RayRun, model: str, written: list[AddAction], kept: str | None) -> None:

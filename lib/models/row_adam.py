@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class RowAdam(Optimizer):
                 gradient = table.grad.coalesce()
                 self._move(table, gradient.indices()[0], gradient.values(), group)
 
-    def _move(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, float]) -> None:
+    def _move(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table]
         if not state:
             state |= {"step": 0, "exp_avg": torch.zeros_like(table), "exp_avg_sq": torch.zeros_like(table)}
