@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from lib.engines.arrow_tasks import TABLE_FILES, InProcess, files_of, gathered
@@ -88,6 +89,52 @@ def reaching_the_driver(lake: SmallLake, engine: LocalEngine, factor: int) -> in
 def test_what_reaches_the_driver_does_not_grow_with_the_users(lake: SmallLake, engine: LocalEngine) -> None:
     once, four_times = (reaching_the_driver(lake, engine, factor) for factor in (1, 4))
     assert four_times < 1.1 * once
+
+
+def test_weighed_pairs_of_a_share_are_those_of_its_rows_in_as_many_shares(lake: SmallLake, engine: LocalEngine) -> None:
+    lake.put("gold/interactions", *interactions(), base=COUNTS)
+    read = engine.over(files(lake, "gold/interactions"), task_bytes=1)
+    shares = read.then(spread_interactions, columns=INTERACTION_COLUMNS, until=TEST_FROM, num_shards=NUM_SHARES)
+    shares = shares.to_shards(NUM_SHARES)
+    fit, weights = TowerFit("v", TEST_FROM, pa.array(ITEMS), NUM_USERS, 3 * NUM_USERS), Weights(30, 0.1)
+    weighed = shares.then(tasks.weigh_pairs, fit=InProcess(fit), weights=weights).to_shards(NUM_SHARES)
+    for share, pairs in zip(shares.partitions, weighed.partitions, strict=True):
+        expected, found = tasks.pairs_of(batches_of(share), fit, weights).pairs, tasks.pairs_in(batches_of(pairs))
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        assert [one.dtype for one in found] == [one.dtype for one in expected]
+
+
+def test_of_a_share_of_which_a_fit_knows_nobody_there_are_no_pairs(lake: SmallLake, engine: LocalEngine) -> None:
+    lake.put("gold/interactions", *interactions(), base=COUNTS)
+    read = engine.over(files(lake, "gold/interactions"), task_bytes=1 << 30)
+    shares = read.then(spread_interactions, columns=INTERACTION_COLUMNS, until=TEST_FROM, num_shards=1)
+    nobody = TowerFit("v", VALID_FROM - timedelta(days=30), pa.array([], pa.string()), 0, 0)
+    weighed = shares.then(tasks.weigh_pairs, fit=InProcess(nobody), weights=Weights(30, 0.1))
+    assert list(weighed.pieces()) == []
+
+
+def test_items_vectors_are_written_by_tasks_of_some_items_each(
+    lake: SmallLake, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "ITEMS_PER_TASK", 3)
+    towers, fit = TwoTower(torch.zeros(7, 1, dtype=torch.int64), 4), TowerFit("v", TEST_FROM, pa.array(ITEMS), 0, 0)
+    ranges = tasks.item_ranges(fit, 4)
+    assert ranges.to_pylist() == [
+        {"first": 0, "last": 3, "num_bytes": 48},
+        {"first": 3, "last": 6, "num_bytes": 48},
+        {"first": 6, "last": 7, "num_bytes": 16},
+    ]
+    given = {"lake": lake.lake, "towers": InProcess(towers), "fit": InProcess(fit)}
+    written = files_of(
+        engine.over(ranges, task_bytes=1).then(tasks.write_tower_items, **given).collected(), "gold/vectors"
+    )
+    assert len(written) == 3
+    stored = [
+        pq.read_table(lake.lake.folder / "gold" / "vectors" / file.path, partitioning=None).to_pylist()
+        for file in written
+    ]
+    found = {row["id"]: row["values"] for rows in stored for row in rows}
+    assert found == dict(zip(ITEMS, towers.item_vectors(torch.arange(7)).tolist(), strict=True))
 
 
 def test_representations_are_those_of_the_encoder_and_other_versions_are_kept(
