@@ -52,7 +52,7 @@ AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 WEIGHTS = Weights(half_life_days=30, browsing=0.1)
 DIMENSIONS, HISTORY, BATCH, LEARNING_RATE = 64, 16, 1024, 1e-2  # train_encoder's defaults
 USERS_PER_PART = 50_000
-DENSE_BATCHES = 60  # of bare torch, whose steps take about equally long
+DENSE_BATCHES = 30  # of bare torch, whose steps take about equally long
 BARE = {"bare dense": False, "bare sparse": True}  # whether gradients are sparse
 MODEL = "two_tower"
 

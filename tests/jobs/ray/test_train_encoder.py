@@ -367,3 +367,19 @@ def test_a_share_too_large_for_a_worker_is_taken_in_chunks_of_whole_users(
         assert len(pairs) == 2 * 3
         assert sum(len(chunk.user.unique()) for chunk in pairs) == NUM_USERS
         assert all(chunk.user.bincount().tolist() == [num_known] * len(chunk.user.unique()) for chunk in pairs)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_none_of_whose_users_are_known_works_on_those_of_the_next(
+    small_lake: EncoderLake, job: ModuleType
+) -> None:
+    small_lake.put_examples(lambda user: user % 2)
+    small_lake.put_interactions(num_users=1)
+    settings = small_lake.settings(job, two_tower_chunk_rows=2, cluster={"num_workers": 2})
+    with job.start_run("train_encoder", settings, RayRun) as run:
+        towers = job.task_of(run, settings, num_examples=job.count_examples(run)[0], with_encoder=False).towers
+    assert towers.plan.num_parts == 2, "chunks, of which three are empty"
+    for rank in range(2):
+        chunks = towers.chunks("two_tower", rank)
+        assert chunks.sampler(0).pairs.user.tolist() == [0] * 5
+        assert set(chunks.order(4, torch.Generator())) == {0}
