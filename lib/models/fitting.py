@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from lib.models import purchase_encoder, two_tower
 from lib.models.purchase_encoder import PurchaseEncoder
-from lib.models.row_adam import RowAdam
 from lib.models.tower_chunks import Chunks
 from lib.models.two_tower import TwoTower
 
@@ -178,11 +177,9 @@ def fit_two_towers(
     """
     own = unwrapped(model)
     assert isinstance(own, TwoTower)
-    optimizer: torch.optim.Optimizer
-    if own.is_sparse:
-        optimizer = RowAdam(model.parameters(), learning_rate=plan.learning_rate)
-    else:
-        optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate)
+    # SparseAdam leaves a row without a gradient as it is, with both its averages; where all have one, it is Adam.
+    adam = torch.optim.SparseAdam if own.is_sparse else torch.optim.Adam
+    optimizer = adam(model.parameters(), lr=plan.learning_rate)
     state = begun(own, optimizer, state)
     while state["epoch"] < plan.num_epochs:
         epoch, part = state["epoch"] + 1, state.get("part", 0)

@@ -20,9 +20,9 @@ from lib.ranking.known_pairs import spread_interactions
 
 MIN_BATCHES = 50  # per epoch, so that a small log is trained on enough
 # With at least so many items gradients are sparse. Adam goes over every row of its tables at every step, and dense gradients
-# go to every worker whole, so that a step grows with the items; a sparse one with the rows of a batch, of which a thousand
-# pairs with 16 items of history touch some 10,000. With 64 dimensions and one worker both take about as long at 15,000 items
-# (docs/decisions/0033).
+# go to every worker whole, so that a step grows with the items; a sparse one with the rows that a batch touches. With 64
+# dimensions and batches of 1,024 both take about as long at 10,000 items, and from 20,000 on sparse ones less, with one
+# worker and with two (docs/decisions/0033).
 SPARSE_FROM_ITEMS = 20_000
 
 

@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 class TwoTower(nn.Module):
     """Both towers; `item_tags` (I, T) int64 holds each item's tags, padded with 0.
 
-    If `is_sparse`, gradients hold only the rows that a batch touches (lib/models/row_adam.py).
+    If `is_sparse`, gradients hold only the rows that a batch touches, as torch.optim.SparseAdam takes them.
     """
 
     item_tags: Tensor

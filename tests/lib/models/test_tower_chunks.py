@@ -169,3 +169,18 @@ def test_sparse_gradients_hold_the_rows_of_a_batch_with_the_values_of_dense_ones
     for name in ("item", "tag"):
         own = getattr(sparse, name).weight.grad.to_dense()
         torch.testing.assert_close(own, getattr(dense, name).weight.grad)
+
+
+def test_where_every_batch_touches_every_row_sparse_and_dense_gradients_give_the_same_weights() -> None:
+    both = []
+    for is_sparse in (False, True):
+        model = TwoTower(torch.tensor([[1], [1]]), 2, is_sparse=is_sparse)
+        with torch.no_grad():
+            model.item.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+            model.tag.weight.copy_(torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
+        of_two = Chunks([lambda: pairs((0, 0, 1.0), (0, 1, 1.0))], num_items=2, history_length=4)
+        fit_two_towers(model, of_two, TwoTowerPlan(2, batch_size=16, learning_rate=0.1, seed=0), num_batches=3)
+        both.append(model)
+    assert not torch.equal(both[0].item.weight, torch.eye(2))
+    torch.testing.assert_close(both[1].item.weight, both[0].item.weight)
+    torch.testing.assert_close(both[1].tag.weight, both[0].tag.weight)

@@ -7,7 +7,6 @@ from torch import Tensor, distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from lib.models.fitting import unwrapped
-from lib.models.row_adam import RowAdam
 from lib.models.two_tower import Pairs, PairSampler, TwoTower, sampled_softmax_loss, train_epoch
 from lib.models.workers import average_row_gradients, rows_of_all_workers, total_over_workers
 
@@ -39,7 +38,7 @@ def gradient(model: torch.nn.Module, rank: int, num_workers: int) -> Tensor:
 def weights_of_one_step(model: TwoTower, rank: int, num_workers: int) -> list[Tensor]:
     """Both tables after a step along that gradient."""
     gradient(model, rank, num_workers)
-    RowAdam(model.parameters(), learning_rate=0.1).step()
+    torch.optim.SparseAdam(model.parameters(), lr=0.1).step()
     return [model.item.weight.detach(), model.tag.weight.detach()]
 
 
