@@ -326,7 +326,8 @@ CANDIDATES = Table(
         required(
             "source",
             TEXT,
-            "own: what the user had before; of what the user did not have: popular (buyers of 28 days), ease, ease_recent (of a "
+            "own: what the user had before; of what the user did not have: popular (buyers of 28 days), popular_in_category "
+            "(the same in the categories of the user), ease, ease_recent (of a "
             "history that halves in 60 days), als, two_tower, sequence, content",
         ),
         required("score", REAL, "the retriever's own score; of own, how often the user bought it"),
