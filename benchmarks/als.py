@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.compute as pc
 import scipy.sparse
 from implicit.cpu.als import AlternatingLeastSquares
 
@@ -26,7 +25,7 @@ from lib.lake.lake import Lake
 from lib.ranking.als_factors import first_factors
 from lib.ranking.als_sweeps import Block, Side, Solving, sweep
 from lib.ranking.als_tasks import PAIRS, weighed_pairs
-from lib.ranking.validation import judged_vectors, ndcg_of_vectors, wanted_items
+from lib.ranking.validation import judged_vectors, ndcg_of_vectors, wanted_between
 from lib.runs.log_times import LogTimes, log_times
 from lib.runs.model_registry import models
 from tests.lib.engines.gangs import ALONE
@@ -141,10 +140,7 @@ def job(lake: Path, engine: str) -> Run:
 
 def ndcg(lake: Lake, times: LogTimes) -> float:
     """How much of what was wanted in the validation window the fit finds by which the job's only version was judged."""
-    window = (pc.field("event_time") >= times.valid_from) & (pc.field("event_time") < times.test_from)
-    bought = window & (pc.field("num_relevant") > 0)
-    interactions = lake.dataset("gold/interactions")
-    wanted = wanted_items(interactions.to_batches(columns=["user_key", "item_id"], filter=bought))
+    wanted = wanted_between(lake.dataset("gold/interactions"), times.valid_from, times.test_from)
     (version,) = (row["version"] for row in models(lake) if row["model"] == "als")
     vectors = judged_vectors(lake, "als", version, wanted["user_key"].combine_chunks())
     return float(ndcg_of_vectors(vectors, wanted).mean())
