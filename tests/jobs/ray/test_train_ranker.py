@@ -83,6 +83,7 @@ def test_two_workers_learn_what_people_buy_again_and_the_future_changes_nothing(
     assert metrics["all NDCG@10"]["value"] > 0.5 > metrics["new NDCG@10"]["value"]
 
 
+@pytest.mark.bad_input("one user with one item")
 def test_too_few_users_to_learn_from_are_told_in_one_line(
     job: ModuleType, small_lake: SmallLake, on_workers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_too_few_users_to_learn_from_are_told_in_one_line(
     assert model_registry.current_model(small_lake.lake, "ranker") is None
 
 
+@pytest.mark.bad_input("no positive label")
 def test_where_nobody_bought_anything_that_could_have_been_known_the_run_is_skipped(
     job: ModuleType, small_lake: SmallLake, on_workers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
