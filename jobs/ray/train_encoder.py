@@ -53,7 +53,7 @@ from lib.models.tower_vectors import tower_scores, vectors_written
 from lib.models.workers import average_row_gradients, rows_of_all_workers, total_over_workers
 from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
-from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle
+from lib.runs.promotion import UNREADABLE, EarlierFitsSettings, PromotionSettings, Row, Scores, commit_beside, settle
 from lib.runs.run import Run, start_run
 from lib.runs.weights import load_weights, save_weights
 from lib.settings import JobSettings
@@ -64,7 +64,7 @@ MAX_JUDGED = 200_000  # examples of a split by which a version is judged, and on
 USERS_PER_SHARD = 500_000  # of gold/propensity_to_buy, at most about
 
 
-class TrainEncoderSettings(PromotionSettings, JobSettings):
+class TrainEncoderSettings(EarlierFitsSettings, PromotionSettings, JobSettings):
     """The two towers' defaults were chosen on validation windows of the market and of a real shop, Online Retail."""
 
     num_epochs: int = Field(40, ge=1, description="maximum number of passes of the purchase encoder over its examples")
@@ -73,7 +73,10 @@ class TrainEncoderSettings(PromotionSettings, JobSettings):
     learning_rate: float = Field(1e-3, gt=0, description="learning rate of the purchase encoder (AdamW)")
     weight_decay: float = Field(1e-2, ge=0, description="weight decay of the purchase encoder (AdamW)")
     two_tower_epochs: int = Field(
-        6, ge=1, description="epochs of the two towers; each draws as many pairs as the log holds"
+        6, ge=1, description="epochs of the oldest fit of the two towers; each draws as many pairs as it knows"
+    )
+    more_two_tower_epochs: int = Field(
+        2, ge=1, description="epochs of each other fit, which goes on from the weights of the one before"
     )
     two_tower_batch_size: int = Field(
         1024,
@@ -156,23 +159,23 @@ def train_worker(config: dict[str, Task]) -> None:
         both = joined(own, valid).repeated_to(size + more)
         fit_purchase_model("encoder", both, both.first(0), again)
     for model in task.towers.fits:
-        fit_towers(task.towers, model, states.get(model), partial(keep, model))
+        fit_towers(task.towers, model, states, partial(keep, model))
     report_epoch(states, {"models": len(states)})
 
 
-def fit_towers(training: TowerTraining, model: str, state: State | None, keep: Keep) -> State:
-    """In a training worker: fit the two towers on the pairs of its users."""
-    rank, towers = train.get_context().get_world_rank(), training.untrained(model)
+def fit_towers(training: TowerTraining, model: str, states: Mapping[str, State], keep: Keep) -> State:
+    """In a training worker: fit the two towers on the pairs of its users, from the state of this fit or of the one before on."""
+    rank, towers = train.get_context().get_world_rank(), training.begun(model, states)
     # Of sparse gradients only the rows that a batch touches are exchanged; a wrapper would exchange all.
     return fit_two_towers(
         prepare_model(towers, parallel_strategy=None if towers.is_sparse else "ddp"),
         training.chunks(model, rank),
-        training.plan,
+        training.plan_of(model),
         num_batches=training.num_batches(model),
         rank=rank,
         gather=rows_of_all_workers,
         average=average_row_gradients if towers.is_sparse else lambda _: None,
-        state=state,
+        state=states.get(model),
         keep=keep,
     )
 
@@ -180,7 +183,7 @@ def fit_towers(training: TowerTraining, model: str, state: State | None, keep: K
 def tower_training(run: RayRun, shares: RayParts, weights: Weights, settings: TrainEncoderSettings) -> TowerTraining:
     """What the workers need to train the two towers; the batches are split over them."""
     num_workers = settings.cluster.num_workers
-    fits = tower_fits(run, shares)
+    fits = tower_fits(run, shares, num_fits_before=settings.num_fits_before)
     return TowerTraining(
         fits=fits,
         pairs={model: weighed_pairs(run, shares, fit, weights) for model, fit in fits.items()},
@@ -192,6 +195,7 @@ def tower_training(run: RayRun, shares: RayParts, weights: Weights, settings: Tr
             seed=settings.seed,
             num_parts=len(shares.partitions) // num_workers,
         ),
+        more_epochs=settings.more_two_tower_epochs,
         num_dimensions=settings.two_tower_dimensions,
         history_length=settings.history_length,
         lake=run.lake.absolute(),
@@ -409,6 +413,8 @@ def register(
     model, module = next(iter(fits.items()))
     folder = run.files(model)
     for fit, fitted in fits.items():
+        if fit not in (model, judged(model)):
+            continue
         save_weights(folder / f"{fit}.safetensors", fitted.state_dict(), tables=dict(run.inputs))
     return settle(
         run,

@@ -19,6 +19,7 @@ from lib.models.two_tower import Pairs, TwoTower
 from lib.ranking.known_pairs import known_pairs
 
 DAY_SECONDS = 86_400.0
+SEPARATOR = "\x1f"  # of a category's levels
 INTERACTION_COLUMNS = ("user_key", "item_id", "event_time", "weight", "num_relevant")
 
 
@@ -85,27 +86,31 @@ def weighted_pairs(
     return WeightedPairs(pairs, user_keys)
 
 
-def item_tags(item_ids: pa.Array, items: pa.Table | None) -> Tensor:
-    """Each item's tags (its category at every level, and its brand) as numbers from 1: (I, T), padded with 0.
+def item_tags(item_ids: pa.Array, items: pa.Table | None) -> tuple[Tensor, int]:
+    """Each item's tags (its category at every level, and its brand) as numbers from 1: (I, T), padded with 0; how many tags there are.
+
+    The numbers are the same whichever items are asked for.
 
     Args:
         item_ids: the items, in order.
         items: rows of silver/items (item_id, category, brand), or None where the log has none.
     """
     if items is None:
-        return torch.zeros(len(item_ids), 1, dtype=torch.int64)
-    place = pc.index_in(item_ids, value_set=items["item_id"].combine_chunks())
-    categories, brands = items["category"].take(place).to_pylist(), items["brand"].take(place).to_pylist()
-    numbers: dict[tuple[str, ...], int] = {}
-    tagged = []
-    for category, brand in zip(categories, brands, strict=True):
-        path = tuple(category or ())
-        tags = [("category", *path[: level + 1]) for level in range(len(path))] + ([("brand", brand)] if brand else [])
-        tagged.append([numbers.setdefault(tag, len(numbers) + 1) for tag in tags])
-    tags_of_items = np.zeros((len(item_ids), max(map(len, tagged), default=0) or 1), dtype=np.int64)
-    for row, found in enumerate(tagged):
-        tags_of_items[row, : len(found)] = found
-    return torch.from_numpy(tags_of_items)
+        return torch.zeros(len(item_ids), 1, dtype=torch.int64), 0
+    described = pl.DataFrame(items.select(["item_id", "category", "brand"])).with_row_index("row")
+    depth = pl.col("category").list.len().fill_null(0)
+    paths = described.select("row", "category", level=pl.int_ranges(1, depth + 1)).explode("level", empty_as_null=False)
+    of_path = paths.select("row", tag=pl.format("c{}", pl.col("category").list.head("level").list.join(SEPARATOR)))
+    brands = described.filter(pl.col("brand") != "").select("row", tag=pl.format("b{}", "brand"))
+    tags = pl.concat([of_path, brands]).with_columns(number=pl.col("tag").rank("dense").cast(pl.Int64))
+    place = tags.select("row", "number", place=pl.int_range(pl.len()).over("row"))
+    found = np.zeros((len(described), max([1, *tags.group_by("row").len()["len"]])), dtype=np.int64)
+    found[place["row"].to_numpy(), place["place"].to_numpy()] = place["number"].to_numpy()
+    row = pc.index_in(item_ids, value_set=items["item_id"].combine_chunks())
+    of_items = np.zeros((len(item_ids), found.shape[1]), dtype=np.int64)
+    known = row.is_valid().to_numpy(zero_copy_only=False)
+    of_items[known] = found[row.drop_null().to_numpy()]
+    return torch.from_numpy(of_items), max([0, *tags["number"].unique()])
 
 
 def vector_rows(vectors: Tensor, ids: pa.Array, *, model: str, version: str, kind: str, as_of: datetime) -> pa.Table:

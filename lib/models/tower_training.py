@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from lib.engines.ray_tasks import InRay, RayParts, RayRun, batches_of
 from lib.lake.lake import Lake
 from lib.models import rows, tasks
-from lib.models.fitting import TwoTowerPlan
+from lib.models.fitting import State, TwoTowerPlan
 from lib.models.known_fits import known_by_fit
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
@@ -28,12 +30,13 @@ SPARSE_FROM_ITEMS = 20_000
 
 @dataclass(frozen=True)
 class TowerTraining:
-    """Both fits of the two towers."""
+    """The fits of the two towers."""
 
-    fits: Mapping[str, TowerFit]  # by model, the one that is judged first
+    fits: Mapping[str, TowerFit]  # by model, the oldest first
     pairs: Mapping[str, RayParts]  # by model: of each worker's users, chunk c of worker r is partition c * workers + r
     num_workers: int
     plan: TwoTowerPlan
+    more_epochs: int  # of each fit but the oldest, which goes on
     num_dimensions: int
     history_length: int
     lake: Lake
@@ -64,8 +67,28 @@ class TowerTraining:
             columns = ["item_id", "category", "brand"]
             items = self.lake.dataset("silver/items", self.version_of_items).to_table(columns=columns)
         torch.manual_seed(self.plan.seed)
-        tags = rows.item_tags(item_ids, items)
-        return TwoTower(tags, self.num_dimensions, is_sparse=len(item_ids) >= SPARSE_FROM_ITEMS)
+        tags, num_tags = rows.item_tags(item_ids, items)
+        is_sparse = len(item_ids) >= SPARSE_FROM_ITEMS
+        return TwoTower(tags, self.num_dimensions, num_tags=num_tags, is_sparse=is_sparse)
+
+    def begun(self, model: str, states: Mapping[str, State]) -> TwoTower:
+        """The two towers from which a fit begins: it goes on from the weights of the one before."""
+        towers, before = self.untrained(model), self.before(model)
+        if before is not None:
+            own, other = (self.fits[name].item_ids for name in (model, before))
+            places = pc.fill_null(pc.index_in(own, value_set=other), -1).to_numpy()
+            towers.take(states[before]["model"], torch.from_numpy(places.astype(np.int64)))
+        return towers
+
+    def before(self, model: str) -> str | None:
+        """The fit from which this one goes on; None for the oldest."""
+        names = [*self.fits]
+        place = names.index(model)
+        return names[place - 1] if place else None
+
+    def plan_of(self, model: str) -> TwoTowerPlan:
+        """How a fit is made."""
+        return self.plan if self.before(model) is None else replace(self.plan, num_epochs=self.more_epochs)
 
 
 def pairs_held(chunk: list[InRay]) -> Pairs:
@@ -84,9 +107,10 @@ def shares_of_users(files: RayParts, *, until: object, num_shares: int) -> RayPa
     return spread.to_shards(num_shares)
 
 
-def tower_fits(run: RayRun, shares: RayParts) -> dict[str, TowerFit]:
-    """What the fits know: the one to judge by, which is left out if it knows nobody, and the one that serves."""
-    known = known_by_fit(run, shares, "two_tower", tasks.count_known, tasks.GATHERED)
+def tower_fits(run: RayRun, shares: RayParts, *, num_fits_before: int) -> dict[str, TowerFit]:
+    """What the fits know, the oldest first: the one that serves, and those before it that know anybody."""
+    given = {"num_fits_before": num_fits_before}
+    known = known_by_fit(run, shares, "two_tower", tasks.count_known, tasks.GATHERED, **given)
     fits = {fit: TowerFit(of.version, of.as_of, of.item_ids.to_arrow(), **of.counts) for fit, of in known.items()}
     return {model: fit for model, fit in fits.items() if model == "two_tower" or fit.num_users}
 

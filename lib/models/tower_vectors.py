@@ -14,7 +14,7 @@ from lib.models import rows, tasks
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
 from lib.models.two_tower import TwoTower
-from lib.ranking.validation import scores_of_vectors, wanted_items
+from lib.ranking.validation import scores_of_vectors, wanted_between
 from lib.runs.promotion import Row, Scores
 
 
@@ -44,9 +44,7 @@ def vectors_written(
 def tower_scores(run: RayRun, fit: TowerFit, towers: TwoTower, weights: Weights, current: Row) -> Scores:
     """How well this version's fit from before the validation window, and the current version's, find what was wanted."""
     interactions = run.dataset("gold/interactions")
-    in_window = (pc.field("event_time") >= fit.as_of) & (pc.field("event_time") < run.as_of)
-    asked = interactions.to_batches(columns=["user_key", "item_id"], filter=in_window & (pc.field("num_relevant") > 0))
-    wanted = wanted_items(asked)
+    wanted = wanted_between(interactions, fit.as_of, run.as_of)
     theirs = pc.field("user_key").isin(wanted["user_key"]) & (pc.field("event_time") < fit.as_of)
     stored = pl.DataFrame(interactions.to_table(columns=[*rows.INTERACTION_COLUMNS], filter=theirs))
     known = rows.weighted_pairs(stored, as_of=fit.as_of, item_ids=fit.item_ids, weights=weights)

@@ -7,7 +7,7 @@ none. Trained by in-batch sampled softmax, corrected for how often an item is in
 "Sampling-bias-corrected neural modeling for large corpus item recommendations").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -33,23 +33,35 @@ class Pairs(NamedTuple):
 
 
 class TwoTower(nn.Module):
-    """Both towers; `item_tags` (I, T) int64 holds each item's tags, padded with 0.
+    """Both towers; `item_tags` (I, T) int64 holds each item's tags, padded with 0. `num_tags`: how many there may be, if more than they hold.
 
     If `is_sparse`, gradients hold only the rows that a batch touches, as torch.optim.SparseAdam takes them.
     """
 
     item_tags: Tensor
 
-    def __init__(self, item_tags: Tensor, num_dimensions: int, *, is_sparse: bool = False) -> None:
+    def __init__(self, item_tags: Tensor, num_dimensions: int, *, num_tags: int = 0, is_sparse: bool = False) -> None:
         super().__init__()
         self.is_sparse = is_sparse
         self.register_buffer("item_tags", item_tags)
-        num_tags = int(item_tags.max()) + 1 if item_tags.numel() else 1
+        num_tags = max(num_tags, int(item_tags.max()) if item_tags.numel() else 0)
         self.item = nn.Embedding(len(item_tags), num_dimensions, sparse=is_sparse)
-        self.tag = nn.Embedding(num_tags, num_dimensions, padding_idx=0, sparse=is_sparse)
+        self.tag = nn.Embedding(1 + num_tags, num_dimensions, padding_idx=0, sparse=is_sparse)
         nn.init.normal_(self.item.weight, std=INITIAL_DEVIATION)
         nn.init.normal_(self.tag.weight, std=INITIAL_DEVIATION)
         nn.init.zeros_(self.tag.weight[0])
+
+    @torch.no_grad()
+    def take(self, state: Mapping[str, Tensor], places: Tensor) -> None:
+        """Take the weights of two towers over other items and the same tags.
+
+        Args:
+            state: theirs.
+            places: (I,), where they have each item, or -1 for one that they do not know, which keeps its own weights.
+        """
+        known = places >= 0
+        self.item.weight[known] = state["item.weight"][places[known]].to(self.item.weight)
+        self.tag.weight.copy_(state["tag.weight"])
 
     def item_vectors(self, items: Tensor) -> Tensor:
         """The item tower: (N,) -> (N, D)."""

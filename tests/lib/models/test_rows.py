@@ -96,7 +96,9 @@ def test_tags_are_the_category_at_every_level_and_the_brand() -> None:
             "brand": ["Aster", None, "Aster"],
         }
     )
-    a, b, c, d = item_tags(pa.array(["a", "b", "c", "d"]), items).tolist()
+    tags, num_tags = item_tags(pa.array(["a", "b", "c", "d"]), items)
+    a, b, c, d = tags.tolist()
+    assert num_tags == 4
     assert a[0] == c[0] > 0  # Home
     assert a[1] != c[1]
     assert b == [c[2], 0, 0]  # Aster alone
@@ -106,11 +108,24 @@ def test_tags_are_the_category_at_every_level_and_the_brand() -> None:
 
 def test_a_word_means_another_tag_under_another_category_or_as_a_brand() -> None:
     items = pa.table({"item_id": ["a"], "category": [["Blue", "Blue"]], "brand": ["Blue"]})
-    assert len(set(item_tags(pa.array(["a"]), items).tolist()[0])) == 3
+    tags, num_tags = item_tags(pa.array(["a"]), items)
+    assert len(set(tags.tolist()[0])) == num_tags == 3
 
 
 def test_without_a_catalogue_there_are_no_tags() -> None:
-    assert item_tags(pa.array(["a", "b"]), None).tolist() == [[0], [0]]
+    tags, num_tags = item_tags(pa.array(["a", "b"]), None)
+    assert (tags.tolist(), num_tags) == ([[0], [0]], 0)
+    no_tags = pa.table({"item_id": ["a"], "category": pa.array([[]], pa.list_(pa.string())), "brand": pa.array([""])})
+    tags, num_tags = item_tags(pa.array(["a", "b"]), no_tags)
+    assert (tags.tolist(), num_tags) == ([[0], [0]], 0)
+
+
+def test_a_tag_has_the_same_number_whichever_items_are_asked_for() -> None:
+    items = pa.table({"item_id": ["a", "b"], "category": [["Home", "Mugs"], ["Garden"]], "brand": ["Aster", "Bell"]})
+    both, num_tags = item_tags(pa.array(["a", "b"]), items)
+    alone, same = item_tags(pa.array(["b"]), items)
+    assert alone[0].tolist() == both[1].tolist()
+    assert num_tags == same == 5
 
 
 def test_vectors_become_rows_of_the_contract() -> None:

@@ -151,7 +151,7 @@ def test_representations_are_those_of_the_encoder_and_other_versions_are_kept(
     base = {"model": "encoder", "kind": "user", "as_of": TEST_FROM, "values": [1.0]}
     lake.put("gold/vectors", *({"version": version, "id": "x"} for version in ("old", "older")), base=base)
     folder = lake.lake.folder / "gold" / "vectors"
-    copied = engine.over(files(lake, "gold/vectors"), task_bytes=1).then(copy_vectors, lake=lake.lake, versions=["old"])
+    copied = engine.over(files(lake, "gold/vectors"), task_bytes=1).then(copy_vectors, lake=lake.lake, version="old")
     (kept,) = files_of(copied.collected(), "gold/vectors")
     assert kept.partition_values == file.partition_values == {"model": "encoder", "kind": "user"}
     stored = pq.read_table(folder / file.path, partitioning=None)

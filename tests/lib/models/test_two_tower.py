@@ -124,3 +124,15 @@ def test_planted_tastes_are_found_and_tags_carry_them_to_rarely_seen_items() -> 
     of_own_taste, of_other = scores[0::2, :10], scores[0::2, 10:]
     assert (of_own_taste.min(dim=1).values > of_other.max(dim=1).values).all()
     assert torch.equal(model.tag.weight[0], torch.zeros(8))
+
+
+def test_towers_take_the_weights_of_items_that_others_know_and_those_of_all_tags() -> None:
+    other = towers([[1.0, 2.0], [3.0, 4.0]], torch.tensor([[1], [2]]))
+    with torch.no_grad():
+        other.tag.weight[1:] = torch.tensor([[5.0, 6.0], [7.0, 8.0]])
+    own = TwoTower(torch.tensor([[2], [1], [1]]), 2, num_tags=2)
+    unknown = own.item.weight[1].tolist()
+    own.take(other.state_dict(), torch.tensor([1, -1, 0]))
+    assert own.item.weight.tolist() == [[3.0, 4.0], unknown, [1.0, 2.0]]
+    assert own.tag.weight.tolist() == [[0.0, 0.0], [5.0, 6.0], [7.0, 8.0]]
+    assert own.item_tags.tolist() == [[2], [1], [1]]
