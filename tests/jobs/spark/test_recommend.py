@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lib.candidates.features import FEATURES
-from lib.candidates.ranker import fitted, ordinary
+from lib.candidates.ranker import ordinary
+from lib.candidates.trees import fitted
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from tests.jobs.spark.interactions import LATER, pair

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.candidates.lists import Wording, Writer, best_first
-from lib.candidates.ranker import Ranker, fitted, ordinary
+from lib.candidates.ranker import Ranker, ordinary
 from lib.candidates.rules import Rules
 from lib.candidates.sources import candidates_of
+from lib.candidates.trees import Trees, fitted, text_of
 from tests.lib.candidates.shop import event, interactions, shop, with_vectors
 from tests.lib.candidates.test_ranker import OPTIONS, planted
 
@@ -106,7 +107,7 @@ def test_no_strategy_lists_an_item_twice_or_an_own_one_as_new(events: list[tuple
             assert [row[3] for row in of_user] == sorted((row[3] for row in of_user), reverse=True)
 
 
-RANKER = Ranker("v", fitted(planted(0), num_trees=10, options=OPTIONS).model_to_string(), ordinary(planted(0).features))
+RANKER = Ranker("v", Trees(text_of(fitted(planted(0), num_trees=10, options=OPTIONS))), ordinary(planted(0).features))
 
 
 def test_ranked_orders_all_candidates_and_says_what_moved_each() -> None:

@@ -4,19 +4,10 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 
+from lib.candidates.examples import Examples, joined, ndcg_of
 from lib.candidates.features import FEATURES, GROUPS
-from lib.candidates.ranker import (
-    Examples,
-    fitted,
-    grown,
-    joined,
-    moving_groups,
-    ndcg_by_trees,
-    ndcg_of,
-    ordinary,
-    predicted,
-    text_of,
-)
+from lib.candidates.ranker import moving_groups, ordinary
+from lib.candidates.trees import Trees, fitted, grown, ndcg_by_trees, predicted, text_of
 
 OPTIONS = {"min_data_in_leaf": 5, "num_leaves": 7, "learning_rate": 0.2, "seed": 0}
 
@@ -62,7 +53,7 @@ def test_the_group_that_moved_a_row_is_the_one__its_score_falls_most() -> None:
     booster = fitted(examples, num_trees=30, options=OPTIONS)
     rows = np.full((2, len(FEATURES)), 0.5, np.float32)
     rows[0, FEATURES.index("ease")], rows[1, FEATURES.index("num_relevant")] = 0.95, 0.95
-    moved = moving_groups(booster, rows, predicted(booster, rows), ordinary(examples.features))
+    moved = moving_groups(Trees(text_of(booster)), rows, predicted(booster, rows), ordinary(examples.features))
     assert [GROUPS[place] for place in moved] == ["together", "bought"]
 
 
