@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ from lib.candidates.features import FEATURES
 from lib.candidates.network_fit import NetworkPlan, epochs, listwise_loss, network_of, pointwise_loss, state_of
 from lib.candidates.networks import Network
 from lib.candidates.preparing import RetrievalSettings, Tables, described, most_owned, retrievals, versions_at
-from lib.candidates.ranker import KINDS, LISTWISE, NEURAL, TREES, Scorer, ordinary
+from lib.candidates.ranker import KINDS, LISTWISE, NEURAL, TREES, Kind, Scorer, ordinary
 from lib.candidates.tasks import Moment
 from lib.candidates.trees import TREES_AT_ONCE, Trees, grown, ndcg_by_trees, text_of
 from lib.engines.arrow_tasks import gathered
@@ -54,7 +54,7 @@ MODEL = "ranker"
 TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 QUESTIONS = ("all", "new")
 # Tens of trees, and epochs: how many where there is one window alone, and after how many without a higher NDCG no more are tried.
-STEPS_WITHOUT_VALIDATION = {TREES: 10, LISTWISE: 8, NEURAL: 8}
+STEPS_WITHOUT_VALIDATION: Mapping[Kind, int] = {TREES: 10, LISTWISE: 8, NEURAL: 8}
 PATIENCE = 3
 LEAST_USERS = 5  # of a window, to learn from or to validate by
 ITEMS_WITH_VECTORS = 20_000  # at most, those that most users have
@@ -64,7 +64,7 @@ NEURAL_WIDTHS = (256, 128)
 class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
     """Defaults chosen on the validation windows of Online Retail and of the market."""
 
-    kinds: tuple[Literal["trees", "listwise", "neural"], ...] = Field(
+    kinds: tuple[Kind, ...] = Field(
         (TREES, LISTWISE),
         min_length=1,
         description="rankers that are tried; the best on the last window serves, and without one to validate by, the first",
@@ -94,9 +94,9 @@ class Task:
 
     shares: RayParts  # the examples of each worker
     windows: tuple[str, ...]  # in their order; the last one validates, if there are several
-    max_steps: Mapping[str, int]  # kind -> at most; its keys are the kinds that are tried
+    max_steps: Mapping[Kind, int]  # kind -> at most; its keys are the kinds that are tried
     options: Mapping[str, object]  # of LightGBM
-    plans: Mapping[str, NetworkPlan]  # of the networks
+    plans: Mapping[Kind, NetworkPlan]  # of the networks
     item_ids: pa.StringArray | None  # of the items with vectors, where a ranker has some
 
     def examples(self, rank: int) -> dict[str, Examples]:
@@ -133,7 +133,7 @@ def train_worker(config: dict[str, Task]) -> None:
         report_epoch(states, {"kind": kind, "steps": num_steps})
 
 
-def chosen(task: Task, states: Mapping[str, Any]) -> tuple[str, int]:
+def chosen(task: Task, states: Mapping[str, Any]) -> tuple[Kind, int]:
     """The kind that serves, and for how many steps it learns."""
     kinds = list(task.max_steps)
     if not states["first"]:
@@ -142,7 +142,7 @@ def chosen(task: Task, states: Mapping[str, Any]) -> tuple[str, int]:
     return best, states["first"][best]["num_steps"]
 
 
-def first_fit(task: Task, kind: str, learned: Examples, valid: Examples) -> dict[str, Any]:
+def first_fit(task: Task, kind: Kind, learned: Examples, valid: Examples) -> dict[str, Any]:
     """Learn from all windows but the last, on which more steps are tried until they no longer help; the best number is kept."""
     curve: list[float] = []
     best: Scorer | None = None
@@ -158,7 +158,7 @@ def first_fit(task: Task, kind: str, learned: Examples, valid: Examples) -> dict
     raise AssertionError("a ranker learns without end")
 
 
-def steps(task: Task, kind: str, learned: Examples) -> Iterator[Scorer]:
+def steps(task: Task, kind: Kind, learned: Examples) -> Iterator[Scorer]:
     """A ranker after each ten trees or each epoch, without end."""
     if kind == TREES:
         yield from (Trees(text_of(booster)) for booster in grown(learned, options_of(task)))
@@ -166,7 +166,7 @@ def steps(task: Task, kind: str, learned: Examples) -> Iterator[Scorer]:
         yield from epochs(learned, task.plans[kind])
 
 
-def judged_steps(task: Task, kind: str, learned: Examples, valid: Examples) -> Iterator[tuple[Scorer, Floats]]:
+def judged_steps(task: Task, kind: Kind, learned: Examples, valid: Examples) -> Iterator[tuple[Scorer, Floats]]:
     """The same with the NDCG@10 of each user of the validation window; what trees add is added to the scores of those before."""
     if kind == TREES:
         by_trees = ndcg_by_trees(grown(learned, options_of(task)), valid)
@@ -258,13 +258,16 @@ def task_of(
         "seed": settings.seed,
     }
     shared = (settings.weight_decay, settings.users_at_once, settings.seed)
-    plans = {
+    plans: dict[Kind, NetworkPlan] = {
         LISTWISE: NetworkPlan(listwise_loss, settings.listwise_widths, 0, settings.listwise_learning_rate, *shared),
         NEURAL: NetworkPlan(
             pointwise_loss, NEURAL_WIDTHS, settings.vector_size, settings.neural_learning_rate, *shared
         ),
     }
-    most = {TREES: math.ceil(settings.max_trees / TREES_AT_ONCE), **dict.fromkeys(plans, settings.max_epochs)}
+    most: dict[Kind, int] = {
+        TREES: math.ceil(settings.max_trees / TREES_AT_ONCE),
+        **dict.fromkeys(plans, settings.max_epochs),
+    }
     max_steps = {kind: most[kind] for kind in KINDS if kind in settings.kinds}
     return Task(shares, tuple(useful), max_steps, options, plans, item_ids)
 

@@ -36,9 +36,14 @@ class Pairs(NamedTuple):
 
     def unknown(self) -> "Pairs":
         """The same candidates of people without a history, and of items that nobody knows."""
-        return self._replace(
-            item=np.full_like(self.item, -1), history=sp.csr_array(self.history.shape, dtype=np.float32)
-        )
+        num_users, num_items = len(self.history.indptr) - 1, len(self.item_ids)
+        return self._replace(item=np.full_like(self.item, -1), history=no_history(num_users, num_items))
+
+
+def no_history(num_users: int, num_items: int) -> sp.csr_array:
+    """That of people who had nothing."""
+    none = np.zeros(0, np.int64)
+    return sp.csr_array((np.zeros(0, np.float32), (none, none)), shape=(num_users, num_items))
 
 
 def pairs_of(candidates: Candidates, block: Histories, catalogue: Catalogue) -> Pairs:

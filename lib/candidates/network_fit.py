@@ -126,7 +126,7 @@ def step(
     if len(users):
         inputs, label, user, items, history = learned.batch(users)
         loss, count = loss_of(model(inputs, user, items, history), label, user, len(users))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     weights = [weight for weight in model.parameters() if weight.numel()]
     for weight in weights:
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad

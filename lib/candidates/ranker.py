@@ -7,7 +7,7 @@ of its own (lib/candidates/networks.py). Does not need torch.
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,11 @@ from lib.candidates.networks import Network
 from lib.candidates.trees import Trees
 from lib.statistics.bootstrap import Floats as Doubles
 
-TREES, LISTWISE, NEURAL = KINDS = ("trees", "listwise", "neural")
+Kind = Literal["trees", "listwise", "neural"]
+TREES: Kind = "trees"
+LISTWISE: Kind = "listwise"
+NEURAL: Kind = "neural"
+KINDS: tuple[Kind, ...] = (TREES, LISTWISE, NEURAL)
 
 
 class Scorer(Protocol):

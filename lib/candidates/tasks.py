@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lib.candidates import known
 from lib.candidates.catalogue import Catalogue
-from lib.candidates.examples import HISTORY_WEIGHT, Examples, Pairs
+from lib.candidates.examples import HISTORY_WEIGHT, Examples, Pairs, no_history
 from lib.candidates.features import FEATURES, features_of
 from lib.candidates.histories import Histories, histories_of
 from lib.candidates.lists import RANKED, WITHOUT_RULES, Wording, Writer
@@ -232,7 +232,7 @@ def examples_of(parts: Iterable[pa.RecordBatch], *, item_ids: pa.StringArray | N
 def _history_of(rows: pl.DataFrame | None, users: pl.Series, num_items: int) -> sp.csr_array:
     """(users, items) of the rows of `_packed_history`; nobody has anything where there are none."""
     if rows is None:
-        return sp.csr_array((len(users), num_items), dtype=np.float32)
+        return no_history(len(users), num_items)
     place = pl.DataFrame({"user_key": users}).with_row_index("user")
     theirs = rows.join(place, on="user_key", how="inner").sort("user", "item")
     cells = theirs["user"].to_numpy().astype(np.int64), theirs["item"].to_numpy().astype(np.int64)
