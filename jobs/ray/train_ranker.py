@@ -35,7 +35,7 @@ from lib.candidates.features import FEATURES
 from lib.candidates.network_fit import NetworkPlan, epochs, listwise_loss, network_of, pointwise_loss, state_of
 from lib.candidates.networks import Network
 from lib.candidates.preparing import RetrievalSettings, Tables, described, most_owned, retrievals, versions_at
-from lib.candidates.ranker import KINDS, LISTWISE, NEURAL, TREES, Kind, Scorer, ordinary
+from lib.candidates.ranker import LISTWISE, NEURAL, TREES, Kind, Scorer, ordinary
 from lib.candidates.tasks import Moment
 from lib.candidates.trees import TREES_AT_ONCE, Trees, grown, ndcg_by_trees, text_of
 from lib.engines.arrow_tasks import gathered
@@ -268,7 +268,7 @@ def task_of(
         TREES: math.ceil(settings.max_trees / TREES_AT_ONCE),
         **dict.fromkeys(plans, settings.max_epochs),
     }
-    max_steps = {kind: most[kind] for kind in KINDS if kind in settings.kinds}
+    max_steps = {kind: most[kind] for kind in settings.kinds}
     return Task(shares, tuple(useful), max_steps, options, plans, item_ids)
 
 

@@ -50,6 +50,7 @@ class Scaling:
         """(N, num_inputs) of features (N, F)."""
         squashed = squash(features)
         is_unknown = ~np.isfinite(squashed)
+        squashed[is_unknown] = 0
         scaled = (squashed - self.mean) * self.scale
         scaled[is_unknown] = 0
         np.clip(scaled, -BOUND, BOUND, out=scaled)
