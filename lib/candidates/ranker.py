@@ -23,7 +23,6 @@ Kind = Literal["trees", "listwise", "neural"]
 TREES: Kind = "trees"
 LISTWISE: Kind = "listwise"
 NEURAL: Kind = "neural"
-KINDS: tuple[Kind, ...] = (TREES, LISTWISE, NEURAL)
 
 
 class Scorer(Protocol):
