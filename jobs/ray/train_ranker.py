@@ -287,10 +287,8 @@ def publish(
     (folder / "ranker.json").write_text(json.dumps({**known, "learned_until": learned}, indent=2))
     valid = validation_examples(task) if first else None
     by_kind = {} if valid is None else {name: by_question(scorer, valid) for name, scorer in first.items()}
-    run.log(
-        f"{kind} serves",
-        **{"trees" if kind == TREES else "epochs": num_steps * (TREES_AT_ONCE if kind == TREES else 1)},
-    )
+    learned_for = {"trees": num_steps * TREES_AT_ONCE} if kind == TREES else {"epochs": num_steps}
+    run.log(f"{kind} serves" if len(task.max_steps) > 1 else kind, **learned_for)
     kept = settle(
         run,
         MODEL,
@@ -301,26 +299,31 @@ def publish(
         num_parameters=fits[MODEL].num_parameters,
         curves={f"{name}: NDCG@10 of both questions": of_kind["curve"] for name, of_kind in states["first"].items()},
     )
-    table = pa.Table.from_pylist(
-        metrics(run, kind, by_kind, settings.seed), schema=contract("gold/model_metrics").schema
-    )
+    rows = list(metrics(run, kind, by_kind, settings.seed))
+    table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
     commit_beside(run, "gold/model_metrics", MODEL, table, kept)
 
 
-def metrics(run: RayRun, kind: str, by_kind: Mapping[str, Mapping[str, Floats]], seed: int) -> Iterator[dict[str, Any]]:
+def metrics(
+    run: RayRun, kind: Kind, by_kind: Mapping[str, Mapping[str, Floats]], seed: int
+) -> Iterator[dict[str, Any]]:
     """Rows of gold/model_metrics: of the kind that serves, of each kind, and the paired difference of the first to each other."""
     for question in QUESTIONS if by_kind else ():
         metric, best = f"{question} NDCG@10", by_kind[kind][question]
-        told = {metric: best}
-        for name, found in by_kind.items():
-            told[f"{metric} of {name}"] = found[question]
-            if name != kind:
-                told[f"{metric}_minus_{name}"] = best - found[question]
+        others = {name: found[question] for name, found in by_kind.items() if name != kind}
+        told = {metric: best, f"{metric} of {kind}": best}
+        told |= {f"{metric} of {name}": found for name, found in others.items()}
+        told |= {f"{metric}_minus_{name}": best - found for name, found in others.items()}
         for name, values in told.items():
             value, low, high = mean_interval(values, seed)
             named = {"model": MODEL, "version": run.run_id, "split": "valid", "metric": name}
             yield {**named, "value": value, "low": low, "high": high, "n": len(values)}
-            run.log(f"{name} on the last window", value=value, low=low, high=high, users=len(values))
+            if name == metric:
+                run.log(f"NDCG@10 on the last window, {question}", value=value, low=low, high=high, users=len(values))
+        for name, found in others.items():
+            more, low, high = mean_interval(best - found, seed)
+            figures = {kind: float(best.mean()), name: float(found.mean()), "difference": more}
+            run.log(f"{kind} against {name}, {question}", **figures, low=low, high=high)
 
 
 def validation_examples(task: Task) -> Examples:
