@@ -310,6 +310,9 @@ def metrics(
     """Rows of gold/model_metrics: of the kind that serves, of each kind, and the paired difference of the first to each other."""
     for question in QUESTIONS if by_kind else ():
         metric, best = f"{question} NDCG@10", by_kind[kind][question]
+        if not len(best):
+            run.log(f"nobody wanted anything on the last window, {question}")
+            continue
         others = {name: found[question] for name, found in by_kind.items() if name != kind}
         told = {metric: best, f"{metric} of {kind}": best}
         told |= {f"{metric} of {name}": found for name, found in others.items()}
