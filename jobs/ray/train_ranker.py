@@ -55,7 +55,7 @@ TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/des
 QUESTIONS = ("all", "new")
 # Tens of trees, and epochs: how many where there is one window alone, and after how many without a higher NDCG no more are tried.
 STEPS_WITHOUT_VALIDATION: Mapping[Kind, int] = {TREES: 10, LISTWISE: 8, NEURAL: 8}
-PATIENCE = 3
+PATIENCE: Mapping[Kind, int] = {TREES: 3, LISTWISE: 5, NEURAL: 5}
 LEAST_USERS = 5  # of a window, to learn from or to validate by
 ITEMS_WITH_VECTORS = 20_000  # at most, those that most users have
 NEURAL_WIDTHS = (256, 128)
@@ -77,7 +77,7 @@ class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
     num_leaves: int = Field(31, ge=2, le=4096, description="leaves of a tree")
     learning_rate: float = Field(0.1, gt=0, le=1, description="shrinkage of each tree")
     min_leaf_candidates: int = Field(50, ge=1, description="candidates in a leaf at least")
-    max_epochs: int = Field(20, ge=1, description="epochs of a network at most; the last window chooses how many")
+    max_epochs: int = Field(12, ge=1, description="epochs of a network at most; the last window chooses how many")
     listwise_widths: tuple[int, ...] = Field((64, 32), description="widths of the layers of the listwise network")
     listwise_learning_rate: float = Field(3e-3, gt=0, description="of the listwise network (AdamW)")
     vector_size: int = Field(16, ge=1, le=1024, description="length of the neural ranker's vectors of items and users")
@@ -152,7 +152,7 @@ def first_fit(task: Task, kind: Kind, learned: Examples, valid: Examples) -> dic
         curve.append(float((total / count.clamp(min=1)).sum()))  # of both questions
         num_steps = 1 + int(np.argmax(curve))
         best = scorer if num_steps == len(curve) else best
-        if len(curve) >= min(task.max_steps[kind], num_steps + PATIENCE):
+        if len(curve) >= min(task.max_steps[kind], num_steps + PATIENCE[kind]):
             assert best is not None
             return {"fit": packed(best), "num_steps": num_steps, "curve": curve}
     raise AssertionError("a ranker learns without end")
@@ -172,8 +172,10 @@ def judged_steps(task: Task, kind: Kind, learned: Examples, valid: Examples) -> 
         by_trees = ndcg_by_trees(grown(learned, options_of(task)), valid)
         yield from ((Trees(text_of(booster)), ndcg) for booster, ndcg in by_trees)
     else:
-        for scorer in steps(task, kind, learned):
-            yield scorer, ndcg_of(scorer.scores(valid.features, valid.pairs), valid)
+        inputs = None
+        for network in epochs(learned, task.plans[kind]):
+            inputs = network.scaling.inputs(valid.features) if inputs is None else inputs
+            yield network, ndcg_of(network.scores_of_inputs(inputs, valid.pairs), valid)
 
 
 def packed(scorer: Scorer) -> dict[str, Any]:

@@ -101,16 +101,25 @@ class Network:
     def scores(self, features: Floats, pairs: Pairs | None = None) -> Doubles:
         """The scores of candidates (N, F), (N,); see `Scorer`."""
         found = np.empty(len(features))
-        of_users, of_items = self._vectors(pairs)
+        vectors = self._vectors(pairs)
         for start in range(0, len(features), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            inputs = self.scaling.inputs(features[rows])
-            if self.item_vectors.shape[1]:
-                who = np.full(len(inputs), -1) if pairs is None else pairs.user[rows]
-                what = np.full(len(inputs), -1) if pairs is None else pairs.item[rows]
-                inputs = np.concatenate([of_users[who], of_items[what], inputs], axis=1)
-            found[rows] = self._through_layers(inputs)
+            found[rows] = self._scored(self.scaling.inputs(features[rows]), rows, pairs, *vectors)
         return found
+
+    def scores_of_inputs(self, inputs: Floats, pairs: Pairs | None = None) -> Doubles:
+        """The same of what the scaling makes of the features, (N, num_inputs), where many networks of one scaling are asked."""
+        starts = range(0, len(inputs), ROWS_AT_ONCE)
+        blocks = [slice(start, start + ROWS_AT_ONCE) for start in starts]
+        vectors = self._vectors(pairs)
+        return np.concatenate([np.zeros(0), *(self._scored(inputs[rows], rows, pairs, *vectors) for rows in blocks)])
+
+    def _scored(self, x: Floats, rows: slice, pairs: Pairs | None, of_users: Floats, of_items: Floats) -> Floats:
+        if self.item_vectors.shape[1]:
+            who = np.full(len(x), -1) if pairs is None else pairs.user[rows]
+            what = np.full(len(x), -1) if pairs is None else pairs.item[rows]
+            x = np.concatenate([of_users[who], of_items[what], x], axis=1)
+        return self._through_layers(x)
 
     def _vectors(self, pairs: Pairs | None) -> tuple[Floats, Floats]:
         """The vectors of the pairs' users and of their items; the last of each is that of nobody and of nothing."""

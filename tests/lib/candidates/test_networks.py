@@ -106,6 +106,8 @@ def test_numpy_scores_as_torch_does(plan: NetworkPlan) -> None:
     with torch.no_grad():
         expected = model(inputs, user, items, history).numpy()
     np.testing.assert_allclose(network.scores(features, examples.pairs), expected, rtol=1e-4, atol=1e-5)
+    by_inputs = network.scores_of_inputs(network.scaling.inputs(features), examples.pairs)
+    np.testing.assert_array_equal(by_inputs, network.scores(features, examples.pairs))
     assert expected.std() > 0
 
 
