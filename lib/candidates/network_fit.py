@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from lib.candidates.examples import Examples
 from lib.candidates.networks import Network, Scaling, own_places, scaling_of, scaling_sums
@@ -26,7 +25,6 @@ from lib.models.workers import total_over_workers
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 VECTOR_DEVIATION = 0.1  # of the vectors of items at the start
-AVERAGE_DECAY = 0.99  # by step: what is given is a mean of the weights of the last hundred steps or so
 
 
 def listwise_loss(scores: Tensor, label: Tensor, user: Tensor, num_users: int) -> tuple[Tensor, Tensor]:
@@ -112,20 +110,12 @@ def epochs(examples: Examples, plan: NetworkPlan) -> Iterator[Network]:
     num_users = int(total_over_workers(torch.tensor(len(learned.users))))
     num_batches = math.ceil(num_users / plan.users_at_once)
     rng = np.random.default_rng(plan.seed)
-    averaged = AveragedModel(model, avg_fn=running_mean)
     while True:
         for users in np.array_split(rng.permutation(learned.users), num_batches) if num_batches else ():
             step(model, optimizer, plan.loss, learned, users)
-            averaged.update_parameters(model)
-        found = {name: tensor.numpy().copy() for name, tensor in averaged.module.state_dict().items()}
+        found = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
         layers = {name.removeprefix("layers."): array for name, array in found.items() if name.startswith("layers.")}
         yield Network(scaling, layers, item_ids, found["item_vectors"])
-
-
-def running_mean(mean: Tensor, weight: Tensor, num_steps: Tensor | int) -> Tensor:
-    """The exponential mean of a weight after another step; early ones, when there are few, are soon forgotten."""
-    decay = min(AVERAGE_DECAY, (1 + int(num_steps)) / (10 + int(num_steps)))
-    return mean * decay + weight * (1 - decay)
 
 
 def step(

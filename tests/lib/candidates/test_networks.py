@@ -167,6 +167,7 @@ def test_a_fit_goes_through_its_file_and_through_a_checkpoint(plan: NetworkPlan,
         assert again.num_parameters == network.num_parameters
 
 
+@pytest.mark.bad_input("a checkpoint of another shape")
 def test_a_file_that_is_cut_off_or_of_another_kind_is_refused(tmp_path: Path) -> None:
     file = save(fitted(of_taste(0), NEURAL, num_epochs=1), tmp_path, "ranker")
     file.write_bytes(file.read_bytes()[:-100])
@@ -179,6 +180,7 @@ def test_a_file_that_is_cut_off_or_of_another_kind_is_refused(tmp_path: Path) ->
         load(tmp_path / "elsewhere", "ranker")
 
 
+@pytest.mark.bad_input("features that are not numbers")
 @PLANS
 def test_a_feature_that_is_never_known_and_users_who_bought_nothing_leave_a_network_that_scores(
     plan: NetworkPlan,
