@@ -105,4 +105,6 @@ def moving_groups(
         without[:, groups == group] = usual[groups == group]
         who = pairs.unknown() if pairs is not None and group == TASTE else pairs
         falls[place] = scores - scorer.scores(without, who)
+        if who is pairs:  # what is as of an ordinary candidate cannot have moved a row, even where all else lowers it
+            falls[place, ((features == without) | np.isnan(features) & np.isnan(without)).all(axis=1)] = -np.inf
     return np.asarray(falls.argmax(axis=0))
