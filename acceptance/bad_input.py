@@ -56,6 +56,8 @@ CASES = (
     "two runs of a job at once",
     "a checkpoint of another shape",
     "one user with one item",
+    "all users cold",
+    "no positive label",
     "a weight that is no number",
     "a log without sessions",
     "one visit, one item, or visits of one event",

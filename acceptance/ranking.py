@@ -7,7 +7,7 @@ from lib.lake.lake import Lake
 from lib.models.baselines import REFERENCE
 
 STRATEGIES = ("ease", "als", "two_tower", "ranked")
-RETRIEVERS = ("popularity", "rebuy", "rebuy_then_popularity", "ease", "als", "two_tower")
+RETRIEVERS = ("popularity", "rebuy", "rebuy_then_popularity", "ease", "als", "two_tower", "sequence", "content")
 BETTER_ARM, OTHER_ARM = "personal", "popularity_softmax"  # as rl/market/market.py plants them
 
 

@@ -1,4 +1,4 @@
-"""als: its sweeps beside those of `implicit`'s own ALS over the same pairs, and the whole job by both engines.
+"""als: its sweeps and the best ten items of everybody beside `implicit`'s over the same pairs, and the whole job by both engines.
 
 `python -m benchmarks.als LAKE` measures on a lake that ends at featurize.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.compute as pc
 import scipy.sparse
 from implicit.cpu.als import AlternatingLeastSquares
 
@@ -26,11 +25,13 @@ from lib.lake.lake import Lake
 from lib.ranking.als_factors import first_factors
 from lib.ranking.als_sweeps import Block, Side, Solving, sweep
 from lib.ranking.als_tasks import PAIRS, weighed_pairs
-from lib.ranking.validation import judged_vectors, ndcg_of_vectors, wanted_items
+from lib.ranking.topk import dot_products, rank_users
+from lib.ranking.validation import judged_vectors, ndcg_of_vectors, wanted_between
 from lib.runs.log_times import LogTimes, log_times
 from lib.runs.model_registry import models
 from tests.lib.engines.gangs import ALONE
 
+LENGTH = 10  # of a list
 RANK, SWEEPS, CG_STEPS, ALPHA, REGULARIZATION, HALF_LIFE_DAYS = 64, 8, 3, 4.0, 0.12, 60.0
 SWEPT = ("Cartwheel", "implicit")
 ENGINES = ("blocked", "mllib")
@@ -39,28 +40,27 @@ LAKE_COPY = "als"  # beside the lake: each run of the job begins without an earl
 
 @dataclass(frozen=True)
 class AlsCompared:
-    """Seconds of SWEEPS sweeps by each program, one thread each, and the runs of the whole job by each engine."""
+    """Seconds of SWEEPS sweeps and of everybody's list by each program, one thread each, and the runs of the whole job by each engine."""
 
     num_pairs: int
     num_users: int
     num_items: int
     sweeps: Mapping[str, Sequence[float]]
+    lists: Mapping[str, Sequence[float]]
     jobs: Mapping[str, Sequence[Run]]
     found: Mapping[str, float]  # NDCG@10 on the validation window
 
     @property
     def lines(self) -> list[str]:
         """What the page says of it."""
-        seconds = {name: statistics.median(runs) for name, runs in self.sweeps.items()}
-        ratio = seconds["Cartwheel"] / seconds["implicit"]
         jobs = {
             engine: [run.measured.seconds for run in runs if not run.measured.failure]
             for engine, runs in self.jobs.items()
         }
         lines = [
             f"{self.num_pairs:,} pairs of {self.num_users:,} users and {self.num_items:,} items. {SWEEPS} sweeps of rank "
-            f"{RANK} with {CG_STEPS} steps of conjugate gradients, one thread: Cartwheel "
-            f"{_told(self.sweeps['Cartwheel'])} s, `implicit` {_told(self.sweeps['implicit'])} s: {ratio:.2f} times.\n",
+            f"{RANK} with {CG_STEPS} steps of conjugate gradients, one thread: "
+            f"{_beside(self.sweeps)}. The {LENGTH} best new items of every user, one thread: {_beside(self.lists)}.\n",
             "| whole job, with its second fit and the verdict | seconds | peak memory | NDCG@10 on validation |",
             "|---|---|---|---|",
         ]
@@ -94,13 +94,14 @@ def compare(lake: Path, repeats: int) -> AlsCompared:
         "implicit": partial(theirs, users),
     }
     sweeps = {name: [program() for _ in range(repeats)] for name, program in programs.items()}
+    lists = best_items(users, repeats)
     jobs: dict[str, list[Run]] = {}
     found: dict[str, float] = {}
     for engine in ENGINES:
         jobs[engine] = [attempted(partial(job, lake, engine), f"{lake}: als by {engine}") for _ in range(repeats)]
         if not jobs[engine][-1].measured.failure:
             found[engine] = ndcg(Lake(str(lake.parent / LAKE_COPY)), times)
-    return AlsCompared(pairs.height, len(users.ids), len(items.ids), sweeps, jobs, found)
+    return AlsCompared(pairs.height, len(users.ids), len(items.ids), sweeps, lists, jobs, found)
 
 
 def ours(user_block: Block, item_block: Block) -> float:
@@ -119,14 +120,43 @@ def ours(user_block: Block, item_block: Block) -> float:
 
 def theirs(users: Block) -> float:
     """Seconds of `implicit`'s fit, by conjugate gradients, of the same pairs."""
-    content = (users.confidences, users.places.astype(np.int32), users.starts.astype(np.int32))
-    matrix = scipy.sparse.csr_matrix(content, shape=(len(users.ids), len(users.columns)))
-    model = AlternatingLeastSquares(
-        factors=RANK, regularization=REGULARIZATION, iterations=SWEEPS, num_threads=1, random_state=0
-    )
+    model, matrix = implicits_model(), matrix_of(users)
     began = time.perf_counter()
     model.fit(matrix, show_progress=False)
     return time.perf_counter() - began
+
+
+def implicits_model() -> AlternatingLeastSquares:
+    """`implicit`'s ALS, of one thread."""
+    return AlternatingLeastSquares(
+        factors=RANK, regularization=REGULARIZATION, iterations=SWEEPS, num_threads=1, random_state=0
+    )
+
+
+def matrix_of(users: Block) -> scipy.sparse.csr_matrix:
+    """The confidences of all pairs, (users, items)."""
+    content = (users.confidences, users.places.astype(np.int32), users.starts.astype(np.int32))
+    return scipy.sparse.csr_matrix(content, shape=(len(users.ids), len(users.columns)))
+
+
+def best_items(users: Block, repeats: int) -> dict[str, list[float]]:
+    """Seconds that each program takes to find the LENGTH best items of each user, but those that the user has, by the same factors."""
+    model, matrix = implicits_model(), matrix_of(users)
+    model.fit(matrix, show_progress=False)
+    num_users, num_items = matrix.shape
+    own = scipy.sparse.csr_array(matrix)
+    scores = dot_products(model.user_factors, model.item_factors)
+    programs: dict[str, Callable[[], object]] = {
+        "Cartwheel": lambda: rank_users(scores, num_users=num_users, num_items=num_items, k=LENGTH, excluded=own),
+        "implicit": lambda: model.recommend(np.arange(num_users), matrix, N=LENGTH),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            began = time.perf_counter()
+            program()
+            taken[name].append(time.perf_counter() - began)
+    return taken
 
 
 def job(lake: Path, engine: str) -> Run:
@@ -141,13 +171,15 @@ def job(lake: Path, engine: str) -> Run:
 
 def ndcg(lake: Lake, times: LogTimes) -> float:
     """How much of what was wanted in the validation window the fit finds by which the job's only version was judged."""
-    window = (pc.field("event_time") >= times.valid_from) & (pc.field("event_time") < times.test_from)
-    bought = window & (pc.field("num_relevant") > 0)
-    interactions = lake.dataset("gold/interactions")
-    wanted = wanted_items(interactions.to_batches(columns=["user_key", "item_id"], filter=bought))
+    wanted = wanted_between(lake.dataset("gold/interactions"), times.valid_from, times.test_from)
     (version,) = (row["version"] for row in models(lake) if row["model"] == "als")
     vectors = judged_vectors(lake, "als", version, wanted["user_key"].combine_chunks())
     return float(ndcg_of_vectors(vectors, wanted).mean())
+
+
+def _beside(seconds: Mapping[str, Sequence[float]]) -> str:
+    ratio = statistics.median(seconds["Cartwheel"]) / statistics.median(seconds["implicit"])
+    return f"Cartwheel {_told(seconds['Cartwheel'])} s, `implicit` {_told(seconds['implicit'])} s: {ratio:.2f} times"
 
 
 def _told(seconds: Sequence[float]) -> str:

@@ -2,7 +2,7 @@
 
 Each is left out in turn, the ranker learns again from all windows but the last and is judged on the last, which ends where the test
 window begins: nothing of the test window is used. The whole and each part are learned with three seeds. The paired
-interval is by user, of the mean over the seeds. It works on a copy of the lake, whose `als` and `train_encoder` must have run.
+interval is by user, of the mean over the seeds. It works on a copy of the lake, whose jobs up to `train_content` must have run.
 """
 
 import argparse
@@ -21,7 +21,16 @@ from lib.candidates import tasks
 from lib.candidates.examples import Examples, joined
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.sources import ALS, CONTENT, EASE, POPULAR, TWO_TOWER, Retrieval
+from lib.candidates.sources import (
+    ALS,
+    CONTENT,
+    EASE,
+    POPULAR,
+    POPULAR_IN_CATEGORY,
+    SEQUENCE,
+    TWO_TOWER,
+    Retrieval,
+)
 from lib.candidates.tasks import Moment
 from lib.candidates.trees import TREES_AT_ONCE, grown, ndcg_by_trees
 from lib.engines.arrow_tasks import part
@@ -75,7 +84,7 @@ def table(run: SparkRun) -> Iterator[str]:
     whole = judged(examples, lambda features: features)
     yield "| left out | all items | new items | candidates a user |\n|---|---|---|---|"
     yield f"| nothing | {told(whole[0])} | {told(whole[1])} | {size_of(examples):.0f} |"
-    for source in (EASE, ALS, TWO_TOWER, CONTENT, POPULAR):
+    for source in (EASE, ALS, TWO_TOWER, SEQUENCE, CONTENT, POPULAR, POPULAR_IN_CATEGORY):
         of_part = examples_of(run, parts, {name: without(retrieval, source) for name, retrieval in known.items()})
         yield row(f"retriever {source}", judged(of_part, lambda features: features), whole, of_part)
     for group in GROUPS:

@@ -247,7 +247,7 @@ PIPELINE: tuple[Job, ...] = (
         reads=("silver/events", "gold/item_days"),
         may_read=("silver/items",),
         writes=("gold/decisions",),
-        code=("rl/dataset", "rl/observation.py"),
+        code=("rl/dataset", "rl/observation.py", "lib/features/prices.py"),
         driver=Size(cores=2, memory=6, heap=2),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=4),
     ),

@@ -3,9 +3,9 @@
 Every item of the catalogue gets a vector from what is said and shown of it (lib/content): its title, its tags (categories, brand,
 attributes, price) and its picture; one without an interaction too. One run of Ray Train first fits an encoder of
 pictures, where bronze/images holds some: two views of a picture come near, and a picture and what is said of its item. Then it fits the fusion of the
-modalities twice: on the interactions before the validation window, then on all before `run.as_of`. The first fit is what a
-version is judged by: it becomes the current one only where it is not worse than the one before (lib/runs/promotion.py), whose rows stay
-otherwise. gold/model_metrics says of the validation window how well the first fit finds what users wanted, over all items and
+modalities several times: on the interactions before an early moment, then, from these weights on, on all before each later one: windows' begins,
+and `run.as_of`. The last but one, which ends where the validation window begins, is what a version is judged by: it becomes the current one only where it is not worse than the one before (lib/runs/promotion.py), whose rows stay
+otherwise. gold/model_metrics says of the validation window how well this fit finds what users wanted, over all items and
 among those that nobody had before, and what is lost without each modality. Without interactions the fusion learns from the agreement of
 the modalities alone. Epochs save checkpoints, at most one each ten seconds, from which a killed worker or job continues. A rerun, a retry or a
 kill changes nothing. A catalogue without titles, tags and pictures is skipped.
@@ -16,7 +16,7 @@ what is said and seen of the items, some 1.5 kB an item.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -52,10 +52,10 @@ from lib.models.workers import rows_of_all_workers
 from lib.pictures import catalogue
 from lib.ranking.known_pairs import INTERACTION, spread_interactions
 from lib.ranking.topk import vectors as matrix_of
-from lib.ranking.validation import wanted_items
+from lib.ranking.validation import wanted_between
 from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
-from lib.runs.promotion import PromotionSettings, Row, Scores, commit_beside, settle
+from lib.runs.promotion import EarlierFitsSettings, PromotionSettings, Row, Scores, commit_beside, settle
 from lib.runs.run import start_run
 from lib.runs.weights import save_weights
 from lib.settings import JobSettings
@@ -69,7 +69,7 @@ MIN_BATCHES = 10  # per epoch of the encoder of pictures
 Vectors = NDArray[np.float32]
 
 
-class TrainContentSettings(PromotionSettings, JobSettings):
+class TrainContentSettings(EarlierFitsSettings, PromotionSettings, JobSettings):
     """Defaults chosen on the validation windows of the market and of Online Retail."""
 
     num_dimensions: int = Field(128, ge=8, le=1024, description="length of the vectors")
@@ -84,7 +84,10 @@ class TrainContentSettings(PromotionSettings, JobSettings):
     max_pictures: int = Field(
         20_000, ge=1, description="pictures that the encoder is trained on at most; all of them get vectors"
     )
-    fusion_epochs: int = Field(4, ge=1, description="epochs of each fit of the fusion")
+    fusion_epochs: int = Field(4, ge=1, description="epochs of the oldest fit of the fusion")
+    more_fusion_epochs: int = Field(
+        1, ge=1, description="epochs of each other fit, which goes on from the weights of the one before"
+    )
     batch_size: int = Field(512, ge=4, description="pairs in a batch of the fusion, over all workers")
     num_batches: int = Field(80, ge=1, description="batches in an epoch of the fusion, whatever the number of pairs")
     learning_rate: float = Field(3e-3, gt=0, description="of both (AdamW)")
@@ -106,9 +109,10 @@ class Task:
     said: Broadcast[Inputs]  # of these items
     pictures: RayParts | None  # the decoded pictures of each worker's share of the items
     shares: RayParts | None  # the interactions of each worker's share of the users
-    fits: Mapping[str, TowerFit]  # by model, the one that is judged first
+    fits: Mapping[str, TowerFit]  # by model, the oldest first
     weights: Weights
     plan: ContentPlan
+    more_epochs: int  # of a fit of the fusion that goes on
     resolution: int
     max_pictures: int  # of a worker
     picture_batches: int  # in an epoch
@@ -139,6 +143,13 @@ class Task:
         """A fusion of these modalities, with its initial weights."""
         torch.manual_seed(self.plan.seed)
         return Fusion(inputs.widths, self.plan.num_dimensions)
+
+    def begun_fusion(self, model: str, inputs: Inputs, states: Mapping[str, State]) -> Fusion:
+        """The fusion from which a fit begins: it goes on from the weights of the one before."""
+        fusion, names = self.untrained_fusion(inputs), [*self.fits]
+        if place := names.index(model):
+            fusion.load_state_dict(states[names[place - 1]]["model"])
+        return fusion
 
     def untrained_pictures(self, said: Inputs) -> PictureAgreement:
         """The encoder of pictures with its initial weights."""
@@ -174,12 +185,12 @@ def train_worker(config: dict[str, Task]) -> None:
         )
         seen = of_all_workers((place, picture_vectors(own.encoder.cpu(), pixels)))
         inputs = with_pictures(inputs, *map(np.concatenate, zip(*seen, strict=True)))
-    for model, fit in task.fits.items():
+    for number, (model, fit) in enumerate(task.fits.items()):
         fit_fusion(
-            prepare_model(task.untrained_fusion(inputs)),
+            prepare_model(task.begun_fusion(model, inputs, states)),
             inputs,
             task.sampler(fit, rank),
-            task.plan,
+            replace(task.plan, fusion_epochs=task.more_epochs) if number else task.plan,
             rank=rank,
             gather=rows_of_all_workers,
             state=states.get(model),
@@ -243,11 +254,12 @@ def shares_of(run: RayRun, settings: TrainContentSettings) -> RayParts | None:
     return shares
 
 
-def fits_of(run: RayRun, shares: RayParts | None) -> dict[str, TowerFit]:
-    """What the fits know: the one to judge by, where anybody was known before the validation window, and the one that serves."""
+def fits_of(run: RayRun, shares: RayParts | None, settings: TrainContentSettings) -> dict[str, TowerFit]:
+    """What the fits know, the oldest first: those before whose moment anybody was known, and the one that serves."""
     if shares is None:
         return {MODEL: TowerFit(run.run_id, run.as_of, pa.array([], pa.string()), 0, 0)}
-    known = known_by_fit(run, shares, MODEL, tasks.count_known, tasks.GATHERED)
+    given = {"num_fits_before": settings.num_fits_before}
+    known = known_by_fit(run, shares, MODEL, tasks.count_known, tasks.GATHERED, **given)
     return {
         fit: TowerFit(of.version, of.as_of, of.item_ids.to_arrow().cast(pa.string()), **of.counts)
         for fit, of in known.items()
@@ -303,7 +315,8 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], said: Inputs, 
         fusions[model] = task.untrained_fusion(inputs)
         fusions[model].load_state_dict(states[model]["model"])
         known = {"modalities": inputs.names, "tables": dict(run.inputs)}
-        save_weights(folder / f"{model}.safetensors", states[model]["model"], **known)
+        if model in (MODEL, judged(MODEL)):
+            save_weights(folder / f"{model}.safetensors", states[model]["model"], **known)
     if PICTURES in states:
         save_weights(folder / f"{PICTURES}.safetensors", states[PICTURES]["model"], tables=dict(run.inputs))
     run.log("weights of the modalities", **dict(zip(inputs.names, fusions[MODEL].shares(), strict=True)))
@@ -332,9 +345,7 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], said: Inputs, 
 def validation_window(run: RayRun, task: Task) -> Window | None:
     """What users wanted in the validation window, of at most MAX_USERS users; None where nobody wanted anything."""
     fit, interactions = task.fits[judged(MODEL)], run.dataset(INTERACTIONS)
-    in_window = (pc.field("event_time") >= fit.as_of) & (pc.field("event_time") < run.as_of)
-    asked = interactions.to_batches(columns=["user_key", "item_id"], filter=in_window & (pc.field("num_relevant") > 0))
-    wanted = wanted_items(asked)
+    wanted = wanted_between(interactions, fit.as_of, run.as_of)
     if not wanted.num_rows:
         return None
     theirs = pc.field("user_key").isin(wanted["user_key"]) & (pc.field("event_time") < fit.as_of)
@@ -375,7 +386,7 @@ def commit_vectors(run: RayRun, task: Task, vectors: Mapping[str, Vectors], kept
             as_of=fit.as_of,
         )
         written += write_files(run.lake, table, [conform(table, found)])
-    written += copied_vectors(run, MODEL, [kept, judged(kept)] if kept else [])
+    written += copied_vectors(run, MODEL, kept)
     run.commit_written(VECTORS, written, where={"model": MODEL})
 
 
@@ -412,7 +423,7 @@ def main(settings: TrainContentSettings) -> None:
                     f"of {len(said):,} items there is no title, category, brand or attribute, and no picture that can be decoded"
                 )
             shares = shares_of(run, settings)
-            fits = fits_of(run, shares)
+            fits = fits_of(run, shares, settings)
             run.log(
                 "read",
                 items=len(said),
@@ -427,6 +438,7 @@ def main(settings: TrainContentSettings) -> None:
                 fits=fits,
                 weights=Weights(settings.half_life_days, settings.browsing_weight),
                 plan=plan_of(settings),
+                more_epochs=settings.more_fusion_epochs,
                 **picture_sizes(settings, num_pictures),
             )
             states: dict[str, State] = fit_on_workers(

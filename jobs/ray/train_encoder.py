@@ -427,7 +427,7 @@ def tower_scores(run: RayRun, task: Task, towers: TwoTower | None, current: Row)
 
 def commit_vectors(run: RayRun, model: str, written: list[AddAction], kept: str | None) -> None:
     """Replace a model's vectors by those in the files written, beside those of the version that stays current."""
-    written += copied_vectors(run, model, [kept, judged(kept)] if kept else [])
+    written += copied_vectors(run, model, kept)
     run.commit_written("gold/vectors", written, where={"model": model})
 
 

@@ -1,12 +1,12 @@
 """train_sequence: gold/sessions, gold/interactions -> gold/vectors, model `sequence`.
 
-One run of Ray Train fits a causal transformer over users' latest events (lib/models/sequence.py) twice: on all events before the
-validation window, then, from these weights on, on all before `run.as_of`. A user's events are one sequence, in their order across visits; a visit of
-nobody is a sequence of its own. The first fit is what a version is judged by: it becomes the current one only where it is
+One run of Ray Train fits a causal transformer over users' latest events (lib/models/sequence.py) several times: on all events before an early
+moment, then, from these weights on, on all before each later one: windows' begins, and `run.as_of`. A user's events are one sequence, in their order across visits; a visit of
+nobody is a sequence of its own. The last but one, which ends where the validation window begins, is what a version is judged by: it becomes the current one only where it is
 not worse on the validation window than the one before (lib/runs/promotion.py), by what comes next in visits, and by lists of what users
 wanted there where gold/interactions tells. Epochs save checkpoints, at most one each ten seconds, from which a killed worker or job continues.
 
-The vectors of both fits, of users and of items, stand in gold/vectors: their dot products say what a user takes in later visits. The
+The vectors of all fits, of users and of items, stand in gold/vectors: their dot products say what a user takes in later visits. The
 weights are files of the version, from which `lib/models/sequence_weights.py` answers for anybody's events so far. A rerun, a retry or
 a kill changes nothing.
 
@@ -41,10 +41,10 @@ from lib.models.sequence import PieceSampler, SequenceModel, Sequences, weights_
 from lib.models.sequence_fit import SequencePlan, fit_sequence
 from lib.models.sequence_tasks import SequenceFit
 from lib.models.sequence_weights import SequenceWeights
-from lib.ranking.validation import scores_of_vectors, wanted_items
+from lib.ranking.validation import scores_of_vectors, wanted_between
 from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged
-from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
+from lib.runs.promotion import EarlierFitsSettings, PromotionSettings, Row, Scores, settle, validation_from
 from lib.runs.run import start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -55,12 +55,12 @@ MIN_BATCHES = 50  # of an epoch, so that a small log is trained on enough
 NEXT_METRIC = f"MRR@{tasks.NEXT_K} of what comes next"
 
 
-class TrainSequenceSettings(PromotionSettings, JobSettings):
+class TrainSequenceSettings(EarlierFitsSettings, PromotionSettings, JobSettings):
     """Defaults chosen on validation windows of the market and of a real shop, Online Retail."""
 
-    num_epochs: int = Field(3, ge=1, description="passes over all events before the validation window")
+    num_epochs: int = Field(3, ge=1, description="passes of the oldest fit over all events that it knows")
     more_epochs: int = Field(
-        1, ge=1, description="passes over all events before `as_of`, which go on from the weights of the first fit"
+        1, ge=1, description="passes of each other fit, which goes on from the weights of the one before"
     )
     batch_events: int = Field(1024, ge=2, description="events of a batch, over all workers, about")
     learning_rate: float = Field(
@@ -97,7 +97,7 @@ class TrainSequenceSettings(PromotionSettings, JobSettings):
 class Task:
     """All that a worker needs."""
 
-    fits: Mapping[str, SequenceFit]  # by model, the one that is judged first
+    fits: Mapping[str, SequenceFit]  # by model, the oldest first
     plans: Mapping[str, SequencePlan]
     shares: RayParts  # the events of each worker's users
     sizes: Mapping[str, Any]  # of the model
@@ -120,12 +120,12 @@ class Task:
         return SequenceModel(len(fit.item_ids), **self.sizes)
 
     def begun(self, model: str, states: Mapping[str, State]) -> SequenceModel:
-        """The model from which a fit begins: the one that serves goes on from the weights of the one that is judged."""
+        """The model from which a fit begins: it goes on from the weights of the one before."""
         begun = self.untrained(self.fits[model])
-        if model != judged(MODEL) and judged(MODEL) in states:
-            begun.take(
-                states[judged(MODEL)]["model"], self.fits[judged(MODEL)].item_ids, own_ids=self.fits[model].item_ids
-            )
+        names = [*self.fits]
+        if place := names.index(model):
+            before = names[place - 1]
+            begun.take(states[before]["model"], self.fits[before].item_ids, own_ids=self.fits[model].item_ids)
         return begun
 
 
@@ -152,10 +152,12 @@ def train_worker(config: dict[str, Task]) -> None:
     report_epoch(states, {"fits": len(states)})
 
 
-def known_fits(run: RayRun, shares: RayParts) -> dict[str, SequenceFit]:
-    """What the fits know: the one to judge by, which may know nothing, and the one that serves."""
-    known = known_by_fit(run, shares, MODEL, tasks.count_known, tasks.GATHERED)
-    return {fit: SequenceFit(of.version, of.as_of, tuple(of.item_ids), **of.counts) for fit, of in known.items()}
+def known_fits(run: RayRun, shares: RayParts, settings: TrainSequenceSettings) -> dict[str, SequenceFit]:
+    """What the fits know, the oldest first: the one that serves, and those before it that know anything."""
+    given = {"num_fits_before": settings.num_fits_before}
+    known = known_by_fit(run, shares, MODEL, tasks.count_known, tasks.GATHERED, **given)
+    fits = {fit: SequenceFit(of.version, of.as_of, tuple(of.item_ids), **of.counts) for fit, of in known.items()}
+    return {model: fit for model, fit in fits.items() if model == MODEL or fit.num_sequences}
 
 
 def task_of(run: RayRun, settings: TrainSequenceSettings) -> Task:
@@ -165,8 +167,7 @@ def task_of(run: RayRun, settings: TrainSequenceSettings) -> Task:
     given = {"until": run.as_of, "relevant": run.mapping.relevance, "num_shards": num_workers}
     shares = files.then(tasks.spread_events, **given).to_shards(num_workers)
     assert isinstance(shares, RayParts)
-    fits = known_fits(run, shares)
-    fits = {model: fit for model, fit in fits.items() if model == MODEL or fit.num_sequences}
+    fits = known_fits(run, shares, settings)
     plan: dict[str, Any] = {name: getattr(settings, name) for name in ("weight_decay", "num_negatives", "seed")}
     rates: dict[str, Any] = {"num_epochs": settings.num_epochs, "learning_rate": settings.learning_rate}
     goes_on: dict[str, Any] = {"num_epochs": settings.more_epochs, "learning_rate": settings.learning_rate / 2}
@@ -177,9 +178,9 @@ def task_of(run: RayRun, settings: TrainSequenceSettings) -> Task:
             model: SequencePlan(
                 num_batches=max(MIN_BATCHES, math.ceil(fit.num_events / settings.batch_events)),
                 **plan,
-                **(goes_on if model == MODEL and judged(MODEL) in fits else rates),
+                **(goes_on if place else rates),
             )
-            for model, fit in fits.items()
+            for place, (model, fit) in enumerate(fits.items())
         },
         shares=shares,
         sizes={"num_dimensions": settings.dimensions, **{name: getattr(settings, name) for name in sizes}},
@@ -224,10 +225,7 @@ def list_scores(run: RayRun, weights: SequenceWeights, fit: SequenceFit, current
     """The same of lists of what users wanted in the window, by the vectors; of none where gold/interactions tells of nobody."""
     if not run.has("gold/interactions"):
         return Scores()
-    interactions = run.dataset("gold/interactions")
-    in_window = (pc.field("event_time") >= fit.as_of) & (pc.field("event_time") < run.as_of)
-    asked = interactions.to_batches(columns=["user_key", "item_id"], filter=in_window & (pc.field("num_relevant") > 0))
-    wanted = wanted_items(asked)
+    wanted = wanted_between(run.dataset("gold/interactions"), fit.as_of, run.as_of)
     if not wanted.num_rows:
         return Scores()
     theirs = pc.field("user_key").isin(wanted["user_key"]) & (pc.field("started_at") < fit.as_of)
@@ -245,7 +243,8 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], settings: Trai
         model = task.untrained(fit)
         model.load_state_dict(states[name]["model"])
         fits[name] = weights_of(model, fit.item_ids)
-        sequence_weights.save(fits[name], folder, name, tables=run.inputs)
+        if name in (MODEL, judged(MODEL)):
+            sequence_weights.save(fits[name], folder, name, tables=run.inputs)
     if judged(MODEL) in fits:
         found = tasks.reciprocal_ranks(fits[judged(MODEL)], judged_visits(run))
         run.log("what comes next in visits of the validation window", mrr=float(found.mean()) if len(found) else None)
@@ -264,7 +263,7 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], settings: Trai
         given = {"weights": run.engine.broadcast(fits[name]), "fit": fit}
         written += files_written(task.shares.then(tasks.write_user_vectors, lake=lake, **given))
         written += write_files(run.lake, table, [conform(table, tasks.item_vectors(fits[name], fit))])
-    written += copied_vectors(run, MODEL, [kept, judged(kept)] if kept else [])
+    written += copied_vectors(run, MODEL, kept)
     run.commit_written("gold/vectors", written, where={"model": MODEL})
 
 

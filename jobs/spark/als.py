@@ -31,13 +31,21 @@ from lib.ranking.als_tasks import VECTORS
 from lib.ranking.validation import METRIC, ndcg_of_vectors, scores_of_vectors, wanted_items
 from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged, models
-from lib.runs.promotion import PromotionSettings, Row, Scores, settle, validation_from
+from lib.runs.promotion import (
+    EarlierFitsSettings,
+    PromotionSettings,
+    Row,
+    Scores,
+    moments_of_fits,
+    settle,
+    validation_from,
+)
 from lib.settings import JobSettings
 
 MODEL = "als"
 
 
-class AlsSettings(PromotionSettings, JobSettings):
+class AlsSettings(EarlierFitsSettings, PromotionSettings, JobSettings):
     """Defaults chosen by NDCG@10, over all and over new items, on the validation window of Online Retail."""
 
     engine: Literal["blocked", "mllib"] = Field(
@@ -63,13 +71,6 @@ class AlsSettings(PromotionSettings, JobSettings):
         False,
         description="try other ranks, regularizations, alphas and half-lives on the validation window, and fit with the best; "
         "what was tried is in the log and in `files/als/<run>.json`",
-    )
-    num_earlier_fits: int = Field(
-        0,
-        ge=0,
-        le=12,
-        description="fits as of moments before `as_of`, each a validation window apart, for models that learn from vectors of "
-        "earlier days (`train_ranker`); the first is the one by which the version is judged, and none is ever current",
     )
     cg_steps: int = Field(
         3, ge=1, le=100, description="conjugate-gradient steps of the blocked engine, a factor and sweep"
@@ -192,17 +193,6 @@ def warm_start(run: SparkRun, stored: Mapping[str, datetime], *, rank: int) -> s
     return str(versions[-1])
 
 
-def of_version(stored: Mapping[str, datetime], version: str) -> list[str]:
-    """The fits of a version, which are named after it."""
-    return [name for name in stored if name == version or name.startswith(f"{version}-")]
-
-
-def earlier_moments(run: SparkRun, number: int) -> dict[str, datetime]:
-    """The names and moments of fits that end whole validation windows before `as_of`; the version is judged by the first."""
-    window = run.as_of - validation_from(run)
-    return {f"{run.run_id}-earlier-{place}": run.as_of - place * window for place in range(2, number + 1)}
-
-
 def main(settings: AlsSettings) -> None:
     with start_run("als", settings) as run:
         fits = fits_of(run, settings)
@@ -222,7 +212,8 @@ def main(settings: AlsSettings) -> None:
         served = fit(run.run_id, run.as_of, before)
         if served is None:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
-        by_valid = fit(judged(run.run_id), validation_from(run), before and judged(before))
+        moments = moments_of_fits(run, run.run_id, settings.num_fits_before)
+        by_valid = fit(judged(run.run_id), moments[judged(run.run_id)], before and judged(before))
         kept = settle(
             run,
             MODEL,
@@ -233,9 +224,9 @@ def main(settings: AlsSettings) -> None:
         )
         files = [*served, *(by_valid or [])]
         if kept is None:
-            for name, moment in earlier_moments(run, settings.num_earlier_fits).items():
-                files += fit(name, moment, None) or []
-        files += copied_vectors(run, MODEL, of_version(stored, kept) if kept else [], before=True)
+            for name, moment in moments.items():
+                files += (fit(name, moment, None) or []) if name not in (run.run_id, judged(run.run_id)) else []
+        files += copied_vectors(run, MODEL, kept, before=True)
         run.commit_written("gold/vectors", files, where={"model": MODEL})
         fits.drop_checkpoints()
 

@@ -27,8 +27,9 @@ from lib.next_item import asking
 from lib.next_item.asking import AskingWork
 from lib.next_item.model import BEST, CHOICE_K, NextItemModel, SequenceFits
 from lib.ranking import judging
-from lib.ranking.judging import ItemFacts, ListsWork
+from lib.ranking.judging import ListsWork
 from lib.ranking.known_pairs import spread_interactions
+from lib.ranking.shown import ItemFacts, with_shown
 from lib.runs import model_registry
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -95,16 +96,15 @@ def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> 
     described = None
     if run.has("silver/items"):
         described = pl.DataFrame(run.read_arrow("silver/items", ["item_id", "category"]))
-    facts = ItemFacts.of(items, int(counts["num_known_users"].sum()), strategies["strategy"].unique(), described)
+    num_known = int(counts["num_known_users"].sum())
+    facts = ItemFacts.of(items, num_known, strategies["strategy"].unique(), described)
     judged = parts.then(judging.judge, facts=run.engine.broadcast(facts), work=work).keep()
     figures = gathered(judged.of(judging.FIGURE).collected(), judging.FIGURE, judging.GATHERED)
     summed = judged.but(judging.FIGURE).to_shards(judging.NUM_SEGMENTS).then(judging.sum_up).collected()
     parts.drop()
     judged.drop()
     summary, covered = (gathered(summed, kind, judging.GATHERED) for kind in (judging.SUMMARY, judging.COVERED))
-    rows = judging.with_shown(
-        summary.sort("question", "segment", "strategy", "metric"), figures, covered, num_items=num_items
-    )
+    rows = with_shown(summary.sort("question", "segment", "strategy", "metric"), figures, covered, num_items=num_items)
     same = {"as_of": run.as_of, "split": split, "k": settings.k, "seed": settings.seed}
     return rows.with_columns(**{name: pl.lit(value) for name, value in same.items()}).to_arrow(), ""
 

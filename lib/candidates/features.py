@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
 from lib.candidates.known import HALF_LIVES
-from lib.candidates.sources import ALS, CONTENT, EASE, EASE_RECENT, SEQUENCE, TWO_TOWER, Candidates
+from lib.candidates.sources import (
+    ALS,
+    CONTENT,
+    EASE,
+    EASE_RECENT,
+    POPULAR_IN_CATEGORY,
+    SEQUENCE,
+    TWO_TOWER,
+    Candidates,
+)
 
 Floats = NDArray[np.float32]
 BOUGHT, TOGETHER, TASTE, TRENDING, FITTING = "bought", "together", "taste", "trending", "fitting"
@@ -27,7 +36,7 @@ IS_COUNT = np.array(
 )  # 0 where there is no pair
 SCORE_FEATURES = {
     **{EASE: TOGETHER, EASE_RECENT: TOGETHER, ALS: TASTE, TWO_TOWER: TASTE},
-    **{SEQUENCE: FOLLOWING, CONTENT: FITTING},
+    **{SEQUENCE: FOLLOWING, CONTENT: FITTING, POPULAR_IN_CATEGORY: TRENDING},
 }
 ITEM_FEATURES = (
     *(*(f"item_bought_{days}" for days in HALF_LIVES), "item_weight_14", "item_recent_buyers", "item_buyers"),
@@ -104,12 +113,6 @@ def _of_both(candidates: Candidates, block: Histories, catalogue: Catalogue) -> 
     with np.errstate(invalid="ignore", divide="ignore"):
         usual = (sums / total).astype(np.float32)
     price_fit = catalogue.log_price[candidates.item] - usual[candidates.user]
-    none = catalogue.num_tags - 1
-    tagged = catalogue.tag[item] != none
-    by_tag = np.zeros((num_users, catalogue.num_tags), np.float32)
-    np.add.at(by_tag, (user[tagged], catalogue.tag[item][tagged]), weight[tagged])
-    of_user = by_tag.sum(axis=1)
     tag = catalogue.tag[candidates.item]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = by_tag[candidates.user, tag] / of_user[candidates.user]
-    return np.column_stack([price_fit, np.where(tag == none, np.nan, share)]).astype(np.float32)
+    share = block.tag_shares(weight, catalogue)[candidates.user, tag]
+    return np.column_stack([price_fit, np.where(tag == catalogue.num_tags - 1, np.nan, share)]).astype(np.float32)

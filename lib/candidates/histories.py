@@ -43,6 +43,15 @@ class Histories:
         shape = (len(self.user_keys), num_items)
         return sp.csr_array((np.asarray(values, np.float32), places), shape=shape)
 
+    def tag_shares(self, values: NDArray[np.float64] | Floats, catalogue: Catalogue) -> Floats:
+        """(U, num_tags), which share of a user's pairs, by a value a pair, is of each category; NaN without any that has one."""
+        user, tag = self.pairs["user"].to_numpy(), catalogue.tag[self.pairs["item"].to_numpy()]
+        tagged = tag != catalogue.num_tags - 1
+        found = np.zeros((len(self.user_keys), catalogue.num_tags), np.float32)
+        np.add.at(found, (user[tagged], tag[tagged]), np.asarray(values, np.float32)[tagged])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(found / found.sum(axis=1, keepdims=True))
+
 
 def histories_of(
     pairs: pl.DataFrame, users: pl.DataFrame, catalogue: Catalogue, *, vectors: Mapping[str, pl.DataFrame]

@@ -83,7 +83,9 @@ def versions_at(run: TaskRun, tables: Tables, as_of: datetime) -> dict[str, str]
     for model in (*MODELS, CONTENT):
         is_item = (pc.field("model") == model) & (pc.field("kind") == "item") & (pc.field("as_of") <= as_of)
         fits = pl.DataFrame(stored.to_table(["version", "as_of"], filter=is_item)).unique()
-        usable = fits.filter(~pl.col("version").is_in(list(model_registry.candidates(run.lake, model))))
+        stand_back = model_registry.candidates(run.lake, model)
+        is_usable = [model_registry.version_of(fit) not in stand_back for fit in fits["version"]]
+        usable = fits.filter(pl.Series(is_usable, dtype=pl.Boolean))
         if len(usable):
             found[model] = usable.sort("as_of", "version")["version"][-1]
     return found

@@ -18,7 +18,8 @@ from lib.content.users import mean_of_history
 from lib.ranking.topk import top_k
 
 Floats = NDArray[np.float32]
-OWN, POPULAR, EASE, EASE_RECENT = "own", "popular", "ease", "ease_recent"
+OWN, POPULAR, POPULAR_IN_CATEGORY = "own", "popular", "popular_in_category"
+EASE, EASE_RECENT = "ease", "ease_recent"
 ALS, TWO_TOWER, SEQUENCE = "als", "two_tower", "sequence"
 MODELS = (ALS, TWO_TOWER, SEQUENCE)  # whose vectors stand in gold/vectors
 CONTENT = "content"  # has vectors of items there; a user's is the mean of the items' in the history
@@ -120,6 +121,8 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
             speaks[:, :num_known] = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
             speaks[speaks <= 0] = -np.inf
             scores[source] = speaks
+    if POPULAR_IN_CATEGORY not in retrieval.left_out:
+        scores |= _popular_in_category(retrieval.catalogue, block)
     of_users = dict(block.vectors)
     if CONTENT in retrieval.vectors:
         weights = block.matrix(block.pairs["weight_60"].to_numpy(), num_items)
@@ -134,6 +137,24 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
         found[:, np.isnan(items[:, 0])] = -np.inf
         scores[model] = found
     return scores
+
+
+def _popular_in_category(catalogue: Catalogue, block: Histories) -> dict[str, Floats]:
+    """How likely a buyer of the last days in one of the user's categories bought an item, by how much the user takes of each category.
+
+    Nothing where the log has no categories.
+    """
+    lately = catalogue.sums["num_recent_buyers"].to_numpy().astype(np.float32)
+    lately[catalogue.tag == catalogue.num_tags - 1] = 0
+    in_tag = np.bincount(catalogue.tag, weights=lately, minlength=catalogue.num_tags)[catalogue.tag]
+    known = np.flatnonzero(lately)
+    if not len(known):
+        return {}
+    shares = np.nan_to_num(block.tag_shares(block.pairs["weight_60"].to_numpy(), catalogue))
+    found = np.full((len(block.user_keys), len(catalogue)), -np.inf, np.float32)
+    found[:, known] = shares[:, catalogue.tag[known]] * (lately / np.maximum(in_tag, 1))[known].astype(np.float32)
+    found[found <= 0] = -np.inf
+    return {POPULAR_IN_CATEGORY: found}
 
 
 def _best_new(scores: Floats, own: tuple[NDArray[np.int64], NDArray[np.int64]], num_proposed: int) -> Proposed:

@@ -3,7 +3,8 @@
 Ray Train and torch, whose import takes seconds, are imported once. The process is not the walk's, which starts Spark's JVM: a fork can
 stop the connections of a Ray in the same process for ever (docs/decisions/0031).
 
-The walk writes a line for each job, [name, arguments], and reads what the job says until a line that begins with ENDED. At the end of its input
+The walk writes a line for each job, [name, arguments], and reads what the job says until a line that begins with ENDED. A line before,
+[name, arguments, "later"], has the process import the job and start Ray while the walk does something else. At the end of its input
 the process ends, also in the middle of a job.
 """
 
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -25,6 +26,7 @@ from lib.runs.errors import ExitCode, JobEndedError, SettingError, ending_of, re
 from lib.runs.logs import FORMAT_VARIABLE
 from lib.settings import JobSettings
 
+LATER = "later"
 ENDED = "\x1eended "  # then the exit code and, in JSON, the error that the user is told of
 STOP_SECONDS = 30
 
@@ -46,20 +48,19 @@ class RayHost:
                 text=True,
             )
 
+    def get_ready(self, job: str, arguments: Sequence[str]) -> None:
+        """Let the process prepare for a job that will be asked for."""
+        self._ask(job, list(arguments), LATER)
+
     def run(self, job: str, arguments: Sequence[str], show: Callable[[str], object]) -> int:
         """Run a job and show what it says; returns its exit code, 0 or that of files that were set aside.
 
         Raises:
             JobEndedError: it failed, or the process was killed.
         """
-        given, said = self.process.stdin, self.process.stdout
-        assert given is not None
+        self._ask(job, list(arguments))
+        said = self.process.stdout
         assert said is not None
-        try:
-            given.write(json.dumps([job, list(arguments)]) + "\n")
-            given.flush()
-        except BrokenPipeError:
-            pass  # its output has ended too
         for line in said:
             if line.startswith(ENDED):
                 code, error = json.loads(line.removeprefix(ENDED))
@@ -68,6 +69,13 @@ class RayHost:
                 raise JobEndedError(error, code)
             show(line.rstrip("\n"))
         raise JobEndedError(f"the process of the Ray jobs ended with {self.process.wait()}", ExitCode.FAILED)
+
+    def _ask(self, *what: object) -> None:
+        given = self.process.stdin
+        assert given is not None
+        with suppress(BrokenPipeError):  # its output has ended too, which `run` tells
+            given.write(json.dumps(what) + "\n")
+            given.flush()
 
     def stop(self) -> None:
         """End the process and its Ray."""
@@ -98,20 +106,23 @@ def serve() -> None:
     threading.Thread(target=listen, daemon=True).start()
     with ExitStack() as until_the_end:
         while (line := asked.get()) is not None:
-            name, arguments = json.loads(line)
-            ended = json.dumps(_run(name, arguments, until_the_end))
+            is_busy.set()  # again, where the line was there before the last one was done
+            name, arguments, *later = json.loads(line)
+            ended = _run(name, arguments, until_the_end, is_asked=not later)
             is_busy.clear()
-            print(ENDED + ended, flush=True)
+            if not later:
+                print(ENDED + json.dumps(ended), flush=True)
 
 
-def _run(name: str, arguments: list[str], until_the_end: ExitStack) -> tuple[int, str]:
-    """Run a job; returns its exit code and, if that is one of a failure, what the user is told."""
+def _run(name: str, arguments: list[str], until_the_end: ExitStack, *, is_asked: bool) -> tuple[int, str]:
+    """Run a job, or only prepare for it; returns its exit code and, if that is one of a failure, what the user is told."""
     job = JOBS[name]
     try:
         settings = _settings_of(job, arguments)
         until_the_end.enter_context(ray_session(settings.cluster))
         ships_code_of(load_job(job).__name__)
-        load_job(job).main(settings)
+        if is_asked:
+            load_job(job).main(settings)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else ExitCode.FAILED
         return code, f"ended with exit code {end.code}"

@@ -45,6 +45,7 @@ def walk(stages: Sequence[Stage], lake: Lake, show: Callable[[str], None]) -> in
             if outcome is not None:
                 job_logger(stage.job.name).info("unchanged (%s)", outcome)
                 continue
+            _get_ready(stage, stages[number:], host)
             try:
                 exit_code = max(exit_code, _run(stage, host, log))
             except Exception as error:
@@ -73,9 +74,17 @@ def _run(stage: Stage, host: Callable[[], RayHost], log: Path) -> int:
     return ExitCode.DONE
 
 
+def _get_ready(stage: Stage, later: Sequence[Stage], host: Callable[[], RayHost]) -> None:
+    """Have the walk's own Ray start beside a job that changes what a later Ray job reads, so that this one need not wait for it."""
+    on_own_ray = (one for one in later if one.job.engine == "ray" and not one.settings.cluster.ray_address)
+    coming = next(on_own_ray, None)
+    if coming is not None and stage.job.engine != "ray" and not stage.job.finds_new_files:
+        host().get_ready(coming.job.name, coming.arguments)
+
+
 @contextmanager
 def _ray_when_needed(log: Path) -> Iterator[Callable[[], RayHost]]:
-    """The process of the Ray jobs, which starts with the first of them."""
+    """The process of the Ray jobs, which starts when it is first needed."""
     started: list[RayHost] = []
 
     def host() -> RayHost:

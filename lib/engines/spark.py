@@ -32,8 +32,6 @@ from lib.engines.spark_properties import (
     store_packages,
     store_properties,
 )
-from lib.formats.mapping import LogMapping
-from lib.formats.money import has_several
 from lib.lake.places import STORE, make_folder
 from lib.lake.writes import transaction_id
 from lib.pipeline import ROOT
@@ -116,10 +114,6 @@ class SparkRun(TaskRun):
         """Where Spark finds a table."""
         return address_for_spark(self.lake.uri(table))
 
-    def read_or_empty(self, table: str) -> DataFrame:
-        """An input table at its pinned version, or no rows of its contract where the lake has none."""
-        return self.read(table) if table in self.inputs else self.empty(table)
-
     @cached_property
     def engine(self) -> Engine:
         """What runs the job's tasks: Spark on a cluster and where spark-submit has started it, else this machine's processes."""
@@ -134,10 +128,6 @@ class SparkRun(TaskRun):
         context = self.spark.sparkContext
         local = re.match(r"local\[(\d+)", context.master or "")
         return int(local[1]) if local else context.defaultParallelism
-
-    def empty(self, table: str) -> DataFrame:
-        """No rows, with the contract's columns."""
-        return self.spark.createDataFrame([], spark_schema(contract(table).schema))
 
     def commit(
         self,
@@ -288,14 +278,6 @@ def over_shards(shards: DataFrame, function: Callable[[pl.DataFrame], pl.DataFra
     """
     work = partial(apply_to_shard, function=function, schema=schema)
     return shards.mapInArrow(work, spark_schema(schema))
-
-
-def currencies_of(mapping: LogMapping, prices: DataFrame) -> set[str | None]:
-    """The currencies of the prices, at most 20, looked at only where the mapping lets them be several; None: a price without one."""
-    if not has_several(mapping):
-        return {mapping.currency}
-    priced = prices.where(F.col("price").isNotNull())
-    return {row[0] for row in priced.select(currency_code()).distinct().limit(20).collect()}
 
 
 def in_one_currency(rates: Mapping[str | None, Decimal]) -> Column:

@@ -1,4 +1,4 @@
-"""What the two fits of a model's version know: the one to judge by, which ends where the validation window begins, and the one that serves."""
+"""What the fits of a model's version know, each of what happened before a moment (lib/runs/promotion.py)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from lib.engines.arrow_tasks import gathered, packed, unpacked
 from lib.engines.parts import Parts, Task
-from lib.runs.model_registry import judged
-from lib.runs.promotion import validation_from
+from lib.runs.promotion import moments_of_fits
 from lib.runs.run import Run
 
 COUNT, ITEM = "count", "item"  # kinds of parts
@@ -26,9 +25,15 @@ class KnownByFit(NamedTuple):
 
 
 def known_by_fit(
-    run: Run, shares: Parts, model: str, count: Task, columns: Mapping[str, Mapping[str, type[pl.DataType]]]
+    run: Run,
+    shares: Parts,
+    model: str,
+    count: Task,
+    columns: Mapping[str, Mapping[str, type[pl.DataType]]],
+    *,
+    num_fits_before: int = 1,
 ) -> dict[str, KnownByFit]:
-    """By the name of the fit, the one that is judged first, what it knows; that may be nothing.
+    """By the name of the fit, the model's with what it is for, what it knows; that may be nothing. The oldest first, last the one that serves.
 
     Args:
         run: whose version it is.
@@ -36,16 +41,16 @@ def known_by_fit(
         model: the model.
         count: the task that counts a share, given the `moments` of the fits by name: parts COUNT and ITEM.
         columns: of these parts, `fit` and the counts, `fit` and `item_id`.
+        num_fits_before: fits beside the one that serves.
     """
-    moments = {judged(model): validation_from(run), model: run.as_of}
-    versions = {judged(model): judged(run.run_id), model: run.run_id}
+    moments = moments_of_fits(run, model, num_fits_before)
     counted = shares.then(count, moments=moments)
     items = counted.of(ITEM).to_shards(1).then(distinct_items).collected()
     item_ids = gathered(items, ITEM, columns)
     known = gathered(counted.of(COUNT).collected(), COUNT, columns)
     return {
         fit: KnownByFit(
-            versions[fit],
+            run.run_id + fit.removeprefix(model),
             as_of,
             item_ids.filter(fit=fit)["item_id"],
             known.filter(fit=fit).drop("fit").sum().row(0, named=True),

@@ -1,11 +1,13 @@
 """How well a version's vectors find what users wanted in a window after they were fitted: NDCG of each user's list."""
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from lib.lake.lake import Lake
 from lib.ranking.metrics import ndcg
@@ -29,6 +31,13 @@ def wanted_items(relevant: Iterable[pa.RecordBatch]) -> pa.Table:
         pairs = both.filter(pl.col("user_key").rank("dense") <= MAX_USERS)
     by_user = pairs.sort("user_key", "item_id").group_by("user_key", maintain_order=True).agg(items="item_id")
     return by_user.to_arrow().cast(WANTED)
+
+
+def wanted_between(interactions: ds.Dataset, since: datetime, until: datetime) -> pa.Table:
+    """What users wanted from one moment until another, as `wanted_items` tells it, in gold/interactions."""
+    time = pc.field("event_time")
+    is_relevant = (time >= since) & (time < until) & (pc.field("num_relevant") > 0)
+    return wanted_items(interactions.to_batches(columns=["user_key", "item_id"], filter=is_relevant))
 
 
 def ndcg_of_vectors(rows: pa.Table, wanted: pa.Table) -> Floats:

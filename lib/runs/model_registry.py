@@ -1,9 +1,11 @@
 """The rows of ops/models: the model versions, and which of them is current. The table stays small.
 
-A version of a model that is fitted again on all that was known has two fits: the one that serves, named after the run,
-and the one by which it was judged, fitted on nothing from the validation window on.
+A version of a model that is fitted again on all that was known has several fits: the one that serves, named after the run; the one by
+which it was judged, fitted on nothing from the validation window on; and for models that learn from vectors of earlier days, some on
+what was known before earlier windows.
 """
 
+import re
 from typing import Any
 
 from lib.lake.lake import Lake
@@ -27,15 +29,24 @@ def judged(version: str) -> str:
     return f"{version}-valid"
 
 
+def earlier(version: str, place: int) -> str:
+    """The name of the fit on what was known so many windows ago."""
+    return f"{version}-earlier-{place}"
+
+
+def version_of(fit: str) -> str:
+    """The version that a fit is one of."""
+    return re.sub(r"-(valid|earlier-\d+)$", "", fit)
+
+
 def model_version(lake: Lake, model: str, version: str) -> dict[str, Any] | None:
     """One version of a model; None if it is not registered."""
     return next((row for row in models(lake) if (row["model"], row["version"]) == (model, version)), None)
 
 
 def candidates(lake: Lake, model: str) -> set[str]:
-    """The fits of the versions that stand as candidates: nothing is made with them."""
-    found = {row["version"] for row in models(lake) if row["model"] == model and row["status"] == "candidate"}
-    return found | {judged(version) for version in found}
+    """The versions that stand as candidates: nothing is made with their fits."""
+    return {row["version"] for row in models(lake) if row["model"] == model and row["status"] == "candidate"}
 
 
 def register_model(lake: Lake, row: dict[str, Any]) -> None:

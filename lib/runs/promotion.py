@@ -49,6 +49,20 @@ class PromotionSettings(BaseModel):
     )
 
 
+class EarlierFitsSettings(BaseModel):
+    """Which fits a version has, for models that learn from vectors of earlier days."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_fits_before: int = Field(
+        3,
+        ge=1,
+        le=12,
+        description="fits beside the one that serves, on what was known whole validation windows before `as_of`, one to as many; the version "
+        "is judged by the latest, and `train_ranker`, whose windows begin there, learns from the vectors of all",
+    )
+
+
 @dataclass(frozen=True)
 class Scores:
     """Both versions' scores by metric, one number a validation row, higher is better; both have the same rows.
@@ -94,6 +108,15 @@ def decide(scores: Scores, *, current: str, max_loss_frac: float) -> Verdict:
 def validation_from(run: Run) -> datetime:
     """Where the validation rows of a version as of `run.as_of` begin; they end at `run.as_of`."""
     return run.as_of - (run.times.test_from - run.times.valid_from)
+
+
+def moments_of_fits(run: Run, version: str, num_fits_before: int = 1) -> dict[str, datetime]:
+    """By the name of a version's fits, up to when each knows what happened; the oldest first, last the one that serves."""
+    length = run.as_of - validation_from(run)
+    before = {
+        model_registry.earlier(version, place): run.as_of - place * length for place in range(num_fits_before, 1, -1)
+    }
+    return {**before, judged(version): run.as_of - length, version: run.as_of}
 
 
 def settle(

@@ -326,7 +326,8 @@ CANDIDATES = Table(
         required(
             "source",
             TEXT,
-            "own: what the user had before; of what the user did not have: popular (buyers of 28 days), ease, ease_recent (of a "
+            "own: what the user had before; of what the user did not have: popular (buyers of 28 days), popular_in_category "
+            "(the same in the categories of the user), ease, ease_recent (of a "
             "history that halves in 60 days), als, two_tower, sequence, content",
         ),
         required("score", REAL, "the retriever's own score; of own, how often the user bought it"),
@@ -382,7 +383,9 @@ RANKING_METRICS = Table(
             TEXT,
             "ndcg, recall, precision, map, hit_rate, mrr; <metric>_minus_popularity, and ndcg_minus_<strategy> between every two; "
             "of what lists show: coverage (share of items in a list), novelty (mean -log2 of the share of users who knew the item), "
-            "head_exposure (share of places for the tenth of items that most users knew), diversity (a list's categories by its items)",
+            "head_exposure (share of places for the tenth of items that most users knew), diversity (a list's categories by its items), "
+            "miscalibration (divergence of the list's categories from those of the history), young_recall (share of the wanted items new "
+            "in the shop, 28 days at most, that lists hold)",
         ),
         required("k", INT, "length of the list"),
         required(
@@ -392,7 +395,9 @@ RANKING_METRICS = Table(
             "of next also other_item (what came is not in the "
             "visit so far) and repeat (it is)",
         ),
-        Column("value", REAL, "the metric, 0..1 but for novelty (bits); null where the segment is empty"),
+        Column(
+            "value", REAL, "the metric, 0..1 but for novelty and miscalibration (bits); null where the segment is empty"
+        ),
         Column(
             "low",
             REAL,

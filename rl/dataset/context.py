@@ -4,6 +4,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -83,6 +84,13 @@ class ContextCode:
         return len(self.numbers) + len(self.categories) * self.width + self.num_positions
 
 
+def keys_of(context: pa.MapArray) -> pl.DataFrame:
+    """The keys of n maps, `key`, and whether all values of each are numbers, `is_number`."""
+    entries = pl.DataFrame(pa.Table.from_struct_array(pc.list_flatten(context.cast(_PAIRS))))
+    is_number = pl.col("value").is_null() | _number(pl.col("value")).is_not_null()
+    return entries.group_by("key").agg(is_number=is_number.all())
+
+
 def _entries(context: pa.MapArray) -> tuple[Ints, pa.Array, pa.Array]:
     """The entries of n maps that have a value: the row, the key and the value of each."""
     pairs = pc.list_flatten(context.cast(_PAIRS))
@@ -99,6 +107,12 @@ def _where(flags: pa.BooleanArray) -> Ints:
     return rows
 
 
+def _number(text: pl.Expr) -> pl.Expr:
+    """The number that a text is; null where it is none."""
+    return text.cast(pl.Float64, strict=False)
+
+
 def _numbers(texts: pa.StringArray) -> Floats:
-    numbers: Floats = texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    """The numbers that texts are; 0 for one that is none, or not finite."""
+    numbers: Floats = pl.DataFrame({"text": texts}).select(_number(pl.col("text"))).to_series().to_numpy()
     return np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0)

@@ -150,6 +150,7 @@ def test_without_a_window_to_validate_by_the_first_kind_serves(job: ModuleType, 
     assert job.chosen(task, {"first": {}}) == ("neural", 3)
 
 
+@pytest.mark.bad_input("one user with one item")
 def test_too_few_users_to_learn_from_are_told_in_one_line(
     job: ModuleType, small_lake: SmallLake, on_workers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +161,7 @@ def test_too_few_users_to_learn_from_are_told_in_one_line(
     assert model_registry.current_model(small_lake.lake, "ranker") is None
 
 
+@pytest.mark.bad_input("no positive label")
 def test_where_nobody_bought_anything_that_could_have_been_known_the_run_is_skipped(
     job: ModuleType, small_lake: SmallLake, on_workers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

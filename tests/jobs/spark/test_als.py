@@ -307,7 +307,7 @@ def test_earlier_fits_know_nothing_later_and_stay_with_their_version(job: Module
     rows = [{**row, "event_time": first} for row in two_tastes()]
     small_lake.put_events({"event_time": first}, {"event_time": END - timedelta(seconds=1)})
     small_lake.put("gold/interactions", *rows, pair("late", "a", event_time=START))
-    settings = job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=2, num_earlier_fits=2)
+    settings = job.AlsSettings(**small_lake.shared_settings, rank=4, num_iterations=2, num_fits_before=2)
     job.main(settings)
     fits = {row["version"]: row["as_of"] for row in small_lake.read("gold/vectors")}
     assert fits == {"als-000001": TEST_FROM, "als-000001-valid": VALID_FROM, "als-000001-earlier-2": START}

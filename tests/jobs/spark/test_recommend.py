@@ -274,6 +274,19 @@ def test_moving_the_future_changes_no_candidate_score_or_list_of_the_users_known
     assert before == of_known(small_lake)
 
 
+@pytest.mark.bad_input("one user with one item")
+@pytest.mark.bad_input("a list that is longer than the catalogue")
+def test_one_user_with_one_item_gets_that_item_however_long_the_list_may_be(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    small_lake.put("gold/interactions", pair("ann", "a"))
+    job.main(job.RecommendSettings(**small_lake.shared_settings, list_length=1000))
+    assert lists(small_lake, "rebuy", "all") == [("ann", 1, "a", 1.0, "bought once before")]
+    assert {row["item_id"] for row in small_lake.read("gold/recommendations")} == {"a"}
+    assert {row["question"] for row in small_lake.read("gold/recommendations")} == {"all"}  # nothing is new to ann
+
+
+@pytest.mark.bad_input("all users cold")
 def test_without_interactions_before_as_of_the_run_is_skipped(
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,11 +34,16 @@ def interactions(*events: dict[str, Any]) -> pl.DataFrame:
 
 
 def shop(
-    rows: pl.DataFrame, *, num_proposed: int = 3, ease: np.ndarray | None = None, **vectors: np.ndarray
+    rows: pl.DataFrame,
+    *,
+    num_proposed: int = 3,
+    ease: np.ndarray | None = None,
+    titles: pa.Table = TITLES,
+    **vectors: np.ndarray,
 ) -> tuple[Retrieval, Histories]:
     """The retrieval as of NOW with these weights of EASE and item vectors, and the histories of all users of the rows."""
     pairs = known_pairs(rows, as_of=NOW)
-    catalogue = catalogue_of(added_items(item_sums(pairs)), TITLES)
+    catalogue = catalogue_of(added_items(item_sums(pairs)), titles)
     weights = np.zeros((0, 0), np.float32) if ease is None else ease.astype(np.float32)
     retrieval = Retrieval(
         NOW, catalogue, weights, {name: found.astype(np.float32) for name, found in vectors.items()}, num_proposed

@@ -1,10 +1,11 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.candidates.sources import candidates_of, popular_new
-from tests.lib.candidates.shop import event, interactions, shop, with_vectors
+from tests.lib.candidates.shop import TITLES, event, interactions, shop, with_vectors
 
 ITEMS = "abcde"
 EVENTS = st.lists(
@@ -85,3 +86,34 @@ def test_somebody_who_is_not_known_gets_what_is_popular() -> None:
         (0, -1),
         (1, -1),
     ]
+
+
+def test_what_is_popular_in_the_users_categories_is_weighed_by_how_much_the_user_takes_of_each() -> None:
+    # Ann takes thrice as much of bakery as of dairy; in dairy two of three buyers of late bought cheese, the third milk.
+    rows = interactions(
+        event("ann", "b", 1, weight=3.0),
+        event("ann", "m", 1),
+        *(event(user, "c", 2) for user in ("bob", "cid")),
+        event("dan", "r", 2),
+        event("eve", "e", 2),
+        event("fay", "m", 90),
+    )
+    described = {"m": ("Milk", ["food", "dairy"]), "r": ("Roll", ["food", "bakery"])}
+    extra = pa.table(
+        {
+            "item_id": list(described),
+            "title": [title for title, _ in described.values()],
+            "category": [category for _, category in described.values()],
+            "price": [1.0, 1.0],
+        }
+    )
+    retrieval, block = shop(rows, titles=pa.concat_tables([TITLES, extra]))
+    ids = retrieval.catalogue.item_ids.to_pylist()
+    found = candidates_of(retrieval, block).proposed["popular_in_category"]
+    by_user = {block.user_keys[user].as_py(): [] for user in range(len(block.user_keys))}  # type: ignore[var-annotated]
+    for user, item, _, score in entries(found):
+        by_user[block.user_keys[user].as_py()].append((ids[item], pytest.approx(score)))
+    assert by_user["ann"] == [("r", 3 / 4 * 1 / 2), ("c", 1 / 4 * 2 / 3)]
+    assert by_user["bob"] == [("m", 1 / 3)]
+    assert by_user["eve"] == []  # an egg is in no category
+    assert by_user["fay"] == [("c", 2 / 3)]

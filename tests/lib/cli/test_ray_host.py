@@ -1,6 +1,7 @@
 """The process of a walk's Ray jobs: what jobs say and how they end comes back, and nothing is left of it."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def test_jobs_run_one_after_the_other_and_nothing_is_left_of_their_ray(
 ) -> None:
     said: list[str] = []
     arguments = ["--lake.path", small_lake.lake.path, "--log.format", str(small_lake.mapping)]
+    host.get_ready("train_ranker", arguments)
+    host.get_ready("train_gan", [*arguments, "--train_gan.batch-size", "0"])  # is told when it is asked for
     assert host.run("train_ranker", arguments, said.append) == ExitCode.DONE
     with pytest.raises(JobEndedError, match=r"^train_gan\.batch_size = ") as refused:
         host.run("train_gan", [*arguments, "--train_gan.batch-size", "0"], said.append)
@@ -49,3 +52,15 @@ def test_a_killed_process_is_one_line(host: RayHost, small_lake: SmallLake) -> N
     with pytest.raises(JobEndedError, match=r"^the process of the Ray jobs ended with -9$") as killed:
         host.run("train_ranker", ["--lake.path", small_lake.lake.path], print)
     assert killed.value.code == ExitCode.FAILED
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_process_that_was_getting_ready(host: RayHost, small_lake: SmallLake) -> None:
+    host.get_ready("train_ranker", ["--lake.path", small_lake.lake.path])
+    deadline = time.monotonic() + 60
+    while len(descendants(host.process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    mine = [host.process.pid, *(process.pid for process in descendants(host.process.pid))]
+    assert len(mine) > 2
+    host.stop()
+    assert await_end(mine, seconds=20), [running()[pid].command for pid in mine if pid in running()]

@@ -10,7 +10,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from lib.lake.lake import CONTRACT_VERSION, Lake
 from lib.runs import model_registry
-from lib.runs.promotion import Row, Scores, decide, rows_of_version, settle, validation_from
+from lib.runs.promotion import Row, Scores, decide, moments_of_fits, rows_of_version, settle, validation_from
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables.ops import MODELS
@@ -103,7 +103,7 @@ def test_the_first_version_is_promoted_a_worse_one_waits_and_a_better_one_follow
         capsys.readouterr().out
     )
     assert shop.statuses == {"1": "promoted", "2": "candidate"}
-    assert model_registry.candidates(shop.lake, "als") == {"experiment-000002", "experiment-000002-valid"}
+    assert model_registry.candidates(shop.lake, "als") == {"experiment-000002"}
     assert shop.settle(lambda _: scores([0.6], [0.5]))[1] is None
     assert shop.statuses == {"1": "retired", "2": "candidate", "3": "promoted"}
     rows = model_registry.models(shop.lake)
@@ -138,6 +138,15 @@ def test_a_version_as_of_an_earlier_time_replaces_nothing_and_a_later_one_is_jud
     later, _ = shop.settle(lambda _: scores([0.5], [0.5]), as_of="end")
     assert shop.statuses == {"1": "retired", "2": "retired", "3": "promoted"}
     assert (validation_from(later), later.as_of) == (TEST_FROM, END)
+    window = TEST_FROM - VALID_FROM
+    assert list(moments_of_fits(later, "als-7", 3).items()) == [
+        ("als-7-earlier-3", END - 3 * window),
+        ("als-7-earlier-2", END - 2 * window),
+        ("als-7-valid", TEST_FROM),
+        ("als-7", END),
+    ]
+    assert [*moments_of_fits(later, "als")] == ["als-valid", "als"]
+    assert {model_registry.version_of(fit) for fit in moments_of_fits(later, "als-7", 12)} == {"als-7"}
 
 
 def test_the_rows_of_a_versions_fits_are_its_own(shop: Shop) -> None:

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pyarrow as pa
 
-from rl.dataset.context import ContextCode
+from rl.dataset.context import ContextCode, keys_of
 
 TEXT_MAP = pa.map_(pa.string(), pa.string())
 ITEMS = pa.array(["i1", "i2", "i3"])
@@ -47,3 +47,14 @@ def test_keys_of_a_log_are_told_apart() -> None:
     keys = {"user_feature_0": False, "hour": True, "affinity_i1": True}
     code = ContextCode.of_keys(keys, per_item=("affinity_", "absent_"), width=8, num_positions=0)
     assert code == ContextCode(("hour",), ("user_feature_0",), ("affinity_",), width=8)
+
+
+def test_a_text_where_a_number_is_looked_for_counts_as_none() -> None:
+    code = ContextCode(per_item=("affinity_",))
+    context = pa.array([[("affinity_i1", "high"), ("affinity_i2", "1e1"), ("affinity_i3", "inf")]], TEXT_MAP)
+    assert code.candidates(context, np.array([[0, 1, 2]]), ITEMS).ravel().tolist() == [0, 10, 0]
+
+
+def test_a_key_is_of_numbers_where_all_its_values_are() -> None:
+    context = pa.array([[("a", "1"), ("b", "1")], None, [("a", "-2.5e3"), ("b", "x"), ("c", None)]], TEXT_MAP)
+    assert dict(keys_of(context).rows()) == {"a": True, "b": False, "c": True}
