@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from lib.candidates import tasks
+from lib.candidates.examples import Examples, joined
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.ranker import TREES_AT_ONCE, Examples, grown, joined, ndcg_by_trees
 from lib.candidates.sources import (
     ALS,
     CONTENT,
@@ -32,6 +32,7 @@ from lib.candidates.sources import (
     Retrieval,
 )
 from lib.candidates.tasks import Moment
+from lib.candidates.trees import TREES_AT_ONCE, grown, ndcg_by_trees
 from lib.engines.arrow_tasks import part
 from lib.engines.parts import Parts
 from lib.engines.spark import SparkRun, start_run

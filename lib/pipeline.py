@@ -201,7 +201,7 @@ PIPELINE: tuple[Job, ...] = (
     Job(
         "train_ranker",
         "ray",
-        "the ranker of all retrievers' candidates, LambdaMART on Ray Train",
+        "the ranker of all retrievers' candidates: trees and networks on Ray Train, validation chooses",
         reads=("gold/interactions",),
         may_read=("gold/vectors", "silver/items", "silver/descriptions"),
         writes=("gold/model_metrics",),

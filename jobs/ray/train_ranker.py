@@ -1,24 +1,26 @@
 """train_ranker: gold/interactions, gold/vectors, silver/items, silver/descriptions -> gold/model_metrics, model `ranker`.
 
-One run of Ray Train fits LightGBM's LambdaMART (lib/candidates/ranker.py) over the candidates of several windows before
-`run.as_of`, each as long as the validation window. Candidates and features are those that were known when a window began, and
-relevant is what the user bought in it. The first fit learns from all windows but the last, which chooses the number of trees,
-and is what the version is judged by (lib/runs/promotion.py); the second learns from all of them with as many trees. evaluate
-judges the lists. Nothing from `run.as_of` on is used. A checkpoint after each fit lets a killed worker or job continue. A
-rerun, a retry or a kill changes nothing.
+One run of Ray Train fits rankers of several kinds (lib/candidates/ranker.py: LambdaMART by LightGBM, and networks) over the
+candidates of several windows before `run.as_of`, each as long as the validation window. Candidates and features are those that
+were known when a window began, and relevant is what the user bought in it. Each kind learns first from all windows but the last,
+which chooses its number of trees or epochs, and then the kind that serves; by its fit the version is judged
+(lib/runs/promotion.py). The kind that serves learns again from all windows, as long as it did. evaluate judges the lists. Nothing
+from `run.as_of` on is used. A checkpoint after each fit lets a killed worker or job continue. A rerun, a retry or a kill changes
+nothing.
 
 Tasks make the candidates by shard of users, of at most `max_users` a window; each worker takes a share of them. Workers build
-the trees together, by LightGBM's own protocol.
+trees together by LightGBM's own protocol, and networks by the sum of their gradients.
 """
 
 import json
+import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 import torch
@@ -27,30 +29,22 @@ from ray import train
 from ray.util import get_node_ip_address
 from torch import distributed
 
-from lib.candidates import tasks
+from lib.candidates import ranker, tasks
+from lib.candidates.examples import Examples, joined, ndcg_of
 from lib.candidates.features import FEATURES
-from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.ranker import (
-    PATIENCE,
-    TREES_AT_ONCE,
-    Examples,
-    fitted,
-    grown,
-    joined,
-    ndcg_by_trees,
-    ndcg_of,
-    ordinary,
-    predicted,
-    text_of,
-)
+from lib.candidates.network_fit import NetworkPlan, epochs, listwise_loss, network_of, pointwise_loss, state_of
+from lib.candidates.networks import Network
+from lib.candidates.preparing import RetrievalSettings, Tables, described, most_owned, retrievals, versions_at
+from lib.candidates.ranker import LISTWISE, NEURAL, TREES, Kind, Scorer, ordinary
 from lib.candidates.tasks import Moment
+from lib.candidates.trees import TREES_AT_ONCE, Trees, grown, ndcg_by_trees, text_of
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import Parts
 from lib.engines.ray_tasks import RayParts, RayRun, batches_of
 from lib.engines.ray_train import fit_on_workers, last_state, ray_session, report_epoch
 from lib.models.workers import total_over_workers
 from lib.runs.model_registry import judged
-from lib.runs.promotion import PromotionSettings, Row, Scores, commit_beside, settle, validation_from
+from lib.runs.promotion import UNREADABLE, PromotionSettings, Row, Scores, commit_beside, settle, validation_from
 from lib.runs.run import start_run
 from lib.settings import JobSettings
 from lib.statistics.bootstrap import Floats, mean_interval
@@ -59,13 +53,22 @@ from lib.tables import contract
 MODEL = "ranker"
 TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 QUESTIONS = ("all", "new")
-TREES_WITHOUT_VALIDATION = 100  # where there is one window alone
+# Tens of trees, and epochs: how many where there is one window alone, and after how many without a higher NDCG no more are tried.
+STEPS_WITHOUT_VALIDATION: Mapping[Kind, int] = {TREES: 10, LISTWISE: 8, NEURAL: 8}
+PATIENCE: Mapping[Kind, int] = {TREES: 3, LISTWISE: 5, NEURAL: 5}
 LEAST_USERS = 5  # of a window, to learn from or to validate by
+ITEMS_WITH_VECTORS = 20_000  # at most, those that most users have
+NEURAL_WIDTHS = (256, 128)
 
 
 class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
-    """Defaults chosen on the validation window of Online Retail."""
+    """Defaults chosen on the validation windows of Online Retail and of the market."""
 
+    kinds: tuple[Kind, ...] = Field(
+        (TREES, LISTWISE),
+        min_length=1,
+        description="rankers that are tried; the best on the last window serves, and without one to validate by, the first",
+    )
     num_windows: int = Field(3, ge=1, le=50, description="windows before as_of to learn from; the last one validates")
     max_users: int = Field(
         10_000, ge=1, description="users of a window whose candidates are learned from, drawn by their keys"
@@ -74,8 +77,15 @@ class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
     num_leaves: int = Field(31, ge=2, le=4096, description="leaves of a tree")
     learning_rate: float = Field(0.1, gt=0, le=1, description="shrinkage of each tree")
     min_leaf_candidates: int = Field(50, ge=1, description="candidates in a leaf at least")
+    max_epochs: int = Field(12, ge=1, description="epochs of a network at most; the last window chooses how many")
+    listwise_widths: tuple[int, ...] = Field((64, 32), description="widths of the layers of the listwise network")
+    listwise_learning_rate: float = Field(3e-3, gt=0, description="of the listwise network (AdamW)")
+    vector_size: int = Field(16, ge=1, le=1024, description="length of the neural ranker's vectors of items and users")
+    neural_learning_rate: float = Field(1e-3, gt=0, description="of the neural ranker (AdamW)")
+    weight_decay: float = Field(1e-2, ge=0, description="of both networks (AdamW)")
+    users_at_once: int = Field(32, ge=1, description="users in a batch of a network, over all workers")
     max_failures: int = Field(3, ge=0, description="how often lost workers are restarted")
-    seed: int = Field(0, ge=0, description="seed of the trees' samples")
+    seed: int = Field(0, ge=0, description="seed of the trees' samples, of weights and of batches")
 
 
 @dataclass(frozen=True)
@@ -84,50 +94,101 @@ class Task:
 
     shares: RayParts  # the examples of each worker
     windows: tuple[str, ...]  # in their order; the last one validates, if there are several
-    max_trees: int
+    max_steps: Mapping[Kind, int]  # kind -> at most; its keys are the kinds that are tried
     options: Mapping[str, object]  # of LightGBM
+    plans: Mapping[Kind, NetworkPlan]  # of the networks
+    item_ids: pa.StringArray | None  # of the items with vectors, where a ranker has some
 
     def examples(self, rank: int) -> dict[str, Examples]:
         """A worker's examples of each window; one without any of a window takes those of another worker."""
-        found = tasks.examples_of(batches_of(self.shares.partitions[rank]))
-        for other in self.shares.partitions[rank + 1 :] + self.shares.partitions[:rank]:
+        found = self.of_share(rank)
+        for other in (*range(rank + 1, len(self.shares.partitions)), *range(rank)):
             if missing := [name for name in self.windows if name not in found]:
-                of_other = tasks.examples_of(batches_of(other))
+                of_other = self.of_share(other)
                 found |= {name: of_other[name] for name in missing if name in of_other}
         return found
 
+    def of_share(self, rank: int) -> dict[str, Examples]:
+        """The examples that were packed for a worker."""
+        return tasks.examples_of(batches_of(self.shares.partitions[rank]), item_ids=self.item_ids)
+
 
 def train_worker(config: dict[str, Task]) -> None:
-    """The work of each Ray Train worker: both fits, with a checkpoint after each."""
+    """The work of each Ray Train worker: a fit of each kind to choose by, and one that serves, with a checkpoint after each."""
+    torch.set_num_threads(1)
     task, context = config["task"], train.get_context()
-    states: dict[str, Any] = last_state() or {}
+    states: dict[str, Any] = last_state() or {"first": {}}
     found = task.examples(context.get_world_rank())
-    num_trees = TREES_WITHOUT_VALIDATION
     if len(task.windows) > 1:
-        if "first" not in states:
-            states |= first_fit(task, found)
-            report_epoch(states, {"trees": states["num_trees"], "ndcg": max(states["curve"])})
-        num_trees = int(str(states["num_trees"]))
+        learned = joined([found[name] for name in task.windows[:-1]])
+        for kind in task.max_steps:
+            if kind not in states["first"]:
+                states["first"][kind] = first_fit(task, kind, learned, found[task.windows[-1]])
+                report_epoch(states, {"kind": kind, "ndcg": max(states["first"][kind]["curve"])})
     if "last" not in states:
+        kind, num_steps = chosen(task, states)
         every = joined([found[name] for name in task.windows])
-        last = fitted(every, num_trees=num_trees, options=options_of(task))
-        states |= {"last": text_of(last), "usual": ordinary(every.features).tolist()}
-        report_epoch(states, {"trees": num_trees})
+        last = next(islice(steps(task, kind, every), num_steps - 1, None))
+        states |= {"last": packed(last), "usual": ordinary(every.features).tolist()}
+        report_epoch(states, {"kind": kind, "steps": num_steps})
 
 
-def first_fit(task: Task, found: Mapping[str, Examples]) -> dict[str, Any]:
-    """Learn from all windows but the last, on which more trees are tried until they no longer help; the best number is kept."""
-    growing = grown(joined([found[name] for name in task.windows[:-1]]), options_of(task))
+def chosen(task: Task, states: Mapping[str, Any]) -> tuple[Kind, int]:
+    """The kind that serves, and for how many steps it learns."""
+    kinds = list(task.max_steps)
+    if not states["first"]:
+        return kinds[0], min(task.max_steps[kinds[0]], STEPS_WITHOUT_VALIDATION[kinds[0]])
+    best = max(kinds, key=lambda kind: max(states["first"][kind]["curve"]))  # the first of equals
+    return best, states["first"][best]["num_steps"]
+
+
+def first_fit(task: Task, kind: Kind, learned: Examples, valid: Examples) -> dict[str, Any]:
+    """Learn from all windows but the last, on which more steps are tried until they no longer help; the best number is kept."""
     curve: list[float] = []
-    num_trees = most = 0
-    for booster, ndcg in ndcg_by_trees(growing, found[task.windows[-1]]):
+    best: Scorer | None = None
+    for scorer, ndcg in judged_steps(task, kind, learned, valid):
         sums = torch.from_numpy(np.stack([np.nansum(ndcg, axis=0), (~np.isnan(ndcg)).sum(axis=0)]))
         total, count = total_over_workers(sums)
         curve.append(float((total / count.clamp(min=1)).sum()))  # of both questions
-        num_trees, most = TREES_AT_ONCE * (1 + int(np.argmax(curve))), TREES_AT_ONCE * len(curve)
-        if most >= task.max_trees or most >= num_trees + PATIENCE:
-            return {"first": text_of(booster, num_trees=num_trees), "num_trees": num_trees, "curve": curve}
-    raise AssertionError("a ranker grows without end")
+        num_steps = 1 + int(np.argmax(curve))
+        best = scorer if num_steps == len(curve) else best
+        if len(curve) >= min(task.max_steps[kind], num_steps + PATIENCE[kind]):
+            assert best is not None
+            return {"fit": packed(best), "num_steps": num_steps, "curve": curve}
+    raise AssertionError("a ranker learns without end")
+
+
+def steps(task: Task, kind: Kind, learned: Examples) -> Iterator[Scorer]:
+    """A ranker after each ten trees or each epoch, without end."""
+    if kind == TREES:
+        yield from (Trees(text_of(booster)) for booster in grown(learned, options_of(task)))
+    else:
+        yield from epochs(learned, task.plans[kind])
+
+
+def judged_steps(task: Task, kind: Kind, learned: Examples, valid: Examples) -> Iterator[tuple[Scorer, Floats]]:
+    """The same with the NDCG@10 of each user of the validation window; what trees add is added to the scores of those before."""
+    if kind == TREES:
+        by_trees = ndcg_by_trees(grown(learned, options_of(task)), valid)
+        yield from ((Trees(text_of(booster)), ndcg) for booster, ndcg in by_trees)
+    else:
+        inputs = None
+        for network in epochs(learned, task.plans[kind]):
+            inputs = network.scaling.inputs(valid.features) if inputs is None else inputs
+            yield network, ndcg_of(network.scores_of_inputs(inputs, valid.pairs), valid)
+
+
+def packed(scorer: Scorer) -> dict[str, Any]:
+    """A fit as a checkpoint holds it."""
+    if isinstance(scorer, Network):
+        return state_of(scorer)
+    assert isinstance(scorer, Trees)
+    return {"text": scorer.text}
+
+
+def unpacked(state: Mapping[str, Any]) -> Scorer:
+    """What `packed` gave."""
+    return Trees(state["text"]) if "text" in state else network_of(state)
 
 
 def options_of(task: Task) -> dict[str, Any]:
@@ -151,8 +212,13 @@ def windows_of(run: RayRun, num_windows: int) -> dict[str, Moment]:
     return {f"{start:%Y-%m-%dT%H:%M}": Moment(start, start + length) for start in starts}
 
 
-def examples(run: RayRun, settings: TrainRankerSettings, windows: Mapping[str, Moment]) -> tuple[Parts, list[str]]:
-    """The examples of the windows in which somebody bought something that could have been known, by worker."""
+def examples(
+    run: RayRun, settings: TrainRankerSettings, windows: Mapping[str, Moment]
+) -> tuple[Parts, list[str], pa.StringArray | None]:
+    """The examples of the windows in which somebody bought something that could have been known, by worker.
+
+    Also these windows, and the items that get vectors where a ranker has some: those that most had when the last one began.
+    """
     versions = {name: versions_at(run, TABLES, moment.as_of) for name, moment in windows.items()}
     parts = described(run, TABLES, windows, versions)
     counts = gathered(parts.of(tasks.USER).collected(), tasks.USER, tasks.GATHERED).group_by("moment").sum()
@@ -169,16 +235,23 @@ def examples(run: RayRun, settings: TrainRankerSettings, windows: Mapping[str, M
     for name in useful:
         users = min(num_asked[name], settings.max_users)
         run.log(f"window {name}", users=users, items=len(found[name].catalogue), **versions[name])
+    item_ids = None
+    if NEURAL in settings.kinds:
+        catalogue = found[useful[-1]].catalogue
+        item_ids = catalogue.item_ids.take(pa.array(most_owned(catalogue, ITEMS_WITH_VECTORS)))
     made = parts.then(
         tasks.make_examples,
         retrievals=run.engine.broadcast(found),
         shares={name: settings.max_users / num_asked[name] for name in useful},
         num_workers=settings.cluster.num_workers,
+        item_ids=None if item_ids is None else run.engine.broadcast(item_ids),
     )
-    return made.to_shards(settings.cluster.num_workers), useful
+    return made.to_shards(settings.cluster.num_workers), useful, item_ids
 
 
-def task_of(settings: TrainRankerSettings, shares: RayParts, useful: list[str]) -> Task:
+def task_of(
+    settings: TrainRankerSettings, shares: RayParts, useful: list[str], item_ids: pa.StringArray | None
+) -> Task:
     """The workers' task."""
     options = {
         "num_leaves": settings.num_leaves,
@@ -186,52 +259,87 @@ def task_of(settings: TrainRankerSettings, shares: RayParts, useful: list[str]) 
         "min_data_in_leaf": settings.min_leaf_candidates,
         "seed": settings.seed,
     }
-    return Task(shares, tuple(useful), settings.max_trees, options)
+    shared = (settings.weight_decay, settings.users_at_once, settings.seed)
+    plans: dict[Kind, NetworkPlan] = {
+        LISTWISE: NetworkPlan(listwise_loss, settings.listwise_widths, 0, settings.listwise_learning_rate, *shared),
+        NEURAL: NetworkPlan(
+            pointwise_loss, NEURAL_WIDTHS, settings.vector_size, settings.neural_learning_rate, *shared
+        ),
+    }
+    most: dict[Kind, int] = {
+        TREES: math.ceil(settings.max_trees / TREES_AT_ONCE),
+        **dict.fromkeys(plans, settings.max_epochs),
+    }
+    max_steps = {kind: most[kind] for kind in settings.kinds}
+    return Task(shares, tuple(useful), max_steps, options, plans, item_ids)
 
 
 def publish(
     run: RayRun, task: Task, states: Mapping[str, Any], windows: Mapping[str, Moment], settings: TrainRankerSettings
 ) -> None:
-    """Write the fits, settle the version, and commit its metrics on the last window."""
+    """Write the fits of the kind that serves, settle the version, and commit every kind's metrics on the last window."""
     folder = run.files(MODEL)
-    fits = {MODEL: str(states["last"]), **({judged(MODEL): str(states["first"])} if "first" in states else {})}
+    kind, num_steps = chosen(task, states)
+    first = {name: unpacked(of_kind["fit"]) for name, of_kind in states["first"].items()}
+    fits = {MODEL: unpacked(states["last"]), **({judged(MODEL): first[kind]} if first else {})}
     until = {MODEL: windows[task.windows[-1]].until, judged(MODEL): windows[task.windows[-1]].as_of}
-    for name, text in fits.items():
-        (folder / f"{name}.txt").write_text(text)
-    known = {"options": settings.retrieval_options(), "features": FEATURES, "usual": states["usual"]}
+    files = {name: ranker.save(scorer, folder, name) for name, scorer in fits.items()}
+    known = {"options": settings.retrieval_options(), "features": FEATURES, "usual": states["usual"], "kind": kind}
     learned = {name: moment.isoformat() for name, moment in until.items() if moment and name in fits}
     (folder / "ranker.json").write_text(json.dumps({**known, "learned_until": learned}, indent=2))
-    valid = validation_examples(task) if judged(MODEL) in fits else None
-    new = None if valid is None else by_question(fits[judged(MODEL)], valid)
+    valid = validation_examples(task) if first else None
+    by_kind = {} if valid is None else {name: by_question(scorer, valid) for name, scorer in first.items()}
+    learned_for = {"trees": num_steps * TREES_AT_ONCE} if kind == TREES else {"epochs": num_steps}
+    run.log(f"{kind} serves" if len(task.max_steps) > 1 else kind, **learned_for)
     kept = settle(
         run,
         MODEL,
-        partial(scores, run, new, valid),
+        partial(scores, run, by_kind.get(kind), valid),
         max_loss_frac=settings.max_loss_frac,
         folder=folder,
-        checkpoint=folder / f"{MODEL}.txt",
-        num_parameters=lgb.Booster(model_str=fits[MODEL]).num_trees() * settings.num_leaves,
-        curves={f"NDCG@10 of both questions by {TREES_AT_ONCE} trees": states.get("curve", [])},
+        checkpoint=files[MODEL],
+        num_parameters=fits[MODEL].num_parameters,
+        curves={f"{name}: NDCG@10 of both questions": of_kind["curve"] for name, of_kind in states["first"].items()},
     )
-    rows = []
-    for question, values in (new or {}).items():
-        value, low, high = mean_interval(values, settings.seed)
-        named = {"model": MODEL, "version": run.run_id, "split": "valid", "metric": f"{question} NDCG@10"}
-        rows.append({**named, "value": value, "low": low, "high": high, "n": len(values)})
-        run.log(f"NDCG@10 on the last window, {question}", value=value, low=low, high=high, users=len(values))
+    rows = list(metrics(run, kind, by_kind, settings.seed))
     table = pa.Table.from_pylist(rows, schema=contract("gold/model_metrics").schema)
     commit_beside(run, "gold/model_metrics", MODEL, table, kept)
 
 
+def metrics(
+    run: RayRun, kind: Kind, by_kind: Mapping[str, Mapping[str, Floats]], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of gold/model_metrics: of the kind that serves, of each kind, and the paired difference of the first to each other."""
+    for question in QUESTIONS if by_kind else ():
+        metric, best = f"{question} NDCG@10", by_kind[kind][question]
+        if not len(best):
+            run.log(f"nobody wanted anything on the last window, {question}")
+            continue
+        others = {name: found[question] for name, found in by_kind.items() if name != kind}
+        told = {metric: best, f"{metric} of {kind}": best}
+        told |= {f"{metric} of {name}": found for name, found in others.items()}
+        told |= {f"{metric}_minus_{name}": best - found for name, found in others.items()}
+        for name, values in told.items():
+            value, low, high = mean_interval(values, seed)
+            named = {"model": MODEL, "version": run.run_id, "split": "valid", "metric": name}
+            yield {**named, "value": value, "low": low, "high": high, "n": len(values)}
+            if name == metric:
+                run.log(f"NDCG@10 on the last window, {question}", value=value, low=low, high=high, users=len(values))
+        for name, found in others.items():
+            more, low, high = mean_interval(best - found, seed)
+            figures = {kind: float(best.mean()), name: float(found.mean()), "difference": more}
+            run.log(f"{kind} against {name}, {question}", **figures, low=low, high=high)
+
+
 def validation_examples(task: Task) -> Examples:
     """The examples of the last window; their users are at most `max_users`."""
-    shares = [tasks.examples_of(batches_of(share)) for share in task.shares.partitions]
+    shares = [task.of_share(rank) for rank in range(len(task.shares.partitions))]
     return joined([found[task.windows[-1]] for found in shares if task.windows[-1] in found])
 
 
-def by_question(text: str, valid: Examples) -> dict[str, Floats]:
+def by_question(scorer: Scorer, valid: Examples) -> dict[str, Floats]:
     """NDCG@10 of each user who wanted something, by question."""
-    found = ndcg_of(predicted(lgb.Booster(model_str=text), valid.features), valid)
+    found = ndcg_of(scorer.scores(valid.features, valid.pairs), valid)
     return {question: found[~np.isnan(found[:, place]), place] for place, question in enumerate(QUESTIONS)}
 
 
@@ -240,12 +348,13 @@ def scores(run: RayRun, new: Mapping[str, Floats] | None, valid: Examples | None
     if new is None or valid is None:
         return Scores()
     folder = run.lake.local(current["uri"])
-    file = folder / f"{judged(MODEL)}.txt"
-    if not file.is_file():
-        return Scores(why=f"{run.uri(file)} is missing")
-    if json.loads((folder / "ranker.json").read_text())["features"] != list(FEATURES):
-        return Scores(why=f"{current['version']} knows other features")
-    before = by_question(file.read_text(), valid)
+    try:
+        known = json.loads((folder / "ranker.json").read_text())
+        if known["features"] != list(FEATURES):
+            return Scores(why=f"{current['version']} knows other features")
+        before = by_question(ranker.load(folder, judged(MODEL)), valid)
+    except UNREADABLE as error:
+        return Scores(why=f"{run.uri(folder)} holds no ranker from before a validation window: {error}")
     named = {question: f"{question} NDCG@10" for question in new}
     return Scores({named[q]: new[q] for q in new}, {named[q]: before[q] for q in new})
 
@@ -255,9 +364,9 @@ def main(settings: TrainRankerSettings) -> None:
         run.version_of(TABLES.interactions)  # without which the job is skipped, before Ray is started
         windows = windows_of(run, settings.num_windows)
         with ray_session(settings.cluster):
-            shares, useful = examples(run, settings, windows)
+            shares, useful, item_ids = examples(run, settings, windows)
             assert isinstance(shares, RayParts)
-            task = task_of(settings, shares, useful)
+            task = task_of(settings, shares, useful, item_ids)
             states = fit_on_workers(
                 train_worker,
                 task,
@@ -266,8 +375,6 @@ def main(settings: TrainRankerSettings) -> None:
                 storage=run.storage(MODEL),
                 max_failures=settings.max_failures,
             )
-            if "num_trees" in states:
-                run.log("trees chosen on the last window", trees=states["num_trees"], ndcg_of_both=max(states["curve"]))
             publish(run, task, states, windows, settings)
 
 

@@ -20,7 +20,7 @@ from lib.candidates import tasks
 from lib.candidates.features import FEATURES
 from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.ranker import Ranker
+from lib.candidates.ranker import Ranker, load
 from lib.candidates.rules import Rules
 from lib.candidates.sources import CONTENT, MODELS
 from lib.candidates.tasks import Moment
@@ -70,7 +70,7 @@ def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ra
         raise ValueError(f"recommend: {row['version']} knows other features of a candidate; run train_ranker again")
     for fit, name in ((row["version"], "ranker"), (judged(row["version"]), judged("ranker"))):
         if name in known["learned_until"] and datetime.fromisoformat(known["learned_until"][name]) <= as_of:
-            return Ranker(fit, (folder / f"{name}.txt").read_text(), np.array(known["usual"], np.float32))
+            return Ranker(fit, load(folder, name), np.array(known["usual"], np.float32))
     return None
 
 

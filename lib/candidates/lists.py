@@ -12,17 +12,16 @@ back to another.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
-import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lib.candidates.examples import pairs_of
 from lib.candidates.features import BOUGHT, FITTING, FOLLOWING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
 from lib.candidates.histories import Histories
-from lib.candidates.ranker import Ranker, moving_groups, predicted
+from lib.candidates.ranker import Ranker, moving_groups
 from lib.candidates.rules import Rules, best_places, explored
 from lib.candidates.sources import (
     ALS,
@@ -74,12 +73,6 @@ class Writer:
     wording: Wording
     rules: Rules = NO_RULES
 
-    @cached_property
-    def booster(self) -> lgb.Booster:
-        """The ranker's trees, read once for all blocks."""
-        assert self.ranker is not None
-        return lgb.Booster(model_str=self.ranker.text)
-
     def lists(self, block: Histories, candidates: Candidates) -> Iterator[pl.DataFrame]:
         """Rows with strategy, question, user_key, rank, item_id, score and reason."""
         num_buyers = self.retrieval.catalogue.num_buyers
@@ -123,7 +116,8 @@ class Writer:
         """The ranker's order of all candidates, and of the new ones; with rules, also what it would be without them."""
         catalogue = self.retrieval.catalogue
         features = features_of(candidates, block, catalogue)
-        scores = predicted(self.booster, features)
+        pairs = pairs_of(candidates, block, catalogue)
+        scores = ranker.scorer.scores(features, pairs)
         variants = {RANKED: self.rules, **({WITHOUT_RULES: NO_RULES} if self.rules.are_on else {})}
         places: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int32]]] = {}
         for question in ("all", "new"):
@@ -135,7 +129,8 @@ class Writer:
                 places[strategy, question] = asked[place], rank
         shown = np.unique(np.concatenate([place for place, _ in places.values()]))
         moved = np.full(len(scores), -1)
-        moved[shown] = moving_groups(self.booster, features[shown], scores[shown], ranker.usual)
+        of_shown = features[shown], scores[shown], ranker.usual, pairs.where(shown)
+        moved[shown] = moving_groups(ranker.scorer, *of_shown)
         for (strategy, question), (place, rank) in places.items():
             listed = Proposed(candidates.user[place], candidates.item[place], rank, scores[place])
             reasons = self._moved(block, listed, candidates.pair[place], moved[place])

@@ -1,130 +1,75 @@
-"""The ranker: LambdaMART (Burges 2010, "From RankNet to LambdaRank to LambdaMART") by LightGBM over the candidates' features.
+"""A ranker: what orders the candidates, of whichever kind; how it is stored, and what in a candidate moved its score.
 
-It learns from windows before a moment: a user's candidates as they were at the window's start are a group, and those that the
-user bought in the window are relevant. One ranker answers both questions; NDCG@10 of each is taken over the items that
-the user bought, whether retrieved or not.
+Three kinds stand beside each other, and validation chooses (jobs/ray/train_ranker.py, docs/decisions/0032): LambdaMART
+(lib/candidates/trees.py), a network with a loss over a user's list, and the neural ranker, which has vectors of users and items
+of its own (lib/candidates/networks.py). Does not need torch.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
-import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.candidates.features import FEATURES, GROUP_OF, GROUPS, IS_COUNT, PAIR_FEATURES
-from lib.ranking.metrics import ndcg
+from lib.candidates import networks
+from lib.candidates.examples import Floats, Pairs
+from lib.candidates.features import FEATURES, GROUP_OF, GROUPS, IS_COUNT, PAIR_FEATURES, TASTE
+from lib.candidates.networks import Network
+from lib.candidates.trees import Trees
 from lib.statistics.bootstrap import Floats as Doubles
 
-Floats = NDArray[np.float32]
-LENGTH = 10  # of the lists that are judged
-TREES_AT_ONCE = 10  # the number of trees is a multiple of it
-PATIENCE = 30  # trees without a higher NDCG of the two questions together, after which no more are tried
-PARAMETERS: Mapping[str, Any] = {
-    "objective": "lambdarank",
-    "metric": "None",
-    "lambdarank_truncation_level": 20,
-    "bagging_freq": 1,
-    "bagging_fraction": 0.8,
-    "feature_fraction": 0.8,
-    "num_threads": 1,
-    "verbose": -1,
-    "deterministic": True,
-    "force_row_wise": True,
-    "pre_partition": True,
-}
+Kind = Literal["trees", "listwise", "neural"]
+TREES: Kind = "trees"
+LISTWISE: Kind = "listwise"
+NEURAL: Kind = "neural"
+
+
+class Scorer(Protocol):
+    """A fit of a ranker."""
+
+    def scores(self, features: Floats, pairs: Pairs | None = None) -> Doubles:
+        """The scores of candidates, (N,): the higher, the earlier in a list.
+
+        Args:
+            features: (N, len(FEATURES)).
+            pairs: who and what they are; without it, nobody and nothing that a ranker's own vectors know.
+        """
+        ...
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that were fitted."""
+        ...
 
 
 class Ranker(NamedTuple):
     """A fit of the ranker, as tasks get it."""
 
     version: str
-    text: str  # LightGBM's
+    scorer: Scorer
     usual: Floats  # an ordinary candidate, see `ordinary`
 
 
-class Examples(NamedTuple):
-    """Candidates of G users, each user's together, with what they bought in a window."""
-
-    features: Floats  # (N, len(FEATURES))
-    label: NDArray[np.int8]  # (N,), 1 if the user bought it in the window
-    is_new: NDArray[np.bool_]  # (N,), whether the user had not had it before
-    group: NDArray[np.int64]  # (N,), ascending from 0 without gaps
-    num_wanted: NDArray[np.int64]  # (G, 2), items that the user bought in the window: all of them, and new ones
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Candidates of each user, (G,)."""
-        return np.bincount(self.group, minlength=len(self.num_wanted))
+def save(scorer: Scorer, folder: Path, name: str) -> Path:
+    """Write a fit; returns its file."""
+    if isinstance(scorer, Network):
+        return networks.save(scorer, folder / f"{name}.safetensors")
+    assert isinstance(scorer, Trees)
+    file = folder / f"{name}.txt"
+    file.write_text(scorer.text)
+    return file
 
 
-def joined(parts: list[Examples]) -> Examples:
-    """The users of all parts."""
-    starts = np.cumsum([0, *(len(part.num_wanted) for part in parts)])
-    shifted = [part.group + start for part, start in zip(parts, starts, strict=False)]
-    return Examples(
-        np.concatenate([part.features for part in parts]),
-        np.concatenate([part.label for part in parts]),
-        np.concatenate([part.is_new for part in parts]),
-        np.concatenate(shifted),
-        np.concatenate([part.num_wanted for part in parts]),
-    )
+def load(folder: Path, name: str) -> Scorer:
+    """What `save` wrote.
 
-
-def grown(examples: Examples, options: Mapping[str, Any]) -> Iterator[lgb.Booster]:
-    """A ranker that grows by TREES_AT_ONCE trees at a time; `options` are LightGBM's parameters besides PARAMETERS, such as the other workers."""
-    data = lgb.Dataset(examples.features, examples.label, group=examples.sizes, feature_name=list(FEATURES))
-    booster = lgb.Booster({**PARAMETERS, **options}, data)
-    try:
-        while True:
-            for _ in range(TREES_AT_ONCE):
-                booster.update()
-            yield booster
-    finally:
-        booster.free_network()
-
-
-def fitted(examples: Examples, *, num_trees: int, options: Mapping[str, Any]) -> lgb.Booster:
-    """A ranker of so many trees, a multiple of TREES_AT_ONCE."""
-    return next(islice(grown(examples, options), num_trees // TREES_AT_ONCE - 1, None))
-
-
-def text_of(booster: lgb.Booster, *, num_trees: int | None = None) -> str:
-    """LightGBM's text of the trees, without its parameters: they name the machines that built it."""
-    return booster.model_to_string(num_iteration=num_trees).partition("\nparameters:")[0] + "\n"
-
-
-def predicted(booster: lgb.Booster, features: Floats, *, first_tree: int = 0, num_trees: int = -1) -> Doubles:
-    """The scores (N,) by all trees, or by `num_trees` of them from `first_tree` on."""
-    scores = booster.predict(features, start_iteration=first_tree, num_iteration=num_trees, raw_score=True)
-    return np.asarray(scores, dtype=np.float64)
-
-
-def ndcg_by_trees(growing: Iterator[lgb.Booster], examples: Examples) -> Iterator[tuple[lgb.Booster, Doubles]]:
-    """A growing ranker, each time with the NDCG@10 of each user by its trees, (G, 2): of all items and of new ones; NaN if none was wanted."""
-    scores = np.zeros(len(examples.label))
-    for step, booster in enumerate(growing):
-        scores += predicted(booster, examples.features, first_tree=step * TREES_AT_ONCE, num_trees=TREES_AT_ONCE)
-        yield booster, ndcg_of(scores, examples)
-
-
-def ndcg_of(scores: Doubles, examples: Examples) -> Doubles:
-    """NDCG@10 of each user, (G, 2): of all items and of new ones; NaN where none was wanted."""
-    found = np.full(examples.num_wanted.shape, np.nan)
-    for question, shown in enumerate((np.ones(len(scores), bool), examples.is_new)):
-        group, score, label = examples.group[shown], scores[shown], examples.label[shown]
-        order = np.lexsort((-score, group))
-        group, label = group[order], label[order]
-        rank = np.arange(len(group)) - np.searchsorted(group, group)
-        top = rank < LENGTH
-        hits = np.zeros((len(found), LENGTH), bool)
-        hits[group[top], rank[top]] = label[top] > 0
-        wanted = examples.num_wanted[:, question]
-        asked = wanted > 0
-        found[asked, question] = ndcg(hits[asked], wanted[asked])
-    return found
+    Raises:
+        OSError: there is none.
+        ValueError: it is not whole.
+    """
+    file = folder / f"{name}.safetensors"
+    return networks.load(file) if file.is_file() else Trees((folder / f"{name}.txt").read_text())
 
 
 def ordinary(features: Floats) -> Floats:
@@ -136,14 +81,19 @@ def ordinary(features: Floats) -> Floats:
     return np.asarray(median)
 
 
-def moving_groups(booster: lgb.Booster, features: Floats, scores: Doubles, usual: Floats) -> NDArray[np.int64]:
+def moving_groups(
+    scorer: Scorer, features: Floats, scores: Doubles, usual: Floats, pairs: Pairs | None = None
+) -> NDArray[np.int64]:
     """Which group of features moved each row: the one that lifts its score most above that of an ordinary candidate's features.
 
+    A ranker's own vectors of users and items count with those of the other models, as taste.
+
     Args:
-        booster: the ranker.
+        scorer: the ranker.
         features: (N, len(FEATURES)).
         scores: (N,), the ranker's.
         usual: what `ordinary` gives; each group's features are replaced by these in turn.
+        pairs: who and what they are.
 
     Returns:
         (N,), indices of GROUPS.
@@ -153,5 +103,8 @@ def moving_groups(booster: lgb.Booster, features: Floats, scores: Doubles, usual
     for place, group in enumerate(GROUPS):
         without = features.copy()
         without[:, groups == group] = usual[groups == group]
-        falls[place] = scores - predicted(booster, without)
+        who = pairs.unknown() if pairs is not None and group == TASTE else pairs
+        falls[place] = scores - scorer.scores(without, who)
+        if who is pairs:  # what is as of an ordinary candidate cannot have moved a row, even where all else lowers it
+            falls[place, ((features == without) | np.isnan(features) & np.isnan(without)).all(axis=1)] = -np.inf
     return np.asarray(falls.argmax(axis=0))

@@ -14,12 +14,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from lib.candidates import known
+from lib.candidates.catalogue import Catalogue
+from lib.candidates.examples import HISTORY_WEIGHT, Examples, Pairs, no_history
 from lib.candidates.features import FEATURES, features_of
 from lib.candidates.histories import Histories, histories_of
 from lib.candidates.lists import RANKED, WITHOUT_RULES, Wording, Writer
-from lib.candidates.ranker import Examples, Ranker
+from lib.candidates.ranker import Ranker
 from lib.candidates.rules import Rules
 from lib.candidates.sources import Candidates, Retrieval, candidates_of
 from lib.engines.arrow_tasks import (
@@ -40,7 +43,7 @@ from lib.tables.gold import CANDIDATES, RECOMMENDATIONS, VECTORS_TABLE
 
 # Kinds of parts; those of one moment end with its name.
 PAIR, USER, SUMS, COUNTS, WEIGHTS, VECTOR = "pair", "user", "sums", "counts", "weights", "vector"
-EXAMPLE, WANTED = "example", "wanted"
+EXAMPLE, HISTORY, WANTED = "example", "history", "wanted"
 READ = interaction_schema(known.READ)
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     SUMS: {"moment": pl.String, **known.ITEM_SUMS},
@@ -132,9 +135,14 @@ def make_examples(
     retrievals: Broadcast[Mapping[str, Retrieval]],
     shares: Mapping[str, float],
     num_workers: int,
+    item_ids: Broadcast[pa.StringArray] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The ranker's examples of each moment, of a share of the users who bought something, by training worker."""
+    """The ranker's examples of each moment, of a share of the users who bought something, by training worker.
+
+    With `item_ids` the examples say which of these items each candidate is, and which the user had.
+    """
     found = unpacked(parts)
+    named = None if item_ids is None else item_ids.value
     for name, retrieval in retrievals.value.items():
         if f"{USER}/{name}" not in found:
             continue
@@ -142,17 +150,34 @@ def make_examples(
         draw = asked.hash(seed=1) / 2**64
         users = found[f"{USER}/{name}"].filter(draw < shares[name])
         for block, candidates in candidates_by_block(found, users, name, retrieval):
-            yield from _packed_examples(block, candidates, found[f"{WANTED}/{name}"], name, retrieval, num_workers)
+            rows = _examples(block, candidates, found[f"{WANTED}/{name}"], retrieval)
+            kind = f"{EXAMPLE}/{name}"
+            if named is not None:
+                number = numbers_of(retrieval.catalogue, named)
+                rows = rows.with_columns(item=pl.Series(number[candidates.item]))
+                yield from _packed_history(block, number, f"{HISTORY}/{name}", num_workers)
+            yield from packed(rows, kind, shards_by(rows["user_key"], num_workers))
 
 
-def _packed_examples(
-    block: Histories,
-    candidates: Candidates,
-    bought: pl.DataFrame,
-    name: str,
-    retrieval: Retrieval,
-    num_workers: int,
+def numbers_of(catalogue: Catalogue, item_ids: pa.StringArray) -> NDArray[np.int32]:
+    """(items,): where each item of a catalogue stands among the ids, -1 where it does not."""
+    found = pc.fill_null(pc.index_in(catalogue.item_ids, value_set=item_ids), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int32)
+
+
+def _packed_history(
+    block: Histories, number: NDArray[np.int32], kind: str, num_workers: int
 ) -> Iterator[pa.RecordBatch]:
+    """The items of a number that each user of a block had, with their weights."""
+    rows = block.pairs.select(
+        user_key=pl.Series(block.user_keys).gather(block.pairs["user"]),
+        item=pl.Series(number).gather(block.pairs["item"]),
+        weight=pl.col(HISTORY_WEIGHT).cast(pl.Float32),
+    ).filter(pl.col("item") >= 0)
+    yield from packed(rows, kind, shards_by(rows["user_key"], num_workers))
+
+
+def _examples(block: Histories, candidates: Candidates, bought: pl.DataFrame, retrieval: Retrieval) -> pl.DataFrame:
     place = pl.DataFrame({"user_key": pl.Series(block.user_keys)}).with_row_index("user")
     theirs = bought.join(place, on="user_key", how="inner")
     user = theirs["user"].to_numpy().astype(np.int64)
@@ -164,31 +189,54 @@ def _packed_examples(
     is_new = (item < 0) | ~np.isin(user * width + item, own)
     num_users = len(block.user_keys)
     features = features_of(candidates, block, retrieval.catalogue)
-    rows = pl.DataFrame(features, schema=list(FEATURES), orient="row").with_columns(
+    return pl.DataFrame(features, schema=list(FEATURES), orient="row").with_columns(
         user_key=pl.Series(block.user_keys).gather(candidates.user),
         label=pl.Series(label.astype(np.int8)),
         is_new=pl.Series(candidates.pair < 0),
         num_wanted=pl.Series(np.bincount(user, minlength=num_users)[candidates.user]),
         num_wanted_new=pl.Series(np.bincount(user[is_new], minlength=num_users)[candidates.user]),
     )
-    yield from packed(rows, f"{EXAMPLE}/{name}", shards_by(rows["user_key"], num_workers))
 
 
-def examples_of(parts: Iterable[pa.RecordBatch]) -> dict[str, Examples]:
-    """The examples of each moment in a training worker's parts, users in the order of their keys."""
+def examples_of(parts: Iterable[pa.RecordBatch], *, item_ids: pa.StringArray | None = None) -> dict[str, Examples]:
+    """The examples of each moment in a training worker's parts, users in the order of their keys.
+
+    Args:
+        parts: what `make_examples` gave.
+        item_ids: those that it was given.
+    """
     found: dict[str, Examples] = {}
-    for kind, rows in unpacked(parts).items():
+    kinds = unpacked(parts)
+    for kind, rows in kinds.items():
+        if not kind.startswith(f"{EXAMPLE}/"):
+            continue
+        name = kind.removeprefix(f"{EXAMPLE}/")
         in_order = rows.sort("user_key", maintain_order=True)
         group = in_order["user_key"].rank("dense").to_numpy().astype(np.int64) - 1
         first = np.searchsorted(group, np.arange(group[-1] + 1))
-        found[kind.removeprefix(f"{EXAMPLE}/")] = Examples(
+        pairs = None
+        if item_ids is not None:
+            history = _history_of(kinds.get(f"{HISTORY}/{name}"), in_order["user_key"][first], len(item_ids))
+            pairs = Pairs(item_ids, group, in_order["item"].to_numpy().astype(np.int64), history)
+        found[name] = Examples(
             np.ascontiguousarray(in_order.select(FEATURES).to_numpy(), dtype=np.float32),
             in_order["label"].to_numpy(),
             in_order["is_new"].to_numpy(),
             group,
             in_order.select("num_wanted", "num_wanted_new").to_numpy()[first].astype(np.int64),
+            pairs,
         )
     return found
+
+
+def _history_of(rows: pl.DataFrame | None, users: pl.Series, num_items: int) -> sp.csr_array:
+    """(users, items) of the rows of `_packed_history`; nobody has anything where there are none."""
+    if rows is None:
+        return no_history(len(users), num_items)
+    place = pl.DataFrame({"user_key": users}).with_row_index("user")
+    theirs = rows.join(place, on="user_key", how="inner").sort("user", "item")
+    cells = theirs["user"].to_numpy().astype(np.int64), theirs["item"].to_numpy().astype(np.int64)
+    return sp.csr_array((theirs["weight"].to_numpy(), cells), shape=(len(users), num_items))
 
 
 def candidates_by_block(

@@ -1,19 +1,28 @@
-"""The job train_ranker: LambdaMART on two real Ray Train workers, on a shop in which people buy again what they bought last."""
+"""The job train_ranker on two real Ray Train workers, on a shop in which people buy again what they bought first."""
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from lib.candidates.examples import Examples
 from lib.candidates.features import FEATURES
+from lib.candidates.ranker import load
+from lib.candidates.trees import Trees
 from lib.cli.jobs import load_job
+from lib.engines.ray_tasks import RayParts
 from lib.pipeline import JOBS
 from lib.runs import model_registry
+from tests.jobs.ray.killed import run_to_a_broken_end
 from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
+from tests.lib.candidates.test_networks import of_taste
+from tests.lib.candidates.test_ranker import planted
 
 NUM_USERS, NUM_ITEMS = 60, 20
 OPTIONS: dict[str, Any] = {
@@ -49,38 +58,96 @@ def settings_of(job: ModuleType, lake: SmallLake, **more: Any) -> Any:
     return job.TrainRankerSettings(**lake.shared_settings, **(OPTIONS | more))
 
 
+def version_of(lake: SmallLake) -> tuple[Path, dict[str, Any]]:
+    """The folder of the current version, and what it says of itself."""
+    current = model_registry.current_model(lake.lake, "ranker")
+    assert current is not None
+    folder = lake.lake.local(current["uri"])
+    return folder, json.loads((folder / "ranker.json").read_text())
+
+
 @pytest.mark.slow
-def test_two_workers_learn_what_people_buy_again_and_the_future_changes_nothing(
+def test_two_workers_learn_what_people_buy_again_and_neither_a_kill_nor_the_future_changes_anything(
     job: ModuleType, small_lake: SmallLake, on_workers: None
 ) -> None:
-    texts = []
+    kinds = ("trees", "listwise", "neural")
+    options = {"kinds": kinds, "max_epochs": 4}
+    shop(small_lake)
+    run_to_a_broken_end(
+        job,
+        settings_of(job, small_lake, **options),
+        checkpoints=small_lake.lake.folder / "files" / "ranker",
+        after_checkpoints=1,
+        last_output="publish",
+    )
+    fits = []
     for future in (0, 6):
-        shop(small_lake, future=future)
-        job.main(settings_of(job, small_lake))
-        current = model_registry.current_model(small_lake.lake, "ranker")
-        assert current is not None
-        folder = small_lake.lake.local(current["uri"])
-        known = json.loads((folder / "ranker.json").read_text())
+        if future:
+            shop(small_lake, future=future)
+        job.main(settings_of(job, small_lake, **options))
+        folder, known = version_of(small_lake)
         assert known["features"] == list(FEATURES)
         assert known["learned_until"] == {"ranker": TEST_FROM.isoformat(), "ranker-valid": VALID_FROM.isoformat()}
-        texts.append([(folder / f"{name}.txt").read_text() for name in ("ranker", "ranker-valid")])
-    assert texts[0] == texts[1]
-    gain = dict(zip(FEATURES, lgb.Booster(model_str=texts[0][0]).feature_importance("gain"), strict=True))
-    own = (
-        "weight",
-        "num_relevant",
-        "num_orders",
-        "share_of_orders",
-        "bought_14",
-        "bought_60",
-        "bought_180",
-        "weight_14",
-        "weight_60",
+        names = [next(folder.glob(f"{name}.[ts]*")) for name in ("ranker", "ranker-valid")]
+        fits.append([known["kind"], *(file.read_bytes() for file in names)])
+    assert fits[0] == fits[1]
+    metrics = {row["metric"]: row["value"] for row in small_lake.read("gold/model_metrics")}
+    assert metrics["all NDCG@10"] > 0.5 > metrics["new NDCG@10"]
+    assert metrics["all NDCG@10 of trees"] > 0.5
+    both = {kind: metrics[f"all NDCG@10 of {kind}"] + metrics[f"new NDCG@10 of {kind}"] for kind in kinds}
+    best = max(kinds, key=both.__getitem__)
+    assert known["kind"] == best
+    for other in set(kinds) - {best}:
+        lead = metrics[f"all NDCG@10 of {best}"] - metrics[f"all NDCG@10 of {other}"]
+        assert metrics[f"all NDCG@10_minus_{other}"] == pytest.approx(lead)
+
+    kind = "neural" if best == "trees" else "trees"
+    job.main(settings_of(job, small_lake, kinds=(kind,), max_epochs=4, max_loss_frac=1))
+    folder, known = version_of(small_lake)
+    assert known["kind"] == kind
+    assert isinstance(load(folder, "ranker"), Trees) == (kind == "trees")
+    newest = small_lake.read("ops/models")[-1]
+    assert "all NDCG@10" in newest["reason"] and "on 60 validation rows" in newest["reason"]
+
+
+def banded(seed: int) -> Examples:
+    """Wanted is what lies in every other of ten narrow bands of one feature: trees cut them out, a small network does not."""
+    examples = planted(seed, num_users=100)
+    label = (np.floor(10 * examples.features[:, FEATURES.index("als")]) % 2 * (examples.features[:, 0] > 0.8)).astype(
+        np.int8
     )
-    assert sum(gain[name] for name in own) > 0.5 * sum(gain.values())
-    metrics = {row["metric"]: row for row in small_lake.read("gold/model_metrics")}
-    assert metrics.keys() == {"all NDCG@10", "new NDCG@10"}
-    assert metrics["all NDCG@10"]["value"] > 0.5 > metrics["new NDCG@10"]["value"]
+    return with_labels(examples, label)
+
+
+def summed(seed: int) -> Examples:
+    """Wanted is what is highest in the sum of all features, which takes trees many cuts."""
+    examples = planted(seed, num_users=100)
+    return with_labels(examples, (examples.features.sum(axis=1) > 20.5).astype(np.int8))
+
+
+def with_labels(examples: Examples, label: NDArray[np.int8]) -> Examples:
+    wanted = [np.bincount(examples.group, weights=label * shown) for shown in (np.ones(len(label)), examples.is_new)]
+    return examples._replace(label=label, num_wanted=np.column_stack(wanted).astype(np.int64))
+
+
+@pytest.mark.parametrize(("made", "best"), [(banded, "trees"), (summed, "listwise"), (of_taste, "neural")])
+def test_validation_chooses_the_kind_that_finds_what_was_planted(
+    job: ModuleType, small_lake: SmallLake, made: Callable[[int], Examples], best: str
+) -> None:
+    settings = settings_of(job, small_lake, kinds=("trees", "listwise", "neural"), max_trees=60)
+    learned, valid = made(0), made(1)
+    item_ids = None if valid.pairs is None else valid.pairs.item_ids
+    task = job.task_of(settings, RayParts([], None), ["before", "last"], item_ids)
+    first = {kind: job.first_fit(task, kind, learned, valid) for kind in task.max_steps}
+    kind, num_steps = job.chosen(task, {"first": first})
+    assert kind == best
+    assert num_steps == 1 + int(np.argmax(first[best]["curve"]))
+
+
+def test_without_a_window_to_validate_by_the_first_kind_serves(job: ModuleType, small_lake: SmallLake) -> None:
+    settings = settings_of(job, small_lake, kinds=("neural", "listwise"), max_epochs=3)
+    task = job.task_of(settings, RayParts([], None), ["only"], None)
+    assert job.chosen(task, {"first": {}}) == ("neural", 3)
 
 
 @pytest.mark.bad_input("one user with one item")

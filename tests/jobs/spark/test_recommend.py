@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from lib.candidates.features import FEATURES
-from lib.candidates.ranker import fitted, ordinary
+from lib.candidates.network_fit import epochs
+from lib.candidates.ranker import ordinary, save
+from lib.candidates.trees import Trees, fitted, text_of
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from tests.jobs.spark.interactions import LATER, pair
 from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
+from tests.lib.candidates.test_networks import LISTWISE
 from tests.lib.candidates.test_ranker import OPTIONS, planted
 
 VECTOR = {"version": "als-000001", "as_of": START}
@@ -202,11 +205,14 @@ def test_a_version_that_stands_as_a_candidate_ranks_nothing(job: ModuleType, sma
 
 
 def ranker(lake: SmallLake, *, options: dict[str, Any], learned_until: dict[str, datetime]) -> None:
-    """Register a ranker that learned from what was planted."""
+    """Register a ranker that learned from what was planted; the fit that it was judged by is of another kind."""
     folder = lake.lake.files("ranker", "train_ranker-000001")
-    text = fitted(planted(0), num_trees=10, options=OPTIONS).model_to_string()
+    network = next(epochs(planted(0), LISTWISE))
     for name in learned_until:
-        (folder / f"{name}.txt").write_text(text)
+        scorer = (
+            network if name == "ranker-valid" else Trees(text_of(fitted(planted(0), num_trees=10, options=OPTIONS)))
+        )
+        save(scorer, folder, name)
     known = {"options": options, "features": FEATURES, "usual": ordinary(planted(0).features).tolist()}
     until = {name: moment.isoformat() for name, moment in learned_until.items()}
     (folder / "ranker.json").write_text(json.dumps({**known, "learned_until": until}))

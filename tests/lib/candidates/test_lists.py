@@ -2,14 +2,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.candidates.features import FEATURES
 from lib.candidates.lists import Wording, Writer, best_first
-from lib.candidates.ranker import Ranker, fitted, ordinary
+from lib.candidates.networks import Network, Scaling
+from lib.candidates.ranker import Ranker, ordinary
 from lib.candidates.rules import Rules
 from lib.candidates.sources import candidates_of
+from lib.candidates.trees import Trees, fitted, text_of
 from tests.lib.candidates.shop import event, interactions, shop, with_vectors
 from tests.lib.candidates.test_ranker import OPTIONS, planted
 
@@ -106,7 +110,7 @@ def test_no_strategy_lists_an_item_twice_or_an_own_one_as_new(events: list[tuple
             assert [row[3] for row in of_user] == sorted((row[3] for row in of_user), reverse=True)
 
 
-RANKER = Ranker("v", fitted(planted(0), num_trees=10, options=OPTIONS).model_to_string(), ordinary(planted(0).features))
+RANKER = Ranker("v", Trees(text_of(fitted(planted(0), num_trees=10, options=OPTIONS))), ordinary(planted(0).features))
 
 
 def test_ranked_orders_all_candidates_and_says_what_moved_each() -> None:
@@ -117,6 +121,19 @@ def test_ranked_orders_all_candidates_and_says_what_moved_each() -> None:
     assert ann["c"] == "often together with Apple"
     assert {user for user, *_ in found["ranked", "new"]} == {"ann", "bob", "zoe"}
     assert next(row[2] for row in found["ranked", "new"] if row[0] == "ann") == "c"
+
+
+def test_a_network_orders_candidates_by_its_own_vectors_and_says_so() -> None:
+    rows = interactions(*bought("ann", a=5), *bought("bob", b=1, c=1), event("zoe", "a", -1))
+    scaling = Scaling(*np.zeros((3, len(FEATURES)), np.float32))
+    of_item = np.eye(1, 2 + len(FEATURES), 1, dtype=np.float32)  # the score is the number that is the item's vector
+    layers = {"0.weight": of_item, "0.bias": np.zeros(1, np.float32)}
+    network = Network(scaling, layers, pa.array(["c", "gone", "a"]), np.array([[2], [9], [1]], np.float32))
+    found = lists(rows, ranker=Ranker("v", network, ordinary(planted(0).features)))
+    ann = [row[2:] for row in found["ranked", "all"] if row[0] == "ann"]
+    assert ann[:2] == [("c", 2.0, "close to your taste"), ("a", 1.0, "close to your taste")]
+    assert [row[1:2] for row in ann[2:]] == [(0.0,)]  # b, which it does not know
+    assert [row[2] for row in found["ranked", "new"] if row[0] == "ann"] == ["c", "b"]
 
 
 def test_with_rules_the_lists_without_them_stand_beside_so_that_their_price_can_be_told() -> None:

@@ -2,21 +2,14 @@ from itertools import islice
 
 import lightgbm as lgb
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from lib.candidates.features import FEATURES, GROUPS
-from lib.candidates.ranker import (
-    Examples,
-    fitted,
-    grown,
-    joined,
-    moving_groups,
-    ndcg_by_trees,
-    ndcg_of,
-    ordinary,
-    predicted,
-    text_of,
-)
+from lib.candidates.examples import Examples, joined, ndcg_of
+from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
+from lib.candidates.networks import Network, Scaling
+from lib.candidates.ranker import moving_groups, ordinary
+from lib.candidates.trees import Trees, fitted, grown, ndcg_by_trees, predicted, text_of
 
 OPTIONS = {"min_data_in_leaf": 5, "num_leaves": 7, "learning_rate": 0.2, "seed": 0}
 
@@ -62,8 +55,23 @@ def test_the_group_that_moved_a_row_is_the_one__its_score_falls_most() -> None:
     booster = fitted(examples, num_trees=30, options=OPTIONS)
     rows = np.full((2, len(FEATURES)), 0.5, np.float32)
     rows[0, FEATURES.index("ease")], rows[1, FEATURES.index("num_relevant")] = 0.95, 0.95
-    moved = moving_groups(booster, rows, predicted(booster, rows), ordinary(examples.features))
+    moved = moving_groups(Trees(text_of(booster)), rows, predicted(booster, rows), ordinary(examples.features))
     assert [GROUPS[place] for place in moved] == ["together", "bought"]
+
+
+def test_a_group_of_which_nothing_is_known_moves_no_row_even_where_all_others_lower_its_score() -> None:
+    size = len(FEATURES)
+    alike = Scaling(np.zeros(size, np.float32), np.ones(size, np.float32), np.zeros(size, np.float32))
+    layers = {"0.weight": np.ones((1, size), np.float32), "0.bias": np.zeros(1, np.float32)}
+    of_sum = Network(alike, layers, pa.array([], pa.string()), np.zeros((0, 0), np.float32))
+    is_following = np.array([GROUP_OF[name] == "following" for name in FEATURES])
+    row = np.where(is_following, np.nan, 0)[None].astype(np.float32)
+    usual = np.where(is_following, np.nan, 1).astype(np.float32)
+    assert (
+        GROUPS[moving_groups(of_sum, row, of_sum.scores(row), usual)[0]] == "together"
+    )  # two features, the fewest to lose by
+    row[0, FEATURES.index("sequence")] = 0.5
+    assert GROUPS[moving_groups(of_sum, row, of_sum.scores(row), usual)[0]] == "following"
 
 
 def test_an_ordinary_candidate_was_not_touched_and_has_the_median_of_the_rest() -> None:
