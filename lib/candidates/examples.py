@@ -67,6 +67,15 @@ class Examples(NamedTuple):
         """Candidates of each user, (G,)."""
         return np.bincount(self.group, minlength=len(self.num_wanted))
 
+    def of_users(self, chosen: NDArray[np.bool_]) -> "Examples":
+        """Those of some of the users, (G,)."""
+        rows = np.flatnonzero(chosen[self.group])
+        group = (np.cumsum(chosen) - 1)[self.group[rows]]
+        pairs = self.pairs
+        if pairs is not None:
+            pairs = pairs._replace(user=group, item=pairs.item[rows], history=pairs.history[np.flatnonzero(chosen)])
+        return Examples(self.features[rows], self.label[rows], self.is_new[rows], group, self.num_wanted[chosen], pairs)
+
 
 def joined(parts: list[Examples]) -> Examples:
     """The users of all parts, which name items alike."""
