@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lib.candidates.examples import Examples
+from lib.candidates.examples import Examples, joined
 from lib.candidates.features import FEATURES
 from lib.candidates.ranker import load
 from lib.candidates.trees import Trees
@@ -134,8 +134,9 @@ def with_labels(examples: Examples, label: NDArray[np.int8]) -> Examples:
 def test_validation_chooses_the_kind_that_finds_what_was_planted(
     job: ModuleType, small_lake: SmallLake, made: Callable[[int], Examples], best: str
 ) -> None:
-    settings = settings_of(job, small_lake, kinds=("trees", "listwise", "neural"), max_trees=60)
-    learned, valid = made(0), made(1)
+    rates = {"max_epochs": 20, "users_at_once": 16, "neural_learning_rate": 3e-3}
+    settings = settings_of(job, small_lake, kinds=("trees", "listwise", "neural"), max_trees=60, **rates)
+    learned, valid = joined([made(seed) for seed in range(4)]), made(4)
     item_ids = None if valid.pairs is None else valid.pairs.item_ids
     task = job.task_of(settings, RayParts([], None), ["before", "last"], item_ids)
     first = {kind: job.first_fit(task, kind, learned, valid) for kind in task.max_steps}
