@@ -30,7 +30,7 @@ from ray.util import get_node_ip_address
 from torch import distributed
 
 from lib.candidates import ranker, tasks
-from lib.candidates.examples import Examples, joined, ndcg_of
+from lib.candidates.examples import Examples, joined, mostly_known, ndcg_of
 from lib.candidates.features import FEATURES
 from lib.candidates.network_fit import NetworkPlan, epochs, listwise_loss, network_of, pointwise_loss, state_of
 from lib.candidates.networks import Network
@@ -120,14 +120,14 @@ def train_worker(config: dict[str, Task]) -> None:
     states: dict[str, Any] = last_state() or {"first": {}}
     found = task.examples(context.get_world_rank())
     if len(task.windows) > 1:
-        learned = joined([found[name] for name in task.windows[:-1]])
+        learned = joined([mostly_known(found[name]) for name in task.windows[:-1]])
         for kind in task.max_steps:
             if kind not in states["first"]:
                 states["first"][kind] = first_fit(task, kind, learned, found[task.windows[-1]])
                 report_epoch(states, {"kind": kind, "ndcg": max(states["first"][kind]["curve"])})
     if "last" not in states:
         kind, num_steps = chosen(task, states)
-        every = joined([found[name] for name in task.windows])
+        every = joined([mostly_known(found[name]) for name in task.windows])
         last = next(islice(steps(task, kind, every), num_steps - 1, None))
         states |= {"last": packed(last), "usual": ordinary(every.features).tolist()}
         report_epoch(states, {"kind": kind, "steps": num_steps})

@@ -19,6 +19,7 @@ from lib.statistics.bootstrap import Floats as Doubles
 
 Floats = NDArray[np.float32]
 LENGTH = 10  # of the lists that are judged
+UNSEEN_FRAC = 0.25
 HISTORY_WEIGHT = "weight_60"  # of a pair of the history, a column of `known_pairs`
 
 
@@ -75,6 +76,18 @@ class Examples(NamedTuple):
         if pairs is not None:
             pairs = pairs._replace(user=group, item=pairs.item[rows], history=pairs.history[np.flatnonzero(chosen)])
         return Examples(self.features[rows], self.label[rows], self.is_new[rows], group, self.num_wanted[chosen], pairs)
+
+
+def mostly_known(examples: Examples) -> Examples:
+    """The examples of users who had something, and of a few who had nothing: at most UNSEEN_FRAC as many; of all, where nobody had.
+
+    Somebody unseen has the popular items alone as candidates. Where most are unseen, a ranker would learn little else than to order these.
+    """
+    is_known = np.bincount(examples.group, weights=~examples.is_new, minlength=len(examples.num_wanted)) > 0
+    if not is_known.any():
+        return examples
+    kept = np.cumsum(~is_known) <= UNSEEN_FRAC * np.count_nonzero(is_known)  # the first by their keys, which are a draw
+    return examples.of_users(is_known | kept)
 
 
 def joined(parts: list[Examples]) -> Examples:
