@@ -1,4 +1,4 @@
-"""docs/acceptance.md, made of the kept results."""
+"""docs/acceptance.md, made of the kept results, docs/acceptance/*.json."""
 
 from collections.abc import Sequence
 

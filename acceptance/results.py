@@ -1,4 +1,7 @@
-"""What each check showed, kept outside the checkout by check and code: a run that was cut off goes on where it stood."""
+"""What each check showed, kept beside the page by check and code: a run that was cut off goes on where it stood, on whatever machine.
+
+What takes room, such as the lakes, is kept outside the checkout.
+"""
 
 import json
 import os
@@ -6,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from acceptance.claims import Claim
+from lib.pipeline import ROOT
 
+KEPT = ROOT / "docs" / "acceptance"
 STATE = Path(os.environ.get("CARTWHEEL_ACCEPTANCE_STATE", "~/.cache/cartwheel/acceptance")).expanduser().absolute()
 
 
@@ -42,9 +47,9 @@ def save(result: Result) -> None:
     """Keep a result in place of the check's last one."""
     file = _file(result.check)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".part").write_text(json.dumps(asdict(result), indent=1))
+    file.with_suffix(".part").write_text(json.dumps(asdict(result), indent=1) + "\n")
     file.with_suffix(".part").replace(file)
 
 
 def _file(check: str) -> Path:
-    return STATE / "results" / f"{check}.json"
+    return KEPT / f"{check}.json"

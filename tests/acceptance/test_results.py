@@ -13,7 +13,7 @@ RESULT = Result("ranking", "c0de", "abc1234", "2026-01-21 10:00", "2 cores", 90.
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(results, "STATE", tmp_path)
+    monkeypatch.setattr(results, "KEPT", tmp_path)
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     return tmp_path
 
