@@ -10,6 +10,7 @@ import polars as pl
 
 HALF_LIVES = (14, 60, 180)  # days, of what was bought
 RECENT_DAYS = 28
+BROWSING = 0.2  # what an item that was only looked at counts in EASE, beside one that was bought
 DAY_MICROSECONDS = 86_400_000_000
 READ = ("user_key", "item_id", "event_time", "weight", "num_relevant")
 ITEM_SUMS = {
@@ -47,6 +48,11 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
         **{f"weight_{days}": (pl.col("weight") * halved[days]).sum() for days in HALF_LIVES[:2]},
     )
     return pairs.filter(pl.col("weight") > 0)
+
+
+def counted(pairs: pl.DataFrame) -> pl.Series:
+    """What each pair counts in EASE: 1 where the user bought the item, BROWSING where not."""
+    return pairs.select(pl.when(pl.col("num_relevant") > 0).then(1.0).otherwise(BROWSING).cast(pl.Float32)).to_series()
 
 
 def known_users(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
+from lib.candidates.known import counted
 from lib.content.users import mean_of_history
 from lib.ranking.topk import top_k
 
@@ -115,7 +116,10 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     num_items = len(retrieval.catalogue)
     scores: dict[str, Floats] = {}
     if retrieval.ease.size:
-        for source, values in ((EASE, np.ones(len(block.pairs))), (EASE_RECENT, block.pairs["weight_60"].to_numpy())):
+        for source, values in (
+            (EASE, counted(block.pairs).to_numpy()),
+            (EASE_RECENT, block.pairs["weight_60"].to_numpy()),
+        ):
             num_known = len(retrieval.ease)
             speaks = np.full((len(block.user_keys), num_items), -np.inf, np.float32)
             speaks[:, :num_known] = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease

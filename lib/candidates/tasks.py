@@ -100,7 +100,7 @@ def wanted(interactions: pl.DataFrame, moment: Moment) -> pl.DataFrame:
 def count_pairs(
     parts: Iterable[pa.RecordBatch], *, item_ids: Broadcast[Mapping[str, pa.StringArray]]
 ) -> Iterator[pa.RecordBatch]:
-    """Count, for each moment, how many users of a shard have both of two items; each moment is a shard of its own."""
+    """Count, for each moment, how many users of a shard have both of two items, and how much that counts; each moment is a shard of its own."""
     found = unpacked(parts)
     for shard, (name, ids) in enumerate(item_ids.value.items()):
         pairs = found.get(f"{PAIR}/{name}")
@@ -111,7 +111,7 @@ def count_pairs(
         kept = item.is_not_null().to_numpy()
         places = user[kept].astype(np.int64), item.drop_nulls().to_numpy()
         shape = (int(user.max()) + 1, len(ids))
-        counts = pair_counts(sp.csr_array((np.ones(len(places[0]), np.float32), places), shape=shape))
+        counts = pair_counts(sp.csr_array((known.counted(pairs).to_numpy()[kept], places), shape=shape))
         yield from packed(counts, COUNTS, pl.repeat(shard, len(counts), dtype=pl.Int32, eager=True))
 
 

@@ -25,7 +25,7 @@ from scipy import sparse
 from lib.next_item.scores import Floats, of_entries, rows_of, shares, top_of_rows
 from lib.next_item.sequence import SequenceStrategy
 from lib.next_item.visits import NOTHING, Ints, Prefixes, Visits, asked
-from lib.ranking.ease import weights_of
+from lib.ranking.ease import Gram, weights_of
 
 STRATEGIES = (
     *("popularity", "trending", "same_item", "own_items", "successor", "successors", "last_two", "co_occurrence"),
@@ -229,7 +229,7 @@ def _ease(incidence: sparse.csr_array, num_visits: Floats) -> sparse.csr_array:
     """[items, items] weights of the most frequent items in a visit for each of them, the largest of each item."""
     chosen = np.sort(np.argsort(-num_visits, kind="stable")[:EASE_ITEMS])
     gram = (incidence[:, chosen].T @ incidence[:, chosen]).toarray().astype(np.float32)
-    weights = weights_of(gram, penalty=EASE_LAMBDA, min_support=0).astype(np.float64)
+    weights = weights_of(Gram(gram, gram), penalty=EASE_LAMBDA, min_support=0).astype(np.float64)
     row, column = np.nonzero(weights > 1e-4)
     shape = (incidence.shape[1], incidence.shape[1])
     return top_of_rows(of_entries(chosen[row], chosen[column], weights[row, column], shape), TABLE_DEPTH)

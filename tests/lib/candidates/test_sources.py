@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.candidates.known import BROWSING
 from lib.candidates.sources import candidates_of, popular_new
 from tests.lib.candidates.shop import TITLES, event, interactions, shop, with_vectors
 
@@ -56,7 +57,8 @@ def test_each_retriever_proposes_the_best_of_a_whole_sort_of_what_the_user_did_n
     retrieval, block = shop(rows, num_proposed=num_proposed, ease=ease)
     found = candidates_of(retrieval, block)
     own = block.matrix(np.ones(len(block.pairs)), num_items).toarray() > 0
-    scores = own.astype(np.float32) @ ease.astype(np.float32)
+    bought = block.matrix(block.pairs["num_relevant"].to_numpy(), num_items).toarray() > 0
+    scores = np.where(bought, 1, np.where(own, BROWSING, 0)).astype(np.float32) @ ease.astype(np.float32)
     for user in range(len(block.user_keys)):
         listed = [item for u, item, *_ in entries(found.proposed["ease"]) if u == user]
         wanted = [i for i in np.argsort(-scores[user], kind="stable") if scores[user, i] > 0 and not own[user, i]]
