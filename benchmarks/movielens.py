@@ -78,9 +78,9 @@ and the ranker's number of trees. Known users. The ranker of this row learnt fro
 NOTES = (
     "- The search of `als` tries each hyperparameter once, around the defaults, and does not go on where the best lies at the end of its "
     "grid. It compares lists of all items, with what was rated before among them, over all users, of whom most are unseen: values "
-    "near zero. Two towers and the sequence model have no search and no early end: six and three epochs, whatever the log.",
-    "- The ranker learns from everybody who liked something in its windows. Most of these were unseen, with candidates of popularity "
-    "alone; and vectors exist as of two moments only, so in its first window no model has a score.",
+    "near zero. Two towers and the sequence model have no search and no early end.",
+    "- The ranker has two windows of nine weeks to learn from, and in the first few users are known; of those who are not, whose candidates "
+    "are popular ones alone, it learns from a quarter as many.",
 )
 
 
