@@ -144,21 +144,30 @@ def rankings(own: dict[tuple[str, str], Judged], reference: dict[tuple[str, str]
 
 
 def ranked(lake: Lake, reference: dict[str, float]) -> list[Claim]:
-    """`ranked` against its floors, beside the yardstick's ranker in the same run."""
+    """`ranked` against its floors, beside the yardstick's ranker in the same run, and paired with buying again and EASE."""
     told = rows(
         lake,
-        "SELECT question, value, low, high FROM gold.ranking_metrics WHERE split = 'test' AND segment = 'all' "
-        "AND metric = 'ndcg' AND k = 10 AND strategy = 'ranked' ORDER BY question",
+        "SELECT question, metric, value, low, high FROM gold.ranking_metrics WHERE split = 'test' AND segment = 'all' "
+        "AND k = 10 AND strategy = 'ranked'",
     )
-    return [
-        Claim(
-            f"NDCG@10 of ranked over {found['question']} items at least {LEAST_RANKED[found['question']]:.3f}",
-            f"{found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f}), the yardstick's ranker "
-            f"{reference[found['question']]:.4f}",
-            found["value"] >= LEAST_RANKED[found["question"]],
+    found = {(one["question"], one["metric"]): one for one in told}
+    claims = []
+    for question, least in LEAST_RANKED.items():
+        value = found[question, "ndcg"]
+        differences = {name: found[question, f"ndcg_minus_{name}"] for name in ("rebuy_then_popularity", "ease")}
+        claims.append(
+            Claim(
+                f"NDCG@10 of ranked over {question} items at least {least:.3f}, and the paired intervals to {' and '.join(differences)} "
+                "exclude zero",
+                f"{value['value']:.4f} ({value['low']:.4f} to {value['high']:.4f}), the yardstick's ranker {reference[question]:.4f}; "
+                + ", ".join(
+                    f"minus {name} {one['value']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+                    for name, one in differences.items()
+                ),
+                value["value"] >= least and all(one["low"] > 0 for one in differences.values()),
+            )
         )
-        for found in told
-    ]
+    return claims
 
 
 def yardsticks_ranker() -> dict[str, float]:
