@@ -120,8 +120,9 @@ def _title(check: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout, with a plus where files differ from it, the page of these results apart."""
-    changed = _git("status", "--porcelain", "--", ".", f":!{PAGE.relative_to(ROOT)}")
+    """The commit of the checkout, with a plus where files differ from it, these results and their page apart."""
+    own = (f":!{path.relative_to(ROOT)}" for path in (PAGE, results.KEPT))
+    changed = _git("status", "--porcelain", "--", ".", *own)
     return (_git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
