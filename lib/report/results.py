@@ -23,7 +23,22 @@ from lib.report.parts import (
 from lib.runs import model_registry
 from lib.tables.gold import QUESTIONS, SPLITS
 
-OTHER_METRICS = ["precision", "recall", "map", "hit_rate", "coverage"]  # besides the headline
+OTHER_METRICS = {
+    "precision": "precision",
+    "recall": "recall",
+    "map": "MAP",
+    "mrr": "MRR",
+    "hit_rate": "hit rate",
+}  # besides the headline
+# What lists show, right or wrong (lib/ranking/shown.py).
+SHOWN = {
+    "coverage": "coverage",
+    "novelty": "novelty, bits",
+    "head_exposure": "head’s share",
+    "diversity": "diversity",
+    "miscalibration": "off the history, bits",
+    "young_recall": "recall of young items",
+}
 BIN = "_bin_"  # in the metrics of reliability, before the bin's number
 QUESTION_TITLES = {"all": "all items", "new": "items new to the user"}
 
@@ -51,15 +66,17 @@ def ranking(facts: LakeFacts) -> Section:
                     reference=0.0,
                 )
             )
-        tables.append(_ranking_table(facts, question))
+        tables += _ranking_tables(facts, question)
     text = " ".join(says) + (
         " Dots right of the line beat popularity; an interval that crosses it is inconclusive."
-        " Users without a list score 0 and are counted."
+        " Users without a list score 0 and are counted. Novel is what few knew; the head is the tenth of the items that most users"
+        " knew; young items were new in the shop, or not known yet."
     )
     return Section("ranking", title, text, charts, tables)
 
 
-def _ranking_table(facts: LakeFacts, question: str) -> Grid:
+def _ranking_tables(facts: LakeFacts, question: str) -> list[Grid]:
+    """What each strategy finds, and what its lists show."""
     rows = [row for row in facts.rankings if row.question == question]
     others = facts.rows(
         """
@@ -68,15 +85,12 @@ def _ranking_table(facts: LakeFacts, question: str) -> Grid:
           AND list_contains($metrics, metric)
         QUALIFY as_of = max(as_of) OVER ()
         """,
-        {"k": HEADLINE_K, "question": question, "metrics": OTHER_METRICS},
+        {"k": HEADLINE_K, "question": question, "metrics": [*OTHER_METRICS, *SHOWN]},
     )
     value = {(row["strategy"], row["metric"]): row["value"] for row in others}
-    return Grid(
+    found = Grid(
         f"At {HEADLINE_K}, {QUESTION_TITLES[question]}, test window: {count(rows[0].num_users)} users",
-        (
-            *("strategy", "NDCG [95 %]", "minus popularity [95 %]"),
-            *("precision", "recall", "MAP", "hit rate", "coverage", "no list"),
-        ),
+        ("strategy", "NDCG [95 %]", "minus popularity [95 %]", *OTHER_METRICS.values(), "no list"),
         [
             (
                 row.strategy,
@@ -88,6 +102,12 @@ def _ranking_table(facts: LakeFacts, question: str) -> Grid:
             for row in rows
         ],
     )
+    shown = Grid(
+        f"What the lists show, {QUESTION_TITLES[question]}",
+        ("strategy", *SHOWN.values()),
+        [(row.strategy, *(decimal(value.get((row.strategy, metric))) for metric in SHOWN)) for row in rows],
+    )
+    return [found, shown]
 
 
 def models(facts: LakeFacts) -> Section:
