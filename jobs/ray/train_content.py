@@ -406,41 +406,43 @@ def commit_metrics(
     commit_beside(run, "gold/model_metrics", MODEL, table, kept)
 
 
+def task_of(run: RayRun, settings: TrainContentSettings, item_ids: pa.StringArray, said: Inputs) -> Task:
+    """The workers' task; the run is skipped where nothing is said or shown of any item."""
+    pictures, num_pictures = decoded_pictures(run, item_ids, settings)
+    if not said.names and pictures is None:
+        run.skip(
+            f"of {len(said):,} items there is no title, category, brand or attribute, and no picture that can be decoded"
+        )
+    shares = shares_of(run, settings)
+    fits = fits_of(run, shares, settings)
+    described = {name: int(said.known[:, place].sum()) for place, name in enumerate(said.names)}
+    run.log("read", items=len(said), **described, pairs=fits[MODEL].num_pairs)
+    return Task(
+        item_ids=item_ids,
+        said=run.engine.broadcast(said),
+        pictures=pictures,
+        shares=shares,
+        fits=fits,
+        weights=Weights(settings.half_life_days, settings.browsing_weight),
+        plan=plan_of(settings),
+        more_epochs=settings.more_fusion_epochs,
+        **picture_sizes(settings, num_pictures),
+    )
+
+
 def main(settings: TrainContentSettings) -> None:
+    """Fit the picture encoder and the fusions, and publish vectors and metrics."""
     with start_run("train_content", settings, RayRun) as run:
         torch.set_num_threads(1)
         items = run.read_arrow(ITEMS, COLUMNS).sort_by("item_id")
         item_ids = items["item_id"].combine_chunks().cast(pa.string())
         said = described_items(items, num_dimensions=settings.said_dimensions, seed=settings.seed)
-        if not said.names and not run.has(IMAGES):
+        if not said.names and not run.has(IMAGES):  # which is known before Ray is started
             run.skip(
                 f"of {len(said):,} items the catalogue gives no title, category, brand or attribute, and no picture"
             )
         with ray_session(settings.cluster):
-            pictures, num_pictures = decoded_pictures(run, item_ids, settings)
-            if not said.names and pictures is None:
-                run.skip(
-                    f"of {len(said):,} items there is no title, category, brand or attribute, and no picture that can be decoded"
-                )
-            shares = shares_of(run, settings)
-            fits = fits_of(run, shares, settings)
-            run.log(
-                "read",
-                items=len(said),
-                **{name: int(said.known[:, place].sum()) for place, name in enumerate(said.names)},
-                pairs=fits[MODEL].num_pairs,
-            )
-            task = Task(
-                item_ids=item_ids,
-                said=run.engine.broadcast(said),
-                pictures=pictures,
-                shares=shares,
-                fits=fits,
-                weights=Weights(settings.half_life_days, settings.browsing_weight),
-                plan=plan_of(settings),
-                more_epochs=settings.more_fusion_epochs,
-                **picture_sizes(settings, num_pictures),
-            )
+            task = task_of(run, settings, item_ids, said)
             states: dict[str, State] = fit_on_workers(
                 train_worker,
                 task,
