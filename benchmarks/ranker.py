@@ -9,13 +9,15 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from lib.candidates import tasks
 from lib.candidates.examples import Examples, joined, mostly_known, ndcg_of
@@ -94,16 +96,16 @@ def table(run: SparkRun) -> Iterator[str]:
     versions = {name: versions_at(run, TABLES, moment.as_of) for name, moment in windows.items()}
     parts = described(run, TABLES, windows, versions)
     known = retrievals(run, TABLES, parts, windows, versions, RetrievalSettings())
-    examples = examples_of(run, parts, known)
-    whole = judged(examples, lambda features: features)
+    all_parts = examples_of(run, parts, known)
+    whole = judged(all_parts, lambda features: features)
     yield "| left out | all items | new items | candidates a user |\n|---|---|---|---|"
-    yield f"| nothing | {told(whole[0])} | {told(whole[1])} | {size_of(examples):.0f} |"
+    yield f"| nothing | {told(whole[0])} | {told(whole[1])} | {size_of(all_parts):.0f} |"
     for source in (EASE, ALS, TWO_TOWER, SEQUENCE, CONTENT, POPULAR, POPULAR_IN_CATEGORY):
         of_part = examples_of(run, parts, {name: without(retrieval, source) for name, retrieval in known.items()})
-        yield row(f"retriever {source}", judged(of_part, lambda features: features), whole, of_part)
+        yield row(f"retriever {source}", judged(of_part, lambda features: features), whole, of_part, all_parts.users)
     for group in GROUPS:
         columns = [place for place, name in enumerate(FEATURES) if GROUP_OF[name] == group]
-        yield row(f"features `{group}`", judged(examples, unknown(columns)), whole, examples)
+        yield row(f"features `{group}`", judged(all_parts, unknown(columns)), whole, all_parts, all_parts.users)
 
 
 def without(retrieval: Retrieval, source: str) -> Retrieval:
@@ -124,20 +126,29 @@ def unknown(columns: list[int]) -> Callable[[Floats], Floats]:
     return masked
 
 
-def examples_of(run: SparkRun, parts: Parts, known: Mapping[str, Retrieval]) -> list[Examples]:
+class Windows(NamedTuple):
+    """The examples of each window, and the users of the last one."""
+
+    examples: list[Examples]
+    users: list[str]
+
+
+def examples_of(run: SparkRun, parts: Parts, known: Mapping[str, Retrieval]) -> Windows:
     """The examples of each window."""
     shares = dict.fromkeys(known, 1.0)
     given = {"retrievals": run.engine.broadcast(dict(known)), "shares": shares, "num_workers": 1}
     found: dict[str, list[Examples]] = {}
+    users: dict[str, list[str]] = {}
     for kind, content in parts.then(tasks.make_examples, **given).collected():
         for name, examples in tasks.examples_of([part(kind, content)]).items():
             found.setdefault(name, []).append(examples)
-    return [joined(found[name]) for name in sorted(found)]
+            users.setdefault(name, []).extend(pl.read_ipc_stream(content)["user_key"].unique().sort())
+    return Windows([joined(found[name]) for name in sorted(found)], users[max(users)])
 
 
-def judged(examples: list[Examples], changed: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
+def judged(windows: Windows, changed: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
     """NDCG@10 of each user of the last window, over all items and over new ones, each as the mean over the seeds."""
-    *train, valid = (one._replace(features=changed(one.features)) for one in examples)
+    *train, valid = (one._replace(features=changed(one.features)) for one in windows.examples)
     learned = joined([mostly_known(window) for window in train])
     by_seed = []
     for seed in SEEDS:
@@ -151,10 +162,17 @@ def judged(examples: list[Examples], changed: Callable[[Floats], Floats]) -> tup
     return mean[:, 0], mean[:, 1]
 
 
-def row(what: str, found: tuple[Floats, Floats], whole: tuple[Floats, Floats], examples: list[Examples]) -> str:
-    """A line of the table."""
-    cells = [told(one - other, sign="+") for one, other in zip(found, whole, strict=True)]
-    return f"| {what} | {' | '.join(cells)} | {size_of(examples):.0f} |"
+def row(
+    what: str, found: tuple[Floats, Floats], whole: tuple[Floats, Floats], windows: Windows, every: Sequence[str]
+) -> str:
+    """A line of the table; a user of the whole who has no candidate any more finds nothing."""
+    place = {user: number for number, user in enumerate(windows.users)}
+    own = np.array([place.get(user, -1) for user in every])
+    cells = [
+        told(np.where(own >= 0, one[own], np.where(np.isnan(other), np.nan, 0)) - other, sign="+")
+        for one, other in zip(found, whole, strict=True)
+    ]
+    return f"| {what} | {' | '.join(cells)} | {size_of(windows):.0f} |"
 
 
 def told(values: Floats, *, sign: str = "") -> str:
@@ -163,9 +181,9 @@ def told(values: Floats, *, sign: str = "") -> str:
     return f"{value:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
 
 
-def size_of(examples: list[Examples]) -> float:
+def size_of(windows: Windows) -> float:
     """Candidates a user of the last window."""
-    return len(examples[-1].label) / len(examples[-1].num_wanted)
+    return len(windows.examples[-1].label) / len(windows.users)
 
 
 if __name__ == "__main__":
