@@ -370,7 +370,9 @@ def main(settings: TrainRankerSettings) -> None:
             states = fit_on_workers(
                 train_worker,
                 task,
-                settings.cluster,
+                settings.cluster.model_copy(
+                    update={"use_gpu": False}
+                ),  # trees and small networks: workers share numbers by gloo
                 name=run.run_id,
                 storage=run.storage(MODEL),
                 max_failures=settings.max_failures,
