@@ -16,7 +16,7 @@ itself.
 
 import json
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -78,10 +78,10 @@ class Found(NamedTuple):
     context_keys: dict[str, bool]  # whether all values of a key are numbers
 
 
-def look_through(run: SparkRun, *, num_shards: int) -> Found:
-    """Count the log's impressions, and find their items and the keys of their context."""
+def look_through(run: SparkRun, *, until: datetime, num_shards: int) -> Found:
+    """Count the log's impressions before a moment, and find their items and the keys of their context."""
     events = run.files_of({"": "silver/events"})
-    seen = events.then(tasks.survey, until=run.times.end, num_shards=num_shards).keep()
+    seen = events.then(tasks.survey, until=until, num_shards=num_shards).keep()
     told = seen.of(tasks.FOUND, tasks.KEY).collected()
     each = seen.of(tasks.ITEM).to_shards(num_shards).then(tasks.each_item).collected()
     seen.drop()
@@ -139,7 +139,7 @@ def main(settings: DecisionsSettings) -> None:
     with start_run("decisions", settings) as run:
         num_events = run.lake.num_rows("silver/events", run.version_of("silver/events"))
         num_shards = run.num_shards(num_events, rows_per_shard=settings.events_per_shard)
-        found = look_through(run, num_shards=num_shards)
+        found = look_through(run, until=run.times.at(run.as_of).end, num_shards=num_shards)
         if not found.num_with_propensity:
             run.skip("no impressions with propensities in this log")
         has_users = found.num_with_user > 0

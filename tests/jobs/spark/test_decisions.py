@@ -172,7 +172,7 @@ def test_a_log_without_propensities_is_skipped_with_one_line(
 
 @pytest.mark.slow
 def test_splits_move_with_as_of_and_what_lies_behind_its_window_is_not_there(
-    job: ModuleType, small_lake: SmallLake
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     visits = [(day, datetime(2026, 1, day, 12, tzinfo=UTC)) for day in (2, 12, 22)]
     put_log(
@@ -188,7 +188,11 @@ def test_splits_move_with_as_of_and_what_lies_behind_its_window_is_not_there(
     assert splits("end") == ["train", "train", "valid"]
     assert small_lake.lake.table_property("gold/decisions", AS_OF_PROPERTY) == END.isoformat()
     assert splits("test_from") == ["train", "valid", "test"]
+    capsys.readouterr()
     assert splits("valid_from") == ["valid", "test"]  # a test window of ten days from 11 January on
+    told = capsys.readouterr().out
+    assert "impressions  found=2 " in told
+    assert "left out" not in told
     assert splits(VALID_FROM.replace(day=13).isoformat()) == ["train", "valid", "test"]
 
 
