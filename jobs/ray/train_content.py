@@ -44,7 +44,7 @@ from lib.engines.ray_train import fit_on_workers, last_state, ray_session, repor
 from lib.lake.writes import conform, write_files
 from lib.models import rows, tasks
 from lib.models.fitting import State
-from lib.models.known_fits import known_by_fit
+from lib.models.known_fits import fit_before, known_by_fit
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
 from lib.models.two_tower import PairSampler
@@ -146,9 +146,9 @@ class Task:
 
     def begun_fusion(self, model: str, inputs: Inputs, states: Mapping[str, State]) -> Fusion:
         """The fusion from which a fit begins: it goes on from the weights of the one before."""
-        fusion, names = self.untrained_fusion(inputs), [*self.fits]
-        if place := names.index(model):
-            fusion.load_state_dict(states[names[place - 1]]["model"])
+        fusion, before = self.untrained_fusion(inputs), fit_before(self.fits, model)
+        if before is not None:
+            fusion.load_state_dict(states[before]["model"])
         return fusion
 
     def untrained_pictures(self, said: Inputs) -> PictureAgreement:

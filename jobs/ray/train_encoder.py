@@ -105,7 +105,7 @@ class Task:
     """All that a worker needs: where the tables are, their versions, and how to fit."""
 
     lake: Lake
-    versions: Mapping[str, int]
+    version: int  # of gold/examples
     num_examples: Mapping[str, int]  # labelled ones, by split
     encoder: EncoderPlan | None  # None: the labels are unfit to train a purchase model
     towers: TowerTraining
@@ -114,7 +114,7 @@ class Task:
 
     def examples(self, split: str, share: int, num_shares: int) -> Examples:
         """The labelled examples of a share of a split."""
-        columns, version = ["user_key", "features", "label"], self.versions["gold/examples"]
+        columns, version = ["user_key", "features", "label"], self.version
         where = {"split": split}
         return rows.labelled_examples(
             rows_of_share(self.lake, "gold/examples", version, columns, where=where, share=share, num_shares=num_shares)
@@ -216,7 +216,7 @@ def task_of(
     weights = Weights(settings.half_life_days, settings.browsing_weight)
     return Task(
         lake=run.lake.absolute(),
-        versions={table: run.version_of(table) for table in ("gold/examples", "gold/interactions")},
+        version=run.version_of("gold/examples"),
         num_examples=num_examples,
         encoder=EncoderPlan(
             num_epochs=settings.num_epochs,

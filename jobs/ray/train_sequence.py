@@ -36,7 +36,7 @@ from lib.lake.writes import conform, write_files
 from lib.models import sequence_tasks as tasks
 from lib.models import sequence_weights
 from lib.models.fitting import State
-from lib.models.known_fits import known_by_fit
+from lib.models.known_fits import fit_before, known_by_fit
 from lib.models.sequence import PieceSampler, SequenceModel, Sequences, weights_of
 from lib.models.sequence_fit import SequencePlan, fit_sequence
 from lib.models.sequence_tasks import SequenceFit
@@ -121,16 +121,14 @@ class Task:
 
     def begun(self, model: str, states: Mapping[str, State]) -> SequenceModel:
         """The model from which a fit begins: it goes on from the weights of the one before."""
-        begun = self.untrained(self.fits[model])
-        names = [*self.fits]
-        if place := names.index(model):
-            before = names[place - 1]
+        begun, before = self.untrained(self.fits[model]), fit_before(self.fits, model)
+        if before is not None:
             begun.take(states[before]["model"], self.fits[before].item_ids, own_ids=self.fits[model].item_ids)
         return begun
 
 
 def train_worker(config: dict[str, Task]) -> None:
-    """The work of each Ray Train worker; epochs save the states of both fits in one checkpoint."""
+    """The work of each Ray Train worker; epochs save the states of all fits in one checkpoint."""
     torch.set_num_threads(1)
     task, rank = config["task"], train.get_context().get_world_rank()
     states: dict[str, State] = last_state() or {}

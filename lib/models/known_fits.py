@@ -59,6 +59,13 @@ def known_by_fit(
     }
 
 
+def fit_before(fits: Mapping[str, object], fit: str) -> str | None:
+    """The fit from whose weights one goes on: that before it, of fits of which the oldest is first; None for the oldest."""
+    names = [*fits]
+    place = names.index(fit)
+    return names[place - 1] if place else None
+
+
 def distinct_items(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Bring the items of all shares together."""
     found = unpacked(parts)

@@ -13,7 +13,7 @@ from lib.engines.ray_tasks import InRay, RayParts, RayRun, batches_of
 from lib.lake.lake import Lake
 from lib.models import rows, tasks
 from lib.models.fitting import State, TwoTowerPlan
-from lib.models.known_fits import known_by_fit
+from lib.models.known_fits import fit_before, known_by_fit
 from lib.models.rows import Weights
 from lib.models.tasks import TowerFit
 from lib.models.tower_chunks import Chunks
@@ -73,22 +73,16 @@ class TowerTraining:
 
     def begun(self, model: str, states: Mapping[str, State]) -> TwoTower:
         """The two towers from which a fit begins: it goes on from the weights of the one before."""
-        towers, before = self.untrained(model), self.before(model)
+        towers, before = self.untrained(model), fit_before(self.fits, model)
         if before is not None:
             own, other = (self.fits[name].item_ids for name in (model, before))
             places = pc.fill_null(pc.index_in(own, value_set=other), -1).to_numpy()
             towers.take(states[before]["model"], torch.from_numpy(places.astype(np.int64)))
         return towers
 
-    def before(self, model: str) -> str | None:
-        """The fit from which this one goes on; None for the oldest."""
-        names = [*self.fits]
-        place = names.index(model)
-        return names[place - 1] if place else None
-
     def plan_of(self, model: str) -> TwoTowerPlan:
         """How a fit is made."""
-        return self.plan if self.before(model) is None else replace(self.plan, num_epochs=self.more_epochs)
+        return self.plan if fit_before(self.fits, model) is None else replace(self.plan, num_epochs=self.more_epochs)
 
 
 def pairs_held(chunk: list[InRay]) -> Pairs:
