@@ -28,7 +28,7 @@ from lib.ranking import als_tasks
 from lib.ranking.als_fit import BlockedFits, Hyperparameters, vectors_in
 from lib.ranking.als_search import search
 from lib.ranking.als_tasks import VECTORS
-from lib.ranking.validation import METRIC, ndcg_of_vectors, scores_of_vectors, wanted_items
+from lib.ranking.validation import METRIC, ndcg_of_vectors, scores_of_vectors, wanted_items, with_known
 from lib.ranking.vector_files import copied_vectors
 from lib.runs.model_registry import judged, models
 from lib.runs.promotion import (
@@ -123,12 +123,19 @@ def fits_of(run: SparkRun, settings: AlsSettings) -> Fits:
 
 
 def wanted_in_window(run: SparkRun) -> pa.Table:
-    """`user_key` and `items`: what users bought (or what the log counts as relevant) in the validation window."""
+    """What users bought (or what the log counts as relevant) in the validation window, and knew before it.
+
+    `user_key`, `items`, `known`.
+    """
     start, end = validation_from(run), run.as_of
     days = pl.date_range(start.date(), end.date(), eager=True).to_list()
     files = run.files_of({"": "gold/interactions"}, holding={"event_date": days})
     found = files.then(als_tasks.find_wanted, start=start, end=end).collected()
-    return wanted_items(gathered(found, als_tasks.WANTED, als_tasks.GATHERED).to_arrow().to_batches())
+    wanted = wanted_items(gathered(found, als_tasks.WANTED, als_tasks.GATHERED).to_arrow().to_batches())
+    user_keys = run.engine.broadcast(wanted["user_key"].to_pylist())
+    files = run.files_of({"": "gold/interactions"})
+    found = files.then(als_tasks.find_known, user_keys=user_keys, until=start).collected()
+    return with_known(wanted, gathered(found, als_tasks.KNOWN, als_tasks.GATHERED).to_arrow().to_batches())
 
 
 def scores(run: SparkRun, fit: Sequence[AddAction] | None, current: Row) -> Scores:

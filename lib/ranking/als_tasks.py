@@ -4,22 +4,23 @@ A user and an item belong to the shard that their id has by its hash; a shard ho
 those of its items.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
 import polars as pl
 import pyarrow as pa
 
-from lib.engines.arrow_tasks import packed, rows_of, shards_by, table_rows, unpacked
+from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked
 from lib.ranking.known_pairs import INTERACTION
-from lib.ranking.validation import wanted_items
+from lib.ranking.validation import BEFORE, wanted_items
 from lib.tables import contract
 
 USER_PAIR, ITEM_PAIR, FACTOR = "user", "item", "factor"
-WEIGHT, WANTED = "weight", "wanted"
+WEIGHT, WANTED, KNOWN = "weight", "wanted", "known"
 GATHERED: dict[str, dict[str, type[pl.DataType]]] = {
     WEIGHT: {"weight": pl.Float64, "number": pl.UInt32},
     WANTED: {"user_key": pl.String, "item_id": pl.String},
+    KNOWN: BEFORE,
 }
 DIGITS = 3  # of a weight, where the median is counted
 PAIRS = pa.schema(
@@ -92,3 +93,16 @@ def find_wanted(files: Iterable[pa.RecordBatch], *, start: datetime, end: dateti
 
     by_user = pl.DataFrame(wanted_items(relevant()))
     yield from packed(by_user.explode("items").rename({"items": "item_id"}), WANTED)
+
+
+def find_known(
+    files: Iterable[pa.RecordBatch], *, user_keys: Broadcast[Sequence[str]], until: datetime
+) -> Iterator[pa.RecordBatch]:
+    """What some users did with each item before a moment: of a task's rows, see `with_known`."""
+    schema = contract("gold/interactions").schema
+    taken = pa.schema([schema.field(name) for name in TAKEN])
+    theirs = pl.Series(user_keys.value, dtype=pl.String).implode()
+    for file in rows_of(files):
+        for rows in table_rows(file["location"], taken):
+            known = rows.filter((pl.col("event_time") < until) & pl.col("user_key").is_in(theirs))
+            yield from packed(known.group_by("user_key", "item_id").agg(pl.col("weight").sum()), KNOWN)

@@ -21,6 +21,7 @@ from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
 from lib.ranking import als_fit
 from lib.ranking.als_checkpoints import Checkpoints, Sides
+from lib.ranking.validation import METRIC
 from lib.runs.errors import ExitCode, RetryableError, TaskError, ending_of
 from tests.jobs.spark.interactions import LATER, pair
 from tests.lakes import END, START, TEST_FROM, VALID_FROM, SmallLake
@@ -117,13 +118,14 @@ def test_a_version_that_finds_less_on_valid_stands_as_a_candidate_beside_the_cur
     own = {"als-000001", "als-000001-valid"}
     if finds_wanted:
         assert statuses == {"als-000000": "promoted", "als-000001": "candidate"}
-        assert "als als-000001 stands as a candidate: NDCG@10 0." in capsys.readouterr().out
+        assert "als als-000001 stands as a candidate: NDCG@10 of both questions 0." in capsys.readouterr().out
         assert "als-000000's 1.0000" in models["als-000001"]["reason"]
         assert "on 10 validation rows; too low in NDCG@10" in models["als-000001"]["reason"]
         assert [row for row in stored if row["version"] not in own] == before
     else:
         assert statuses == {"als-000000": "retired", "als-000001": "promoted"}
-        assert f"als-000000's {1 / np.log2(11):.4f}" in models["als-000001"]["reason"]  # at rank 10
+        at_the_end = (1 / np.log2(11) + 1 / np.log2(7)) / 2  # at rank 10 of all, and 6 of those that the user had not
+        assert f"als-000000's {at_the_end:.4f}" in models["als-000001"]["reason"]
         assert {row["version"] for row in stored} == own
 
 
@@ -290,10 +292,10 @@ def test_a_search_takes_what_finds_most_on_the_validation_window_and_keeps_what_
     job.main(job.AlsSettings(**given, search=True))
     tried = json.loads((small_lake.lake.folder / "files/als/als-000001.json").read_text())
     assert len(tried) == 9, "what is set, two half-lives, two regularizations, two alphas, and ranks of 2 and 4"
-    assert tried == sorted(tried, key=lambda trial: -trial["NDCG@10"])
+    assert tried == sorted(tried, key=lambda trial: -trial[METRIC])
     chosen = {name: tried[0][name] for name in ("rank", "alpha", "regularization", "half_life_days")}
     assert chosen["rank"] == 2
-    assert tried[0]["NDCG@10"] > max(trial["NDCG@10"] for trial in tried if trial["rank"] == 1)
+    assert tried[0][METRIC] > max(trial[METRIC] for trial in tried if trial["rank"] == 1)
     assert "tried  rank=1" in capsys.readouterr().out
     searched = fit_of(small_lake, "als-000001")
     job.main(job.AlsSettings(**{**given, **chosen}))

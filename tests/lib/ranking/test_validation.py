@@ -21,15 +21,41 @@ VECTORS = pa.Table.from_pylist(
 )
 
 
-def wanted(*rows: tuple[str, list[str]]) -> pa.Table:
-    schema = pa.schema([("user_key", pa.string()), ("items", pa.list_(pa.string()))])
-    return pa.Table.from_pylist([{"user_key": user, "items": items} for user, items in rows], schema=schema)
+def wanted(*rows: tuple[str, list[str]], known: dict[str, list[str]] | None = None) -> pa.Table:
+    each = [{"user_key": user, "items": items, "known": (known or {}).get(user, [])} for user, items in rows]
+    return pa.Table.from_pylist(each, schema=validation.WANTED.append(validation.KNOWN))
 
 
 def test_each_user_scores_by_where_the_wanted_items_stand_and_a_stranger_scores_zero() -> None:
     found = ndcg_of_vectors(VECTORS, wanted(("ann", ["c"]), ("bob", ["b", "sold out"]), ("dan", ["a"])))
     # Ann's list is a, c, b; bob's is b, c, a, and two hits were possible.
     assert found.tolist() == pytest.approx([1 / log2(3), 1 / (1 + 1 / log2(3)), 0.0])
+
+
+def test_one_who_wanted_something_new_scores_by_the_list_of_new_items_as_much_as_by_that_of_all() -> None:
+    asked = ("ann", ["a", "b"]), ("bob", ["b"])
+    found = ndcg_of_vectors(VECTORS, wanted(*asked, known={"ann": ["a", "gone"], "bob": ["b"]}))
+    # Ann's list is a, c, b; of new items c, b, and b alone is new to her. Bob wanted nothing new.
+    all_items = (1 + 1 / 2) / (1 + 1 / log2(3))
+    assert found.tolist() == pytest.approx([(all_items + 1 / log2(3)) / 2, 1.0])
+
+
+def test_what_a_user_knew_is_what_is_left_of_all_weights_before() -> None:
+    before = pa.table(
+        {
+            "user_key": ["ann", "bob", "ann", "eve", "ann", "bob"],
+            "item_id": ["b", "a", "a", "a", "b", "c"],
+            "weight": [1.0, 2.0, 1.0, 1.0, -1.0, 1.0],  # Ann sent b back
+        }
+    )
+    asked = pa.Table.from_pylist(
+        [{"user_key": "ann", "items": ["a"]}, {"user_key": "bob", "items": ["a"]}, {"user_key": "dan", "items": ["c"]}],
+        schema=validation.WANTED,
+    )
+    for size in (1, 6):
+        found = validation.with_known(asked, before.to_batches(max_chunksize=size))
+        assert found["known"].to_pylist() == [["a"], ["a", "c"], []]
+    assert validation.with_known(asked.slice(0, 0), []).num_rows == 0
 
 
 def test_without_vectors_or_users_nobody_scores() -> None:
