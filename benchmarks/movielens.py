@@ -76,8 +76,8 @@ VALIDATION = """What was chosen was chosen here: the peers' options and epochs, 
 and the ranker's number of trees. Known users. The ranker of this row learnt from the one window before, in which few users were known."""
 
 NOTES = (
-    "- The search of `als` compares lists of all items, with what was rated before among them, over all users, of whom most are unseen: values "
-    "near zero. Two towers and the sequence model have no search and no early end.",
+    "- The search of `als` counts lists of all items and of new ones alike, over all users, of whom most are unseen and so score zero by any "
+    "trial. Two towers and the sequence model have no search and no early end.",
     "- The ranker has two windows of nine weeks to learn from, and in the first few users are known; of those who are not, whose candidates "
     "are popular ones alone, it learns from a quarter as many.",
 )

@@ -16,7 +16,7 @@ from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
 from lib.candidates.known import counted
 from lib.content.users import mean_of_history
-from lib.ranking.topk import top_k
+from lib.ranking.topk import best_of_each
 
 Floats = NDArray[np.float32]
 OWN, POPULAR, POPULAR_IN_CATEGORY = "own", "popular", "popular_in_category"
@@ -165,12 +165,9 @@ def _best_new(scores: Floats, own: tuple[NDArray[np.int64], NDArray[np.int64]], 
     """The best items that the user did not have."""
     kept = scores[own]
     scores[own] = -np.inf
-    asked = np.flatnonzero(np.isfinite(scores).any(axis=1))
-    best = top_k(scores[asked], num_proposed)
-    value = np.take_along_axis(scores[asked], best, axis=1)
+    best = best_of_each(scores, num_proposed)
     scores[own] = kept
-    row, place = np.nonzero(value > -np.inf)
-    return Proposed(asked[row], best[row, place], (place + 1).astype(np.int32), value[row, place].astype(np.float64))
+    return Proposed(best.user, best.item, best.rank, best.score)
 
 
 def _own_items(block: Histories) -> Proposed:

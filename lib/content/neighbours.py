@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.ranking.topk import top_k
+from lib.ranking.topk import best_of_each
 
 ROWS_AT_ONCE = 1024
 
 
 def nearest(vectors: Any, number: int) -> NDArray[np.int64]:
-    """The nearest other rows of each row by dot product, nearest first: (N, number).
+    """The nearest other rows of each row by dot product, nearest first: (N, number), or (N, N - 1).
 
     `vectors` are (N, D), dense or sparse, with rows of length 1.
     """
@@ -21,7 +21,7 @@ def nearest(vectors: Any, number: int) -> NDArray[np.int64]:
         product = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
         scores = np.array(product.todense() if hasattr(product, "todense") else product, dtype=np.float32)
         scores[np.arange(len(scores)), start + np.arange(len(scores))] = -np.inf
-        found.append(top_k(scores, number))
+        found.append(best_of_each(scores, number).item.reshape(len(scores), -1))
     return np.concatenate(found)
 
 

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from lib.models.sequence_weights import NEXT, PAD, SequenceWeights
 from lib.next_item.visits import NOTHING, Catalogue, Ints, Prefixes
-from lib.ranking.topk import top_k
+from lib.ranking.topk import best_of_each
 
 # Scores are rounded, so that ties and lists do not depend on how many prefixes are asked for at once: products of matrices of other
 # sizes differ in their last digits.
@@ -40,10 +40,9 @@ class SequenceStrategy:
         sequences = [of_row[of_row != PAD] for of_row in number[rows, ::-1]]
         vectors = self.weights.vectors(sequences, purpose=NEXT)
         scores = np.round(vectors @ self.weights.item_vectors[self.number_of[self.known] - 1].T, DECIMALS)
-        best = top_k(scores, depth)
+        best = best_of_each(scores, depth)
         likely = np.exp(scores - scores.max(axis=1, keepdims=True)).astype(np.float64)
-        values = np.take_along_axis(likely / likely.sum(axis=1, keepdims=True), best, axis=1)
-        place = np.repeat(rows, best.shape[1]), self.known[best].ravel()
-        found = sparse.csr_array((values.ravel(), place), shape=shape)
+        values = likely[best.user, best.item] / likely.sum(axis=1)[best.user]
+        found = sparse.csr_array((values, (rows[best.user], self.known[best.item])), shape=shape)
         found.sort_indices()
         return found

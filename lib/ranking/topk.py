@@ -6,7 +6,7 @@ position, so a list does not depend on the blocks. The functions hold no state: 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ Scores = NDArray[np.floating[Any]]
 ScoreBlock = Callable[[slice], Scores]
 
 _CELLS_AT_ONCE = 1 << 24  # scores in memory at a time (64 MB as floats)
+_GROUPS_A_PLACE = 8
+_LARGEST_GROUP = 256
 
 
 @dataclass(frozen=True)
@@ -34,29 +36,41 @@ class Ranked:
     score: NDArray[np.float64]
 
 
-def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
-    """Positions of the k best items of each row, best first; ties by position.
+NO_LISTS = Ranked(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
+
+
+def best_of_each(scores: Scores, k: int, *, above: float = -np.inf) -> Ranked:
+    """The k best items of each row that score more than a number, best first; ties by position.
+
+    Most scores are only compared with what the k-th best is at least.
 
     Args:
-        scores: (users, items); -inf where an item must not be listed.
+        scores: (users, items), no NaN; -inf where an item must not be listed.
         k: length of the lists.
-
-    Returns:
-        (users, min(k, items)); if fewer items may be listed, the row ends with items that score -inf.
+        above: the number.
     """
     num_items = scores.shape[1]
     k = min(k, num_items)
-    if k == num_items:
-        return np.argsort(-scores, axis=1, kind="stable")
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    best_scores = np.take_along_axis(scores, best, axis=1)
-    # A partition keeps arbitrary items among those that tie for the last place, so such rows are sorted completely.
-    worst = best_scores.min(axis=1, keepdims=True)
-    tied = np.flatnonzero((scores >= worst).sum(axis=1) > k)
-    best[tied] = np.argsort(-scores[tied], axis=1, kind="stable")[:, :k]
-    best_scores[tied] = np.take_along_axis(scores[tied], best[tied], axis=1)
-    order = np.lexsort((best, -best_scores), axis=1)
-    return np.take_along_axis(best, order, axis=1)
+    if not scores.size or k < 1:
+        return NO_LISTS
+    least = np.nextafter(scores.dtype.type(above), scores.dtype.type(np.inf))
+    user, item = np.nonzero(scores >= np.maximum(_bound(scores, k), least)[:, None])
+    score = scores[user, item]
+    order = np.lexsort((-score, user))  # is stable, and items stand in their order
+    user, item, score = user[order], item[order], score[order]
+    rank = np.arange(1, len(user) + 1) - np.searchsorted(user, user)
+    kept = rank <= k
+    return Ranked(user[kept], rank[kept].astype(np.int32), item[kept], score[kept].astype(np.float64))
+
+
+def _bound(scores: Scores, k: int) -> Scores:
+    """What the k-th best of each row is at least, (users,): the k-th best of the maxima of groups of items, most of which hold one of the best."""
+    num_items = scores.shape[1]
+    num_groups = max(min(_GROUPS_A_PLACE * k, num_items), num_items // _LARGEST_GROUP)
+    highest = scores[:, :num_groups].copy()
+    for start in range(num_groups, num_items - num_groups + 1, num_groups):
+        np.maximum(highest, scores[:, start : start + num_groups], out=highest)
+    return np.asarray(np.partition(highest, num_groups - k, axis=1)[:, num_groups - k])
 
 
 def rank_users(
@@ -77,7 +91,7 @@ def rank_users(
     parts = [_rank_block(score_block, slice(start, min(start + step, num_users)), k, excluded)
              for start in range(0, num_users, step)]  # fmt: skip
     if not parts:
-        return Ranked(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float64))
+        return NO_LISTS
     return Ranked(
         user=np.concatenate([p.user for p in parts]),
         rank=np.concatenate([p.rank for p in parts]),
@@ -92,16 +106,8 @@ def _rank_block(score_block: ScoreBlock, rows: slice, k: int, excluded: sp.csr_a
     if excluded is not None:
         users, items = excluded[rows].nonzero()
         scores[users, items] = -np.inf
-    best = top_k(scores, k)
-    best_scores = np.take_along_axis(scores, best, axis=1)
-    listed = best_scores > -np.inf  # a prefix of each row
-    user, place = np.nonzero(listed)
-    return Ranked(
-        user=user.astype(np.int64) + rows.start,
-        rank=(place + 1).astype(np.int32),
-        item=best[listed],
-        score=best_scores[listed].astype(np.float64),
-    )
+    best = best_of_each(scores, k)
+    return replace(best, user=best.user + rows.start)
 
 
 def dot_products(user_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32]) -> ScoreBlock:

@@ -8,10 +8,10 @@ from hypothesis.extra import numpy as hnp
 
 from lib.ranking.topk import (
     Ranked,
+    best_of_each,
     dot_products,
     incidence,
     rank_users,
-    top_k,
     vectors,
 )
 
@@ -31,13 +31,23 @@ def as_rows(ranked: Ranked) -> list[tuple[int, int, int, float]]:
 
 def test_the_best_items_come_first_and_equal_scores_go_by_position() -> None:
     scores = np.array([[1.0, 3.0, 2.0, 3.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0], [0.0, 1.0, 1.0, 2.0, 1.0]])
-    assert top_k(scores, 3).tolist() == [[1, 3, 2], [0, 1, 2], [3, 1, 2]]
+    assert best_of_each(scores, 3).item.reshape(3, 3).tolist() == [[1, 3, 2], [0, 1, 2], [3, 1, 2]]
 
 
 @settings(deadline=None)
-@given(SCORES, st.integers(1, 12))
-def test_the_best_k_are_those_of_a_whole_stable_sort(scores: np.ndarray, k: int) -> None:
-    np.testing.assert_array_equal(top_k(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
+@given(SCORES, st.integers(1, 12), st.sampled_from([-INF, 0.0, 1.0]), st.integers(1, 3), st.integers(1, 4))
+def test_the_best_k_are_those_of_a_whole_stable_sort_in_groups_of_any_size(
+    scores: np.ndarray, k: int, above: float, groups: int, largest: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lib.ranking.topk._GROUPS_A_PLACE", groups)
+        patched.setattr("lib.ranking.topk._LARGEST_GROUP", largest)
+        found = as_rows(best_of_each(scores, k, above=above))
+    expected = []
+    for user, row in enumerate(scores):
+        listed = [item for item in np.argsort(-row, kind="stable") if row[item] > above][:k]
+        expected += [(user, rank, int(item), float(row[item])) for rank, item in enumerate(listed, start=1)]
+    assert found == expected
 
 
 def test_a_list_is_shorter_when_fewer_items_may_be_listed() -> None:
