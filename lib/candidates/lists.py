@@ -10,7 +10,7 @@ An item that nobody has touched is in the lists of `content` and `ranked` alone,
 back to another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from lib.candidates.examples import pairs_of
 from lib.candidates.features import BOUGHT, FITTING, FOLLOWING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
 from lib.candidates.histories import Histories
 from lib.candidates.ranker import Ranker, moving_groups
-from lib.candidates.rules import Rules, best_places, explored
+from lib.candidates.rules import Rules, best_places, by_score, explored
 from lib.candidates.sources import (
     ALS,
     CONTENT,
@@ -73,8 +73,8 @@ class Writer:
     wording: Wording
     rules: Rules = NO_RULES
 
-    def lists(self, block: Histories, candidates: Candidates) -> Iterator[pl.DataFrame]:
-        """Rows with strategy, question, user_key, rank, item_id, score and reason."""
+    def lists(self, block: Histories, candidates: Candidates) -> Iterator[tuple[str, pa.Table]]:
+        """By strategy, rows with question, user_key, rank, item_id, score and reason."""
         num_buyers = self.retrieval.catalogue.num_buyers
         everyone = np.arange(len(block.user_keys))
         best = np.argsort(-num_buyers, kind="stable")[: min(self.length, np.count_nonzero(num_buyers > 0))]
@@ -94,7 +94,7 @@ class Writer:
         if self.ranker is not None and len(candidates.user):
             yield from self._ranked(block, candidates, self.ranker)
 
-    def _of_source(self, block: Histories, candidates: Candidates, source: str) -> Iterator[pl.DataFrame]:
+    def _of_source(self, block: Histories, candidates: Candidates, source: str) -> Iterator[tuple[str, pa.Table]]:
         """A retriever's own order of all items, and of new ones."""
         new = candidates.proposed[source]
         new = new.where(new.rank <= self.length)
@@ -105,43 +105,66 @@ class Writer:
             np.concatenate([new.score, candidates.scores[source][is_own]]),
             self.length,
         )
-        for question, listed in (("all", both), ("new", new)):
+        nearest = self._nearest(block, both, new) if source == EASE else []
+        for place, (question, listed) in enumerate((("all", both), ("new", new))):
             if source == EASE:
-                reasons = self._together(block, listed, "one of your own items")
+                reasons = self._together(nearest[place], "one of your own items")
             else:
-                reasons = pa.array([MODEL_REASONS[source]] * len(listed.user), pa.string())
+                reasons = pa.repeat(MODEL_REASONS[source], len(listed.user))
             yield self._rows(block, source, question, listed, reasons)
 
-    def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[pl.DataFrame]:
+    def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[tuple[str, pa.Table]]:
         """The ranker's order of all candidates, and of the new ones; with rules, also what it would be without them."""
         catalogue = self.retrieval.catalogue
         features = features_of(candidates, block, catalogue)
         pairs = pairs_of(candidates, block, catalogue)
         scores = ranker.scorer.scores(features, pairs)
         variants = {RANKED: self.rules, **({WITHOUT_RULES: NO_RULES} if self.rules.are_on else {})}
-        places: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int32]]] = {}
-        for question in ("all", "new"):
-            asked = np.flatnonzero((candidates.pair < 0) | (question == "all"))
-            for strategy, rules in variants.items():
-                of_asked = candidates.user[asked], candidates.item[asked], scores[asked]
-                cap = rules.max_per_category
-                place, rank = best_places(*of_asked, catalogue, length=self.length, max_per_category=cap)
-                places[strategy, question] = asked[place], rank
+        places = self._places(candidates, scores, variants)
         shown = np.unique(np.concatenate([place for place, _ in places.values()]))
         moved = np.full(len(scores), -1)
         of_shown = features[shown], scores[shown], ranker.usual, pairs.where(shown)
         moved[shown] = moving_groups(ranker.scorer, *of_shown)
+        near = shown[moved[shown] == GROUPS.index(TOGETHER)]
+        nearest = np.full(len(scores), -1)
+        nearest[near] = strongest_own(self.retrieval.ease, block, candidates.user[near], candidates.item[near])
         for (strategy, question), (place, rank) in places.items():
             listed = Proposed(candidates.user[place], candidates.item[place], rank, scores[place])
-            reasons = self._moved(block, listed, candidates.pair[place], moved[place])
+            reasons = self._moved(block, listed, candidates.pair[place], moved[place], nearest[place])
             kept, is_drawn = explored(block, catalogue, listed, variants[strategy], self.length)
             if is_drawn.any():
                 told = dict(zip(cells(listed), reasons.to_pylist(), strict=True))
                 reasons = pa.array([told.get(cell, NEW_IN_SHOP) for cell in cells(kept)], pa.string())
             yield self._rows(block, strategy, question, kept, reasons)
 
-    def _moved(self, block: Histories, listed: Proposed, pair: NDArray[np.int64], group: NDArray[np.int64]) -> pa.Array:
-        """The reason of each ranked row, by the group of features that moved it."""
+    def _places(
+        self, candidates: Candidates, scores: NDArray[np.float64], variants: Mapping[str, Rules]
+    ) -> dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """By strategy and question, which candidates are in a list, by user and rank, and their ranks."""
+        user, item = candidates.user, candidates.item
+        order = by_score(user, item, scores)
+        return {
+            (strategy, question): best_places(
+                in_order,
+                user,
+                item,
+                self.retrieval.catalogue,
+                length=self.length,
+                max_per_category=rules.max_per_category,
+            )
+            for question, in_order in (("all", order), ("new", order[candidates.pair[order] < 0]))
+            for strategy, rules in variants.items()
+        }
+
+    def _moved(
+        self,
+        block: Histories,
+        listed: Proposed,
+        pair: NDArray[np.int64],
+        group: NDArray[np.int64],
+        nearest: NDArray[np.int64],
+    ) -> pa.Array:
+        """The reason of each ranked row, by the group of features that moved it and the nearest own item."""
         catalogue, is_it = self.retrieval.catalogue, {name: group == place for place, name in enumerate(GROUPS)}
         reasons = np.full(len(group), "popular lately", dtype=object)
         times = np.append(block.pairs["num_relevant"].to_numpy(), 0)[pair] * (pair >= 0)
@@ -149,13 +172,10 @@ class Writer:
         reasons[is_it[FOLLOWING]] = "goes on from what you did last"
         reasons[is_it[FITTING]] = "fits what you usually choose"
         lately = catalogue.sums["num_recent_buyers"].to_numpy()[listed.item].astype(float)
-        told = np.array([f"{text} lately" for text in self._bought_by(lately).to_pylist()], dtype=object)
         trending = is_it[TRENDING] & (lately >= self.wording.min_support)
-        reasons[trending] = told[trending]
+        reasons[trending] = [f"{text} lately" for text in self._bought_by(lately[trending]).to_pylist()]
         near = is_it[TOGETHER]
-        if near.any():
-            chosen = listed.where(near)
-            reasons[near] = self._together(block, chosen, "goes with what you have").to_pylist()
+        reasons[near] = self._together(nearest[near], "goes with what you have").to_pylist()
         own = is_it[BOUGHT] & (times > 0)
         reasons[own] = self._bought_before(times[own].astype(float)).to_pylist()
         reasons[is_it[BOUGHT] & (times == 0) & (pair >= 0)] = "you looked at it before"
@@ -168,12 +188,19 @@ class Writer:
         user, item, times = (pairs[name].to_numpy() for name in ("user", "item", "num_relevant"))
         return best_first(user, item, times.astype(float), self.length, tie_break=self.retrieval.catalogue.num_buyers)
 
-    def _together(self, block: Histories, listed: Proposed, otherwise: str) -> pa.Array:
-        nearest = strongest_own(self.retrieval.ease, block, listed.user, listed.item)
-        names = self.retrieval.catalogue.names.take(pa.array(nearest, mask=nearest < 0))
-        return pa.array(
-            [otherwise if name is None else f"often together with {name}" for name in names.to_pylist()], pa.string()
-        )
+    def _nearest(self, block: Histories, *lists: Proposed) -> list[NDArray[np.int64]]:
+        """`strongest_own` of each row of some lists, of a cell that several have asked for once."""
+        width = len(self.retrieval.catalogue)
+        cell, place = np.unique(np.concatenate([of.user * width + of.item for of in lists]), return_inverse=True)
+        found = strongest_own(self.retrieval.ease, block, cell // width, cell % width)[place]
+        return np.split(found, np.cumsum([len(of.user) for of in lists])[:-1])
+
+    def _together(self, nearest: NDArray[np.int64], otherwise: str) -> pa.Array:
+        """The reasons by the nearest own item of each row, -1 where there is none."""
+        distinct, place = np.unique(nearest, return_inverse=True)
+        names = self.retrieval.catalogue.names.take(pa.array(distinct, mask=distinct < 0)).to_pylist()
+        told = pa.array([otherwise if name is None else f"often together with {name}" for name in names], pa.string())
+        return told.take(pa.array(place))
 
     def _bought_by(self, numbers: NDArray[np.float64]) -> pa.Array:
         distinct, place = np.unique(numbers, return_inverse=True)
@@ -192,18 +219,16 @@ class Writer:
 
     def _rows(
         self, block: Histories, strategy: str, question: str, listed: Proposed, reasons: pa.Array
-    ) -> pl.DataFrame:
-        rows = pa.table(
-            {
-                "user_key": block.user_keys.take(pa.array(listed.user)),
-                "rank": pa.array(listed.rank, pa.int32()),
-                "item_id": self.retrieval.catalogue.item_ids.take(pa.array(listed.item)),
-                "score": pa.array(listed.score, pa.float64()),
-                "reason": reasons,
-            }
-        )
-        named = pl.DataFrame(rows).with_columns(strategy=pl.lit(strategy), question=pl.lit(question))
-        return named.select("strategy", "question", *rows.column_names)
+    ) -> tuple[str, pa.Table]:
+        columns = {
+            "question": pa.repeat(question, len(listed.user)),
+            "user_key": block.user_keys.take(pa.array(listed.user)),
+            "rank": pa.array(listed.rank, pa.int32()),
+            "item_id": self.retrieval.catalogue.item_ids.take(pa.array(listed.item)),
+            "score": pa.array(listed.score, pa.float64()),
+            "reason": reasons,
+        }
+        return strategy, pa.table(columns)
 
 
 def cells(listed: Proposed) -> list[tuple[int, int]]:

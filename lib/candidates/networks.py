@@ -48,20 +48,22 @@ class Scaling:
 
     def inputs(self, features: Floats) -> Floats:
         """(N, num_inputs) of features (N, F)."""
-        squashed = squash(features)
-        is_unknown = ~np.isfinite(squashed)
-        squashed[is_unknown] = 0
-        scaled = (squashed - self.mean) * self.scale
+        found = np.empty((len(features), self.num_inputs), np.float32)
+        scaled = squash(features, out=found[:, : len(self.mean)])
+        is_unknown = ~np.isfinite(scaled)
+        with np.errstate(invalid="ignore"):  # of what is infinite, and unknown
+            scaled -= self.mean
+            scaled *= self.scale
         scaled[is_unknown] = 0
-        np.clip(scaled, -BOUND, BOUND, out=scaled)
         share = self.unknown[self._at_times]
-        told = (is_unknown[:, self._at_times] - share) / np.sqrt(share * (1 - share))
-        return np.concatenate([scaled, np.clip(told, -BOUND, BOUND)], axis=1, dtype=np.float32)
+        found[:, len(self.mean) :] = (is_unknown[:, self._at_times] - share) / np.sqrt(share * (1 - share))
+        return np.clip(found, -BOUND, BOUND, out=found)
 
 
-def squash(features: Floats) -> Floats:
+def squash(features: Floats, *, out: Floats | None = None) -> Floats:
     """sign(x) log(1 + |x|): counts and sums, of which few are large."""
-    return np.asarray(np.copysign(np.log1p(np.abs(features)), features))
+    size = np.abs(features, out=out)
+    return np.copysign(np.log1p(size, out=size), features, out=size)
 
 
 def scaling_sums(features: Floats) -> Doubles:

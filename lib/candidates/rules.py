@@ -29,28 +29,26 @@ class Rules:
         return self.max_per_category is not None or self.num_explored > 0
 
 
+def by_score(user: Ints, item: Ints, score: NDArray[np.float64]) -> Ints:
+    """The order of entries (N,) by user, the highest score first; ties by the item's position."""
+    return np.lexsort((item, -score, user))
+
+
 def best_places(
-    user: Ints,
-    item: Ints,
-    score: NDArray[np.float64],
-    catalogue: Catalogue,
-    *,
-    length: int,
-    max_per_category: int | None,
+    order: Ints, user: Ints, item: Ints, catalogue: Catalogue, *, length: int, max_per_category: int | None
 ) -> tuple[Ints, NDArray[np.int32]]:
     """Which entries are in each user's list, by user and rank, and their ranks.
 
-    The highest scores, ties by position. With a cap the items of a category beyond it come after all others of the user.
+    The first in the order. With a cap the items of a category beyond it come after all others of the user.
 
     Args:
+        order: of entries, all or some, as `by_score` gives it.
         user: (N,).
         item: (N,), positions.
-        score: (N,).
         catalogue: knows the items' categories; those without one are never beyond a cap.
         length: of the lists.
         max_per_category: None: no cap.
     """
-    order = np.lexsort((item, -score, user))
     if max_per_category is not None:
         tag = catalogue.tag[item[order]].astype(np.int64)
         number = number_in_group(user[order] * catalogue.num_tags + tag)

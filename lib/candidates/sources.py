@@ -23,6 +23,7 @@ OWN, POPULAR, POPULAR_IN_CATEGORY = "own", "popular", "popular_in_category"
 EASE, EASE_RECENT = "ease", "ease_recent"
 ALS, TWO_TOWER, SEQUENCE = "als", "two_tower", "sequence"
 MODELS = (ALS, TWO_TOWER, SEQUENCE)  # whose vectors stand in gold/vectors
+COUNTING = (EASE, EASE_RECENT, POPULAR_IN_CATEGORY)  # say nothing of an item by a score that is not above 0
 CONTENT = "content"  # has vectors of items there; a user's is the mean of the items' in the history
 CELLS_AT_ONCE = 1 << 23  # scores of a source in memory at a time (32 MB)
 
@@ -77,15 +78,16 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
     is_candidate = pair >= 0
     proposed = {OWN: _own_items(block)}
     for source, of_source in scores.items():
-        proposed[source] = _best_new(of_source, own, retrieval.num_proposed)
+        above = 0 if source in COUNTING else -np.inf
+        proposed[source] = _best_new(of_source, own, retrieval.num_proposed, above)
         is_candidate[proposed[source].user, proposed[source].item] = True
     if POPULAR not in retrieval.left_out:
         proposed[POPULAR] = popular_new(catalogue.sums["num_recent_buyers"].to_numpy(), block, retrieval.num_proposed)
         is_candidate[proposed[POPULAR].user, proposed[POPULAR].item] = True
     user, item = np.nonzero(is_candidate)
     at_candidates = {source: of_source[user, item] for source, of_source in scores.items()}
-    for of_source in at_candidates.values():
-        of_source[np.isneginf(of_source)] = np.nan
+    for source, of_source in at_candidates.items():
+        of_source[of_source <= 0 if source in COUNTING else np.isneginf(of_source)] = np.nan
     return Candidates(user, item, pair[user, item].astype(np.int64), at_candidates, proposed)
 
 
@@ -112,19 +114,17 @@ def popular_new(popularity: NDArray[Any], block: Histories, num_proposed: int) -
 
 
 def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
-    """Source -> (users, items), -inf where it says nothing; sources without a model are left out."""
+    """Source -> (users, items), -inf where it says nothing, as not above 0 where it counts; sources without a model are left out."""
     num_items = len(retrieval.catalogue)
     scores: dict[str, Floats] = {}
     if retrieval.ease.size:
+        num_known = len(retrieval.ease)
         for source, values in (
             (EASE, counted(block.pairs).to_numpy()),
             (EASE_RECENT, block.pairs["weight_60"].to_numpy()),
         ):
-            num_known = len(retrieval.ease)
-            speaks = np.full((len(block.user_keys), num_items), -np.inf, np.float32)
-            speaks[:, :num_known] = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
-            speaks[speaks <= 0] = -np.inf
-            scores[source] = speaks
+            speaks = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
+            scores[source] = np.pad(speaks, ((0, 0), (0, num_items - num_known))) if num_known < num_items else speaks
     if POPULAR_IN_CATEGORY not in retrieval.left_out:
         scores |= _popular_in_category(retrieval.catalogue, block)
     of_users = dict(block.vectors)
@@ -135,11 +135,9 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
         if model not in of_users or of_users[model].shape[1] != items.shape[1]:
             continue
         users = of_users[model]
-        found = np.full((len(users), num_items), -np.inf, np.float32)
-        has_vector = np.flatnonzero(~np.isnan(users[:, 0]))
-        found[has_vector] = users[has_vector] @ np.nan_to_num(items).T
-        found[:, np.isnan(items[:, 0])] = -np.inf
-        scores[model] = found
+        scores[model] = np.nan_to_num(users) @ np.nan_to_num(items).T
+        scores[model][np.isnan(users[:, 0])] = -np.inf
+        scores[model][:, np.isnan(items[:, 0])] = -np.inf
     return scores
 
 
@@ -151,21 +149,21 @@ def _popular_in_category(catalogue: Catalogue, block: Histories) -> dict[str, Fl
     lately = catalogue.sums["num_recent_buyers"].to_numpy().astype(np.float32)
     lately[catalogue.tag == catalogue.num_tags - 1] = 0
     in_tag = np.bincount(catalogue.tag, weights=lately, minlength=catalogue.num_tags)[catalogue.tag]
-    known = np.flatnonzero(lately)
-    if not len(known):
+    if not lately.any():
         return {}
     shares = np.nan_to_num(block.tag_shares(block.pairs["weight_60"].to_numpy(), catalogue))
-    found = np.full((len(block.user_keys), len(catalogue)), -np.inf, np.float32)
-    found[:, known] = shares[:, catalogue.tag[known]] * (lately / np.maximum(in_tag, 1))[known].astype(np.float32)
-    found[found <= 0] = -np.inf
+    found = np.take(shares, catalogue.tag, axis=1)
+    found *= (lately / np.maximum(in_tag, 1)).astype(np.float32)
     return {POPULAR_IN_CATEGORY: found}
 
 
-def _best_new(scores: Floats, own: tuple[NDArray[np.int64], NDArray[np.int64]], num_proposed: int) -> Proposed:
-    """The best items that the user did not have."""
+def _best_new(
+    scores: Floats, own: tuple[NDArray[np.int64], NDArray[np.int64]], num_proposed: int, above: float
+) -> Proposed:
+    """The best items that the user did not have, of those that score more than a number."""
     kept = scores[own]
     scores[own] = -np.inf
-    best = best_of_each(scores, num_proposed)
+    best = best_of_each(scores, num_proposed, above=above)
     scores[own] = kept
     return Proposed(best.user, best.item, best.rank, best.score)
 

@@ -7,7 +7,7 @@ candidates of its shard's users, and writes lists, or keeps them as the ranker's
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -39,6 +39,7 @@ from lib.engines.arrow_tasks import (
 from lib.lake.lake import Lake
 from lib.ranking.ease import gram_of, pair_counts, weights_of
 from lib.ranking.known_pairs import INTERACTION, interaction_schema
+from lib.tables import Table
 from lib.tables.gold import CANDIDATES, RECOMMENDATIONS, VECTORS_TABLE
 
 # Kinds of parts; those of one moment end with its name.
@@ -288,31 +289,40 @@ def write_lists(
     if users is None:
         return
     writer = Writer(retrieval.value, ranker, length, wording, rules)
-    as_of = pl.lit(retrieval.value.as_of, pl.Datetime("us", "UTC"))
-    model = {strategy: "ranker" if strategy in (RANKED, WITHOUT_RULES) else strategy for strategy in versions}
-    lists, candidates = [], []
+    lists: dict[str, list[pa.Table]] = {}
+    candidates: dict[str, list[pa.Table]] = {}
     for block, chosen in candidates_by_block(found, users, name, retrieval.value):
-        lists += list(writer.lists(block, chosen))
-        candidates += list(_candidate_rows(block, chosen, retrieval.value))
-    rows = pl.concat(lists).with_columns(
-        as_of=as_of,
-        model=pl.col("strategy").replace_strict(model, default=None, return_dtype=pl.String),
-        version=pl.col("strategy").replace_strict(dict(versions), default=None, return_dtype=pl.String),
-    )
-    for table, made in ((RECOMMENDATIONS, rows), (CANDIDATES, pl.concat(candidates).with_columns(as_of=as_of))):
-        batches = made.select(table.schema.names).to_arrow().cast(table.schema).to_batches()
-        yield from write_rows(batches, lake=lake, table=table)
+        for strategy, rows in writer.lists(block, chosen):
+            lists.setdefault(strategy, []).append(rows)
+        for source, rows in _candidate_rows(block, chosen, retrieval.value):
+            candidates.setdefault(source, []).append(rows)
+    as_of = pa.scalar(retrieval.value.as_of, RECOMMENDATIONS.schema.field("as_of").type)
+    for strategy, of_strategy in lists.items():
+        model = "ranker" if strategy in (RANKED, WITHOUT_RULES) else strategy
+        behind = {"model": model, "version": versions[strategy]} if strategy in versions else {}
+        values = {"as_of": as_of, "strategy": strategy, "model": None, "version": None} | behind
+        yield from write_rows(_with(of_strategy, values, RECOMMENDATIONS), lake=lake, table=RECOMMENDATIONS)
+    for source, of_source in candidates.items():
+        values = {"as_of": as_of, "source": source}
+        yield from write_rows(_with(of_source, values, CANDIDATES), lake=lake, table=CANDIDATES)
 
 
-def _candidate_rows(block: Histories, candidates: Candidates, retrieval: Retrieval) -> Iterator[pl.DataFrame]:
+def _with(tables: Sequence[pa.Table], values: Mapping[str, Any], table: Table) -> Iterator[pa.RecordBatch]:
+    """Rows with a value of a column in all of them, in the order of the contract's columns."""
+    for rows in tables:
+        columns = {name: rows[name] for name in rows.column_names}
+        for name, value in values.items():
+            columns[name] = pa.repeat(pa.scalar(value, table.schema.field(name).type), rows.num_rows)
+        yield from pa.table({name: columns[name] for name in table.schema.names}).to_batches()
+
+
+def _candidate_rows(block: Histories, candidates: Candidates, retrieval: Retrieval) -> Iterator[tuple[str, pa.Table]]:
+    """By source, rows with user_key, item_id, score and rank."""
     for source, proposed in candidates.proposed.items():
-        yield pl.DataFrame(
-            pa.table(
-                {
-                    "user_key": block.user_keys.take(pa.array(proposed.user)),
-                    "item_id": retrieval.catalogue.item_ids.take(pa.array(proposed.item)),
-                    "score": pa.array(proposed.score, pa.float64()),
-                    "rank": pa.array(proposed.rank, pa.int32()),
-                }
-            )
-        ).with_columns(source=pl.lit(source))
+        columns = {
+            "user_key": block.user_keys.take(pa.array(proposed.user)),
+            "item_id": retrieval.catalogue.item_ids.take(pa.array(proposed.item)),
+            "score": pa.array(proposed.score, pa.float64()),
+            "rank": pa.array(proposed.rank, pa.int32()),
+        }
+        yield source, pa.table(columns)

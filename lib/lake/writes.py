@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -217,13 +218,19 @@ def _partitions(table: Table, batch: pa.Table) -> Iterable[tuple[dict[str, str],
     if not columns:
         yield {}, batch
         return
-    places = batch.select(columns).append_column("(place)", pa.array(range(batch.num_rows), pa.int64()))
-    for row in places.group_by(columns, use_threads=False).aggregate([("(place)", "list")]).to_pylist():
-        chosen = row.pop("(place)_list")
-        first, number = chosen[0], len(chosen)
-        is_run = chosen[-1] - first + 1 == number
-        rows = batch.slice(first, number) if is_run else batch.take(pa.array(chosen, pa.int64()))
+    if not all(is_run for _, _, is_run in _runs(batch, columns)):
+        batch = batch.take(pc.sort_indices(batch, [(column, "ascending") for column in columns]))  # is stable
+    for row, rows, _ in _runs(batch, columns):
         yield {column: str(value) for column, value in row.items()}, rows.drop_columns(columns)
+
+
+def _runs(batch: pa.Table, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], pa.Table, bool]]:
+    """Each distinct row of some columns, what lies from its first to its last place, and whether that is of it alone."""
+    at = batch.select(columns).append_column("(at)", pa.array(np.arange(batch.num_rows)))
+    bounds = [("(at)", "min"), ("(at)", "max"), ("(at)", "count")]
+    for row in at.group_by(columns, use_threads=False).aggregate(bounds).to_pylist():
+        first, last, number = (row.pop(f"(at)_{name}") for _, name in bounds)
+        yield row, batch.slice(first, last - first + 1), last - first + 1 == number
 
 
 def _statistics(table: Table, rows: pa.Table) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _products(known: sp.csr_array) -> sp.coo_array:
 
 
 class Gram(NamedTuple):
-    """Of the items of a catalogue, (items, items)."""
+    """Of the items of a catalogue, (items, items); what stands below the diagonal is not read."""
 
     products: NDArray[np.float32]
     num_users: NDArray[np.float32]  # who have both
@@ -55,10 +55,10 @@ def gram_of(counts: Iterable[pl.DataFrame], num_items: int) -> Gram:
     """The Gram matrix from the counts of shards of users."""
     products, num_users = (np.zeros((num_items, num_items), np.float32) for _ in Gram._fields)
     for part in counts:
-        places = part["item"].to_numpy(), part["other"].to_numpy()
-        products[places] += part["product"].to_numpy()
-        num_users[places] += part["num_users"].to_numpy()
-    return Gram(*(upper + np.triu(upper, 1).T for upper in (products, num_users)))
+        cell = part["item"].to_numpy().astype(np.int64) * num_items + part["other"].to_numpy()
+        products.ravel()[cell] += part["product"].to_numpy()
+        num_users.ravel()[cell] += part["num_users"].to_numpy()
+    return Gram(products, num_users)
 
 
 def weights_of(gram: Gram, *, penalty: float, min_support: int) -> NDArray[np.float32]:
@@ -75,12 +75,18 @@ def weights_of(gram: Gram, *, penalty: float, min_support: int) -> NDArray[np.fl
         raise ValueError(f"EASE: {num_items:,} items (at most {MAX_ITEMS:,}), penalty {penalty} (above 0)")
     if not num_items:
         return np.zeros((0, 0), np.float32)
-    factor, failed = lapack.spotrf(gram.products + np.float32(penalty) * np.eye(num_items, dtype=np.float32), lower=1)
+    system = gram.products.copy()
+    np.fill_diagonal(system, system.diagonal() + np.float32(penalty))
+    factor, failed = lapack.spotrf(
+        system.T, lower=1, overwrite_a=1
+    )  # LAPACK counts by columns: what is below is above here
     assert not failed, "a Gram matrix with a penalty is positive definite"
     inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
     assert not failed, "a positive definite matrix has an inverse"
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    weights = -inverse / np.diag(inverse)
-    weights[gram.num_users < min_support] = 0
+    upper = inverse.T  # and zeros below
+    diagonal = upper.diagonal().copy()
+    upper[gram.num_users < min_support] = 0
+    weights: NDArray[np.float32] = np.add(upper, upper.T, order="C")
+    weights /= -diagonal
     np.fill_diagonal(weights, 0)
-    return np.ascontiguousarray(weights, dtype=np.float32)
+    return weights

@@ -54,7 +54,8 @@ def best_of_each(scores: Scores, k: int, *, above: float = -np.inf) -> Ranked:
     if not scores.size or k < 1:
         return NO_LISTS
     least = np.nextafter(scores.dtype.type(above), scores.dtype.type(np.inf))
-    user, item = np.nonzero(scores >= np.maximum(_bound(scores, k), least)[:, None])
+    cell = np.flatnonzero(scores >= np.maximum(_bound(scores, k), least)[:, None])
+    user, item = np.divmod(cell, num_items)
     score = scores[user, item]
     order = np.lexsort((-score, user))  # is stable, and items stand in their order
     user, item, score = user[order], item[order], score[order]

@@ -27,7 +27,9 @@ def lists(
     retrieval, block = shop(rows, num_proposed=max(length, 3), **more)
     block = with_vectors(block, **users)
     writer = Writer(retrieval, ranker, length, Wording("bought", min_support), rules)
-    found = pl.concat(list(writer.lists(block, candidates_of(retrieval, block)))).sort("user_key", "rank")
+    made = writer.lists(block, candidates_of(retrieval, block))
+    found = pl.concat([pl.DataFrame(of).with_columns(strategy=pl.lit(strategy)) for strategy, of in made])
+    found = found.sort("user_key", "rank")
     keys = found.select("strategy", "question").unique().rows()
     return {key: found.filter(strategy=key[0], question=key[1]).select(COLUMNS).rows() for key in keys}
 

@@ -45,8 +45,10 @@ def test_content_proposes_what_is_like_the_recent_history_and_untouched_items_to
     features = features_of(found, block, known.catalogue)
     assert np.isnan(features[found.item == 2][:, FEATURES.index("item_age_days")]).all()
     assert np.isfinite(features[:, FEATURES.index(CONTENT)]).all()
-    rows = pl.concat(list(Writer(known, None, 2, Wording("bought", 1), NO_RULES).lists(block, found)))
-    of_content = rows.filter(strategy=CONTENT, question="new")
+    made = Writer(known, None, 2, Wording("bought", 1), NO_RULES).lists(block, found)
+    of_content = pl.concat([pl.DataFrame(rows) for strategy, rows in made if strategy == CONTENT]).filter(
+        question="new"
+    )
     assert of_content["item_id"].to_list() == ["a", "e", "a", "e"]
     assert of_content["reason"].unique().to_list() == ["much like what you chose"]
 

@@ -15,7 +15,7 @@ def test_two_items_that_one_of_three_users_has_together_have_the_weights_worked_
     counts = pair_counts(known)
     assert counts.sort("item", "other").rows() == [(0, 0, 2, 2.0), (0, 1, 1, 1.0), (1, 1, 1, 1.0)]
     gram = gram_of([counts], 2)
-    assert gram.products.tolist() == gram.num_users.tolist() == [[2, 1], [1, 1]]
+    assert gram.products.tolist() == gram.num_users.tolist() == [[2, 1], [0, 1]]
     # With penalty 1 the inverse of [[3, 1], [1, 2]] is [[2, -1], [-1, 3]] / 5, and B = -P / diag(P) by columns.
     np.testing.assert_allclose(weights_of(gram, penalty=1, min_support=1), [[0, 1 / 3], [1 / 2, 0]], rtol=1e-6)
     assert not weights_of(gram, penalty=1, min_support=2).any()
@@ -24,8 +24,8 @@ def test_two_items_that_one_of_three_users_has_together_have_the_weights_worked_
 def test_what_was_only_looked_at_counts_for_less_and_is_a_user_all_the_same() -> None:
     known = sp.csr_array(np.array([[1, 0.5], [1, 0.5], [0.25, 1]], np.float32))
     gram = gram_of([pair_counts(known[:1]), pair_counts(known[1:])], 2)
-    assert gram.num_users.tolist() == [[3, 3], [3, 3]]
-    assert gram.products.tolist() == [[2.0625, 1.25], [1.25, 1.5]]
+    assert gram.num_users.tolist() == [[3, 3], [0, 3]]
+    assert gram.products.tolist() == [[2.0625, 1.25], [0, 1.5]]
     assert weights_of(gram, penalty=1, min_support=3)[0, 1] == pytest.approx(1.25 / 3.0625)  # ridge of one item on one
     assert not weights_of(gram, penalty=1, min_support=4).any()
 
