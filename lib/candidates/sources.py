@@ -10,12 +10,14 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
 from lib.candidates.known import counted
 from lib.content.users import mean_of_history
+from lib.ranking.ease import Weights
 from lib.ranking.topk import top_k
 
 Floats = NDArray[np.float32]
@@ -33,7 +35,7 @@ class Retrieval:
 
     as_of: datetime
     catalogue: Catalogue
-    ease: Floats  # (k, k) of the first k items, see lib/ranking/ease.py
+    ease: Weights  # dense of the first items or sparse of all, see lib/ranking/ease.py
     vectors: Mapping[str, Floats]  # model -> (items, d), NaN for an item without one
     num_proposed: int  # items by each retriever for a user
     left_out: frozenset[str] = frozenset()  # retrievers that propose nothing
@@ -120,9 +122,10 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
             (EASE, counted(block.pairs).to_numpy()),
             (EASE_RECENT, block.pairs["weight_60"].to_numpy()),
         ):
-            num_known = len(retrieval.ease)
+            num_known = retrieval.ease.shape[0]
             speaks = np.full((len(block.user_keys), num_items), -np.inf, np.float32)
-            speaks[:, :num_known] = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
+            found = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
+            speaks[:, :num_known] = found.toarray() if sp.issparse(found) else found
             speaks[speaks <= 0] = -np.inf
             scores[source] = speaks
     if POPULAR_IN_CATEGORY not in retrieval.left_out:
