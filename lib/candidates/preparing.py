@@ -18,6 +18,7 @@ from lib.candidates.sources import CONTENT, MODELS, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import Parts, TaskRun
+from lib.ranking import ann
 from lib.ranking.ease import MAX_ITEMS, Weights
 from lib.ranking.known_pairs import spread_interactions
 from lib.ranking.near_ease import near_gram, near_matrix
@@ -74,6 +75,17 @@ class RetrievalSettings(BaseModel):
         10_000,
         ge=0,
         description="items at most that a catalogue describes and nobody has touched, which content vectors may propose",
+    )
+    ann_from_items: int = Field(
+        50_000,
+        ge=1,
+        description="items of a catalogue from which on candidates by vectors come from an index, which finds most of the best",
+    )
+    ann_probes: int = Field(
+        128,
+        ge=1,
+        le=65_536,
+        description="lists of such an index, of 4 times the square root of the items, that a search looks at",
     )
 
     def retrieval_options(self) -> dict[str, float | int]:
@@ -152,19 +164,18 @@ def retrievals(
         for untouched in [described_before(run, tables, moments[name].as_of, versions[name].get(CONTENT), settings)]
     }
     ease = ease_weights(run, parts, catalogues, settings)
-    return {
-        name: Retrieval(
-            moments[name].as_of,
-            catalogue,
-            ease[name],
-            {
-                model: item_vectors(run, tables.vectors, model, version, catalogue)
-                for model, version in versions[name].items()
-            },
-            settings.num_proposed,
-        )
-        for name, catalogue in catalogues.items()
-    }
+    found = {}
+    for name, catalogue in catalogues.items():
+        of_items = {
+            model: item_vectors(run, tables.vectors, model, version, catalogue)
+            for model, version in versions[name].items()
+        }
+        indexes = None
+        if len(catalogue) >= settings.ann_from_items:
+            indexes = {model: ann.built(items, num_probes=settings.ann_probes) for model, items in of_items.items()}
+        as_of = moments[name].as_of
+        found[name] = Retrieval(as_of, catalogue, ease[name], of_items, settings.num_proposed, indexes=indexes)
+    return found
 
 
 def ease_weights(
