@@ -82,7 +82,7 @@ def main(settings: RecommendSettings) -> None:
         if NAME not in found:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
         retrieval, ranker = found[NAME], ranker_at(run, run.as_of, settings)
-        run.log("retrieves", items=len(retrieval.catalogue), ease_items=len(retrieval.ease), **versions)
+        run.log("retrieves", items=len(retrieval.catalogue), ease_items=retrieval.ease.shape[0], **versions)
         for model in [model for model in (*MODELS, CONTENT) if model not in versions]:
             run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")
         if ranker is None:

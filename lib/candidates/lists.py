@@ -34,6 +34,7 @@ from lib.candidates.sources import (
     Retrieval,
     popular_new,
 )
+from lib.ranking.ease import Weights, weights_at
 
 POPULARITY, REBUY, RANKED = "popularity", "rebuy", "ranked"
 WITHOUT_RULES = "ranked_without_rules"  # beside `ranked` where it keeps rules, so that their price can be told
@@ -254,12 +255,12 @@ def best_first(
 
 
 def strongest_own(
-    ease: NDArray[np.float32], block: Histories, user: NDArray[np.int64], item: NDArray[np.int64]
+    ease: Weights, block: Histories, user: NDArray[np.int64], item: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """For each pair of a user and an item, the item that the user has which speaks most for it, or -1 if none does.
 
     Args:
-        ease: (k, k) of the first k items, see lib/ranking/ease.py.
+        ease: of the first items or of all, see lib/ranking/ease.py.
         block: the users.
         user: (N,).
         item: (N,).
@@ -270,9 +271,7 @@ def strongest_own(
     entry = np.repeat(np.arange(len(user)), lengths)
     begin = np.repeat(bounds[:-1][user] - np.r_[0, np.cumsum(lengths)[:-1]], lengths) if len(user) else entry
     own = own_item[begin + np.arange(len(entry))]
-    weight = np.zeros(len(entry), np.float32)
-    known = np.maximum(own, item[entry]) < len(ease)
-    weight[known] = ease[own[known], item[entry][known]] if ease.size else 0
+    weight = weights_at(ease, own, item[entry])
     speaks = weight > 0
     entry, own, weight = entry[speaks], own[speaks], weight[speaks]
     order = np.lexsort((own, -weight, entry))

@@ -11,19 +11,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from lib.candidates import tasks
+from lib.candidates import near_tasks, tasks
 from lib.candidates.catalogue import Catalogue, catalogue_of, with_untouched
 from lib.candidates.known import ITEM_SUMS, READ, added_items
 from lib.candidates.sources import CONTENT, MODELS, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import gathered
 from lib.engines.parts import Parts, TaskRun
-from lib.ranking.ease import MAX_ITEMS
+from lib.ranking import ann
+from lib.ranking.ease import MAX_ITEMS, Weights
 from lib.ranking.known_pairs import spread_interactions
+from lib.ranking.near_ease import near_gram, near_matrix
 from lib.ranking.topk import vectors as matrix_of
 from lib.runs import model_registry
 
 ROWS_PER_SHARD = 500_000  # of gold/interactions; what is known of their users must fit in a task's memory
+
+ITEMS_PER_SHARD = 10_000  # whose pairs with all others a task holds, where EASE is approximated
 
 
 class Tables(NamedTuple):
@@ -56,7 +60,15 @@ class RetrievalSettings(BaseModel):
         10_000,
         ge=1,
         le=MAX_ITEMS,
-        description="items that EASE knows, those that most users have: its matrix is dense (400 MB and some 20 s for 10,000)",
+        description="items up to which EASE is exact: its matrix is dense (400 MB and some 20 s for 10,000); a larger catalogue's "
+        "is approximated, sparse",
+    )
+    ease_neighbours: int = Field(
+        100,
+        ge=1,
+        le=1000,
+        description="items that EASE learns an item from where it is approximated: its matrix has at most 8 bytes for each "
+        "(80 MB for 100,000 items with 100)",
     )
 
     max_untouched_items: int = Field(
@@ -64,10 +76,28 @@ class RetrievalSettings(BaseModel):
         ge=0,
         description="items at most that a catalogue describes and nobody has touched, which content vectors may propose",
     )
+    ann_from_items: int = Field(
+        50_000,
+        ge=1,
+        description="items of a catalogue from which on candidates by vectors come from an index, which finds most of the best",
+    )
+    ann_probes: int = Field(
+        128,
+        ge=1,
+        le=65_536,
+        description="lists of such an index, of 4 times the square root of the items, that a search looks at",
+    )
 
     def retrieval_options(self) -> dict[str, float | int]:
         """What a ranker's candidates depend on."""
-        names = ("num_proposed", "ease_penalty", "min_support", "max_ease_items", "max_untouched_items")
+        names = (
+            "num_proposed",
+            "ease_penalty",
+            "min_support",
+            "max_ease_items",
+            "ease_neighbours",
+            "max_untouched_items",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -134,28 +164,45 @@ def retrievals(
         for untouched in [described_before(run, tables, moments[name].as_of, versions[name].get(CONTENT), settings)]
     }
     ease = ease_weights(run, parts, catalogues, settings)
-    return {
-        name: Retrieval(
-            moments[name].as_of,
-            catalogue,
-            ease[name],
-            {
-                model: item_vectors(run, tables.vectors, model, version, catalogue)
-                for model, version in versions[name].items()
-            },
-            settings.num_proposed,
-        )
-        for name, catalogue in catalogues.items()
-    }
+    found = {}
+    for name, catalogue in catalogues.items():
+        of_items = {
+            model: item_vectors(run, tables.vectors, model, version, catalogue)
+            for model, version in versions[name].items()
+        }
+        indexes = None
+        if len(catalogue) >= settings.ann_from_items:
+            indexes = {model: ann.built(items, num_probes=settings.ann_probes) for model, items in of_items.items()}
+        as_of = moments[name].as_of
+        found[name] = Retrieval(as_of, catalogue, ease[name], of_items, settings.num_proposed, indexes=indexes)
+    return found
 
 
 def ease_weights(
     run: TaskRun, parts: Parts, catalogues: Mapping[str, Catalogue], settings: RetrievalSettings
+) -> dict[str, Weights]:
+    """EASE's weights between the items of each catalogue: exact where somebody has at most `max_ease_items`, else approximated."""
+    chosen = {name: most_owned(catalogue, len(catalogue)) for name, catalogue in catalogues.items()}
+    small = {name: places for name, places in chosen.items() if len(places) <= settings.max_ease_items}
+    found: dict[str, Weights] = {}
+    if small:
+        found |= _exact_weights(run, parts, catalogues, small, settings)
+    if len(small) < len(catalogues):
+        large = {name: catalogue for name, catalogue in catalogues.items() if name not in small}
+        found |= _near_weights(run, parts, large, settings)
+    return found
+
+
+def _exact_weights(
+    run: TaskRun,
+    parts: Parts,
+    catalogues: Mapping[str, Catalogue],
+    chosen: Mapping[str, NDArray[np.int64]],
+    settings: RetrievalSettings,
 ) -> dict[str, NDArray[np.float32]]:
-    """EASE's weights between the items of each catalogue; 0 for those beyond the most widely owned `max_ease_items`."""
-    chosen = {name: most_owned(catalogue, settings.max_ease_items) for name, catalogue in catalogues.items()}
+    """EASE's weights of catalogues, of which somebody has the items at the `chosen` places; 0 for the others."""
     item_ids = {name: catalogues[name].item_ids.take(pa.array(places)) for name, places in chosen.items()}
-    pairs = parts.of(*(f"{tasks.PAIR}/{name}" for name in catalogues))
+    pairs = parts.of(*(f"{tasks.PAIR}/{name}" for name in chosen))
     counts = pairs.then(tasks.count_pairs, item_ids=run.engine.broadcast(item_ids)).to_shards(max(1, len(item_ids)))
     given = {"penalty": settings.ease_penalty, "min_support": settings.min_support}
     solved = counts.then(tasks.solve_ease, num_items=[len(ids) for ids in item_ids.values()], **given).collected()
@@ -169,6 +216,43 @@ def ease_weights(
             weights = whole
         found[name] = np.zeros((0, 0), np.float32) if weights is None else weights
     return found
+
+
+def _near_weights(
+    run: TaskRun, parts: Parts, catalogues: Mapping[str, Catalogue], settings: RetrievalSettings
+) -> dict[str, Weights]:
+    """EASE's weights of catalogues, approximated, of the items that as many have as must support a weight."""
+    known = {name: near_tasks.supported(catalogue, settings.min_support) for name, catalogue in catalogues.items()}
+    diagonal = {name: near_tasks.squares(catalogues[name])[places] for name, places in known.items()}
+    item_ids = {name: catalogues[name].item_ids.take(pa.array(places)) for name, places in known.items()}
+    num_shards = max(1, run.engine.parallelism, *(-(-len(ids) // ITEMS_PER_SHARD) for ids in item_ids.values()))
+    pairs = parts.of(*(f"{tasks.PAIR}/{name}" for name in catalogues))
+    counts = pairs.then(near_tasks.count_near, item_ids=run.engine.broadcast(item_ids), num_shards=num_shards)
+    given = {"penalty": settings.ease_penalty, "num_neighbours": settings.ease_neighbours}
+    kept = counts.to_shards(num_shards).then(
+        near_tasks.keep_nearest, diagonals=run.engine.broadcast(diagonal), **given
+    ).keep()  # fmt: skip
+    frames = near_tasks.frames_of(kept.collected())
+    grams = {
+        name: near_gram(
+            frames[near_tasks.NEAREST, name].sort("item", maintain_order=True),
+            frames[near_tasks.TOTAL, name],
+            len(places),
+        )
+        for name, places in known.items()
+        if (near_tasks.TOTAL, name) in frames
+    }
+    given = {"penalty": settings.ease_penalty, "min_support": settings.min_support}
+    totals = kept.of(*(f"{near_tasks.TOTAL}/{name}" for name in grams))
+    solved = totals.then(near_tasks.solve_near, grams=run.engine.broadcast(grams), **given).collected()
+    kept.drop()
+    entries = near_tasks.frames_of(solved)
+    return {
+        name: near_matrix(entries[tasks.WEIGHTS, name], places, len(catalogues[name]))
+        if (tasks.WEIGHTS, name) in entries
+        else np.zeros((0, 0), np.float32)
+        for name, places in known.items()
+    }
 
 
 def described_before(

@@ -7,15 +7,30 @@ pass answers both questions: the best of all items are among these and the retri
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
 from lib.candidates.known import counted
+from lib.candidates.wide import (
+    Groups,
+    GroupScores,
+    Index,
+    Scores,
+    VectorScores,
+    WeightScores,
+    cells_of,
+    grouped,
+    places_in,
+    ranked,
+)
 from lib.content.users import mean_of_history
+from lib.ranking.ease import Weights
 from lib.ranking.topk import best_of_each
 
 Floats = NDArray[np.float32]
@@ -25,6 +40,7 @@ ALS, TWO_TOWER, SEQUENCE = "als", "two_tower", "sequence"
 MODELS = (ALS, TWO_TOWER, SEQUENCE)  # whose vectors stand in gold/vectors
 COUNTING = (EASE, EASE_RECENT, POPULAR_IN_CATEGORY)  # say nothing of an item by a score that is not above 0
 CONTENT = "content"  # has vectors of items there; a user's is the mean of the items' in the history
+WIDE_USERS_AT_ONCE = 512
 CELLS_AT_ONCE = 1 << 23  # scores of a source in memory at a time (32 MB)
 
 
@@ -34,15 +50,34 @@ class Retrieval:
 
     as_of: datetime
     catalogue: Catalogue
-    ease: Floats  # (k, k) of the first k items, see lib/ranking/ease.py
+    ease: Weights  # dense of the first items or sparse of all, see lib/ranking/ease.py
     vectors: Mapping[str, Floats]  # model -> (items, d), NaN for an item without one
     num_proposed: int  # items by each retriever for a user
     left_out: frozenset[str] = frozenset()  # retrievers that propose nothing
+    indexes: Mapping[str, Index] | None = (
+        None  # model -> that of its items' vectors; None: exact, by scores of all items
+    )
 
     @property
     def users_at_once(self) -> int:
         """Users in a block."""
+        if self.indexes is not None:
+            return WIDE_USERS_AT_ONCE
         return max(1, CELLS_AT_ONCE // max(1, len(self.catalogue)))
+
+    @property
+    def recent_buyers(self) -> NDArray[np.int64]:
+        """(items,): who bought each item in the last days."""
+        return self.catalogue.sums["num_recent_buyers"].to_numpy()
+
+    @cached_property
+    def by_category(self) -> tuple[Floats, Groups]:
+        """(items,): which share of the buyers of the last days in its category bought an item, 0 without a category; and the best items of each."""
+        lately, tag = self.recent_buyers.astype(np.float32), self.catalogue.tag
+        lately[tag == self.catalogue.num_tags - 1] = 0
+        in_tag = np.bincount(tag, weights=lately, minlength=self.catalogue.num_tags)[tag]
+        value = (lately / np.maximum(in_tag, 1)).astype(np.float32)
+        return value, grouped(tag, value, self.catalogue.num_tags)
 
 
 class Proposed(NamedTuple):
@@ -70,6 +105,8 @@ class Candidates(NamedTuple):
 
 def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
     """Own items and the first `num_proposed` of each retriever."""
+    if retrieval.indexes is not None:
+        return _wide_candidates(retrieval, block, retrieval.indexes)
     catalogue, num_users = retrieval.catalogue, len(block.user_keys)
     own = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
     pair = np.full((num_users, len(catalogue)), -1, np.int32)
@@ -89,6 +126,58 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
     for source, of_source in at_candidates.items():
         of_source[of_source <= 0 if source in COUNTING else np.isneginf(of_source)] = np.nan
     return Candidates(user, item, pair[user, item].astype(np.int64), at_candidates, proposed)
+
+
+def _wide_candidates(retrieval: Retrieval, block: Histories, indexes: Mapping[str, Index]) -> Candidates:
+    """The same without a score of every item for every user; by vectors most of the best, see lib/ranking/ann.py."""
+    num_items = len(retrieval.catalogue)
+    own = cells_of(block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy(), num_items)
+    num_asked = retrieval.num_proposed + np.bincount(own // num_items, minlength=len(block.user_keys))
+    proposed = {OWN: _own_items(block)}
+    scores = _wide_scores(retrieval, block, indexes)
+    for source, of_source in scores.items():
+        entries = of_source.best(num_asked)
+        is_new = places_in(cells_of(entries.user, entries.item, num_items), own) < 0
+        found, rank = ranked(entries, is_new, retrieval.num_proposed)
+        proposed[source] = Proposed(found.user, found.item, rank, found.score.astype(np.float64))
+    if POPULAR not in retrieval.left_out:
+        proposed[POPULAR] = popular_new(retrieval.recent_buyers, block, retrieval.num_proposed)
+    cells = np.unique(np.concatenate([cells_of(one.user, one.item, num_items) for one in proposed.values()]))
+    user, item = np.divmod(cells, num_items)
+    at_candidates = {source: of_source.at(user, item) for source, of_source in scores.items()}
+    return Candidates(user, item, places_in(cells, own), at_candidates, proposed)
+
+
+def _wide_scores(retrieval: Retrieval, block: Histories, indexes: Mapping[str, Index]) -> dict[str, Scores]:
+    """Source -> what it says; sources without a model are left out."""
+    num_items = len(retrieval.catalogue)
+    scores: dict[str, Scores] = {}
+    recent = block.matrix(block.pairs["weight_60"].to_numpy(), num_items)
+    if retrieval.ease.size:
+        num_known = retrieval.ease.shape[0]
+        bought = block.matrix(counted(block.pairs).to_numpy(), num_items)
+        for source, history in ((EASE, bought), (EASE_RECENT, recent)):
+            scores[source] = WeightScores(_widened(history[:, :num_known] @ retrieval.ease, num_items))
+    if POPULAR_IN_CATEGORY not in retrieval.left_out:
+        catalogue = retrieval.catalogue
+        value, groups = retrieval.by_category
+        if len(groups.items):
+            shares = np.nan_to_num(block.tag_shares(block.pairs["weight_60"].to_numpy(), catalogue))
+            scores[POPULAR_IN_CATEGORY] = GroupScores(shares, catalogue.tag, value, groups)
+    of_users = dict(block.vectors)
+    if CONTENT in retrieval.vectors:
+        of_users[CONTENT] = mean_of_history(recent, retrieval.vectors[CONTENT])
+    for model, items in retrieval.vectors.items():
+        if model in of_users and of_users[model].shape[1] == items.shape[1]:
+            scores[model] = VectorScores(of_users[model], items, indexes[model])
+    return scores
+
+
+def _widened(found: sp.csr_array | Floats, num_items: int) -> sp.csr_array:
+    """Sums of the first items as those of all."""
+    sums = sp.csr_array(found)
+    sums.sort_indices()
+    return sp.csr_array((sums.data, sums.indices, sums.indptr), shape=(sums.shape[0], num_items))
 
 
 def popular_new(popularity: NDArray[Any], block: Histories, num_proposed: int) -> Proposed:
@@ -118,15 +207,16 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     num_items = len(retrieval.catalogue)
     scores: dict[str, Floats] = {}
     if retrieval.ease.size:
-        num_known = len(retrieval.ease)
+        num_known = retrieval.ease.shape[0]
         for source, values in (
             (EASE, counted(block.pairs).to_numpy()),
             (EASE_RECENT, block.pairs["weight_60"].to_numpy()),
         ):
-            speaks = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
+            found = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
+            speaks = found.toarray() if sp.issparse(found) else found
             scores[source] = np.pad(speaks, ((0, 0), (0, num_items - num_known))) if num_known < num_items else speaks
     if POPULAR_IN_CATEGORY not in retrieval.left_out:
-        scores |= _popular_in_category(retrieval.catalogue, block)
+        scores |= _popular_in_category(retrieval, block)
     of_users = dict(block.vectors)
     if CONTENT in retrieval.vectors:
         weights = block.matrix(block.pairs["weight_60"].to_numpy(), num_items)
@@ -141,19 +231,17 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     return scores
 
 
-def _popular_in_category(catalogue: Catalogue, block: Histories) -> dict[str, Floats]:
+def _popular_in_category(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     """How likely a buyer of the last days in one of the user's categories bought an item, by how much the user takes of each category.
 
     Nothing where the log has no categories.
     """
-    lately = catalogue.sums["num_recent_buyers"].to_numpy().astype(np.float32)
-    lately[catalogue.tag == catalogue.num_tags - 1] = 0
-    in_tag = np.bincount(catalogue.tag, weights=lately, minlength=catalogue.num_tags)[catalogue.tag]
-    if not lately.any():
+    catalogue, (value, groups) = retrieval.catalogue, retrieval.by_category
+    if not len(groups.items):
         return {}
     shares = np.nan_to_num(block.tag_shares(block.pairs["weight_60"].to_numpy(), catalogue))
     found = np.take(shares, catalogue.tag, axis=1)
-    found *= (lately / np.maximum(in_tag, 1)).astype(np.float32)
+    found *= value
     return {POPULAR_IN_CATEGORY: found}
 
 

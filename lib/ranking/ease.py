@@ -4,7 +4,7 @@ Each column of B minimises |X - X B|^2 + penalty |B|^2 with a zero diagonal: B =
 (eq. 8). X is (users, items) of numbers from 0 to 1, what having an item counts. The Gram matrix X'X is summed over shards of users.
 
 It is solved for at most `MAX_ITEMS` items: a dense matrix of (items, items), whose inverse costs items^3 operations
-(3 s for 5,000 items on one core, some 3 minutes and 3.2 GB for 20,000).
+(3 s for 5,000 items on one core, some 3 minutes and 3.2 GB for 20,000). Beyond, it is approximated: lib/ranking/near_ease.py.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,16 @@ from scipy.linalg import lapack
 MAX_ITEMS = 20_000
 COUNTS = {"item": pl.Int32, "other": pl.Int32, "num_users": pl.Int32, "product": pl.Float64}
 _USERS_AT_ONCE = 4096
+Weights = NDArray[np.float32] | sp.csr_array  # B, dense of the first items of a catalogue or sparse of all
+
+
+def weights_at(weights: Weights, item: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(N,): how much having each `item` speaks for the `other` beside it; 0 where B does not know one of them."""
+    found = np.zeros(len(item), np.float32)
+    known = np.maximum(item, other) < weights.shape[0]
+    if known.any():
+        found[known] = weights[item[known], other[known]]
+    return found
 
 
 def pair_counts(known: sp.csr_array) -> pl.DataFrame:

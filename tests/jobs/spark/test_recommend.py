@@ -109,6 +109,24 @@ def test_each_strategy_gives_the_lists_worked_by_hand_and_falls_back_to_no_other
 
 
 @pytest.mark.slow
+def test_ease_of_more_items_than_fit_learns_each_from_its_neighbours_alone(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    shop(small_lake)
+    given = {"list_length": 2, "ease_penalty": 1, "min_support": 1, "max_ease_items": 2, "ease_neighbours": 2}
+    job.main(job.RecommendSettings(**small_lake.shared_settings, **given))
+    # a and c, which nobody has together, do not know of each other: b alone speaks for them, with 1 / (3 + 1).
+    assert lists(small_lake, "ease", "new") == [
+        ("ann", 1, "c", 0.25, "often together with b"),
+        ("bob", 1, "a", 0.25, "often together with b"),
+        ("eve", 1, "a", 0.25, "often together with b"),
+        ("eve", 2, "c", 0.25, "often together with b"),
+    ]
+    # For b both speak, each with 1 / (1 + 1), since they have nothing in common.
+    assert ("ann", 1, "b", 0.5, "often together with Apple") in lists(small_lake, "ease", "all")
+
+
+@pytest.mark.slow
 def test_what_fewer_than_three_users_have_together_is_told_to_nobody(job: ModuleType, small_lake: SmallLake) -> None:
     together = [pair(user, item) for user in ("ann", "bob", "cid") for item in "ab"]
     small_lake.put("gold/interactions", *together, pair("ann", "c"), pair("bob", "c"), pair("dan", "a"))

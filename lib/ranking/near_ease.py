@@ -1,0 +1,153 @@
+"""EASE for catalogues whose matrix of all pairs of items would not fit: each item is learned from its nearest items alone.
+
+The weights of EASE towards an item are a ridge regression of the item on all others (lib/ranking/ease.py). Here it is one on the
+items that would explain most of it, each by itself: as fsSLIM does for SLIM (Ning and Karypis 2011, "SLIM: Sparse linear methods
+for top-n recommender systems", with the k nearest items of each item). Every item is solved by itself, from the rows of a sparse
+Gram matrix that its neighbours have, so items are spread over tasks, and nothing of (items, items) is ever dense.
+
+Of the Gram matrix only each item's strongest pairs are kept. What is not kept is not 0: with zeros in its place a neighbourhood's
+matrix is no Gram matrix of anything, and its inverse of no use. In place of a pair that is not kept stands what both items'
+remaining sums would give it, if these met by chance; it is right on average in each row. Where all items are neighbours,
+everything is kept, and the weights are those of EASE. An item that nobody has together with another is never its neighbour.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from lib.ranking.ease import COUNTS
+
+Floats = NDArray[np.float32]
+TOTALS = {"item": pl.Int32, "total": pl.Float64}
+ENTRIES = {"item": pl.Int32, "other": pl.Int32, "weight": pl.Float32}
+
+
+class NearGram(NamedTuple):
+    """Of a catalogue, what is kept of its Gram matrix, symmetric, (items, items), and each item's neighbours."""
+
+    products: sp.csr_array
+    num_users: sp.csr_array  # who have both; stored where products are
+    rest: Floats  # (items,): the sum of an item's products that are not kept
+    neighbours: NDArray[np.int32]  # those of item i, strongest first, at bounds[i] to bounds[i + 1]
+    bounds: NDArray[np.int64]
+
+
+def nearest(
+    counts: pl.DataFrame, diagonal: NDArray[np.float64], *, penalty: float, num_neighbours: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Of rows of COUNTS the strongest of each item, strongest first, beside each item with itself; and rows of TOTALS, the sums over all others.
+
+    The strength of a neighbour i of item j is g_ij^2 / (g_ii + penalty): by how much a ridge regression of j on i alone lowers
+    the squared error. Ties by position.
+
+    Args:
+        counts: of some items, each with all others that somebody has with it; rows of a pair are added up.
+        diagonal: (items,), the Gram matrix' own, exactly or nearly: only the choice depends on it.
+        penalty: of the squared weights.
+        num_neighbours: how many are kept at most.
+    """
+    # Rounded, so that the order of shards does not matter.
+    added = counts.group_by("item", "other").agg(pl.col("num_users").sum(), pl.col("product").sum().round(6))
+    itself = pl.col("item") == pl.col("other")
+    of_other = pl.Series(diagonal).gather(added["other"])
+    strength = pl.when(itself).then(float("inf")).otherwise(pl.col("product") ** 2 / (of_other + penalty))
+    ordered = added.with_columns(strength=strength).sort("item", "strength", "other", descending=[False, True, False])
+    place = pl.int_range(pl.len()).over("item")
+    kept = ordered.filter((place <= num_neighbours) | itself).select(*COUNTS)
+    totals = ordered.group_by("item", maintain_order=True).agg(total=pl.col("product").filter(~itself).sum().round(6))
+    return kept.cast(pl.Schema(COUNTS)), totals.cast(pl.Schema(TOTALS))
+
+
+def near_gram(kept: pl.DataFrame, totals: pl.DataFrame, num_items: int) -> NearGram:
+    """The Gram matrix of what `nearest` gave of all items: a pair is in it that one of both items keeps.
+
+    Args:
+        kept: sorted by item.
+        totals: of all items that somebody has.
+        num_items: of the catalogue.
+    """
+    bounds = np.searchsorted(kept["item"].to_numpy(), np.arange(num_items + 1))
+    others, shape = kept["other"].to_numpy(), (num_items, num_items)
+    products, num_users = (
+        _of_either(sp.csr_array((kept[name].cast(pl.Float32).to_numpy(), others, bounds), shape=shape))
+        for name in ("product", "num_users")
+    )
+    rest = products.diagonal().astype(np.float64) - products.sum(axis=1, dtype=np.float64)
+    rest[totals["item"].to_numpy()] += totals["total"].to_numpy()
+    is_apart = kept["item"].to_numpy() != others
+    return NearGram(
+        products,
+        num_users,
+        np.where(rest > 1e-3, rest, 0).astype(np.float32),  # less is what rounding left
+        others[is_apart],
+        np.r_[0, np.cumsum(is_apart)][bounds],
+    )
+
+
+def _of_either(kept: sp.csr_array) -> sp.csr_array:
+    """What is kept of a pair by one of its items, at both."""
+    found = sp.csr_array(kept.maximum(kept.T.tocsr()))
+    found.sort_indices()
+    return found
+
+
+def near_weights(gram: NearGram, items: NDArray[np.int64], *, penalty: float, min_support: int) -> pl.DataFrame:
+    """Rows of ENTRIES: how much having `item` speaks for `other`, which is one of `items`.
+
+    Weights of items that fewer than `min_support` users have together are left out after the solution, as in EASE.
+    """
+    place = np.full(gram.products.shape[0], -1, np.int32)
+    scale = 1 / max(float(gram.rest.sum(dtype=np.float64)), 1e-9)
+    found = []
+    for item in items.tolist():
+        near = np.sort(gram.neighbours[gram.bounds[item] : gram.bounds[item + 1]])
+        row = slice(gram.products.indptr[item], gram.products.indptr[item + 1])
+        at = np.searchsorted(gram.products.indices[row], near)
+        supported = gram.num_users.data[row][at] >= min_support
+        if not supported.any():
+            continue
+        among = _products_among(gram, near, place, scale)
+        solution = _ridge(among, gram.products.data[row][at], penalty)
+        chosen = supported & (solution != 0)
+        found.append((near[chosen], np.full(np.count_nonzero(chosen), item, np.int32), solution[chosen]))
+    if not found:
+        return pl.DataFrame(schema=ENTRIES)
+    columns = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return pl.DataFrame(dict(zip(ENTRIES, columns, strict=True)), schema=ENTRIES)
+
+
+def near_matrix(entries: pl.DataFrame, places: NDArray[np.int64], num_items: int) -> sp.csr_array:
+    """Rows of ENTRIES of the items at some places of a catalogue, as B of the catalogue, (items, items)."""
+    cells = places[entries["item"].to_numpy()], places[entries["other"].to_numpy()]
+    found = sp.csr_array((entries["weight"].to_numpy(), cells), shape=(num_items, num_items))
+    found.sort_indices()
+    return found
+
+
+def _products_among(gram: NearGram, near: NDArray[np.int32], place: NDArray[np.int32], scale: float) -> Floats:
+    """The Gram matrix among some items, sorted, (n, n); `place` is -1 everywhere, and so again afterwards."""
+    place[near] = np.arange(len(near))
+    begin = gram.products.indptr[near]
+    length = gram.products.indptr[near + 1] - begin
+    entry = np.arange(length.sum()) + np.repeat(begin - (np.cumsum(length) - length), length)
+    column = place[gram.products.indices[entry]]
+    place[near] = -1
+    inside = column >= 0
+    among = np.outer(gram.rest[near] * np.float32(scale), gram.rest[near])
+    among[np.repeat(np.arange(len(near)), length)[inside], column[inside]] = gram.products.data[entry[inside]]
+    return among
+
+
+def _ridge(gram: Floats, target: Floats, penalty: float) -> Floats:
+    """(gram + penalty I)^-1 target; where that is not positive definite, what lies beside the diagonal is halved until it is."""
+    diagonal = gram.diagonal() + np.float32(penalty)
+    while True:
+        np.fill_diagonal(gram, diagonal)
+        _, solution, failed = lapack.sposv(gram, target)
+        if not failed:
+            return np.asarray(solution, np.float32).ravel()
+        gram = gram * np.float32(0.5)
