@@ -266,16 +266,17 @@ def strongest_own(
         item: (N,).
     """
     own_user, own_item = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
+    order = np.argsort(item, kind="stable")  # so that what is read of the weights lies together
     bounds = np.searchsorted(own_user, np.arange(len(block.user_keys) + 1))
-    lengths = np.diff(bounds)[user]
-    entry = np.repeat(np.arange(len(user)), lengths)
-    begin = np.repeat(bounds[:-1][user] - np.r_[0, np.cumsum(lengths)[:-1]], lengths) if len(user) else entry
-    own = own_item[begin + np.arange(len(entry))]
-    weight = weights_at(ease, own, item[entry])
-    speaks = weight > 0
-    entry, own, weight = entry[speaks], own[speaks], weight[speaks]
-    order = np.lexsort((own, -weight, entry))
-    found, where = np.unique(entry[order], return_index=True)
+    lengths = np.diff(bounds)[user[order]]
+    starts = np.cumsum(lengths) - lengths
+    entry = np.repeat(np.arange(len(order)), lengths)
+    own = own_item[np.arange(len(entry)) + np.repeat(bounds[user[order]] - starts, lengths)]
+    weight = weights_at(ease, own, item[order][entry])
+    has_own = lengths > 0
+    highest = np.maximum.reduceat(weight, starts[has_own]) if has_own.any() else weight
+    is_highest = (weight == np.repeat(highest, lengths[has_own])) & (weight > 0)
+    found, first = np.unique(entry[is_highest], return_index=True)  # a user's own items stand in their order
     strongest = np.full(len(user), -1, dtype=np.int64)
-    strongest[found] = own[order][where]
+    strongest[order[found]] = own[is_highest][first]
     return strongest

@@ -5,11 +5,13 @@
 
 import json
 import math
+import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal
 
 import duckdb
@@ -65,7 +67,7 @@ def conform(table: Table, data: pa.Table) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # Arrow's own words may quote a value
         raise ValueError(f"{table.name}{_misfit(table, rows)}") from None
     if table.checks:
-        with duckdb.connect() as connection:
+        with _database(os.getpid()).cursor() as connection:
             connection.register("rows", rows)
             for name, condition in table.checks.items():
                 wrong = connection.execute(f"SELECT count(*) FROM rows WHERE NOT ({condition})").fetchone()
@@ -84,6 +86,12 @@ def _misfit(table: Table, rows: pa.Table) -> str:
     return ": its values do not fit"
 
 
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """The engine that checks rows, kept for each process, since it takes longer to start than most checks."""
+    return duckdb.connect()
+
+
 def require_keys(table: Table, rows: pa.Table) -> None:
     """Check that no two rows have the same key.
 
@@ -93,7 +101,7 @@ def require_keys(table: Table, rows: pa.Table) -> None:
     if not table.key:
         return
     keys = ", ".join(f'"{column}"' for column in table.key)
-    with duckdb.connect() as connection:
+    with _database(os.getpid()).cursor() as connection:
         connection.register("rows", rows)
         twice = connection.execute(f"SELECT {keys} FROM rows GROUP BY {keys} HAVING count(*) > 1 LIMIT 1").fetchone()
     if twice:
