@@ -151,6 +151,7 @@ def ours(case: Case) -> Found:
             pairs={MODEL: pairs},
             num_workers=case.num_workers,
             plan=TwoTowerPlan(1, -(-BATCH // case.num_workers), LEARNING_RATE, seed=0, num_parts=chunks),
+            more_epochs=1,
             num_dimensions=DIMENSIONS,
             history_length=HISTORY,
             lake=Lake(folder),
@@ -178,7 +179,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     def keep(_: State) -> None:
         """Nothing is kept."""
 
-    job.fit_towers(Marked(**training.__dict__), MODEL, None, keep)
+    job.fit_towers(Marked(**training.__dict__), MODEL, {}, keep)
     ((began, worked),) = marks
     num_batches = training.num_batches(MODEL)
     own = _found(num_batches * training.plan.batch_size, began, worked, chunks=training.plan.num_parts)

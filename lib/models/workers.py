@@ -14,12 +14,17 @@ def total_over_workers(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def is_alone() -> bool:
+    """Whether there is no other worker to share with."""
+    return not distributed.is_initialized() or distributed.get_world_size() == 1
+
+
 def rows_of_all_workers(own: Tensor) -> Tensor:
     """The rows of every worker in the order of their ranks, equally many of each: (B, ...) -> (workers * B, ...).
 
     Gradients reach the rows of every worker, summed over all.
     """
-    if not distributed.is_initialized():
+    if is_alone():
         return own
     rows: Tensor = _GatheredRows.apply(own)
     return rows
@@ -27,7 +32,7 @@ def rows_of_all_workers(own: Tensor) -> Tensor:
 
 def average_row_gradients(model: nn.Module) -> None:
     """Make the sparse gradients of all parameters the mean over the workers; only rows that one of them touched are exchanged."""
-    if not distributed.is_initialized():
+    if is_alone():
         return
     for table in model.parameters():
         assert table.grad is not None, "a batch gives every table a gradient, be it of no row"
