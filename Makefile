@@ -68,6 +68,7 @@ lock:
 	uv pip compile --group no-deps --no-deps --universal --generate-hashes --no-emit-index-url -q -o requirements-no-deps.lock
 	uv pip compile benchmarks/requirements.in -c requirements.lock --universal --generate-hashes --no-emit-index-url -q -o benchmarks/requirements.lock
 	uv pip compile benchmarks/requirements-recommenders.in --override benchmarks/requirements-recommenders.overrides --universal --generate-hashes --no-emit-index-url -q -o benchmarks/requirements-recommenders.lock
+	uv pip compile tests/requirements-mlflow.in --universal --generate-hashes --no-emit-index-url -q -o tests/requirements-mlflow.lock
 	uv pip compile conf/airflow/requirements.in --universal --generate-hashes --no-emit-index-url -q -o conf/airflow/requirements.lock
 	for image in spark ray torch; do uv pip compile conf/image/$$image.in -c requirements.lock --universal --generate-hashes --no-emit-index-url -q -o conf/image/$$image.lock; done
 

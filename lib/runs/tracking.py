@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 VERSION, STATUS = "cartwheel.version", "cartwheel.status"  # tags
 LEFT_OUT = re.compile(r"[^\w\-. /:]")  # what MLflow allows in no name
 VALUES_AT_ONCE = 1000  # MLflow's limit
-# A server that is away is told of soon, a store of files is wanted where there is none, and nobody else is told of what is done here.
+# A server that is away is told of soon, a store of files is wanted where there is none, our own lines are enough, and nobody else
+# is told of what is done here.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 

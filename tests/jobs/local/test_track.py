@@ -1,7 +1,8 @@
-"""The track job: what MLflow says of model versions, in a real store of its own."""
+"""The track job: what MLflow says of model versions, in a store of files and by a server."""
 
 import json
 import os
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from lib.runs.errors import ExitCode, RetryableError, ending_of
 from lib.runs.run import start_run
 from lib.runs.tracking import ENVIRONMENT, local_store
 from tests.lakes import START, TEST_FROM, SmallLake
+from tests.mlflow_server import mlflow_server
 
 os.environ.update(ENVIRONMENT)  # before MLflow is imported, as the job does
 from mlflow.client import MlflowClient
@@ -28,6 +30,20 @@ METRIC = {"model": "gan", "split": "valid", "k": 10, "n": 5, "seed": 0}
 @pytest.fixture(scope="module")
 def job() -> ModuleType:
     return load_job(JOBS["track"])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
+
+
+@pytest.fixture(params=["files", "server"])
+def store(request: pytest.FixtureRequest, small_lake: SmallLake) -> dict[str, str]:
+    """The settings of the job that name a store; none for that of files, which it makes itself."""
+    if request.param == "files":
+        return {}
+    return {"uri": request.getfixturevalue("server"), "experiment": request.node.name}
 
 
 def shop(lake: SmallLake, *, first: str, second: str) -> None:
@@ -46,9 +62,13 @@ def shop(lake: SmallLake, *, first: str, second: str) -> None:
     (folder / "checkpoints").mkdir(exist_ok=True)
 
 
-def tracked(lake: SmallLake) -> dict[str, TrackedRun]:
-    client = MlflowClient(local_store(lake.lake).as_uri())
-    found = client.get_experiment_by_name("cartwheel")
+def client_of(lake: SmallLake, store: dict[str, str]) -> MlflowClient:
+    return MlflowClient(store.get("uri", local_store(lake.lake).as_uri()))
+
+
+def tracked(lake: SmallLake, store: dict[str, str]) -> dict[str, TrackedRun]:
+    client = client_of(lake, store)
+    found = client.get_experiment_by_name(store.get("experiment", "cartwheel"))
     assert found is not None
     runs = client.search_runs([found.experiment_id])
     by_name = {run.info.run_name: run for run in runs}
@@ -60,10 +80,12 @@ def run_job(job: ModuleType, lake: SmallLake, **settings: Any) -> None:
     job.main(job.TrackSettings(**lake.shared_settings, **settings))
 
 
-def test_a_version_has_its_settings_curves_metrics_inputs_and_files(job: ModuleType, small_lake: SmallLake) -> None:
+def test_a_version_has_its_settings_curves_metrics_inputs_and_files(
+    job: ModuleType, small_lake: SmallLake, store: dict[str, str]
+) -> None:
     shop(small_lake, first="promoted", second="candidate")
-    run_job(job, small_lake)
-    runs = tracked(small_lake)
+    run_job(job, small_lake, **store)
+    runs = tracked(small_lake, store)
     assert set(runs) == {"gan train_gan-000001", "gan train_gan-000002"}
     first = runs["gan train_gan-000001"]
     assert first.data.params == {"num_epochs": "2", "note": "größe", "version of bronze/images": "4"}
@@ -73,19 +95,21 @@ def test_a_version_has_its_settings_curves_metrics_inputs_and_files(job: ModuleT
     }
     assert first.data.tags["cartwheel.status"] == "promoted"
     assert first.info.start_time == round(START.timestamp() * 1000)
-    client = MlflowClient(local_store(small_lake.lake).as_uri())
+    client = client_of(small_lake, store)
     assert [(m.step, m.value) for m in client.get_metric_history(first.info.run_id, "loss")] == [(1, 0.5), (2, 0.25)]
     assert [file.path for file in client.list_artifacts(first.info.run_id)] == ["generator.safetensors"]
     assert runs["gan train_gan-000002"].data.metrics == {"number of parameters": 7.0}
 
 
-def test_a_second_run_changes_nothing_but_the_status(job: ModuleType, small_lake: SmallLake) -> None:
+def test_a_second_run_changes_nothing_but_the_status(
+    job: ModuleType, small_lake: SmallLake, store: dict[str, str]
+) -> None:
     shop(small_lake, first="promoted", second="candidate")
-    run_job(job, small_lake)
-    before = tracked(small_lake)
+    run_job(job, small_lake, **store)
+    before = tracked(small_lake, store)
     shop(small_lake, first="retired", second="promoted")
-    run_job(job, small_lake)
-    after = tracked(small_lake)
+    run_job(job, small_lake, **store)
+    after = tracked(small_lake, store)
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in before.items()}
     assert {name: run.data.tags["cartwheel.status"] for name, run in after.items()} == {
         "gan train_gan-000001": "retired",
@@ -93,14 +117,16 @@ def test_a_second_run_changes_nothing_but_the_status(job: ModuleType, small_lake
     }
 
 
-def test_what_a_kill_has_left_of_a_version_is_made_again(job: ModuleType, small_lake: SmallLake) -> None:
+def test_what_a_kill_has_left_of_a_version_is_made_again(
+    job: ModuleType, small_lake: SmallLake, store: dict[str, str]
+) -> None:
     shop(small_lake, first="promoted", second="candidate")
-    run_job(job, small_lake)
-    client = MlflowClient(local_store(small_lake.lake).as_uri())
-    half = tracked(small_lake)["gan train_gan-000001"].info.run_id
+    run_job(job, small_lake, **store)
+    client = client_of(small_lake, store)
+    half = tracked(small_lake, store)["gan train_gan-000001"].info.run_id
     client.set_terminated(half, status="RUNNING")  # as one is until all of it is there
-    run_job(job, small_lake)
-    whole = tracked(small_lake)["gan train_gan-000001"]
+    run_job(job, small_lake, **store)
+    whole = tracked(small_lake, store)["gan train_gan-000001"]
     assert whole.info.run_id != half
     assert whole.info.status == "FINISHED"
     assert whole.data.metrics["loss"] == 0.25
