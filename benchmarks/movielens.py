@@ -30,7 +30,7 @@ from lib.formats.mapping import load_mapping
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from lib.ranking.ease import Gram, weights_of
-from lib.ranking.evaluation import shard_sums, summarised
+from lib.ranking.evaluation import segment_of, shard_sums, summarised
 from lib.ranking.judging import READ, asked_users, judged_lists, wanted_items
 from lib.ranking.known_pairs import known_pairs
 from lib.statistics.bootstrap import CONFIDENCE, NUM_RESAMPLES
@@ -219,6 +219,7 @@ def judged(interactions: pl.DataFrame, lists: pl.DataFrame, *, split: str, as_of
     asked = asked_users(wanted, known)
     shown = with_popularity(lists).join(asked, on=["question", "user_key"], how="inner")
     rows = judged_lists(shown, wanted, asked, sorted(lists["strategy"].unique()))
+    rows = rows.with_columns(part=segment_of(pl.col("num_known")))
     return pl.DataFrame(summarised(shard_sums(rows, number=0, k=K, num_resamples=NUM_RESAMPLES, seed=SEED)))
 
 

@@ -1,7 +1,7 @@
 """Ranking metrics of strategies over shards of users: each shard is reduced to sums, which give values with intervals.
 
-A shard of whole users holds one row per user, question and strategy; each strategy has the same users, with or without
-a list. The output of a shard does not grow with its users: sums over them, overall and in each bootstrap resample.
+A shard of whole users holds one row per user, question and strategy, and another where the question is asked of new items alone;
+each strategy has the same users, with or without a list. The output of a shard does not grow with its users: sums over them, overall and in each bootstrap resample.
 Differences between strategies are paired, user by user, since they are differences of such sums over the same users and resamples.
 """
 
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from lib.ranking.metrics import METRICS, ranking_metrics
 from lib.statistics.bootstrap import Floats, percentile_interval, resampled_sums
 
-SEGMENTS: Mapping[str, tuple[str, ...]] = {  # each of parts that share no user
+NEW_ITEMS = "new_items"  # the question asked of items alone that were new in the shop, of the users who want one
+SEGMENTS_OF_USERS: Mapping[str, tuple[str, ...]] = {  # each of parts that share no user
     "all": ("unseen", "light", "heavy"),
     "returning": ("light", "heavy"),
     "unseen": ("unseen",),
     "light": ("light",),
     "heavy": ("heavy",),
 }
+SEGMENTS: Mapping[str, tuple[str, ...]] = {**SEGMENTS_OF_USERS, NEW_ITEMS: (NEW_ITEMS,)}
+PARTS = (*SEGMENTS["all"], NEW_ITEMS)
 HEAVY_FROM = 10  # items that a heavy user knew; a light one knew fewer, an unseen one none
 REFERENCE = "popularity"  # what the other strategies are compared with in every metric, user by user
 COMPARED = "ndcg"  # in which every two strategies are
@@ -94,8 +97,8 @@ def shard_sums(shard: pl.DataFrame, *, number: int, k: int, num_resamples: int, 
 
     Args:
         shard: `question`, `strategy`, `user_key`, `user_hash` (64 bits, unsigned; decides which resamples draw the
-            user), `num_known` (items known before), `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null
-            without a list).
+            user), `part` (of PARTS), `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null without a list).
+            A user has one row for each question and strategy, and may have another of the part NEW_ITEMS.
         number: of the shard.
         k: length of the lists.
         num_resamples: of the bootstrap.
@@ -110,7 +113,7 @@ def shard_sums(shard: pl.DataFrame, *, number: int, k: int, num_resamples: int, 
 
 
 def _sums_of_question(rows: pl.DataFrame, *, k: int, num_resamples: int, seed: int) -> Iterator[dict[str, Any]]:
-    rows = rows.sort("strategy", "user_key")
+    rows = rows.sort("strategy", "part", "user_key")
     strategies = rows["strategy"].unique(maintain_order=True).to_list()
     num_users = len(rows) // len(strategies)
     assert num_users * len(strategies) == len(rows), "every strategy needs the same users"
@@ -122,14 +125,14 @@ def _sums_of_question(rows: pl.DataFrame, *, k: int, num_resamples: int, seed: i
         for place, strategy in enumerate(strategies)
     }
     users = rows[:num_users]
-    segments = users.select(segment_of(pl.col("num_known"))).to_series().to_numpy()
+    part_of_each = users["part"].to_numpy()
     keys = users["user_hash"].to_numpy()
     of_parts = {
-        part: _sums_of_users(values, keys, segments == part, num_resamples=num_resamples, seed=seed)
-        for part in SEGMENTS["all"]
+        part: _sums_of_users(values, keys, part_of_each == part, num_resamples=num_resamples, seed=seed)
+        for part in PARTS
     }
     for segment, parts in SEGMENTS.items():
-        chosen = np.isin(segments, parts)
+        chosen = np.isin(part_of_each, parts)
         shared = {"segment": segment, "num_users": int(chosen.sum())}
         without = {
             name: int((~of_strategy[chosen]).sum()) for name, of_strategy in zip(strategies, listed, strict=True)

@@ -14,7 +14,15 @@ import polars as pl
 import pyarrow as pa
 
 from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked
-from lib.ranking.evaluation import SEGMENTS, SUMS_SCHEMA, segment_of, shard_sums, summarised
+from lib.ranking.evaluation import (
+    NEW_ITEMS,
+    SEGMENTS,
+    SEGMENTS_OF_USERS,
+    SUMS_SCHEMA,
+    segment_of,
+    shard_sums,
+    summarised,
+)
 from lib.ranking.known_pairs import INTERACTION, interaction_schema, known_pairs
 from lib.ranking.shown import COMPOSED, FIGURES, KEY, KEY_COLUMNS, ItemFacts, figures_of
 from lib.statistics.bootstrap import keys_of
@@ -113,9 +121,14 @@ def judge(parts: Iterable[pa.RecordBatch], *, facts: Broadcast[ItemFacts], work:
     asked = found[ASKED]
     lists = with_composed(found.get(LIST, pl.DataFrame(schema=LIST_COLUMNS)), k=work.k)
     lists = lists.join(asked, on=["question", "user_key"], how="inner")
-    judged = judged_lists(lists, found[WANTED], asked, facts.value.strategies)
-    if judged.is_empty():
+    history = found.get(KNOWN, pl.DataFrame(schema={"user_key": pl.String, "item_id": pl.String}))
+    of_users = judged_lists(lists, found[WANTED], asked, facts.value.strategies)
+    if of_users.is_empty():
         return  # nobody has a list
+    new = facts.value.new_among(found[WANTED])
+    of_new_items = judged_lists(lists, new, asked_users(new, history), facts.value.strategies)
+    part = segment_of(pl.col("num_known"))
+    judged = pl.concat([of_users.with_columns(part=part), of_new_items.with_columns(part=pl.lit(NEW_ITEMS))])
     number = int(
         judged["user_hash"].to_numpy().min() >> np.uint64(33)
     )  # shards are added up in this order in every run
@@ -125,8 +138,7 @@ def judge(parts: Iterable[pa.RecordBatch], *, facts: Broadcast[ItemFacts], work:
     place = [places[row] for row in sums.select("question", "segment").iter_rows()]
     yield from packed(sums, SUMS, pl.Series(place, dtype=pl.Int32))
     shown = lists.with_columns(segment=segment_of(pl.col("num_known"))).join(facts.value.rows, on="item_id", how="left")
-    history = found.get(KNOWN, pl.DataFrame(schema={"user_key": pl.String, "item_id": pl.String}))
-    figures = figures_of(shown, history, found[WANTED], asked, facts.value)
+    figures = figures_of(shown, history, facts.value)
     yield from packed(figures.with_columns(shard=pl.lit(number, pl.Int64)), FIGURE)
     items = shown.select(*KEY, "item_id").unique()
     yield from packed(items, PLACE, shards_by(items["item_id"], NUM_SEGMENTS))
@@ -166,6 +178,6 @@ def sum_up(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     found = unpacked(parts)
     if SUMS in found:
         yield from packed(pl.DataFrame(summarised(found[SUMS].to_arrow().cast(SUMS_SCHEMA))), SUMMARY)
-    for segment, of_parts in SEGMENTS.items() if PLACE in found else ():
+    for segment, of_parts in SEGMENTS_OF_USERS.items() if PLACE in found else ():
         shown = found[PLACE].filter(pl.col("segment").is_in(of_parts)).with_columns(segment=pl.lit(segment))
         yield from packed(shown.group_by(KEY).agg(num_items=pl.col("item_id").n_unique().cast(pl.Int64)), COVERED)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lib.ranking.evaluation import SEGMENTS, segment_of
+from lib.ranking.evaluation import SEGMENTS_OF_USERS
+from lib.tables.gold import YOUNG_DAYS
 
 COMPOSED = "rebuy_then_popularity"
-SHOWN = ("coverage", "novelty", "head_exposure", "diversity", "miscalibration", "young_recall")
+SHOWN = ("coverage", "novelty", "head_exposure", "diversity", "miscalibration")
 HEAD_FRAC = 0.1  # of the items, those that most users knew
-YOUNG_DAYS = 28  # before the moment, in which an item was first known, or was not yet
 SMOOTHING = (
     0.01  # of a list's categories towards those of the history, so that one that it lacks does not count without end
 )
@@ -23,7 +23,6 @@ KEY_COLUMNS = {"question": pl.String, "segment": pl.String, "strategy": pl.Strin
 FIGURES: dict[str, type[pl.DataType]] = {
     **{"surprise": pl.Float64, "num_known": pl.Int64, "num_head": pl.Int64},
     **{"variety": pl.Float64, "num_varied": pl.Int64, "divergence": pl.Float64, "num_diverging": pl.Int64},
-    **{"num_young": pl.Int64, "num_young_found": pl.Int64},
 }
 
 
@@ -64,17 +63,18 @@ class ItemFacts:
         tags = described.select("item_id", tag=path)
         return cls(rows.join(tags, on="item_id", how="left"), names)
 
+    def new_among(self, wanted: pl.DataFrame) -> pl.DataFrame:
+        """The rows of `wanted` whose `item_id` is young in the shop, or was not known yet."""
+        old = self.rows.filter(~pl.col("is_young")).select("item_id")
+        return wanted.join(old, on="item_id", how="anti")
 
-def figures_of(
-    shown: pl.DataFrame, history: pl.DataFrame, wanted: pl.DataFrame, asked: pl.DataFrame, facts: ItemFacts
-) -> pl.DataFrame:
+
+def figures_of(shown: pl.DataFrame, history: pl.DataFrame, facts: ItemFacts) -> pl.DataFrame:
     """The sums of a shard, FIGURES by KEY.
 
     Args:
         shown: places of lists of users who are asked for: KEY, user_key, item_id and what the facts say of the item.
         history: user_key and item_id of what these users knew.
-        wanted: question, user_key and item_id.
-        asked: question, user_key and num_known of everybody who is asked for.
         facts: of all items.
     """
     tag = pl.col("tag").drop_nulls()
@@ -94,8 +94,7 @@ def figures_of(
             num_diverging=pl.col("divergence").count().cast(pl.Int64),
         )
     )
-    young = _young(shown, wanted, asked, facts)
-    return lists.join(young, on=KEY, how="full", coalesce=True).select(*KEY, pl.col(*FIGURES).fill_null(0))
+    return lists.select(*KEY, *FIGURES)
 
 
 def _divergences(shown: pl.DataFrame, history: pl.DataFrame, facts: ItemFacts) -> pl.DataFrame:
@@ -119,28 +118,13 @@ def _divergences(shown: pl.DataFrame, history: pl.DataFrame, facts: ItemFacts) -
     return met.sort(*key, "tag").group_by(key).agg(divergence=(pl.col("p") * (pl.col("p") / smoothed).log(2)).sum())
 
 
-def _young(shown: pl.DataFrame, wanted: pl.DataFrame, asked: pl.DataFrame, facts: ItemFacts) -> pl.DataFrame:
-    """KEY, `num_young`: wanted items that were new in the shop, or unknown yet, and `num_young_found`: those of them in lists."""
-    aged = wanted.join(facts.rows.select("item_id", "is_young"), on="item_id", how="left")
-    young = aged.filter(pl.col("is_young").fill_null(True)).select("question", "user_key", "item_id")
-    of_users = young.join(asked.select("question", "user_key", "num_known"), on=["question", "user_key"], how="inner")
-    segments = of_users.with_columns(segment=segment_of(pl.col("num_known"))).drop("num_known")
-    each = segments.join(pl.DataFrame({"strategy": facts.strategies}, schema={"strategy": pl.String}), how="cross")
-    listed = shown.select(*KEY, "user_key", "item_id", is_listed=pl.lit(True))
-    met = each.join(listed, on=[*KEY, "user_key", "item_id"], how="left")
-    return met.group_by(KEY).agg(
-        num_young=pl.len().cast(pl.Int64), num_young_found=pl.col("is_listed").count().cast(pl.Int64)
-    )
-
-
 def with_shown(summary: pl.DataFrame, figures: pl.DataFrame, covered: pl.DataFrame, *, num_items: int) -> pl.DataFrame:
-    """The summary, and a row for each figure of what is shown.
+    """The summary, and for segments of users a row for each figure of what is shown.
 
     `coverage`: the share of items that are in a list, zero if no user of the segment has one. `novelty`: the mean surprise of a place, in bits.
     `head_exposure`: the share of places that the tenth of items gets which most users knew. `diversity`: the mean over users
     of a list's categories by its items, of those with a category; null where there are none. `miscalibration`: the mean over users of how far
-    the list's categories are from those of the history, in bits. `young_recall`: which share of the wanted items that were
-    new in the shop, or not known yet, is in the lists.
+    the list's categories are from those of the history, in bits.
 
     Args:
         summary: rows of SUMMARY_SCHEMA.
@@ -148,11 +132,12 @@ def with_shown(summary: pl.DataFrame, figures: pl.DataFrame, covered: pl.DataFra
         covered: items in lists of a shard of the items.
         num_items: all of them.
     """
-    each = summary.select(*KEY, "num_users", "num_without_list").unique(KEY, keep="first", maintain_order=True)
+    of_users = summary.filter(pl.col("segment").is_in([*SEGMENTS_OF_USERS]))
+    each = of_users.select(*KEY, "num_users", "num_without_list").unique(KEY, keep="first", maintain_order=True)
     in_order = figures.sort("shard", *KEY)
     of_segments = [
         in_order.filter(pl.col("segment").is_in(parts)).with_columns(segment=pl.lit(segment))
-        for segment, parts in SEGMENTS.items()
+        for segment, parts in SEGMENTS_OF_USERS.items()
     ]
     sums = pl.concat(of_segments).group_by(KEY, maintain_order=True).sum()
     counts = covered.group_by(KEY).agg(pl.sum("num_items"))
@@ -165,7 +150,6 @@ def with_shown(summary: pl.DataFrame, figures: pl.DataFrame, covered: pl.DataFra
         "head_exposure": pl.when(known > 0).then(pl.col("num_head") / known),
         "diversity": pl.when(varied > 0).then(pl.col("variety") / varied),
         "miscalibration": pl.when(pl.col("num_diverging") > 0).then(pl.col("divergence") / pl.col("num_diverging")),
-        "young_recall": pl.when(pl.col("num_young") > 0).then(pl.col("num_young_found") / pl.col("num_young")),
     }
     assert tuple(values) == SHOWN
     unknown = pl.lit(None, pl.Float64)

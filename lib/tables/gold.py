@@ -24,6 +24,7 @@ from lib.tables.contract import (
 SPLITS = ("train", "valid", "test")
 QUESTIONS = ("all", "new")
 NEXT = "next"  # the question of visits: what comes next, given the events so far
+YOUNG_DAYS = 28  # before a moment, within which an item was first known that counts as new in the shop
 AS_OF = required("as_of", TIME, "the row uses only what was known before this time (UTC)")
 
 DAILY = Table(
@@ -384,14 +385,14 @@ RANKING_METRICS = Table(
             "ndcg, recall, precision, map, hit_rate, mrr; <metric>_minus_popularity, and ndcg_minus_<strategy> between every two; "
             "of what lists show: coverage (share of items in a list), novelty (mean -log2 of the share of users who knew the item), "
             "head_exposure (share of places for the tenth of items that most users knew), diversity (a list's categories by its items), "
-            "miscalibration (divergence of the list's categories from those of the history), young_recall (share of the wanted items new "
-            "in the shop, 28 days at most, that lists hold)",
+            "miscalibration (divergence of the list's categories from those of the history)",
         ),
         required("k", INT, "length of the list"),
         required(
             "segment",
             TEXT,
             "all, returning (had interacted before as_of) or unseen users, light and heavy ones (below 10 items, and from 10 on); "
+            f"new_items: only items first known in the {YOUNG_DAYS} days before as_of, or not known yet, are relevant, of users who want one; "
             "of next also other_item (what came is not in the "
             "visit so far) and repeat (it is)",
         ),
