@@ -79,7 +79,11 @@ def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> 
         num_shards=settings.num_shards or run.num_shards(num_rows, rows_per_shard=ROWS_PER_SHARD),
     )
     known = run.files_of({"": "gold/interactions"}).then(
-        spread_interactions, columns=judging.READ, until=None, num_shards=work.num_shards
+        spread_interactions,
+        columns=judging.READ,
+        until=None,
+        num_shards=work.num_shards,
+        categorical=judging.CATEGORICAL,
     )
     lists = run.files_of({"": "gold/recommendations"}).then(judging.spread_lists, work=work)
     parts = known.union(lists).to_shards(work.num_shards).then(judging.describe, work=work).keep()

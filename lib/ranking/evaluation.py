@@ -6,6 +6,7 @@ Differences between strategies are paired, user by user, since they are differen
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lib.ranking.metrics import METRICS, ranking_metrics
-from lib.statistics.bootstrap import Floats, percentile_interval, resampled_sums
+from lib.statistics.bootstrap import Floats, drawn_weights, percentile_interval, resampled_sums
 
 NEW_ITEMS = "new_items"  # the question asked of items alone that were new in the shop, of the users who want one
 SEGMENTS_OF_USERS: Mapping[str, tuple[str, ...]] = {  # each of parts that share no user
@@ -29,6 +30,7 @@ PARTS = (*SEGMENTS["all"], NEW_ITEMS)
 HEAVY_FROM = 10  # items that a heavy user knew; a light one knew fewer, an unseen one none
 REFERENCE = "popularity"  # what the other strategies are compared with in every metric, user by user
 COMPARED = "ndcg"  # in which every two strategies are
+MOST_WEIGHTS = 1 << 28  # of users and resamples that are held at a time, a byte each
 DRAWN = "num_drawn"  # the metric name of rows with the number of users in each resample
 
 SUMS_SCHEMA = pa.schema(
@@ -104,15 +106,40 @@ def shard_sums(shard: pl.DataFrame, *, number: int, k: int, num_resamples: int, 
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
     """
+    drawing = Drawing.of(shard["user_hash"].unique().to_numpy(), num_resamples=num_resamples, seed=seed)
     rows = [
         {"shard": number, "question": question, **row}
         for (question,), of_question in sorted(shard.partition_by("question", as_dict=True).items())
-        for row in _sums_of_question(of_question, k=k, num_resamples=num_resamples, seed=seed)
+        for row in _sums_of_question(of_question, k=k, drawing=drawing)
     ]
     return pa.Table.from_pylist(rows, schema=SUMS_SCHEMA)
 
 
-def _sums_of_question(rows: pl.DataFrame, *, k: int, num_resamples: int, seed: int) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Drawing:
+    """How often each resample draws each user of a shard, found once for all questions, where there is room for it."""
+
+    num_resamples: int
+    seed: int
+    keys: NDArray[np.uint64]  # (users,), sorted
+    weights: NDArray[np.uint8] | None  # (users, num_resamples)
+
+    @classmethod
+    def of(cls, keys: NDArray[np.uint64], *, num_resamples: int, seed: int) -> "Drawing":
+        """Of users who are distinct."""
+        keys = np.sort(keys)
+        if len(keys) * num_resamples > MOST_WEIGHTS:
+            return cls(num_resamples, seed, keys, None)
+        return cls(num_resamples, seed, keys, drawn_weights(keys, num_resamples=num_resamples, seed=seed))
+
+    def sums(self, values: Floats, keys: NDArray[np.uint64]) -> Floats:
+        """See `resampled_sums`."""
+        given = {"num_resamples": self.num_resamples, "seed": self.seed}
+        weights = None if self.weights is None else self.weights[np.searchsorted(self.keys, keys)]
+        return resampled_sums(values, keys, weights=weights, **given)
+
+
+def _sums_of_question(rows: pl.DataFrame, *, k: int, drawing: Drawing) -> Iterator[dict[str, Any]]:
     rows = rows.sort("strategy", "part", "user_key")
     strategies = rows["strategy"].unique(maintain_order=True).to_list()
     num_users = len(rows) // len(strategies)
@@ -127,10 +154,7 @@ def _sums_of_question(rows: pl.DataFrame, *, k: int, num_resamples: int, seed: i
     users = rows[:num_users]
     part_of_each = users["part"].to_numpy()
     keys = users["user_hash"].to_numpy()
-    of_parts = {
-        part: _sums_of_users(values, keys, part_of_each == part, num_resamples=num_resamples, seed=seed)
-        for part in PARTS
-    }
+    of_parts = {part: _sums_of_users(values, keys, part_of_each == part, drawing) for part in PARTS}
     for segment, parts in SEGMENTS.items():
         chosen = np.isin(part_of_each, parts)
         shared = {"segment": segment, "num_users": int(chosen.sum())}
@@ -147,13 +171,11 @@ def _sums_of_users(
     values: Mapping[tuple[str, str], Floats],
     keys: NDArray[np.uint64],
     chosen: NDArray[np.bool_],
-    *,
-    num_resamples: int,
-    seed: int,
+    drawing: Drawing,
 ) -> tuple[Floats, Floats]:
     """Over the chosen users, of each value and last their number: the sums (m + 1,), and those of resamples (num_resamples, m + 1)."""
     columns = np.column_stack([column[chosen] for column in values.values()])
-    drawn = resampled_sums(columns, keys[chosen], num_resamples=num_resamples, seed=seed)
+    drawn = drawing.sums(columns, keys[chosen])
     return np.append(columns.sum(axis=0), chosen.sum()), drawn
 
 

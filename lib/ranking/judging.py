@@ -16,6 +16,7 @@ import pyarrow as pa
 from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked
 from lib.ranking.evaluation import (
     NEW_ITEMS,
+    PARTS,
     SEGMENTS,
     SEGMENTS_OF_USERS,
     SUMS_SCHEMA,
@@ -23,19 +24,25 @@ from lib.ranking.evaluation import (
     shard_sums,
     summarised,
 )
-from lib.ranking.known_pairs import INTERACTION, interaction_schema, known_pairs
-from lib.ranking.shown import COMPOSED, FIGURES, KEY, KEY_COLUMNS, ItemFacts, figures_of
+from lib.ranking.known_pairs import INTERACTION, interaction_schema, which_are_known
+from lib.ranking.shown import COMPOSED, COMPOSED_OF, FIGURES, KEY, KEY_COLUMNS, ItemFacts, figures_of, new_among
 from lib.statistics.bootstrap import keys_of
 from lib.tables.gold import QUESTIONS, RECOMMENDATIONS
 
 READ = ("user_key", "item_id", "event_time", "split", "weight", "num_relevant")
+CATEGORICAL = ("user_key", "item_id")
 READ_OF_LISTS = ("as_of", "strategy", "question", "user_key", "rank", "item_id")
 # Kinds of parts.
 LIST, ASKED, WANTED, KNOWN, ITEM, COUNT, STRATEGY = "list", "asked", "wanted", "known", "item", "count", "strategy"
 SUMS, PLACE, FIGURE, SUMMARY, COVERED = "sums", "place", "figure", "summary", "covered"
-LIST_COLUMNS = pl.Schema(
-    {"strategy": pl.String, "question": pl.String, "user_key": pl.String, "rank": pl.Int32, "item_id": pl.String}
-)
+ID: pl.DataType = pl.Categorical()  # of users and items within a shard
+QUESTION: pl.DataType = pl.Enum(QUESTIONS)
+PART = pl.Enum(PARTS)
+LIST_COLUMNS = pl.Schema({"strategy": ID, "question": QUESTION, "user_key": ID, "rank": pl.Int32(), "item_id": ID})
+INTERACTION_COLUMNS = {
+    name: ID if name in CATEGORICAL else of_type
+    for name, of_type in pl.DataFrame(interaction_schema(READ).empty_table()).schema.items()
+}
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     ITEM: {"item_id": pl.String, "num_users": pl.Int64, "age_days": pl.Float64},
     COUNT: {"num_known_users": pl.Int64, "num_asked": pl.Int64},
@@ -67,27 +74,28 @@ def spread_lists(files: Iterable[pa.RecordBatch], *, work: ListsWork) -> Iterato
     """Read files of gold/recommendations (rows of TABLE_FILES), and pack the first k ranks of the lists by shard of users."""
     schema = pa.schema([RECOMMENDATIONS.schema.field(name) for name in READ_OF_LISTS])
     for file in rows_of(files):
-        for rows in table_rows(file["location"], schema):
-            chosen = rows.filter(pl.col("as_of") == work.as_of, pl.col("rank") <= work.k).drop("as_of")
-            yield from packed(chosen, LIST, shards_by(chosen["user_key"], work.num_shards))
+        for rows in table_rows(file["location"], schema, categorical=(*CATEGORICAL, "question")):
+            chosen = rows.filter(pl.col("as_of") == work.as_of, pl.col("rank") <= work.k).select(*LIST_COLUMNS)
+            asked = chosen.with_columns(pl.col("question").cast(QUESTION), pl.col("strategy").cast(ID))
+            yield from packed(asked, LIST, shards_by(asked["user_key"], work.num_shards))
 
 
 def describe(parts: Iterable[pa.RecordBatch], *, work: ListsWork) -> Iterator[pa.RecordBatch]:
-    """Pack a shard's lists, who is asked for and what they wanted; count how many knew each item, and name the strategies."""
+    """Pack the lists of a shard's users who are asked for, and what they wanted; count how many knew each item, and name the strategies."""
     found = unpacked(parts)
-    interactions = found.get(INTERACTION, pl.DataFrame(interaction_schema(READ).empty_table()))
+    interactions = found.get(INTERACTION, pl.DataFrame(schema=INTERACTION_COLUMNS))
     lists = found.get(LIST, pl.DataFrame(schema=LIST_COLUMNS))
-    known = known_pairs(interactions, as_of=work.as_of).select("user_key", "item_id")
-    wanted = wanted_items(interactions, known, split=work.split)
+    known = which_are_known(interactions, as_of=work.as_of)
+    wanted = wanted_items(interactions, known, split=work.split).with_columns(pl.col("question").cast(QUESTION))
     asked = asked_users(wanted, known)
     counts = {"num_known_users": known["user_key"].n_unique(), "num_asked": len(asked)}
     yield from packed(pl.DataFrame([counts], schema=GATHERED[COUNT]), COUNT)
     age = (pl.lit(work.as_of) - pl.min("event_time")).dt.total_seconds() / 86_400
     ages = interactions.group_by("item_id").agg(age_days=age)
     of_items = known.group_by("item_id").agg(num_users=pl.len().cast(pl.Int64)).join(ages, on="item_id", how="left")
-    yield from packed(of_items, ITEM)
-    yield from packed(lists.select("strategy").unique(), STRATEGY)
-    yield from packed(lists, LIST)
+    yield from packed(of_items.with_columns(pl.col("item_id").cast(pl.String)), ITEM)
+    yield from packed(lists.select(pl.col("strategy").unique().cast(pl.String)), STRATEGY)
+    yield from packed(lists.join(asked, on=["question", "user_key"], how="semi"), LIST)
     yield from packed(asked, ASKED)
     yield from packed(wanted, WANTED)
     yield from packed(known.join(asked, on="user_key", how="semi"), KNOWN)
@@ -118,30 +126,81 @@ def judge(parts: Iterable[pa.RecordBatch], *, facts: Broadcast[ItemFacts], work:
     found = unpacked(parts)
     if ASKED not in found:
         return
-    asked = found[ASKED]
-    lists = with_composed(found.get(LIST, pl.DataFrame(schema=LIST_COLUMNS)), k=work.k)
-    lists = lists.join(asked, on=["question", "user_key"], how="inner")
-    history = found.get(KNOWN, pl.DataFrame(schema={"user_key": pl.String, "item_id": pl.String}))
-    of_users = judged_lists(lists, found[WANTED], asked, facts.value.strategies)
+    shard = Shard.of(found, facts.value)
+    lists = with_composed(shard.lists, k=work.k)
+    of_users = judged_lists(lists, shard.wanted, shard.asked, facts.value.strategies)
     if of_users.is_empty():
         return  # nobody has a list
-    new = facts.value.new_among(found[WANTED])
-    of_new_items = judged_lists(lists, new, asked_users(new, history), facts.value.strategies)
-    part = segment_of(pl.col("num_known"))
-    judged = pl.concat([of_users.with_columns(part=part), of_new_items.with_columns(part=pl.lit(NEW_ITEMS))])
-    number = int(
-        judged["user_hash"].to_numpy().min() >> np.uint64(33)
-    )  # shards are added up in this order in every run
+    new = new_among(shard.wanted, shard.items)
+    asked_for_new = asked_users(new, shard.known).join(shard.users, on="user_key", how="left")
+    of_new_items = judged_lists(lists, new, asked_for_new, facts.value.strategies)
+    part = segment_of(pl.col("num_known")).cast(PART)
+    judged = pl.concat([of_users.with_columns(part=part), of_new_items.with_columns(part=pl.lit(NEW_ITEMS, PART))])
+    # Shards are added up in this order in every run.
+    number = int(judged["user_hash"].to_numpy().min() >> np.uint64(33))
     given = {"k": work.k, "num_resamples": work.num_resamples, "seed": work.seed}
     sums = pl.DataFrame(shard_sums(judged, number=number, **given))
     places = {(question, segment): place for place, (question, segment) in enumerate(product(QUESTIONS, SEGMENTS))}
     place = [places[row] for row in sums.select("question", "segment").iter_rows()]
     yield from packed(sums, SUMS, pl.Series(place, dtype=pl.Int32))
-    shown = lists.with_columns(segment=segment_of(pl.col("num_known"))).join(facts.value.rows, on="item_id", how="left")
-    figures = figures_of(shown, history, facts.value)
-    yield from packed(figures.with_columns(shard=pl.lit(number, pl.Int64)), FIGURE)
-    items = shown.select(*KEY, "item_id").unique()
-    yield from packed(items, PLACE, shards_by(items["item_id"], NUM_SEGMENTS))
+    shown = lists.join(shard.asked, on=["question", "user_key"], how="left").with_columns(segment=part)
+    figures = figures_of(shown.join(shard.items, on="item_id", how="left"), shard.known, shard.items)
+    texts = pl.col(KEY).cast(pl.String)
+    yield from packed(figures.with_columns(texts, shard=pl.lit(number, pl.Int64)), FIGURE)
+    names = shard.items.select("item_id", "name", place=shards_by(shard.items["name"], NUM_SEGMENTS))
+    items = shown.select(*KEY, "item_id").unique().join(names, on="item_id", how="left")
+    yield from packed(items.select(texts, item_id="name"), PLACE, items["place"])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of a shard with numbers for users, by the order of their keys, and for items, since numbers are joined in no time."""
+
+    users: pl.DataFrame  # user_key, and user_hash that decides which resamples draw the user
+    items: pl.DataFrame  # item_id, its name, and what the facts say of it
+    asked: pl.DataFrame  # question, user_key, num_relevant, num_known, user_hash
+    wanted: pl.DataFrame  # question, user_key, item_id
+    known: pl.DataFrame  # user_key, item_id
+    lists: pl.DataFrame  # question, strategy, user_key, rank, item_id
+
+    @classmethod
+    def of(cls, found: Mapping[str, pl.DataFrame], facts: ItemFacts) -> "Shard":
+        """From the parts of a shard, in which somebody is asked for."""
+        asked, wanted = found[ASKED], found[WANTED]
+        known = found.get(KNOWN, pl.DataFrame(schema={"user_key": ID, "item_id": ID}))
+        lists = found.get(LIST, pl.DataFrame(schema=LIST_COLUMNS)).with_columns(
+            pl.col("strategy").cast(pl.Enum(sorted({*facts.strategies, *COMPOSED_OF, COMPOSED})))
+        )
+        users = _numbered(asked["user_key"])
+        items = _numbered(pl.concat([rows["item_id"].unique() for rows in (wanted, known, lists)]))
+        numbers = {"user_key": users.select("id", "number"), "item_id": items.select("id", "number")}
+        wanted, known, lists = (_with_numbers(rows, numbers) for rows in (wanted, known, lists))
+        hashes = pl.Series(keys_of(users["name"]), dtype=pl.UInt64)
+        hashed = users.select(user_key="number", user_hash=hashes)
+        return cls(
+            users=hashed,
+            items=items.select("name", item_id="number").join(
+                facts.rows.rename({"item_id": "name"}), on="name", how="left"
+            ),
+            asked=_with_numbers(asked, {"user_key": numbers["user_key"]}).join(hashed, on="user_key", how="left"),
+            wanted=wanted,
+            known=known,
+            lists=lists,
+        )
+
+
+def _numbered(ids: pl.Series) -> pl.DataFrame:
+    """Each `id` of the categories with its `name` and `number`, by which they are sorted."""
+    named = pl.DataFrame({"id": ids.unique()}).with_columns(name=pl.col("id").cast(pl.String))
+    return named.sort("name").with_row_index("number")
+
+
+def _with_numbers(rows: pl.DataFrame, numbers: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The rows with the number of each id of a column in its place."""
+    for name, of_ids in numbers.items():
+        found = rows.join(of_ids, left_on=name, right_on="id", how="left", maintain_order="left")
+        rows = found.with_columns(pl.col("number").alias(name)).drop("number")
+    return rows
 
 
 def with_composed(lists: pl.DataFrame, *, k: int) -> pl.DataFrame:
@@ -149,11 +208,12 @@ def with_composed(lists: pl.DataFrame, *, k: int) -> pl.DataFrame:
 
     k popular items are always enough: each one that is left out as a duplicate is already in the list.
     """
-    own, popular = lists.filter(strategy="rebuy"), lists.filter(strategy="popularity")
+    own, popular = (lists.filter(strategy=name) for name in COMPOSED_OF)
     rest = popular.join(own, on=["question", "user_key", "item_id"], how="anti")
     both = pl.concat([own.with_columns(part=0), rest.with_columns(part=1)]).sort("question", "user_key", "part", "rank")
+    named = pl.lit(COMPOSED, lists.schema["strategy"])
     place = pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("question", "user_key")
-    composed = both.with_columns(rank=place, strategy=pl.lit(COMPOSED)).filter(pl.col("rank") <= k)
+    composed = both.with_columns(rank=place, strategy=named).filter(pl.col("rank") <= k)
     return pl.concat([lists, composed.select(lists.columns)])
 
 
@@ -168,8 +228,8 @@ def judged_lists(
     ranks = hits.group_by("question", "strategy", "user_key").agg(
         hit_ranks=pl.col("rank").filter(pl.col("is_wanted").fill_null(False))
     )
-    everyone = asked.with_columns(user_hash=pl.Series(keys_of(asked["user_key"]), dtype=pl.UInt64))
-    each = everyone.join(pl.DataFrame({"strategy": strategies}, schema={"strategy": pl.String}), how="cross")
+    named = pl.DataFrame({"strategy": strategies}, schema={"strategy": lists.schema["strategy"]})
+    each = asked.join(named, how="cross")
     return each.join(ranks, on=["question", "strategy", "user_key"], how="left")
 
 

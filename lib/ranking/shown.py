@@ -3,6 +3,7 @@
 Sums over a shard's users, by question, part of the users and strategy, become figures once those of all shards are added.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import polars as pl
 from lib.ranking.evaluation import SEGMENTS_OF_USERS
 from lib.tables.gold import YOUNG_DAYS
 
-COMPOSED = "rebuy_then_popularity"
+COMPOSED, COMPOSED_OF = "rebuy_then_popularity", ("rebuy", "popularity")
 SHOWN = ("coverage", "novelty", "head_exposure", "diversity", "miscalibration")
 HEAD_FRAC = 0.1  # of the items, those that most users knew
 SMOOTHING = (
@@ -56,66 +57,69 @@ class ItemFacts:
             is_young=pl.col("age_days") <= YOUNG_DAYS,
         )
         named = {*strategies}
-        names = tuple(sorted(named | ({COMPOSED} if {"rebuy", "popularity"} & named else set())))
+        names = tuple(sorted(named | ({COMPOSED} if named.intersection(COMPOSED_OF) else set())))
         path = pl.when(pl.col("category").list.len() > 0).then(pl.col("category").list.join("\x1f"))
         if described is None:
             return cls(rows.with_columns(tag=pl.lit(None, pl.String)), names)
         tags = described.select("item_id", tag=path)
         return cls(rows.join(tags, on="item_id", how="left"), names)
 
-    def new_among(self, wanted: pl.DataFrame) -> pl.DataFrame:
-        """The rows of `wanted` whose `item_id` is young in the shop, or was not known yet."""
-        old = self.rows.filter(~pl.col("is_young")).select("item_id")
-        return wanted.join(old, on="item_id", how="anti")
+
+def new_among(wanted: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `wanted` whose `item_id` is young in the shop by what is known of `items`, or was not known yet."""
+    old = items.filter(~pl.col("is_young")).select("item_id")
+    return wanted.join(old, on="item_id", how="anti")
 
 
-def figures_of(shown: pl.DataFrame, history: pl.DataFrame, facts: ItemFacts) -> pl.DataFrame:
+def figures_of(shown: pl.DataFrame, history: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """The sums of a shard, FIGURES by KEY.
 
     Args:
         shown: places of lists of users who are asked for: KEY, user_key, item_id and what the facts say of the item.
         history: user_key and item_id of what these users knew.
-        facts: of all items.
+        items: item_id and its category, `tag`.
     """
+    lists = shown.select(*KEY, "user_key").unique().sort(*KEY, "user_key").with_row_index("list")
+    places = shown.join(lists, on=[*KEY, "user_key"], how="left").select("list", "surprise", "is_head", "tag")
     tag = pl.col("tag").drop_nulls()
-    of_users = shown.group_by(*KEY, "user_key").agg(
+    of_lists = places.group_by("list").agg(
         pl.sum("surprise"),
         num_known=pl.col("surprise").count().cast(pl.Int64),
         num_head=pl.col("is_head").sum().cast(pl.Int64),
         variety=pl.when(tag.len() > 0).then(tag.n_unique() / tag.len()),
     )
-    of_users = of_users.join(_divergences(shown, history, facts), on=[*KEY, "user_key"], how="left")
-    lists = (
-        of_users.sort("user_key")
+    of_lists = of_lists.join(_divergences(places, lists, history, items), on="list", how="left")
+    return (
+        lists.join(of_lists, on="list", how="left", maintain_order="left")
         .group_by(KEY, maintain_order=True)
         .agg(
             pl.sum("surprise", "num_known", "num_head", "variety", "divergence"),
             num_varied=pl.col("variety").count().cast(pl.Int64),
             num_diverging=pl.col("divergence").count().cast(pl.Int64),
         )
+        .select(*KEY, *FIGURES)
     )
-    return lists.select(*KEY, *FIGURES)
 
 
-def _divergences(shown: pl.DataFrame, history: pl.DataFrame, facts: ItemFacts) -> pl.DataFrame:
-    """KEY, user_key and `divergence`: of the categories of a user's history from those of a list, in bits.
+def _divergences(places: pl.DataFrame, lists: pl.DataFrame, history: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """`list` and its `divergence`: of the categories of a user's history from those of the list, in bits.
 
     Kullback and Leibler's, from p of the history to (1 - SMOOTHING) q of the list + SMOOTHING p (Steck 2018, "Calibrated
-    recommendations"). Only where both have an item with a category.
+    recommendations"). Only where both have an item with a category. A category that the list lacks is worth p log2(1 / SMOOTHING),
+    so that only those which it has need be looked at one by one.
     """
-    tagged = history.join(facts.rows.select("item_id", "tag").drop_nulls(), on="item_id", how="inner")
-    of_history = (
-        tagged.group_by("user_key", "tag")
-        .agg(p=pl.len())
-        .with_columns(pl.col("p") / pl.col("p").sum().over("user_key"))
-    )
-    key = [*KEY, "user_key"]
-    places = shown.filter(pl.col("tag").is_not_null()).group_by(*key, "tag").agg(q=pl.len())
-    of_lists = places.with_columns(pl.col("q") / pl.col("q").sum().over(key))
-    both = of_lists.select(key).unique().join(of_history, on="user_key", how="inner")
-    met = both.join(of_lists, on=[*key, "tag"], how="left").with_columns(pl.col("q").fill_null(0.0))
-    smoothed = (1 - SMOOTHING) * pl.col("q") + SMOOTHING * pl.col("p")
-    return met.sort(*key, "tag").group_by(key).agg(divergence=(pl.col("p") * (pl.col("p") / smoothed).log(2)).sum())
+    tagged = history.join(items.select("item_id", "tag").drop_nulls(), on="item_id", how="inner")
+    of_history = tagged.group_by("user_key", "tag").agg(p=pl.len())
+    of_history = of_history.with_columns(pl.col("p") / pl.col("p").sum().over("user_key"))
+    counts = places.select("list", "tag").drop_nulls().group_by("list", "tag").agg(q=pl.len())
+    of_lists = counts.with_columns(pl.col("q") / pl.col("q").sum().over("list"))
+    of_lists = of_lists.join(lists.select("list", "user_key"), on="list", how="left")
+    of_lists = of_lists.join(of_history.select("user_key").unique(), on="user_key", how="semi")
+    met = of_lists.join(of_history, on=["user_key", "tag"], how="left").sort("list", "tag")
+    p, q = pl.col("p"), pl.col("q")
+    term = p * (p / ((1 - SMOOTHING) * q + SMOOTHING * p)).log(2)
+    lacking = (1 - p.sum()).clip(0) * -math.log2(SMOOTHING)
+    return met.group_by("list").agg(divergence=term.sum() + lacking)
 
 
 def with_shown(summary: pl.DataFrame, figures: pl.DataFrame, covered: pl.DataFrame, *, num_items: int) -> pl.DataFrame:

@@ -161,6 +161,14 @@ def test_of_new_items_alone_are_asked_the_users_who_want_one_and_only_these_item
     assert not {"coverage", "novelty", "diversity"} & {metric for _, _, metric in found}
 
 
+def test_strategies_of_which_nothing_is_composed_are_judged_alone(job: ModuleType, small_lake: SmallLake) -> None:
+    small_lake.put("gold/interactions", pair("ann", "a"), pair("ann", "c", **LATER))
+    small_lake.put("gold/recommendations", *listed("als", "all", "ann", "c"))
+    rows = measured(job, small_lake)
+    assert rows["all", "all", "als", "ndcg"]["value"] == 1.0
+    assert {strategy for _, _, strategy, _ in rows} == {"als"}
+
+
 @pytest.mark.slow
 def test_a_list_is_as_diverse_as_it_has_categories_for_its_items(job: ModuleType, small_lake: SmallLake) -> None:
     shop(small_lake)

@@ -5,6 +5,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from lib.ranking import evaluation
 from lib.ranking.evaluation import SUMS_SCHEMA, shard_sums, summarised
 from lib.ranking.metrics import METRICS
 from lib.statistics.bootstrap import mean_interval
@@ -160,6 +161,14 @@ def test_shards_and_their_order_change_nothing() -> None:
         }
         assert {name: sharded[key][name] for name in numbers} == pytest.approx(numbers, rel=1e-12)
     assert backwards == sharded
+
+
+def test_draws_that_there_is_no_room_to_hold_are_drawn_anew_and_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = summary_of(some_users(2))
+    monkeypatch.setattr(evaluation, "MOST_WEIGHTS", 100)
+    assert summary_of(some_users(2)) == held
 
 
 def test_intervals_are_those_of_the_users_drawn_as_one() -> None:

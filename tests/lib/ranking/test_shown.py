@@ -5,7 +5,7 @@ import math
 import polars as pl
 import pytest
 
-from lib.ranking.shown import SMOOTHING, ItemFacts, figures_of, with_shown
+from lib.ranking.shown import SMOOTHING, ItemFacts, figures_of, new_among, with_shown
 
 # Ten users; a and b are of kind x, c of y, d of none. C and d came within the last 28 days; e is not known yet.
 ITEMS = pl.DataFrame(
@@ -29,7 +29,7 @@ def shown(*places: tuple[str, str, str]) -> pl.DataFrame:
 
 def figures(*places: tuple[str, str, str]) -> dict[tuple[str, str], dict[str, float]]:
     """The sums by strategy and part of the users."""
-    found = figures_of(shown(*places), HISTORY, FACTS)
+    found = figures_of(shown(*places), HISTORY, FACTS.rows)
     return {(row["strategy"], row["segment"]): row for row in found.to_dicts()}
 
 
@@ -55,12 +55,23 @@ def test_a_list_of_the_historys_categories_does_not_diverge_and_one_of_another_d
     )  # dan has none
 
 
+def test_a_category_of_the_history_that_a_list_lacks_and_one_that_the_history_lacks_both_count() -> None:
+    # The list has c of y, and a new item of z, which is not in the history: two thirds of the history are x.
+    facts = FACTS.rows.vstack(FACTS.rows.filter(item_id="c").with_columns(item_id=pl.lit("n"), tag=pl.lit("z")))
+    rows = shown(("rebuy", "ann", "c")).drop(facts.columns[1:])
+    both = rows.vstack(rows.with_columns(item_id=pl.lit("n"))).join(facts, on="item_id", how="left")
+    (found,) = figures_of(both, HISTORY, facts).to_dicts()
+    of_y = (1 - SMOOTHING) / 2 + SMOOTHING / 3
+    expected = 2 / 3 * math.log2(1 / SMOOTHING) + 1 / 3 * math.log2(1 / 3 / of_y)
+    assert found["divergence"] == pytest.approx(expected)
+
+
 def test_wanted_items_that_came_within_the_last_days_or_are_unknown_are_new_and_older_ones_are_not() -> None:
-    assert FACTS.new_among(WANTED).rows() == [("all", "ann", "c"), ("all", "ann", "e"), ("all", "dan", "d")]
+    assert new_among(WANTED, FACTS.rows).rows() == [("all", "ann", "c"), ("all", "ann", "e"), ("all", "dan", "d")]
 
 
 def test_figures_of_shards_become_values() -> None:
-    sums = figures_of(shown(("popularity", "ann", "c"), ("popularity", "dan", "d")), HISTORY, FACTS)
+    sums = figures_of(shown(("popularity", "ann", "c"), ("popularity", "dan", "d")), HISTORY, FACTS.rows)
     key = {"question": "all", "strategy": "popularity", "num_without_list": 0}
     summary = pl.DataFrame(
         [
