@@ -1,8 +1,12 @@
-"""evaluate: gold/recommendations, gold/interactions, gold/sessions, model `sequence` -> gold/ranking_metrics.
+"""evaluate: gold/recommendations, gold/interactions, gold/sessions, silver/events, model `sequence` -> gold/ranking_metrics.
 
 Asks three questions, those of which the lake has the tables. `all` and `new` score every strategy's lists against what users did in the
 window after `as_of`: the test window for lists as of `test_from`, the validation window for those as of `valid_from`. Users
 without a list score zero and are counted. Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them.
+
+Where impressions are logged with a position, those of a window as long as the test window before `as_of` tell how often each position is
+looked at (lib/ranking/position_bias.py), and what users found through an impression counts by the inverse of that in the
+metrics that end with `_unbiased`.
 
 `next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The
 strategies (lib/next_item) learn here, from the latest visits before `as_of`: on the driver, whose memory their number bounds (the
@@ -11,6 +15,8 @@ have more than `next_judged` such events, of a part, which their ids choose. An 
 holds it already; else it is a miss, which counts. A rerun, a retry or a kill changes nothing.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 from typing import Any
@@ -21,14 +27,16 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from lib.engines.arrow_tasks import gathered
+from lib.engines.parts import Parts
 from lib.engines.spark import SparkRun, start_run
 from lib.models import sequence_weights
 from lib.next_item import asking
 from lib.next_item.asking import AskingWork
 from lib.next_item.model import BEST, CHOICE_K, NextItemModel, SequenceFits
-from lib.ranking import judging
+from lib.ranking import judging, position_bias
 from lib.ranking.judging import ListsWork
 from lib.ranking.known_pairs import spread_interactions
+from lib.ranking.position_bias import Examined, ShownWork, join_answers, spread_shown
 from lib.ranking.shown import ItemFacts, with_shown
 from lib.runs import model_registry
 from lib.settings import JobSettings
@@ -64,19 +72,78 @@ class EvaluateSettings(JobSettings):
     )
 
 
-def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> tuple[pa.Table | None, str]:
+@dataclass(frozen=True)
+class Positions:
+    """What impressions with a position tell."""
+
+    led: Parts  # what users wanted in the window, by the position at which they found it
+    examined: tuple[Examined, ...]  # how often positions are looked at
+    table: pa.Table  # the same as rows of gold/ranking_metrics
+
+
+def positions_of(
+    run: SparkRun, settings: EvaluateSettings, *, split: str, num_shards: int
+) -> tuple[Positions | None, str]:
+    """How often positions are looked at; None and the reason where the log cannot tell."""
+    if not run.has("silver/events"):
+        return None, run.why_missing("silver/events")
+    files = run.lake.actions("silver/events", run.version_of("silver/events"))
+    nulls = files["null_count.position"] if "null_count.position" in files.column_names else pa.nulls(1)
+    if not nulls.null_count and pc.sum(nulls).as_py() == pc.sum(files["num_records"]).as_py():
+        return None, "no impression of this log has a position"
+    until = run.times.test_from if split == "valid" else run.times.end
+    work = ShownWork(
+        begin=run.as_of - run.times.window,
+        as_of=run.as_of,
+        until=until,
+        relevance=run.mapping.relevance,
+        num_shards=num_shards,
+    )
+    first, last = work.begin.astimezone(UTC).date(), until.astimezone(UTC).date()
+    of_days = run.lake.rows_by_partition("silver/events", "event_date", run.version_of("silver/events"))
+    days = [day for day in of_days if first <= day <= last]
+    events = run.files_of({"": "silver/events"}, holding={"event_date": days})
+    requests = run.num_shards(sum(of_days[day] for day in days), rows_per_shard=ROWS_PER_SHARD)
+    told = events.then(spread_shown, work=work, num_shards=requests).to_shards(requests)
+    told = told.then(join_answers, work=work).keep()
+    summed = told.of(position_bias.COUNT).to_shards(num_shards).then(position_bias.strata).collected()
+    examined = position_bias.curve(gathered(summed, position_bias.STRATUM, position_bias.GATHERED))
+    if len(examined) < 2:
+        told.drop()
+        return None, (
+            f"from {work.begin:%Y-%m-%d %H:%M} on less than {position_bias.LEAST_CLICKS} impressions at a second position were "
+            "answered, of items that were shown first as well"
+        )
+    run.log("positions are looked at", **{f"at_{row.position}": round(row.value, 3) for row in examined})
+    rows = [
+        {
+            **{"as_of": run.as_of, "split": split, "question": "all", "strategy": "impressions", "segment": "all"},
+            **{"metric": "examination", "k": row.position, "value": row.value, "low": row.low, "high": row.high},
+            **{"num_users": row.num_shown, "num_without_list": 0, "seed": settings.seed},
+        }
+        for row in examined
+    ]
+    return Positions(told.of(position_bias.LED), tuple(examined), _metrics_table(rows)), ""
+
+
+def _metrics_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=contract("gold/ranking_metrics").schema)
+
+
+def lists_measured(
+    run: SparkRun, settings: EvaluateSettings, *, split: str, num_shards: int, positions: Positions | None
+) -> tuple[pa.Table | None, str]:
     """The rows about stored lists; None and the reason where there is nothing to judge."""
     for table in ("gold/recommendations", "gold/interactions"):
         if not run.has(table):
             return None, run.why_missing(table)
-    num_rows = run.lake.num_rows("gold/recommendations", run.version_of("gold/recommendations"))
     work = ListsWork(
         as_of=run.as_of,
         split=split,
         k=settings.k,
         num_resamples=settings.num_resamples,
         seed=settings.seed,
-        num_shards=settings.num_shards or run.num_shards(num_rows, rows_per_shard=ROWS_PER_SHARD),
+        num_shards=num_shards,
     )
     known = run.files_of({"": "gold/interactions"}).then(
         spread_interactions,
@@ -86,11 +153,12 @@ def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> 
         categorical=judging.CATEGORICAL,
     )
     lists = run.files_of({"": "gold/recommendations"}).then(judging.spread_lists, work=work)
-    parts = known.union(lists).to_shards(work.num_shards).then(judging.describe, work=work).keep()
-    found = parts.of(judging.COUNT, judging.ITEM, judging.STRATEGY).collected()
-    counts, items, strategies = (
-        gathered(found, kind, judging.GATHERED) for kind in (judging.COUNT, judging.ITEM, judging.STRATEGY)
-    )
+    both = known.union(lists) if positions is None else known.union(lists).union(positions.led)
+    parts = both.to_shards(work.num_shards).then(judging.describe, work=work).keep()
+    found = parts.of(judging.COUNT, judging.STRATEGY).collected()
+    counts, strategies = (gathered(found, kind, judging.GATHERED) for kind in (judging.COUNT, judging.STRATEGY))
+    by_item = parts.of(judging.ITEM).to_shards(work.num_shards).then(judging.add_up_items)
+    items = gathered(by_item.collected(), judging.ITEM, judging.GATHERED)
     num_asked, num_items = int(counts["num_asked"].sum()), items["item_id"].n_unique()
     if not num_asked:
         return None, f"no user has a {run.mapping.relevance} in the {split} window"
@@ -100,6 +168,11 @@ def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> 
     described = None
     if run.has("silver/items"):
         described = pl.DataFrame(run.read_arrow("silver/items", ["item_id", "category"]))
+    num_led = int(counts["num_led"].sum())
+    if positions is not None and num_led:
+        work = replace(work, examined=positions.examined)
+    elif positions is not None:
+        run.log("positions are not corrected for: none that is wanted was found through an impression with a position")
     num_known = int(counts["num_known_users"].sum())
     facts = ItemFacts.of(items, num_known, strategies["strategy"].unique(), described)
     judged = parts.then(judging.judge, facts=run.engine.broadcast(facts), work=work).keep()
@@ -224,7 +297,7 @@ def next_rows(
         }
         for name, found in (model.held_out | {BEST: model.held_out[model.chosen]} if model.held_out else {}).items()
     ]
-    return pa.Table.from_pylist(rows, schema=contract("gold/ranking_metrics").schema)
+    return _metrics_table(rows)
 
 
 def main(settings: EvaluateSettings) -> None:
@@ -234,13 +307,21 @@ def main(settings: EvaluateSettings) -> None:
             run.skip(
                 f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
             )
-        of_lists, why_no_lists = lists_measured(run, settings, split=split)
+        num_lists = 0
+        if run.has("gold/recommendations"):
+            num_lists = run.lake.num_rows("gold/recommendations", run.version_of("gold/recommendations"))
+        num_shards = settings.num_shards or run.num_shards(num_lists, rows_per_shard=ROWS_PER_SHARD)
+        positions, why_no_positions = positions_of(run, settings, split=split, num_shards=num_shards)
+        if positions is None:
+            run.log(f"positions are not corrected for: {why_no_positions}")
+        of_lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=positions)
         if of_lists is None:
             run.log(f"lists are not judged: {why_no_lists}")
         of_visits, why_no_next = next_measured(run, settings, split=split)
         if of_visits is None:
             run.log(f"next is not asked: {why_no_next}")
-        rows = [table for table in (of_lists, of_visits) if table is not None]
+        of_positions = positions.table if positions is not None else None
+        rows = [table for table in (of_lists, of_visits, of_positions) if table is not None]
         if not rows:
             run.skip(f"{why_no_lists}; {why_no_next}")
         declared = contract("gold/ranking_metrics").schema

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lib.ranking.metrics import METRICS, ranking_metrics
+from lib.ranking.metrics import ranking_metrics
 from lib.statistics.bootstrap import Floats, drawn_weights, percentile_interval, resampled_sums
 
 NEW_ITEMS = "new_items"  # the question asked of items alone that were new in the shop, of the users who want one
@@ -31,6 +31,9 @@ HEAVY_FROM = 10  # items that a heavy user knew; a light one knew fewer, an unse
 REFERENCE = "popularity"  # what the other strategies are compared with in every metric, user by user
 COMPARED = "ndcg"  # in which every two strategies are
 MOST_WEIGHTS = 1 << 28  # of users and resamples that are held at a time, a byte each
+OF_WANTED = ("item_recall", "item_dcg")  # over what users wanted, of whom one who wanted more counts more
+UNBIASED = "_unbiased"  # after these, where what was found through an impression counts by its position
+NUM_WANTED, WEIGHT_WANTED = "num_wanted", "weight_wanted"  # the metric names of rows by whose total theirs are divided
 DRAWN = "num_drawn"  # the metric name of rows with the number of users in each resample
 
 SUMS_SCHEMA = pa.schema(
@@ -100,7 +103,7 @@ def shard_sums(shard: pl.DataFrame, *, number: int, k: int, num_resamples: int, 
     Args:
         shard: `question`, `strategy`, `user_key`, `user_hash` (64 bits, unsigned; decides which resamples draw the
             user), `part` (of PARTS), `num_relevant` and `hit_ranks` (ranks from 1 to k that hold a relevant item; null without a list).
-            A user has one row for each question and strategy, and may have another of the part NEW_ITEMS.
+            Where what was found counts by its position, also `hit_weights` of these, and `weight_wanted` of all that the user wanted. A user has one row for each question and strategy, and may have another of the part NEW_ITEMS.
         number: of the shard.
         k: length of the lists.
         num_resamples: of the bootstrap.
@@ -146,12 +149,17 @@ def _sums_of_question(rows: pl.DataFrame, *, k: int, drawing: Drawing) -> Iterat
     assert num_users * len(strategies) == len(rows), "every strategy needs the same users"
     listed = rows["hit_ranks"].is_not_null().to_numpy().reshape(len(strategies), num_users)
     found = ranking_metrics(_hits(rows["hit_ranks"], k), rows["num_relevant"].to_numpy())
+    if "hit_weights" in rows.columns:
+        found |= _of_wanted(rows)
     values = {
-        (strategy, metric): found[metric][place * num_users : (place + 1) * num_users]
-        for metric in METRICS
+        (strategy, metric): of_metric[place * num_users : (place + 1) * num_users]
+        for metric, of_metric in found.items()
         for place, strategy in enumerate(strategies)
     }
     users = rows[:num_users]
+    if "hit_weights" in rows.columns:
+        values["", NUM_WANTED] = users["num_relevant"].to_numpy().astype(np.float64)
+        values["", WEIGHT_WANTED] = users["weight_wanted"].to_numpy()
     part_of_each = users["part"].to_numpy()
     keys = users["user_hash"].to_numpy()
     of_parts = {part: _sums_of_users(values, keys, part_of_each == part, drawing) for part in PARTS}
@@ -187,6 +195,20 @@ def _hits(hit_ranks: pl.Series, k: int) -> NDArray[np.bool_]:
     return hits
 
 
+def _of_wanted(rows: pl.DataFrame) -> dict[str, Floats]:
+    """Of each row the sums over its hits of 1 and of 1 / log2(rank + 1), as they are and by the hits' weights."""
+    hits = (
+        rows.select("hit_ranks", "hit_weights").with_row_index("row").explode("hit_ranks", "hit_weights").drop_nulls()
+    )
+    row, weight = hits["row"].to_numpy(), hits["hit_weights"].to_numpy()
+    gains = (np.ones(len(row)), 1 / np.log2(hits["hit_ranks"].to_numpy() + 1.0))
+    return {
+        metric + suffix: np.bincount(row, gain * by, minlength=len(rows)).astype(np.float64)
+        for metric, gain in zip(OF_WANTED, gains, strict=True)
+        for suffix, by in (("", 1.0), (UNBIASED, weight))
+    }
+
+
 def summarised(sums: pa.Table) -> pa.Table:
     """Values and intervals from the sums of all shards, and of the differences between strategies: rows of SUMMARY_SCHEMA.
 
@@ -208,16 +230,27 @@ def summarised(sums: pa.Table) -> pa.Table:
         of_segment[name] = of_segment[name].plus(more) if name in of_segment else more
     rows = []
     for (question, segment), found in sorted(added.items(), key=lambda item: item[0]):
-        num_drawn = found.pop(("", DRAWN)).resampled
+        shares = {metric: found.pop(("", metric), None) for metric in (DRAWN, NUM_WANTED, WEIGHT_WANTED)}
         for (strategy, metric), of_all in sorted((found | _differences(found)).items(), key=lambda item: item[0]):
-            users = of_all.num_users
-            low, high = percentile_interval(of_all.resampled, num_drawn) if users else (None, None)
+            users, divisor = of_all.num_users, _divided_by(metric)
+            of_what = shares[divisor]
+            assert of_what is not None, f"{metric} needs the sum that it is a share of"
+            total = users if divisor == DRAWN else of_what.total
+            low, high = percentile_interval(of_all.resampled, of_what.resampled) if users else (None, None)
             named = {"question": question, "segment": segment, "strategy": strategy, "metric": metric}
             counted = {"num_users": users, "num_without_list": of_all.num_without_list}
             rows.append(
-                {**named, **counted, "value": of_all.total / users if users else None, "low": low, "high": high}
+                {**named, **counted, "value": of_all.total / total if users else None, "low": low, "high": high}
             )
     return pa.Table.from_pylist(rows, schema=SUMMARY_SCHEMA)
+
+
+def _divided_by(metric: str) -> str:
+    """The metric name of the sum that a metric, or a difference in it, is a share of."""
+    name = metric.partition("_minus_")[0]
+    if name.endswith(UNBIASED):
+        return WEIGHT_WANTED
+    return NUM_WANTED if name in OF_WANTED else DRAWN
 
 
 def _differences(found: Mapping[tuple[str, str], Sums]) -> dict[tuple[str, str], Sums]:

@@ -25,6 +25,7 @@ from lib.ranking.evaluation import (
     summarised,
 )
 from lib.ranking.known_pairs import INTERACTION, interaction_schema, which_are_known
+from lib.ranking.position_bias import LED, ORGANIC, Examined, weights_of
 from lib.ranking.shown import COMPOSED, COMPOSED_OF, FIGURES, KEY, KEY_COLUMNS, ItemFacts, figures_of, new_among
 from lib.statistics.bootstrap import keys_of
 from lib.tables.gold import QUESTIONS, RECOMMENDATIONS
@@ -45,7 +46,7 @@ INTERACTION_COLUMNS = {
 }
 GATHERED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
     ITEM: {"item_id": pl.String, "num_users": pl.Int64, "age_days": pl.Float64},
-    COUNT: {"num_known_users": pl.Int64, "num_asked": pl.Int64},
+    COUNT: {"num_known_users": pl.Int64, "num_asked": pl.Int64, "num_led": pl.Int64},
     STRATEGY: {"strategy": pl.String},
     FIGURE: {"shard": pl.Int64, **KEY_COLUMNS, **FIGURES},
     COVERED: {**KEY_COLUMNS, "num_items": pl.Int64},
@@ -68,6 +69,7 @@ class ListsWork:
     num_resamples: int
     seed: int
     num_shards: int
+    examined: tuple[Examined, ...] = ()  # of positions; none where nothing can be corrected by them
 
 
 def spread_lists(files: Iterable[pa.RecordBatch], *, work: ListsWork) -> Iterator[pa.RecordBatch]:
@@ -88,17 +90,31 @@ def describe(parts: Iterable[pa.RecordBatch], *, work: ListsWork) -> Iterator[pa
     known = which_are_known(interactions, as_of=work.as_of)
     wanted = wanted_items(interactions, known, split=work.split).with_columns(pl.col("question").cast(QUESTION))
     asked = asked_users(wanted, known)
+    if LED in found:
+        position = found[LED].group_by("user_key", "item_id").agg(pl.min("position"))
+        wanted = wanted.join(position, on=["user_key", "item_id"], how="left")
     counts = {"num_known_users": known["user_key"].n_unique(), "num_asked": len(asked)}
+    counts["num_led"] = (
+        wanted.filter(pl.col("position") > ORGANIC).select("user_key", "item_id").n_unique() if LED in found else 0
+    )
     yield from packed(pl.DataFrame([counts], schema=GATHERED[COUNT]), COUNT)
     age = (pl.lit(work.as_of) - pl.min("event_time")).dt.total_seconds() / 86_400
     ages = interactions.group_by("item_id").agg(age_days=age)
     of_items = known.group_by("item_id").agg(num_users=pl.len().cast(pl.Int64)).join(ages, on="item_id", how="left")
-    yield from packed(of_items.with_columns(pl.col("item_id").cast(pl.String)), ITEM)
+    of_items = of_items.with_columns(pl.col("item_id").cast(pl.String))
+    yield from packed(of_items, ITEM, shards_by(of_items["item_id"], work.num_shards))
     yield from packed(lists.select(pl.col("strategy").unique().cast(pl.String)), STRATEGY)
     yield from packed(lists.join(asked, on=["question", "user_key"], how="semi"), LIST)
     yield from packed(asked, ASKED)
     yield from packed(wanted, WANTED)
     yield from packed(known.join(asked, on="user_key", how="semi"), KNOWN)
+
+
+def add_up_items(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """How many users knew each item of a shard of the items, and how long ago it was first known, from all shards of users."""
+    found = unpacked(parts)
+    if ITEM in found:
+        yield from packed(found[ITEM].group_by("item_id").agg(pl.sum("num_users"), pl.max("age_days")), ITEM)
 
 
 def wanted_items(interactions: pl.DataFrame, known: pl.DataFrame, *, split: str) -> pl.DataFrame:
@@ -126,7 +142,7 @@ def judge(parts: Iterable[pa.RecordBatch], *, facts: Broadcast[ItemFacts], work:
     found = unpacked(parts)
     if ASKED not in found:
         return
-    shard = Shard.of(found, facts.value)
+    shard = Shard.of(found, facts.value, work.examined)
     lists = with_composed(shard.lists, k=work.k)
     of_users = judged_lists(lists, shard.wanted, shard.asked, facts.value.strategies)
     if of_users.is_empty():
@@ -159,14 +175,21 @@ class Shard:
     users: pl.DataFrame  # user_key, and user_hash that decides which resamples draw the user
     items: pl.DataFrame  # item_id, its name, and what the facts say of it
     asked: pl.DataFrame  # question, user_key, num_relevant, num_known, user_hash
-    wanted: pl.DataFrame  # question, user_key, item_id
+    wanted: (
+        pl.DataFrame
+    )  # question, user_key, item_id, and the weight of what was found at a position where that is known
     known: pl.DataFrame  # user_key, item_id
     lists: pl.DataFrame  # question, strategy, user_key, rank, item_id
 
     @classmethod
-    def of(cls, found: Mapping[str, pl.DataFrame], facts: ItemFacts) -> "Shard":
+    def of(cls, found: Mapping[str, pl.DataFrame], facts: ItemFacts, examined: Sequence[Examined]) -> "Shard":
         """From the parts of a shard, in which somebody is asked for."""
         asked, wanted = found[ASKED], found[WANTED]
+        if examined:
+            position = (
+                wanted["position"] if "position" in wanted.columns else pl.repeat(ORGANIC, len(wanted), eager=True)
+            )
+            wanted = wanted.with_columns(weights_of(examined, position))
         known = found.get(KNOWN, pl.DataFrame(schema={"user_key": ID, "item_id": ID}))
         lists = found.get(LIST, pl.DataFrame(schema=LIST_COLUMNS)).with_columns(
             pl.col("strategy").cast(pl.Enum(sorted({*facts.strategies, *COMPOSED_OF, COMPOSED})))
@@ -222,13 +245,17 @@ def judged_lists(
 ) -> pl.DataFrame:
     """One row per question, strategy and user who is asked for: `hit_ranks`, the ranks that hold a wanted item.
 
+    Where what was wanted has a `weight`, also `hit_weights` and `weight_wanted`, of all that the user wanted.
     Null if the strategy has no list for the user, who stays among them and scores zero.
     """
     hits = lists.join(wanted.with_columns(is_wanted=True), on=["question", "user_key", "item_id"], how="left")
-    ranks = hits.group_by("question", "strategy", "user_key").agg(
-        hit_ranks=pl.col("rank").filter(pl.col("is_wanted").fill_null(False))
-    )
+    is_hit = pl.col("is_wanted").fill_null(False)
+    weights = [pl.col("weight").filter(is_hit).alias("hit_weights")] if "weight" in wanted.columns else []
+    ranks = hits.group_by("question", "strategy", "user_key").agg(*weights, hit_ranks=pl.col("rank").filter(is_hit))
     named = pl.DataFrame({"strategy": strategies}, schema={"strategy": lists.schema["strategy"]})
+    if weights:
+        total = wanted.group_by("question", "user_key").agg(weight_wanted=pl.sum("weight"))
+        asked = asked.join(total, on=["question", "user_key"], how="left")
     each = asked.join(named, how="cross")
     return each.join(ranks, on=["question", "strategy", "user_key"], how="left")
 

@@ -38,6 +38,13 @@ SHOWN = {
     "diversity": "diversity",
     "miscalibration": "off the history, bits",
 }
+# Over all that users wanted, as it is and corrected for the positions at which they found it (lib/ranking/position_bias.py).
+OF_WANTED = {
+    "item_recall": "in lists",
+    "item_recall_unbiased": "corrected [95 %]",
+    "item_dcg": "by rank",
+    "item_dcg_unbiased": "by rank, corrected [95 %]",
+}
 BIN = "_bin_"  # in the metrics of reliability, before the bin's number
 SEGMENT_TITLES = {
     "unseen": "unseen users",
@@ -72,6 +79,7 @@ def ranking(facts: LakeFacts) -> Section:
                 )
             )
         tables += _ranking_tables(facts, question)
+    tables += _examination(facts)
     text = " ".join(says) + (
         " Dots right of the line beat popularity; an interval that crosses it is inconclusive."
         " Users without a list score 0 and are counted. Novel is what few knew; the head is the tenth of the items that most users"
@@ -113,7 +121,50 @@ def _ranking_tables(facts: LakeFacts, question: str) -> list[Grid]:
         ("strategy", *SHOWN.values()),
         [(row.strategy, *(decimal(value.get((row.strategy, metric))) for metric in SHOWN)) for row in rows],
     )
-    return [found, shown, *_of_segments(facts, question, [row.strategy for row in rows])]
+    strategies = [row.strategy for row in rows]
+    return [found, shown, *_of_segments(facts, question, strategies), *_unbiased(facts, question, strategies)]
+
+
+def _unbiased(facts: LakeFacts, question: str, strategies: Sequence[str]) -> list[Grid]:
+    """What lists hold of all that users wanted, as it is and corrected for positions; nothing where none are known."""
+    found = facts.rows(
+        """
+        SELECT strategy, metric, value, low, high FROM gold.ranking_metrics
+        WHERE split = 'test' AND k = $k AND question = $question AND segment = 'all'
+          AND list_contains($metrics, metric)
+        QUALIFY as_of = max(as_of) OVER ()
+        """,
+        {"k": HEADLINE_K, "question": question, "metrics": [*OF_WANTED]},
+    )
+    by_key = {(row["strategy"], row["metric"]): row for row in found}
+    if not by_key:
+        return []
+    return [
+        Grid(
+            f"Corrected for positions, {QUESTION_TITLES[question]}",
+            ("strategy", *OF_WANTED.values()),
+            [(name, *(with_interval(by_key.get((name, metric))) for metric in OF_WANTED)) for name in strategies],
+        )
+    ]
+
+
+def _examination(facts: LakeFacts) -> list[Grid]:
+    """How often each position is looked at; nothing where the log does not tell."""
+    rows = facts.rows(
+        """
+        SELECT k, value, low, high, num_users FROM gold.ranking_metrics WHERE split = 'test' AND metric = 'examination'
+        QUALIFY as_of = max(as_of) OVER () ORDER BY k
+        """
+    )
+    if not rows:
+        return []
+    return [
+        Grid(
+            "How often what is shown at a position is looked at, the first being 1",
+            ("position", "looked at [95 %]", "impressions"),
+            [(count(row["k"]), with_interval(row), count(row["num_users"])) for row in rows],
+        )
+    ]
 
 
 def _of_segments(facts: LakeFacts, question: str, strategies: Sequence[str]) -> list[Grid]:

@@ -385,9 +385,12 @@ RANKING_METRICS = Table(
             "ndcg, recall, precision, map, hit_rate, mrr; <metric>_minus_popularity, and ndcg_minus_<strategy> between every two; "
             "of what lists show: coverage (share of items in a list), novelty (mean -log2 of the share of users who knew the item), "
             "head_exposure (share of places for the tenth of items that most users knew), diversity (a list's categories by its items), "
-            "miscalibration (divergence of the list's categories from those of the history)",
+            "miscalibration (divergence of the list's categories from those of the history); "
+            "where impressions have a position: examination (of strategy impressions: how often a position is looked at, of the first), "
+            "item_recall and item_dcg (means over wanted items of being in the list, and of 1 / log2(rank + 1)), and both with _unbiased "
+            "(an item that was found through an impression counts by the inverse of its position's examination, at most 10)",
         ),
-        required("k", INT, "length of the list"),
+        required("k", INT, "length of the list; of examination the position"),
         required(
             "segment",
             TEXT,
@@ -405,7 +408,11 @@ RANKING_METRICS = Table(
             "lower end of the 95 % bootstrap interval over users (of next: over visits); null for what lists show",
         ),
         Column("high", REAL, "upper end"),
-        required("num_users", COUNT, "users with a relevant item in the window; of next: events that were asked for"),
+        required(
+            "num_users",
+            COUNT,
+            "users with a relevant item in the window; of next: events that were asked for; of examination: impressions",
+        ),
         required("num_without_list", COUNT, "those among them for whom the strategy had no list; they score 0"),
         required("seed", COUNT, "seed of the bootstrap"),
     ),

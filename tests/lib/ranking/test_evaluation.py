@@ -118,6 +118,37 @@ def test_what_is_asked_of_new_items_alone_has_its_own_users_intervals_and_paired
     assert summary["all", "all", "als", "recall"]["num_users"] == 3
 
 
+def test_what_was_wanted_counts_by_its_weight_over_all_users_together() -> None:
+    # Of ann's finds one counts twice, which als has first and popularity second; bob's, which counts once, is in no list of als.
+    rows = judged(
+        {"user_key": "ann", "num_relevant": 2, "hit_ranks": [2]},
+        {"user_key": "bob", "hit_ranks": [1]},
+        {"user_key": "ann", "num_relevant": 2, "hit_ranks": [1], "strategy": "als"},
+        {"user_key": "bob", "hit_ranks": None, "strategy": "als"},
+    ).with_columns(
+        hit_weights=pl.Series([[2.0], [1.0], [2.0], None], dtype=pl.List(pl.Float64)),
+        weight_wanted=pl.Series([3.0, 1.0, 3.0, 1.0]),
+    )
+    summary = summary_of(rows)
+    found = {key[2:]: row for key, row in summary.items() if key[1] == "all"}
+    second = 1 / np.log2(3)
+    expected = {
+        ("popularity", "item_recall"): 2 / 3,
+        ("popularity", "item_recall_unbiased"): 3 / 4,
+        ("popularity", "item_dcg"): (1 + second) / 3,
+        ("popularity", "item_dcg_unbiased"): (1 + 2 * second) / 4,
+        ("als", "item_recall"): 1 / 3,
+        ("als", "item_dcg_unbiased"): 2 / 4,
+        ("als", "item_recall_unbiased_minus_popularity"): 2 / 4 - 3 / 4,
+        ("popularity", "recall"): (1 / 2 + 1) / 2,
+    }
+    assert {key: found[key]["value"] for key in expected} == pytest.approx(expected)
+    # A resample has ann alone, bob alone, or both: 2 of 3, 1 of 1.
+    unbiased = found["popularity", "item_recall_unbiased"]
+    assert (unbiased["low"], unbiased["high"]) == pytest.approx((2 / 3, 1.0))
+    assert summary["all", "heavy", "als", "item_dcg_unbiased"]["value"] is None
+
+
 def test_differences_pair_each_user_with_itself() -> None:
     summary = summary_of(
         judged(
