@@ -38,7 +38,7 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
 
 
 def which_are_known(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
-    """`user_key` and `item_id` alone of the pairs of `known_pairs`, in no order."""
+    """`user_key` and `item_id` alone of the pairs of `known_pairs`, in no order, where no weight is so negative that rounding decides."""
     known = interactions.filter(pl.col("event_time") < as_of)
     weights = known.group_by("user_key", "item_id").agg(pl.col("weight").sum())
     return weights.filter(pl.col("weight") > 0).select("user_key", "item_id")
