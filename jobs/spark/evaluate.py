@@ -4,8 +4,7 @@ Asks three questions, those of which the lake has the tables. `all` and `new` sc
 window after `as_of`: the test window for lists as of `test_from`, the validation window for those as of `valid_from`. Users
 without a list score zero and are counted. Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them.
 
-Where impressions are logged with a position, those of a window as long as the test window before `as_of` tell how often each position is
-looked at (lib/ranking/position_bias.py), and what users found through an impression counts by the inverse of that in the
+Where impressions are logged with a position, those of the latest days before `as_of` tell how often each position is looked at (lib/ranking/position_bias.py), and what users found through an impression counts by the inverse of that in the
 metrics that end with `_unbiased`.
 
 `next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The
@@ -17,7 +16,7 @@ holds it already; else it is a miss, which counts. A rerun, a retry or a kill ch
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from math import ceil
 from typing import Any
 
@@ -70,13 +69,18 @@ class EvaluateSettings(JobSettings):
         ge=10,
         description="events that are asked for, about; where the window's visits have more, their ids choose among these",
     )
+    position_events: int = Field(
+        500_000,
+        ge=1,
+        description="latest events before `as_of`, whole days of them, that tell how often each position is looked at",
+    )
 
 
 @dataclass(frozen=True)
 class Positions:
     """What impressions with a position tell."""
 
-    led: Parts  # what users wanted in the window, by the position at which they found it
+    told: Parts  # of kind LED what users wanted in the window, by the position at which they found it
     examined: tuple[Examined, ...]  # how often positions are looked at
     table: pa.Table  # the same as rows of gold/ranking_metrics
 
@@ -92,16 +96,16 @@ def positions_of(
     if not nulls.null_count and pc.sum(nulls).as_py() == pc.sum(files["num_records"]).as_py():
         return None, "no impression of this log has a position"
     until = run.times.test_from if split == "valid" else run.times.end
+    of_days = run.lake.rows_by_partition("silver/events", "event_date", run.version_of("silver/events"))
+    first = latest_days(of_days, run.as_of, num_rows=settings.position_events)
     work = ShownWork(
-        begin=run.as_of - run.times.window,
+        begin=datetime(first.year, first.month, first.day, tzinfo=UTC),
         as_of=run.as_of,
         until=until,
         relevance=run.mapping.relevance,
         num_shards=num_shards,
     )
-    first, last = work.begin.astimezone(UTC).date(), until.astimezone(UTC).date()
-    of_days = run.lake.rows_by_partition("silver/events", "event_date", run.version_of("silver/events"))
-    days = [day for day in of_days if first <= day <= last]
+    days = [day for day in of_days if first <= day <= until.astimezone(UTC).date()]
     events = run.files_of({"": "silver/events"}, holding={"event_date": days})
     requests = run.num_shards(sum(of_days[day] for day in days), rows_per_shard=ROWS_PER_SHARD)
     told = events.then(spread_shown, work=work, num_shards=requests).to_shards(requests)
@@ -111,8 +115,8 @@ def positions_of(
     if len(examined) < 2:
         told.drop()
         return None, (
-            f"from {work.begin:%Y-%m-%d %H:%M} on less than {position_bias.LEAST_CLICKS} impressions at a second position were "
-            "answered, of items that were shown first as well"
+            f"from {first:%Y-%m-%d} on no two positions have {position_bias.LEAST_CLICKS} impressions that were answered, of items "
+            "that were shown at the first as well"
         )
     run.log("positions are looked at", **{f"at_{row.position}": round(row.value, 3) for row in examined})
     rows = [
@@ -123,7 +127,7 @@ def positions_of(
         }
         for row in examined
     ]
-    return Positions(told.of(position_bias.LED), tuple(examined), _metrics_table(rows)), ""
+    return Positions(told, tuple(examined), _metrics_table(rows)), ""
 
 
 def _metrics_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -153,7 +157,7 @@ def lists_measured(
         categorical=judging.CATEGORICAL,
     )
     lists = run.files_of({"": "gold/recommendations"}).then(judging.spread_lists, work=work)
-    both = known.union(lists) if positions is None else known.union(lists).union(positions.led)
+    both = known.union(lists) if positions is None else known.union(lists).union(positions.told.of(position_bias.LED))
     parts = both.to_shards(work.num_shards).then(judging.describe, work=work).keep()
     found = parts.of(judging.COUNT, judging.STRATEGY).collected()
     counts, strategies = (gathered(found, kind, judging.GATHERED) for kind in (judging.COUNT, judging.STRATEGY))
@@ -186,15 +190,21 @@ def lists_measured(
     return rows.with_columns(**{name: pl.lit(value) for name, value in same.items()}).to_arrow(), ""
 
 
+def latest_days(rows_of: Mapping[date, int], as_of: datetime, *, num_rows: int) -> date:
+    """The first of the latest days that have so many rows without those of the day of `as_of`, or the first of all."""
+    last, rows = as_of.astimezone(UTC).date(), 0
+    first = last
+    for day in sorted((day for day in rows_of if day <= last), reverse=True):
+        first, rows = day, rows + rows_of[day]
+        if rows >= num_rows + rows_of.get(last, 0):
+            break
+    return first
+
+
 def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
     """The latest visits that began before `as_of`, the oldest first: started_at and the items until then."""
-    days, rows = run.lake.rows_by_partition("gold/sessions", "event_date", run.version_of("gold/sessions")), 0
-    last = run.as_of.astimezone(UTC).date()
-    first = last
-    for day in sorted((day for day in days if day <= last), reverse=True):
-        first, rows = day, rows + days[day]
-        if rows >= at_most + days.get(last, 0):
-            break
+    days = run.lake.rows_by_partition("gold/sessions", "event_date", run.version_of("gold/sessions"))
+    first = latest_days(days, run.as_of, num_rows=at_most)
     is_learnt = (pc.field("event_date") >= first) & (pc.field("started_at") < run.as_of)
     columns = ["session_id", "started_at", "items", "event_times"]
     stored = pl.DataFrame(run.read_arrow("gold/sessions", columns, is_learnt))
@@ -315,6 +325,8 @@ def main(settings: EvaluateSettings) -> None:
         if positions is None:
             run.log(f"positions are not corrected for: {why_no_positions}")
         of_lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=positions)
+        if positions is not None:
+            positions.told.drop()
         if of_lists is None:
             run.log(f"lists are not judged: {why_no_lists}")
         of_visits, why_no_next = next_measured(run, settings, split=split)

@@ -1,6 +1,6 @@
 """The evaluate job on a few lists whose metrics are worked by hand."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from math import exp, log2, sqrt
 from types import ModuleType
 from typing import Any
@@ -161,6 +161,14 @@ def test_of_new_items_alone_are_asked_the_users_who_want_one_and_only_these_item
     assert not {"coverage", "novelty", "diversity"} & {metric for _, _, metric in found}
 
 
+@pytest.mark.parametrize(("num_rows", "first"), [(1, 19), (5, 19), (6, 17), (99, 17)])
+def test_the_latest_days_before_a_moment_hold_enough_rows_without_its_own_day(
+    job: ModuleType, num_rows: int, first: int
+) -> None:
+    rows_of = {date(2026, 1, day): rows for day, rows in ((17, 3), (19, 5), (21, 100), (22, 100))}
+    assert job.latest_days(rows_of, TEST_FROM, num_rows=num_rows) == date(2026, 1, first)
+
+
 def shown_at(position: int, *, times: int, clicks: int) -> list[dict[str, Any]]:
     """Impressions of x at a position the day before, some of them answered."""
     told = {"item_id": "x", "event_time": TEST_FROM - timedelta(days=1)}
@@ -206,7 +214,10 @@ def test_what_was_found_at_a_position_that_is_seldom_looked_at_counts_more(
     ("events", "why"),
     [
         ([{"event_time": START}], "no impression of this log has a position"),
-        ([{"event_time": START}, *shown_at(1, times=80, clicks=40), *shown_at(2, times=80, clicks=19)], "less than 20"),
+        (
+            [{"event_time": START}, *shown_at(1, times=80, clicks=40), *shown_at(2, times=80, clicks=19)],
+            "no two positions have 20",
+        ),
         (
             [{"event_time": START}, *shown_at(1, times=80, clicks=40), *shown_at(2, times=80, clicks=20)],
             "none that is wanted was found through an impression",
