@@ -141,7 +141,7 @@ def _unbiased(facts: LakeFacts, question: str, strategies: Sequence[str]) -> lis
         return []
     return [
         Grid(
-            f"Corrected for positions, {QUESTION_TITLES[question]}",
+            f"Share of all that was wanted, whole and by 1 / log2(rank + 1), corrected for positions, {QUESTION_TITLES[question]}",
             ("strategy", *OF_WANTED.values()),
             [(name, *(with_interval(by_key.get((name, metric))) for metric in OF_WANTED)) for name in strategies],
         )
@@ -160,7 +160,7 @@ def _examination(facts: LakeFacts) -> list[Grid]:
         return []
     return [
         Grid(
-            "How often what is shown at a position is looked at, the first being 1",
+            "How often what is shown at a position is looked at, by its clicks, the first being 1",
             ("position", "looked at [95 %]", "impressions"),
             [(count(row["k"]), with_interval(row), count(row["num_users"])) for row in rows],
         )
