@@ -143,7 +143,8 @@ def judge(folder: Path, num_workers: int) -> tuple[float, float, int, int]:
             with suppress(OSError):
                 if place.name.isdigit() and os.getsid(int(place.name)) == process.pid:
                     found = re.search(r"^VmHWM:\s+(\d+) kB", (place / "status").read_text(), re.MULTILINE)
-                    most[int(place.name)] = int(found[1]) << 10 if found else 0
+                    held = int(found[1]) << 10 if found else 0  # none once it has ended
+                    most[int(place.name)] = max(most.get(int(place.name), 0), held)
         time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise SystemExit(f"evaluate failed with {process.returncode}")
@@ -160,17 +161,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("~/.cache/cartwheel/evaluate").expanduser())
     options = parser.parse_args()
-    told = []
+    print(
+        "| users | rows of lists | seconds | CPU seconds | driver | a worker |\n|---|---|---|---|---|---|", flush=True
+    )
     for num_users in options.users:
         draw_lake(options.folder, num_users)
         took, cpu, driver, worker = judge(options.folder, options.workers)
         lists = num_users * len(STRATEGIES) * len(QUESTIONS) * LENGTH
-        told.append(
-            f"| {num_users:,} | {lists:,} | {took:.0f} | {cpu:.0f} | {driver / 1e6:,.0f} MB | {worker / 1e6:,.0f} MB |"
+        print(
+            f"| {num_users:,} | {lists:,} | {took:.0f} | {cpu:.0f} | {driver / 1e6:,.0f} MB | {worker / 1e6:,.0f} MB |",
+            flush=True,
         )
     shutil.rmtree(options.folder)
-    print("| users | rows of lists | seconds | CPU seconds | driver | a worker |\n|---|---|---|---|---|---|")
-    print("\n".join(told))
 
 
 if __name__ == "__main__":
