@@ -30,10 +30,10 @@ from lib.formats.mapping import load_mapping
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from lib.ranking.ease import Gram, weights_of
-from lib.ranking.evaluation import shard_sums, summarised
+from lib.ranking.evaluation import segment_of, shard_sums, summarised
 from lib.ranking.judging import READ, asked_users, judged_lists, wanted_items
 from lib.ranking.known_pairs import known_pairs
-from lib.statistics.bootstrap import CONFIDENCE, NUM_RESAMPLES
+from lib.statistics.bootstrap import CONFIDENCE, NUM_RESAMPLES, keys_of
 from tests.environments import environment
 from tests.machine import machine
 
@@ -217,8 +217,10 @@ def judged(interactions: pl.DataFrame, lists: pl.DataFrame, *, split: str, as_of
     known = known_pairs(interactions, as_of=as_of).select("user_key", "item_id")
     wanted = wanted_items(interactions, known, split=split)
     asked = asked_users(wanted, known)
+    asked = asked.with_columns(user_hash=pl.Series(keys_of(asked["user_key"]), dtype=pl.UInt64))
     shown = with_popularity(lists).join(asked, on=["question", "user_key"], how="inner")
     rows = judged_lists(shown, wanted, asked, sorted(lists["strategy"].unique()))
+    rows = rows.with_columns(part=segment_of(pl.col("num_known")))
     return pl.DataFrame(summarised(shard_sums(rows, number=0, k=K, num_resamples=NUM_RESAMPLES, seed=SEED)))
 
 

@@ -231,7 +231,7 @@ PIPELINE: tuple[Job, ...] = (
         "evaluate",
         "spark",
         "ranking metrics with intervals, strategies paired; what comes next in a visit",
-        may_read=("gold/recommendations", "gold/interactions", "gold/sessions", "silver/items"),
+        may_read=("gold/recommendations", "gold/interactions", "gold/sessions", "silver/events", "silver/items"),
         models=("sequence",),
         writes=("gold/ranking_metrics",),
         code=(

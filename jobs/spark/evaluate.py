@@ -1,8 +1,11 @@
-"""evaluate: gold/recommendations, gold/interactions, gold/sessions, model `sequence` -> gold/ranking_metrics.
+"""evaluate: gold/recommendations, gold/interactions, gold/sessions, silver/events, model `sequence` -> gold/ranking_metrics.
 
 Asks three questions, those of which the lake has the tables. `all` and `new` score every strategy's lists against what users did in the
 window after `as_of`: the test window for lists as of `test_from`, the validation window for those as of `valid_from`. Users
 without a list score zero and are counted. Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them.
+
+Where impressions are logged with a position, those of the latest days before `as_of` tell how often each position is looked at (lib/ranking/position_bias.py), and what users found through an impression counts by the inverse of that in the
+metrics that end with `_unbiased`.
 
 `next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The
 strategies (lib/next_item) learn here, from the latest visits before `as_of`: on the driver, whose memory their number bounds (the
@@ -11,7 +14,9 @@ have more than `next_judged` such events, of a part, which their ids choose. An 
 holds it already; else it is a miss, which counts. A rerun, a retry or a kill changes nothing.
 """
 
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from math import ceil
 from typing import Any
 
@@ -21,14 +26,16 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from lib.engines.arrow_tasks import gathered
+from lib.engines.parts import Parts
 from lib.engines.spark import SparkRun, start_run
 from lib.models import sequence_weights
 from lib.next_item import asking
 from lib.next_item.asking import AskingWork
 from lib.next_item.model import BEST, CHOICE_K, NextItemModel, SequenceFits
-from lib.ranking import judging
+from lib.ranking import judging, position_bias
 from lib.ranking.judging import ListsWork
 from lib.ranking.known_pairs import spread_interactions
+from lib.ranking.position_bias import Examined, ShownWork, join_answers, spread_shown
 from lib.ranking.shown import ItemFacts, with_shown
 from lib.runs import model_registry
 from lib.settings import JobSettings
@@ -62,31 +69,100 @@ class EvaluateSettings(JobSettings):
         ge=10,
         description="events that are asked for, about; where the window's visits have more, their ids choose among these",
     )
+    position_events: int = Field(
+        500_000,
+        ge=1,
+        description="latest events before `as_of`, whole days of them, that tell how often each position is looked at",
+    )
 
 
-def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> tuple[pa.Table | None, str]:
+@dataclass(frozen=True)
+class Positions:
+    """What impressions with a position tell."""
+
+    told: Parts  # of kind LED what users wanted in the window, by the position at which they found it
+    examined: tuple[Examined, ...]  # how often positions are looked at
+    table: pa.Table  # the same as rows of gold/ranking_metrics
+
+
+def positions_of(
+    run: SparkRun, settings: EvaluateSettings, *, split: str, num_shards: int
+) -> tuple[Positions | None, str]:
+    """How often positions are looked at; None and the reason where the log cannot tell."""
+    if not run.has("silver/events"):
+        return None, run.why_missing("silver/events")
+    files = run.lake.actions("silver/events", run.version_of("silver/events"))
+    nulls = files["null_count.position"] if "null_count.position" in files.column_names else pa.nulls(1)
+    if not nulls.null_count and pc.sum(nulls).as_py() == pc.sum(files["num_records"]).as_py():
+        return None, "no impression of this log has a position"
+    until = run.times.test_from if split == "valid" else run.times.end
+    of_days = run.lake.rows_by_partition("silver/events", "event_date", run.version_of("silver/events"))
+    first = latest_days(of_days, run.as_of, num_rows=settings.position_events)
+    work = ShownWork(
+        begin=datetime(first.year, first.month, first.day, tzinfo=UTC),
+        as_of=run.as_of,
+        until=until,
+        relevance=run.mapping.relevance,
+        num_shards=num_shards,
+    )
+    days = [day for day in of_days if first <= day <= until.astimezone(UTC).date()]
+    events = run.files_of({"": "silver/events"}, holding={"event_date": days})
+    requests = run.num_shards(sum(of_days[day] for day in days), rows_per_shard=ROWS_PER_SHARD)
+    told = events.then(spread_shown, work=work, num_shards=requests).to_shards(requests)
+    told = told.then(join_answers, work=work).keep()
+    summed = told.of(position_bias.COUNT).to_shards(num_shards).then(position_bias.strata).collected()
+    examined = position_bias.curve(gathered(summed, position_bias.STRATUM, position_bias.GATHERED))
+    if len(examined) < 2:
+        told.drop()
+        return None, (
+            f"from {first:%Y-%m-%d} on no two positions have {position_bias.LEAST_CLICKS} impressions that were answered, of items "
+            "that were shown at the first as well"
+        )
+    run.log("positions are looked at", **{f"at_{row.position}": round(row.value, 3) for row in examined})
+    rows = [
+        {
+            **{"as_of": run.as_of, "split": split, "question": "all", "strategy": "impressions", "segment": "all"},
+            **{"metric": "examination", "k": row.position, "value": row.value, "low": row.low, "high": row.high},
+            **{"num_users": row.num_shown, "num_without_list": 0, "seed": settings.seed},
+        }
+        for row in examined
+    ]
+    return Positions(told, tuple(examined), _metrics_table(rows)), ""
+
+
+def _metrics_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=contract("gold/ranking_metrics").schema)
+
+
+def lists_measured(
+    run: SparkRun, settings: EvaluateSettings, *, split: str, num_shards: int, positions: Positions | None
+) -> tuple[pa.Table | None, str]:
     """The rows about stored lists; None and the reason where there is nothing to judge."""
     for table in ("gold/recommendations", "gold/interactions"):
         if not run.has(table):
             return None, run.why_missing(table)
-    num_rows = run.lake.num_rows("gold/recommendations", run.version_of("gold/recommendations"))
     work = ListsWork(
         as_of=run.as_of,
         split=split,
         k=settings.k,
         num_resamples=settings.num_resamples,
         seed=settings.seed,
-        num_shards=settings.num_shards or run.num_shards(num_rows, rows_per_shard=ROWS_PER_SHARD),
+        num_shards=num_shards,
     )
     known = run.files_of({"": "gold/interactions"}).then(
-        spread_interactions, columns=judging.READ, until=None, num_shards=work.num_shards
+        spread_interactions,
+        columns=judging.READ,
+        until=None,
+        num_shards=work.num_shards,
+        categorical=judging.CATEGORICAL,
     )
     lists = run.files_of({"": "gold/recommendations"}).then(judging.spread_lists, work=work)
-    parts = known.union(lists).to_shards(work.num_shards).then(judging.describe, work=work).keep()
-    found = parts.of(judging.COUNT, judging.ITEM, judging.STRATEGY).collected()
-    counts, items, strategies = (
-        gathered(found, kind, judging.GATHERED) for kind in (judging.COUNT, judging.ITEM, judging.STRATEGY)
-    )
+    both = known.union(lists) if positions is None else known.union(lists).union(positions.told.of(position_bias.LED))
+    parts = both.to_shards(work.num_shards).then(judging.describe, work=work).keep()
+    found = parts.of(judging.COUNT, judging.STRATEGY).collected()
+    counts, strategies = (gathered(found, kind, judging.GATHERED) for kind in (judging.COUNT, judging.STRATEGY))
+    by_item = parts.of(judging.ITEM).to_shards(work.num_shards).then(judging.add_up_items)
+    items = gathered(by_item.collected(), judging.ITEM, judging.GATHERED)
     num_asked, num_items = int(counts["num_asked"].sum()), items["item_id"].n_unique()
     if not num_asked:
         return None, f"no user has a {run.mapping.relevance} in the {split} window"
@@ -96,6 +172,11 @@ def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> 
     described = None
     if run.has("silver/items"):
         described = pl.DataFrame(run.read_arrow("silver/items", ["item_id", "category"]))
+    num_led = int(counts["num_led"].sum())
+    if positions is not None and num_led:
+        work = replace(work, examined=positions.examined)
+    elif positions is not None:
+        run.log("positions are not corrected for: none that is wanted was found through an impression with a position")
     num_known = int(counts["num_known_users"].sum())
     facts = ItemFacts.of(items, num_known, strategies["strategy"].unique(), described)
     judged = parts.then(judging.judge, facts=run.engine.broadcast(facts), work=work).keep()
@@ -109,15 +190,21 @@ def lists_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> 
     return rows.with_columns(**{name: pl.lit(value) for name, value in same.items()}).to_arrow(), ""
 
 
+def latest_days(rows_of: Mapping[date, int], as_of: datetime, *, num_rows: int) -> date:
+    """The first of the latest days that have so many rows without those of the day of `as_of`, or the first of all."""
+    last, rows = as_of.astimezone(UTC).date(), 0
+    first = last
+    for day in sorted((day for day in rows_of if day <= last), reverse=True):
+        first, rows = day, rows + rows_of[day]
+        if rows >= num_rows + rows_of.get(last, 0):
+            break
+    return first
+
+
 def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
     """The latest visits that began before `as_of`, the oldest first: started_at and the items until then."""
-    days, rows = run.lake.rows_by_partition("gold/sessions", "event_date", run.version_of("gold/sessions")), 0
-    last = run.as_of.astimezone(UTC).date()
-    first = last
-    for day in sorted((day for day in days if day <= last), reverse=True):
-        first, rows = day, rows + days[day]
-        if rows >= at_most + days.get(last, 0):
-            break
+    days = run.lake.rows_by_partition("gold/sessions", "event_date", run.version_of("gold/sessions"))
+    first = latest_days(days, run.as_of, num_rows=at_most)
     is_learnt = (pc.field("event_date") >= first) & (pc.field("started_at") < run.as_of)
     columns = ["session_id", "started_at", "items", "event_times"]
     stored = pl.DataFrame(run.read_arrow("gold/sessions", columns, is_learnt))
@@ -220,7 +307,7 @@ def next_rows(
         }
         for name, found in (model.held_out | {BEST: model.held_out[model.chosen]} if model.held_out else {}).items()
     ]
-    return pa.Table.from_pylist(rows, schema=contract("gold/ranking_metrics").schema)
+    return _metrics_table(rows)
 
 
 def main(settings: EvaluateSettings) -> None:
@@ -230,13 +317,23 @@ def main(settings: EvaluateSettings) -> None:
             run.skip(
                 f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
             )
-        of_lists, why_no_lists = lists_measured(run, settings, split=split)
+        num_lists = 0
+        if run.has("gold/recommendations"):
+            num_lists = run.lake.num_rows("gold/recommendations", run.version_of("gold/recommendations"))
+        num_shards = settings.num_shards or run.num_shards(num_lists, rows_per_shard=ROWS_PER_SHARD)
+        positions, why_no_positions = positions_of(run, settings, split=split, num_shards=num_shards)
+        if positions is None:
+            run.log(f"positions are not corrected for: {why_no_positions}")
+        of_lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=positions)
+        if positions is not None:
+            positions.told.drop()
         if of_lists is None:
             run.log(f"lists are not judged: {why_no_lists}")
         of_visits, why_no_next = next_measured(run, settings, split=split)
         if of_visits is None:
             run.log(f"next is not asked: {why_no_next}")
-        rows = [table for table in (of_lists, of_visits) if table is not None]
+        of_positions = positions.table if positions is not None else None
+        rows = [table for table in (of_lists, of_visits, of_positions) if table is not None]
         if not rows:
             run.skip(f"{why_no_lists}; {why_no_next}")
         declared = contract("gold/ranking_metrics").schema

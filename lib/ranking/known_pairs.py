@@ -37,13 +37,25 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     return pairs.filter(pl.col("weight") > 0).select(KNOWN_PAIRS.names)
 
 
+def which_are_known(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+    """`user_key` and `item_id` alone of the pairs of `known_pairs`, in no order, where no weight is so negative that rounding decides."""
+    known = interactions.filter(pl.col("event_time") < as_of)
+    weights = known.group_by("user_key", "item_id").agg(pl.col("weight").sum())
+    return weights.filter(pl.col("weight") > 0).select("user_key", "item_id")
+
+
 def interaction_schema(columns: Sequence[str]) -> pa.Schema:
     """Some columns of gold/interactions."""
     return pa.schema([INTERACTIONS.schema.field(name) for name in columns])
 
 
 def spread_interactions(
-    files: Iterable[pa.RecordBatch], *, columns: Sequence[str], until: datetime | None, num_shards: int
+    files: Iterable[pa.RecordBatch],
+    *,
+    columns: Sequence[str],
+    until: datetime | None,
+    num_shards: int,
+    categorical: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
     """Read files of gold/interactions (rows of TABLE_FILES), and pack what was known before `until` by shard of whole users.
 
@@ -52,12 +64,13 @@ def spread_interactions(
         columns: that are read, `user_key`, `event_time` and `weight` among them.
         until: rows with an `event_time` at or after it are left out; None: none is.
         num_shards: of users.
+        categorical: columns of texts that become categories.
 
     Raises:
         ValueError: a weight is no finite number.
     """
     for file in rows_of(files):
-        for rows in table_rows(file["location"], interaction_schema(columns)):
+        for rows in table_rows(file["location"], interaction_schema(columns), categorical=categorical):
             known = rows if until is None else rows.filter(pl.col("event_time") < until)
             num_wrong = known.select((~pl.col("weight").is_finite()).sum()).item()
             if num_wrong:

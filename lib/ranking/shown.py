@@ -3,17 +3,18 @@
 Sums over a shard's users, by question, part of the users and strategy, become figures once those of all shards are added.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
 
-from lib.ranking.evaluation import SEGMENTS, segment_of
+from lib.ranking.evaluation import SEGMENTS_OF_USERS
+from lib.tables.gold import YOUNG_DAYS
 
-COMPOSED = "rebuy_then_popularity"
-SHOWN = ("coverage", "novelty", "head_exposure", "diversity", "miscalibration", "young_recall")
+COMPOSED, COMPOSED_OF = "rebuy_then_popularity", ("rebuy", "popularity")
+SHOWN = ("coverage", "novelty", "head_exposure", "diversity", "miscalibration")
 HEAD_FRAC = 0.1  # of the items, those that most users knew
-YOUNG_DAYS = 28  # before the moment, in which an item was first known, or was not yet
 SMOOTHING = (
     0.01  # of a list's categories towards those of the history, so that one that it lacks does not count without end
 )
@@ -23,7 +24,6 @@ KEY_COLUMNS = {"question": pl.String, "segment": pl.String, "strategy": pl.Strin
 FIGURES: dict[str, type[pl.DataType]] = {
     **{"surprise": pl.Float64, "num_known": pl.Int64, "num_head": pl.Int64},
     **{"variety": pl.Float64, "num_varied": pl.Int64, "divergence": pl.Float64, "num_diverging": pl.Int64},
-    **{"num_young": pl.Int64, "num_young_found": pl.Int64},
 }
 
 
@@ -57,7 +57,7 @@ class ItemFacts:
             is_young=pl.col("age_days") <= YOUNG_DAYS,
         )
         named = {*strategies}
-        names = tuple(sorted(named | ({COMPOSED} if {"rebuy", "popularity"} & named else set())))
+        names = tuple(sorted(named | ({COMPOSED} if named.intersection(COMPOSED_OF) else set())))
         path = pl.when(pl.col("category").list.len() > 0).then(pl.col("category").list.join("\x1f"))
         if described is None:
             return cls(rows.with_columns(tag=pl.lit(None, pl.String)), names)
@@ -65,82 +65,70 @@ class ItemFacts:
         return cls(rows.join(tags, on="item_id", how="left"), names)
 
 
-def figures_of(
-    shown: pl.DataFrame, history: pl.DataFrame, wanted: pl.DataFrame, asked: pl.DataFrame, facts: ItemFacts
-) -> pl.DataFrame:
+def new_among(wanted: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `wanted` whose `item_id` is young in the shop by what is known of `items`, or was not known yet."""
+    old = items.filter(~pl.col("is_young")).select("item_id")
+    return wanted.join(old, on="item_id", how="anti")
+
+
+def figures_of(shown: pl.DataFrame, history: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """The sums of a shard, FIGURES by KEY.
 
     Args:
         shown: places of lists of users who are asked for: KEY, user_key, item_id and what the facts say of the item.
         history: user_key and item_id of what these users knew.
-        wanted: question, user_key and item_id.
-        asked: question, user_key and num_known of everybody who is asked for.
-        facts: of all items.
+        items: item_id and its category, `tag`.
     """
+    lists = shown.select(*KEY, "user_key").unique().sort(*KEY, "user_key").with_row_index("list")
+    places = shown.join(lists, on=[*KEY, "user_key"], how="left").select("list", "surprise", "is_head", "tag")
     tag = pl.col("tag").drop_nulls()
-    of_users = shown.group_by(*KEY, "user_key").agg(
+    of_lists = places.group_by("list").agg(
         pl.sum("surprise"),
         num_known=pl.col("surprise").count().cast(pl.Int64),
         num_head=pl.col("is_head").sum().cast(pl.Int64),
         variety=pl.when(tag.len() > 0).then(tag.n_unique() / tag.len()),
     )
-    of_users = of_users.join(_divergences(shown, history, facts), on=[*KEY, "user_key"], how="left")
-    lists = (
-        of_users.sort("user_key")
+    of_lists = of_lists.join(_divergences(places, lists, history, items), on="list", how="left")
+    return (
+        lists.join(of_lists, on="list", how="left", maintain_order="left")
         .group_by(KEY, maintain_order=True)
         .agg(
             pl.sum("surprise", "num_known", "num_head", "variety", "divergence"),
             num_varied=pl.col("variety").count().cast(pl.Int64),
             num_diverging=pl.col("divergence").count().cast(pl.Int64),
         )
+        .select(*KEY, *FIGURES)
     )
-    young = _young(shown, wanted, asked, facts)
-    return lists.join(young, on=KEY, how="full", coalesce=True).select(*KEY, pl.col(*FIGURES).fill_null(0))
 
 
-def _divergences(shown: pl.DataFrame, history: pl.DataFrame, facts: ItemFacts) -> pl.DataFrame:
-    """KEY, user_key and `divergence`: of the categories of a user's history from those of a list, in bits.
+def _divergences(places: pl.DataFrame, lists: pl.DataFrame, history: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """`list` and its `divergence`: of the categories of a user's history from those of the list, in bits.
 
     Kullback and Leibler's, from p of the history to (1 - SMOOTHING) q of the list + SMOOTHING p (Steck 2018, "Calibrated
-    recommendations"). Only where both have an item with a category.
+    recommendations"). Only where both have an item with a category. A category that the list lacks is worth p log2(1 / SMOOTHING),
+    so that only those which it has need be looked at one by one.
     """
-    tagged = history.join(facts.rows.select("item_id", "tag").drop_nulls(), on="item_id", how="inner")
-    of_history = (
-        tagged.group_by("user_key", "tag")
-        .agg(p=pl.len())
-        .with_columns(pl.col("p") / pl.col("p").sum().over("user_key"))
-    )
-    key = [*KEY, "user_key"]
-    places = shown.filter(pl.col("tag").is_not_null()).group_by(*key, "tag").agg(q=pl.len())
-    of_lists = places.with_columns(pl.col("q") / pl.col("q").sum().over(key))
-    both = of_lists.select(key).unique().join(of_history, on="user_key", how="inner")
-    met = both.join(of_lists, on=[*key, "tag"], how="left").with_columns(pl.col("q").fill_null(0.0))
-    smoothed = (1 - SMOOTHING) * pl.col("q") + SMOOTHING * pl.col("p")
-    return met.sort(*key, "tag").group_by(key).agg(divergence=(pl.col("p") * (pl.col("p") / smoothed).log(2)).sum())
-
-
-def _young(shown: pl.DataFrame, wanted: pl.DataFrame, asked: pl.DataFrame, facts: ItemFacts) -> pl.DataFrame:
-    """KEY, `num_young`: wanted items that were new in the shop, or unknown yet, and `num_young_found`: those of them in lists."""
-    aged = wanted.join(facts.rows.select("item_id", "is_young"), on="item_id", how="left")
-    young = aged.filter(pl.col("is_young").fill_null(True)).select("question", "user_key", "item_id")
-    of_users = young.join(asked.select("question", "user_key", "num_known"), on=["question", "user_key"], how="inner")
-    segments = of_users.with_columns(segment=segment_of(pl.col("num_known"))).drop("num_known")
-    each = segments.join(pl.DataFrame({"strategy": facts.strategies}, schema={"strategy": pl.String}), how="cross")
-    listed = shown.select(*KEY, "user_key", "item_id", is_listed=pl.lit(True))
-    met = each.join(listed, on=[*KEY, "user_key", "item_id"], how="left")
-    return met.group_by(KEY).agg(
-        num_young=pl.len().cast(pl.Int64), num_young_found=pl.col("is_listed").count().cast(pl.Int64)
-    )
+    tagged = history.join(items.select("item_id", "tag").drop_nulls(), on="item_id", how="inner")
+    of_history = tagged.group_by("user_key", "tag").agg(p=pl.len())
+    of_history = of_history.with_columns(pl.col("p") / pl.col("p").sum().over("user_key"))
+    counts = places.select("list", "tag").drop_nulls().group_by("list", "tag").agg(q=pl.len())
+    of_lists = counts.with_columns(pl.col("q") / pl.col("q").sum().over("list"))
+    of_lists = of_lists.join(lists.select("list", "user_key"), on="list", how="left")
+    of_lists = of_lists.join(of_history.select("user_key").unique(), on="user_key", how="semi")
+    met = of_lists.join(of_history, on=["user_key", "tag"], how="left").sort("list", "tag")
+    p, q = pl.col("p"), pl.col("q")
+    term = p * (p / ((1 - SMOOTHING) * q + SMOOTHING * p)).log(2)
+    lacking = (1 - p.sum()).clip(0) * -math.log2(SMOOTHING)
+    return met.group_by("list").agg(divergence=term.sum() + lacking)
 
 
 def with_shown(summary: pl.DataFrame, figures: pl.DataFrame, covered: pl.DataFrame, *, num_items: int) -> pl.DataFrame:
-    """The summary, and a row for each figure of what is shown.
+    """The summary, and for segments of users a row for each figure of what is shown.
 
     `coverage`: the share of items that are in a list, zero if no user of the segment has one. `novelty`: the mean surprise of a place, in bits.
     `head_exposure`: the share of places that the tenth of items gets which most users knew. `diversity`: the mean over users
     of a list's categories by its items, of those with a category; null where there are none. `miscalibration`: the mean over users of how far
-    the list's categories are from those of the history, in bits. `young_recall`: which share of the wanted items that were
-    new in the shop, or not known yet, is in the lists.
+    the list's categories are from those of the history, in bits.
 
     Args:
         summary: rows of SUMMARY_SCHEMA.
@@ -148,11 +136,12 @@ def with_shown(summary: pl.DataFrame, figures: pl.DataFrame, covered: pl.DataFra
         covered: items in lists of a shard of the items.
         num_items: all of them.
     """
-    each = summary.select(*KEY, "num_users", "num_without_list").unique(KEY, keep="first", maintain_order=True)
+    of_users = summary.filter(pl.col("segment").is_in([*SEGMENTS_OF_USERS]))
+    each = of_users.select(*KEY, "num_users", "num_without_list").unique(KEY, keep="first", maintain_order=True)
     in_order = figures.sort("shard", *KEY)
     of_segments = [
         in_order.filter(pl.col("segment").is_in(parts)).with_columns(segment=pl.lit(segment))
-        for segment, parts in SEGMENTS.items()
+        for segment, parts in SEGMENTS_OF_USERS.items()
     ]
     sums = pl.concat(of_segments).group_by(KEY, maintain_order=True).sum()
     counts = covered.group_by(KEY).agg(pl.sum("num_items"))
@@ -165,7 +154,6 @@ def with_shown(summary: pl.DataFrame, figures: pl.DataFrame, covered: pl.DataFra
         "head_exposure": pl.when(known > 0).then(pl.col("num_head") / known),
         "diversity": pl.when(varied > 0).then(pl.col("variety") / varied),
         "miscalibration": pl.when(pl.col("num_diverging") > 0).then(pl.col("divergence") / pl.col("num_diverging")),
-        "young_recall": pl.when(pl.col("num_young") > 0).then(pl.col("num_young_found") / pl.col("num_young")),
     }
     assert tuple(values) == SHOWN
     unknown = pl.lit(None, pl.Float64)

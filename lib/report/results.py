@@ -1,9 +1,9 @@
 """The sections about results: strategies, models, policies and experiments, each estimate with its interval."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lib.report.charts import Chart, Interval, interval_chart, reliability_chart
-from lib.report.facts import HEADLINE_K, LakeFacts, Row
+from lib.report.facts import HEADLINE_K, HEADLINE_METRIC, LakeFacts, Row
 from lib.report.parts import (
     Grid,
     Section,
@@ -21,7 +21,7 @@ from lib.report.parts import (
     words,
 )  # fmt: skip
 from lib.runs import model_registry
-from lib.tables.gold import QUESTIONS, SPLITS
+from lib.tables.gold import QUESTIONS, SPLITS, YOUNG_DAYS
 
 OTHER_METRICS = {
     "precision": "precision",
@@ -37,9 +37,21 @@ SHOWN = {
     "head_exposure": "head’s share",
     "diversity": "diversity",
     "miscalibration": "off the history, bits",
-    "young_recall": "recall of young items",
+}
+# Over all that users wanted, as it is and corrected for the positions at which they found it (lib/ranking/position_bias.py).
+OF_WANTED = {
+    "item_recall": "in lists",
+    "item_recall_unbiased": "corrected [95 %]",
+    "item_dcg": "by rank",
+    "item_dcg_unbiased": "by rank, corrected [95 %]",
 }
 BIN = "_bin_"  # in the metrics of reliability, before the bin's number
+SEGMENT_TITLES = {
+    "unseen": "unseen users",
+    "light": "light users",
+    "heavy": "heavy users",
+    "new_items": "new items",
+}
 QUESTION_TITLES = {"all": "all items", "new": "items new to the user"}
 
 
@@ -67,10 +79,12 @@ def ranking(facts: LakeFacts) -> Section:
                 )
             )
         tables += _ranking_tables(facts, question)
+    tables += _examination(facts)
     text = " ".join(says) + (
         " Dots right of the line beat popularity; an interval that crosses it is inconclusive."
         " Users without a list score 0 and are counted. Novel is what few knew; the head is the tenth of the items that most users"
-        " knew; young items were new in the shop, or not known yet."
+        " knew. Light users had known fewer than 10 items; of new items those alone are sought that came in the last"
+        f" {YOUNG_DAYS} days, or were not known yet."
     )
     return Section("ranking", title, text, charts, tables)
 
@@ -107,7 +121,78 @@ def _ranking_tables(facts: LakeFacts, question: str) -> list[Grid]:
         ("strategy", *SHOWN.values()),
         [(row.strategy, *(decimal(value.get((row.strategy, metric))) for metric in SHOWN)) for row in rows],
     )
-    return [found, shown]
+    strategies = [row.strategy for row in rows]
+    return [found, shown, *_of_segments(facts, question, strategies), *_unbiased(facts, question, strategies)]
+
+
+def _unbiased(facts: LakeFacts, question: str, strategies: Sequence[str]) -> list[Grid]:
+    """What lists hold of all that users wanted, as it is and corrected for positions; nothing where none are known."""
+    found = facts.rows(
+        """
+        SELECT strategy, metric, value, low, high FROM gold.ranking_metrics
+        WHERE split = 'test' AND k = $k AND question = $question AND segment = 'all'
+          AND list_contains($metrics, metric)
+        QUALIFY as_of = max(as_of) OVER ()
+        """,
+        {"k": HEADLINE_K, "question": question, "metrics": [*OF_WANTED]},
+    )
+    by_key = {(row["strategy"], row["metric"]): row for row in found}
+    if not by_key:
+        return []
+    return [
+        Grid(
+            f"Share of all that was wanted, whole and by 1 / log2(rank + 1), corrected for positions, {QUESTION_TITLES[question]}",
+            ("strategy", *OF_WANTED.values()),
+            [(name, *(with_interval(by_key.get((name, metric))) for metric in OF_WANTED)) for name in strategies],
+        )
+    ]
+
+
+def _examination(facts: LakeFacts) -> list[Grid]:
+    """How often each position is looked at; nothing where the log does not tell."""
+    rows = facts.rows(
+        """
+        SELECT k, value, low, high, num_users FROM gold.ranking_metrics WHERE split = 'test' AND metric = 'examination'
+        QUALIFY as_of = max(as_of) OVER () ORDER BY k
+        """
+    )
+    if not rows:
+        return []
+    return [
+        Grid(
+            "How often what is shown at a position is looked at, by its clicks, the first being 1",
+            ("position", "looked at [95 %]", "impressions"),
+            [(count(row["k"]), with_interval(row), count(row["num_users"])) for row in rows],
+        )
+    ]
+
+
+def _of_segments(facts: LakeFacts, question: str, strategies: Sequence[str]) -> list[Grid]:
+    """The headline metric of each strategy for parts of the users, and for new items alone; nothing where no part has a user."""
+    found = facts.rows(
+        """
+        SELECT strategy, segment, value, low, high, num_users FROM gold.ranking_metrics
+        WHERE split = 'test' AND k = $k AND question = $question AND metric = $metric
+          AND list_contains($segments, segment)
+        QUALIFY as_of = max(as_of) OVER ()
+        """,
+        {"k": HEADLINE_K, "question": question, "metric": HEADLINE_METRIC, "segments": [*SEGMENT_TITLES]},
+    )
+    num_users = {row["segment"]: row["num_users"] for row in found}
+    segments = [segment for segment in SEGMENT_TITLES if num_users.get(segment)]
+    by_key = {(row["strategy"], row["segment"]): row for row in found}
+    if not segments:
+        return []
+    return [
+        Grid(
+            f"NDCG@{HEADLINE_K} [95 %] by segment, {QUESTION_TITLES[question]}",
+            ("strategy", *(f"{SEGMENT_TITLES[segment]}: {count(num_users[segment])}" for segment in segments)),
+            [
+                (strategy, *(with_interval(by_key.get((strategy, segment))) for segment in segments))
+                for strategy in strategies
+            ],
+        )
+    ]
 
 
 def models(facts: LakeFacts) -> Section:

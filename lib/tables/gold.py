@@ -24,6 +24,7 @@ from lib.tables.contract import (
 SPLITS = ("train", "valid", "test")
 QUESTIONS = ("all", "new")
 NEXT = "next"  # the question of visits: what comes next, given the events so far
+YOUNG_DAYS = 28  # before a moment, within which an item was first known that counts as new in the shop
 AS_OF = required("as_of", TIME, "the row uses only what was known before this time (UTC)")
 
 DAILY = Table(
@@ -384,14 +385,17 @@ RANKING_METRICS = Table(
             "ndcg, recall, precision, map, hit_rate, mrr; <metric>_minus_popularity, and ndcg_minus_<strategy> between every two; "
             "of what lists show: coverage (share of items in a list), novelty (mean -log2 of the share of users who knew the item), "
             "head_exposure (share of places for the tenth of items that most users knew), diversity (a list's categories by its items), "
-            "miscalibration (divergence of the list's categories from those of the history), young_recall (share of the wanted items new "
-            "in the shop, 28 days at most, that lists hold)",
+            "miscalibration (divergence of the list's categories from those of the history); "
+            "where impressions have a position: examination (of strategy impressions: how often a position is looked at, of the first), "
+            "item_recall and item_dcg (means over wanted items of being in the list, and of 1 / log2(rank + 1)), and both with _unbiased "
+            "(an item that was found through an impression counts by the inverse of its position's examination, at most 10)",
         ),
-        required("k", INT, "length of the list"),
+        required("k", INT, "length of the list; of examination the position"),
         required(
             "segment",
             TEXT,
             "all, returning (had interacted before as_of) or unseen users, light and heavy ones (below 10 items, and from 10 on); "
+            f"new_items: only items first known in the {YOUNG_DAYS} days before as_of, or not known yet, are relevant, of users who want one; "
             "of next also other_item (what came is not in the "
             "visit so far) and repeat (it is)",
         ),
@@ -404,7 +408,11 @@ RANKING_METRICS = Table(
             "lower end of the 95 % bootstrap interval over users (of next: over visits); null for what lists show",
         ),
         Column("high", REAL, "upper end"),
-        required("num_users", COUNT, "users with a relevant item in the window; of next: events that were asked for"),
+        required(
+            "num_users",
+            COUNT,
+            "users with a relevant item in the window; of next: events that were asked for; of examination: impressions",
+        ),
         required("num_without_list", COUNT, "those among them for whom the strategy had no list; they score 0"),
         required("seed", COUNT, "seed of the bootstrap"),
     ),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lib.engines import arrow_tasks
-from lib.engines.arrow_tasks import packed, table_rows, unpacked, write_rows, written
+from lib.engines.arrow_tasks import packed, shards_by, table_rows, unpacked, write_rows, written
 from lib.lake.lake import Lake
 from lib.lake.writes import commit_files, num_rows, remove_files
 from lib.tables import contract
@@ -106,3 +106,15 @@ def test_a_table_files_rows_have_the_columns_of_their_partition(tmp_path: Path, 
     schema = pa.schema([*(VECTORS.schema.field(name) for name in names), ("other", pa.int64())])
     found = [rows for place, _ in lake.data_files("gold/vectors", version) for rows in table_rows(place, schema)]
     assert sorted(pl.concat(found).rows()) == [("item", "a", "als", [1.0], None), ("user", "u", "als", [1.0], None)]
+
+
+def test_texts_read_as_categories_are_the_same_texts_and_go_to_the_same_shards(tmp_path: Path) -> None:
+    stored = pl.DataFrame({"user": ["b", None, "a", "b", "c"], "n": [1, 2, 3, 4, 5]})
+    stored.write_parquet(tmp_path / "part.parquet")
+    schema = pa.schema([("user", pa.string()), ("n", pa.int64())])
+    (plain,) = table_rows(str(tmp_path / "part.parquet"), schema)
+    (read,) = table_rows(str(tmp_path / "part.parquet"), schema, categorical=["user"])
+    assert plain.equals(stored)
+    assert read["user"].dtype == pl.Categorical
+    assert read.with_columns(pl.col("user").cast(pl.String)).equals(stored)
+    assert shards_by(read["user"], 1000).equals(shards_by(plain["user"], 1000))

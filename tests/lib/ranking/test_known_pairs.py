@@ -5,8 +5,10 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs
+from lib.ranking.known_pairs import KNOWN_PAIRS, known_pairs, which_are_known
 from lib.tables import contract
 
 AS_OF = datetime(2026, 1, 21, tzinfo=UTC)
@@ -59,3 +61,25 @@ def test_the_order_of_rows_does_not_matter_and_no_rows_are_no_pairs() -> None:
     )
     assert known_pairs(rows.reverse(), as_of=AS_OF).equals(known_pairs(rows, as_of=AS_OF))
     assert known_pairs(interactions(), as_of=AS_OF).to_arrow().cast(KNOWN_PAIRS).num_rows == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(-2, 1), st.sampled_from([-1.0, 0.5, 1.0]))
+    )
+)
+def test_the_pairs_alone_are_those_of_the_known_pairs_for_texts_and_for_categories(
+    told: list[tuple[str, str, int, float]],
+) -> None:
+    rows = interactions(
+        *(
+            {"user_key": user, "item_id": item, "event_time": AS_OF + timedelta(days=days), "weight": weight}
+            for user, item, days, weight in told
+        )
+    )
+    expected = known_pairs(rows, as_of=AS_OF).select("user_key", "item_id")
+    as_categories = rows.with_columns(pl.col("user_key", "item_id").cast(pl.Categorical))
+    for given_rows in (rows, as_categories):
+        alone = which_are_known(given_rows, as_of=AS_OF).cast(pl.String)
+        assert alone.sort("user_key", "item_id").equals(expected)

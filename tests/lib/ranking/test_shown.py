@@ -5,7 +5,7 @@ import math
 import polars as pl
 import pytest
 
-from lib.ranking.shown import SMOOTHING, ItemFacts, figures_of, with_shown
+from lib.ranking.shown import SMOOTHING, ItemFacts, figures_of, new_among, with_shown
 
 # Ten users; a and b are of kind x, c of y, d of none. C and d came within the last 28 days; e is not known yet.
 ITEMS = pl.DataFrame(
@@ -17,7 +17,6 @@ HISTORY = pl.DataFrame({"user_key": ["ann", "ann", "ann", "ann"], "item_id": ["a
 WANTED = pl.DataFrame(
     {"question": ["all"] * 4, "user_key": ["ann", "ann", "ann", "dan"], "item_id": ["a", "c", "e", "d"]}
 )
-ASKED = pl.DataFrame({"question": ["all"] * 2, "user_key": ["ann", "dan"], "num_known": [4, 0]})
 
 
 def shown(*places: tuple[str, str, str]) -> pl.DataFrame:
@@ -30,7 +29,7 @@ def shown(*places: tuple[str, str, str]) -> pl.DataFrame:
 
 def figures(*places: tuple[str, str, str]) -> dict[tuple[str, str], dict[str, float]]:
     """The sums by strategy and part of the users."""
-    found = figures_of(shown(*places), HISTORY, WANTED, ASKED, FACTS)
+    found = figures_of(shown(*places), HISTORY, FACTS.rows)
     return {(row["strategy"], row["segment"]): row for row in found.to_dicts()}
 
 
@@ -56,24 +55,29 @@ def test_a_list_of_the_historys_categories_does_not_diverge_and_one_of_another_d
     )  # dan has none
 
 
-def test_wanted_items_that_were_new_in_the_shop_or_unknown_count_as_young_for_every_strategy() -> None:
-    found = figures(("popularity", "ann", "c"), ("popularity", "dan", "a"))
-    assert (found["popularity", "light"]["num_young"], found["popularity", "light"]["num_young_found"]) == (
-        2,
-        1,
-    )  # c, e
-    assert (found["popularity", "unseen"]["num_young"], found["popularity", "unseen"]["num_young_found"]) == (1, 0)
-    assert (found["rebuy", "light"]["num_young"], found["rebuy", "light"]["num_young_found"]) == (
-        2,
-        0,
-    )  # without a list
+def test_a_category_of_the_history_that_a_list_lacks_and_one_that_the_history_lacks_both_count() -> None:
+    # The list has c of y, and a new item of z, which is not in the history: two thirds of the history are x.
+    facts = FACTS.rows.vstack(FACTS.rows.filter(item_id="c").with_columns(item_id=pl.lit("n"), tag=pl.lit("z")))
+    rows = shown(("rebuy", "ann", "c")).drop(facts.columns[1:])
+    both = rows.vstack(rows.with_columns(item_id=pl.lit("n"))).join(facts, on="item_id", how="left")
+    (found,) = figures_of(both, HISTORY, facts).to_dicts()
+    of_y = (1 - SMOOTHING) / 2 + SMOOTHING / 3
+    expected = 2 / 3 * math.log2(1 / SMOOTHING) + 1 / 3 * math.log2(1 / 3 / of_y)
+    assert found["divergence"] == pytest.approx(expected)
+
+
+def test_wanted_items_that_came_within_the_last_days_or_are_unknown_are_new_and_older_ones_are_not() -> None:
+    assert new_among(WANTED, FACTS.rows).rows() == [("all", "ann", "c"), ("all", "ann", "e"), ("all", "dan", "d")]
 
 
 def test_figures_of_shards_become_values() -> None:
-    sums = figures_of(shown(("popularity", "ann", "c"), ("popularity", "dan", "d")), HISTORY, WANTED, ASKED, FACTS)
+    sums = figures_of(shown(("popularity", "ann", "c"), ("popularity", "dan", "d")), HISTORY, FACTS.rows)
     key = {"question": "all", "strategy": "popularity", "num_without_list": 0}
     summary = pl.DataFrame(
-        [{**key, "segment": segment, "num_users": users} for segment, users in (("all", 2), ("light", 1), ("heavy", 0))]
+        [
+            {**key, "segment": segment, "num_users": users}
+            for segment, users in (("all", 2), ("light", 1), ("heavy", 0), ("new_items", 2))
+        ]
     ).with_columns(metric=pl.lit("ndcg"), value=pl.lit(0.5), low=pl.lit(0.1), high=pl.lit(0.9))
     summary = summary.select(
         *("question", "segment", "strategy", "metric", "value", "low", "high"), "num_users", "num_without_list"
@@ -81,9 +85,7 @@ def test_figures_of_shards_become_values() -> None:
     covered = pl.DataFrame([{"question": "all", "segment": "all", "strategy": "popularity", "num_items": 2}])
     rows = with_shown(summary, sums.with_columns(shard=pl.lit(0)), covered, num_items=4)
     values = {(row["segment"], row["metric"]): row["value"] for row in rows.to_dicts()}
-    assert values["all", "young_recall"] == pytest.approx(2 / 3)  # c of ann's c and e, and dan's d
-    assert values["light", "young_recall"] == pytest.approx(1 / 2)
     assert values["all", "coverage"] == pytest.approx(2 / 4)
     assert values["all", "miscalibration"] == values["light", "miscalibration"] > 1
     assert values["heavy", "miscalibration"] is None
-    assert values["heavy", "young_recall"] is None
+    assert ("new_items", "coverage") not in values  # lists show the same whatever is asked of them

@@ -111,6 +111,17 @@ def fill(lake: Lake) -> None:
         METRIC | {"strategy": "als", "metric": "ndcg_minus_popularity", "value": 0.15, "low": 0.11, "high": 0.19},
         METRIC | {"strategy": "als", "metric": "ndcg", "value": 0.99, "split": "valid"},
         METRIC | {"strategy": "als", "metric": "precision", "value": 0.0625},
+        METRIC | {"strategy": "als", "metric": "ndcg", "value": None, "segment": "heavy", "num_users": 0},
+        METRIC
+        | {"strategy": "als", "metric": "ndcg", "value": 0.75, "low": 0.625, "high": 0.875}
+        | {"segment": "new_items", "num_users": 17},
+        METRIC | {"strategy": "als", "metric": "item_recall_unbiased", "value": 0.875, "low": 0.8125, "high": 0.9375},
+        *(
+            METRIC
+            | {"strategy": "impressions", "metric": "examination", "k": k, "num_users": 1000 - 100 * k}
+            | {"value": value, "low": low, "high": high}
+            for k, value, low, high in ((1, 1.0, 1.0, 1.0), (2, 0.4375, 0.375, 0.5))
+        ),
     )
     metrics = {"version": "train_encoder-000001", "split": "test", "metric": "auc", "low": 0.7, "high": 0.8, "n": 50}
     put(
@@ -279,6 +290,10 @@ def page(html: str) -> Page:
         ("ranking", "als 0.250 [0.200, 0.300] +0.150 [+0.110, +0.190]"),
         ("ranking", "[+0.110, +0.190] 0.062 –"),
         ("ranking", "test window: 40 users"),
+        ("ranking", "in lists corrected [95 %]"),
+        ("ranking", "als – 0.875 [0.812, 0.938]"),
+        ("ranking", "looked at [95 %] impressions 1 1.000 [1.000, 1.000] 900 2 0.438 [0.375, 0.500] 800"),
+        ("ranking", "strategy new items: 17 als 0.750 [0.625, 0.875] popularity –"),
         ("models", "encoder 0.765 [0.700, 0.800]"),
         ("models", "Logistic regression gives gold/propensity_to_buy"),
         ("models", "Its calibration error on test is 0.062, and 0.031 once corrected by valid."),
