@@ -253,9 +253,10 @@ def _best_new(scores: Floats, own: tuple[NDArray[np.int64], NDArray[np.int64]], 
     """The best items that the user did not have."""
     kept = scores[own]
     scores[own] = -np.inf
-    asked = np.flatnonzero(np.isfinite(scores).any(axis=1))
-    best = top_k(scores[asked], num_proposed)
-    value = np.take_along_axis(scores[asked], best, axis=1)
+    asked = np.flatnonzero(scores.max(axis=1, initial=-np.inf) > -np.inf)
+    of_asked = scores if len(asked) == len(scores) else scores[asked]
+    best = top_k(of_asked, num_proposed)
+    value = np.take_along_axis(of_asked, best, axis=1)
     scores[own] = kept
     row, place = np.nonzero(value > -np.inf)
     return Proposed(asked[row], best[row, place], (place + 1).astype(np.int32), value[row, place].astype(np.float64))
