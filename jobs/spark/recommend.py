@@ -7,7 +7,7 @@ someone had interacted with before `as_of`, and those that a catalogue describes
 is used). A rerun, a retry or a kill changes nothing.
 
 Tasks bring whole users together in shards, and write candidates and lists of a shard into files. What is known of the
-catalogue is sent to every task: the items' vectors, and EASE's matrix of up to `max_ease_items` items.
+catalogue is sent to every task: the items' vectors, of a large catalogue with their indexes, and EASE's matrix.
 """
 
 import json

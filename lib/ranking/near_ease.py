@@ -11,6 +11,7 @@ remaining sums would give it, if these met by chance; it is right on average in 
 everything is kept, and the weights are those of EASE. An item that nobody has together with another is never its neighbour.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,21 +46,45 @@ def nearest(
     the squared error. Ties by position.
 
     Args:
-        counts: of some items, each with all others that somebody has with it; rows of a pair are added up.
+        counts: of some items, each with itself and all others that somebody has with it; rows of a pair are added up.
         diagonal: (items,), the Gram matrix' own, exactly or nearly: only the choice depends on it.
         penalty: of the squared weights.
         num_neighbours: how many are kept at most.
     """
-    # Rounded, so that the order of shards does not matter.
-    added = counts.group_by("item", "other").agg(pl.col("num_users").sum(), pl.col("product").sum().round(6))
-    itself = pl.col("item") == pl.col("other")
-    of_other = pl.Series(diagonal).gather(added["other"])
-    strength = pl.when(itself).then(float("inf")).otherwise(pl.col("product") ** 2 / (of_other + penalty))
-    ordered = added.with_columns(strength=strength).sort("item", "strength", "other", descending=[False, True, False])
-    place = pl.int_range(pl.len()).over("item")
-    kept = ordered.filter((place <= num_neighbours) | itself).select(*COUNTS)
-    totals = ordered.group_by("item", maintain_order=True).agg(total=pl.col("product").filter(~itself).sum().round(6))
-    return kept.cast(pl.Schema(COUNTS)), totals.cast(pl.Schema(TOTALS))
+    items, other = counts["item"].unique().sort().to_numpy(), counts["other"].to_numpy()
+    row = np.searchsorted(items, counts["item"].to_numpy()).astype(np.int32)
+    # Both sums at once, as the parts of complex numbers; rounded, so that the order of shards does not matter.
+    pair = counts["product"].to_numpy() + 1j * counts["num_users"].to_numpy()
+    added = sp.coo_array((pair, (row, other)), shape=(len(items), len(diagonal))).tocsr()
+    added.sort_indices()
+    product, lengths = added.data.real.round(6), np.diff(added.indptr)
+    itself = added.indices == np.repeat(items, lengths)
+    strength = np.where(itself, np.inf, product**2 / (diagonal[added.indices] + penalty))
+    chosen = np.concatenate(
+        [start + _strongest(strength[start:end], num_neighbours + 1) for start, end in pairwise(added.indptr.tolist())]
+        or [np.empty(0, np.int64)]
+    )
+    kept = {
+        "item": np.repeat(items, np.minimum(lengths, num_neighbours + 1)),
+        "other": added.indices[chosen],
+        "num_users": added.data.imag[chosen],
+        "product": product[chosen],
+    }
+    sums = sp.csr_array((np.where(itself, 0, product), added.indices, added.indptr), shape=added.shape).sum(axis=1)
+    return (
+        pl.DataFrame(kept).cast(pl.Schema(COUNTS)),
+        pl.DataFrame({"item": items, "total": np.asarray(sums).round(6)}).cast(pl.Schema(TOTALS)),
+    )
+
+
+def _strongest(strength: NDArray[np.float64], number: int) -> NDArray[np.int64]:
+    """The places of the largest values, largest first, ties by place."""
+    if len(strength) > number:
+        least = np.partition(strength, -number)[-number]
+        places = np.flatnonzero(strength >= least)
+    else:
+        places = np.arange(len(strength))
+    return places[np.argsort(-strength[places], kind="stable")][:number]
 
 
 def near_gram(kept: pl.DataFrame, totals: pl.DataFrame, num_items: int) -> NearGram:

@@ -168,7 +168,10 @@ def test_content_proposes_what_nobody_touched_where_a_catalogue_had_described_it
 
 
 @pytest.mark.slow
-def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job: ModuleType, small_lake: SmallLake) -> None:
+@pytest.mark.parametrize("ann_from_items", [20_000, 1])  # exactly, and by indexes that look at all of so few
+def test_vectors_rank_the_items_of_the_log_and_carry_their_version(
+    job: ModuleType, small_lake: SmallLake, ann_from_items: int
+) -> None:
     shop(small_lake)
     small_lake.put(
         "gold/vectors",
@@ -182,7 +185,7 @@ def test_vectors_rank_the_items_of_the_log_and_carry_their_version(job: ModuleTy
         vector("two_tower", "user", "dan", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
         vector("two_tower", "item", "c", [9.0], version="of-the-future", as_of=datetime(2026, 1, 25, tzinfo=UTC)),
     )
-    job.main(job.RecommendSettings(**small_lake.shared_settings))
+    job.main(job.RecommendSettings(**small_lake.shared_settings, ann_from_items=ann_from_items))
     rows = [row for row in small_lake.read("gold/recommendations") if row["model"]]
     columns = ("strategy", "question", "user_key", "rank", "item_id", "score", "model", "version")
     als, towers = ("als", "als-000001"), ("two_tower", "train_encoder-000007")
