@@ -175,9 +175,7 @@ class Shard:
     users: pl.DataFrame  # user_key, and user_hash that decides which resamples draw the user
     items: pl.DataFrame  # item_id, its name, and what the facts say of it
     asked: pl.DataFrame  # question, user_key, num_relevant, num_known, user_hash
-    wanted: (
-        pl.DataFrame
-    )  # question, user_key, item_id, and the weight of what was found at a position where that is known
+    wanted: pl.DataFrame  # question, user_key, item_id; the weight of each, where positions are known
     known: pl.DataFrame  # user_key, item_id
     lists: pl.DataFrame  # question, strategy, user_key, rank, item_id
 

@@ -177,12 +177,10 @@ def shown_at(position: int, *, times: int, clicks: int) -> list[dict[str, Any]]:
     return impressions + [told | request | {"event_type": "view"} for request in requests[:clicks]]
 
 
-def test_what_was_found_at_a_position_that_is_seldom_looked_at_counts_more(
-    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shop(small_lake)
+def put_positions(lake: SmallLake) -> None:
+    """What is second is clicked half as often; ann finds c there, and a and dan's c by no impression."""
     led = {"user_key": "ann", "item_id": "c", "event_time": TEST_FROM, "request_id": "r"}
-    small_lake.put_events(
+    lake.put_events(
         {"event_time": START},
         *shown_at(1, times=80, clicks=40),
         *shown_at(2, times=80, clicks=20),
@@ -190,6 +188,13 @@ def test_what_was_found_at_a_position_that_is_seldom_looked_at_counts_more(
         led,
         *({"user_key": user, "item_id": item, "event_time": TEST_FROM} for user, item in (("ann", "a"), ("dan", "c"))),
     )
+
+
+def test_what_was_found_at_a_position_that_is_seldom_looked_at_counts_more(
+    job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop(small_lake)
+    put_positions(small_lake)
     rows = measured(job, small_lake)
     # What is second is looked at half as often: c counts twice of ann, and once as a does that no impression led to.
     expected = {
@@ -262,7 +267,9 @@ def test_a_list_is_as_diverse_as_it_has_categories_for_its_items(job: ModuleType
 @pytest.mark.slow
 def test_the_number_of_shards_changes_nothing(job: ModuleType, small_lake: SmallLake) -> None:
     shop(small_lake)
+    put_positions(small_lake)
     one = measured(job, small_lake, num_shards=1)
+    assert ("all", "all", "rebuy", "item_dcg_unbiased_minus_popularity") in one
     many = measured(job, small_lake, num_shards=7)
     assert one.keys() == many.keys()
     for key, row in one.items():
