@@ -14,9 +14,9 @@ have more than `next_judged` such events, of a part, which their ids choose. An 
 holds it already; else it is a miss, which counts. A rerun, a retry or a kill changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
 from math import ceil
 from typing import Any
 
@@ -26,16 +26,15 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from lib.engines.arrow_tasks import gathered
-from lib.engines.parts import Parts
 from lib.engines.spark import SparkRun, start_run
 from lib.models import sequence_weights
 from lib.next_item import asking
 from lib.next_item.asking import AskingWork
 from lib.next_item.model import BEST, CHOICE_K, NextItemModel, SequenceFits
 from lib.ranking import judging, position_bias
+from lib.ranking.examination import Positions, examination_rows, latest_days, positions_of
 from lib.ranking.judging import ListsWork
 from lib.ranking.known_pairs import spread_interactions
-from lib.ranking.position_bias import Examined, ShownWork, join_answers, spread_shown
 from lib.ranking.shown import ItemFacts, with_shown
 from lib.runs import model_registry
 from lib.settings import JobSettings
@@ -76,62 +75,30 @@ class EvaluateSettings(JobSettings):
     )
 
 
-@dataclass(frozen=True)
-class Positions:
-    """What impressions with a position tell."""
-
-    told: Parts  # of kind LED what users wanted in the window, by the position at which they found it
-    examined: tuple[Examined, ...]  # how often positions are looked at
-    table: pa.Table  # the same as rows of gold/ranking_metrics
-
-
-def positions_of(
-    run: SparkRun, settings: EvaluateSettings, *, split: str, num_shards: int
-) -> tuple[Positions | None, str]:
-    """How often positions are looked at; None and the reason where the log cannot tell."""
-    if not run.has("silver/events"):
-        return None, run.why_missing("silver/events")
-    files = run.lake.actions("silver/events", run.version_of("silver/events"))
-    nulls = files["null_count.position"] if "null_count.position" in files.column_names else pa.nulls(1)
-    if not nulls.null_count and pc.sum(nulls).as_py() == pc.sum(files["num_records"]).as_py():
-        return None, "no impression of this log has a position"
-    until = run.times.test_from if split == "valid" else run.times.end
-    of_days = run.lake.rows_by_partition("silver/events", "event_date", run.version_of("silver/events"))
-    first = latest_days(of_days, run.as_of, num_rows=settings.position_events)
-    work = ShownWork(
-        begin=datetime(first.year, first.month, first.day, tzinfo=UTC),
-        as_of=run.as_of,
-        until=until,
-        relevance=run.mapping.relevance,
+def lists_and_positions(
+    run: SparkRun, settings: EvaluateSettings, *, split: str
+) -> tuple[pa.Table | None, pa.Table | None, str]:
+    """The rows about stored lists and about the positions of impressions; None where there is nothing to tell, and of lists the reason."""
+    num_lists = 0
+    if run.has("gold/recommendations"):
+        num_lists = run.lake.num_rows("gold/recommendations", run.version_of("gold/recommendations"))
+    num_shards = settings.num_shards or run.num_shards(num_lists, rows_per_shard=ROWS_PER_SHARD)
+    positions, why_not = positions_of(
+        run,
+        "silver/events",
+        until=end_of(run, split),
+        num_events=settings.position_events,
+        rows_per_shard=ROWS_PER_SHARD,
         num_shards=num_shards,
     )
-    days = [day for day in of_days if first <= day <= until.astimezone(UTC).date()]
-    events = run.files_of({"": "silver/events"}, holding={"event_date": days})
-    requests = run.num_shards(sum(of_days[day] for day in days), rows_per_shard=ROWS_PER_SHARD)
-    told = events.then(spread_shown, work=work, num_shards=requests).to_shards(requests)
-    told = told.then(join_answers, work=work).keep()
-    summed = told.of(position_bias.COUNT).to_shards(num_shards).then(position_bias.strata).collected()
-    examined = position_bias.curve(gathered(summed, position_bias.STRATUM, position_bias.GATHERED))
-    if len(examined) < 2:
-        told.drop()
-        return None, (
-            f"from {first:%Y-%m-%d} on no two positions have {position_bias.LEAST_CLICKS} impressions that were answered, of items "
-            "that were shown at the first as well"
-        )
-    run.log("positions are looked at", **{f"at_{row.position}": round(row.value, 3) for row in examined})
-    rows = [
-        {
-            **{"as_of": run.as_of, "split": split, "question": "all", "strategy": "impressions", "segment": "all"},
-            **{"metric": "examination", "k": row.position, "value": row.value, "low": row.low, "high": row.high},
-            **{"num_users": row.num_shown, "num_without_list": 0, "seed": settings.seed},
-        }
-        for row in examined
-    ]
-    return Positions(told, tuple(examined), _metrics_table(rows)), ""
-
-
-def _metrics_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=contract("gold/ranking_metrics").schema)
+    if positions is None:
+        run.log(f"positions are not corrected for: {why_not}")
+        lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=None)
+        return lists, None, why_no_lists
+    told = examination_rows(positions, as_of=run.as_of, split=split, seed=settings.seed)
+    lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=positions)
+    positions.told.drop()
+    return lists, told, why_no_lists
 
 
 def lists_measured(
@@ -190,17 +157,6 @@ def lists_measured(
     return rows.with_columns(**{name: pl.lit(value) for name, value in same.items()}).to_arrow(), ""
 
 
-def latest_days(rows_of: Mapping[date, int], as_of: datetime, *, num_rows: int) -> date:
-    """The first of the latest days that have so many rows without those of the day of `as_of`, or the first of all."""
-    last, rows = as_of.astimezone(UTC).date(), 0
-    first = last
-    for day in sorted((day for day in rows_of if day <= last), reverse=True):
-        first, rows = day, rows + rows_of[day]
-        if rows >= num_rows + rows_of.get(last, 0):
-            break
-    return first
-
-
 def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
     """The latest visits that began before `as_of`, the oldest first: started_at and the items until then."""
     days = run.lake.rows_by_partition("gold/sessions", "event_date", run.version_of("gold/sessions"))
@@ -225,6 +181,11 @@ def sequence_fits(run: SparkRun) -> SequenceFits | None:
     except sequence_weights.UNREADABLE as error:
         run.log(f"next: {row['version']} of the sequence model left out", why=f"{type(error).__name__}: {error}")
         return None
+
+
+def end_of(run: SparkRun, split: str) -> datetime:
+    """Where the window ends."""
+    return run.times.test_from if split == "valid" else run.times.end
 
 
 def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | None:
@@ -252,25 +213,26 @@ def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | Non
     return model
 
 
-def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> tuple[pa.Table | None, str]:
-    """The rows about what comes next in a visit; None and the reason where nothing can be asked."""
+def next_asked(run: SparkRun, *, split: str) -> tuple[int, str]:
+    """Events of the window's visits that something can be asked after; none and the reason where there are none."""
     if not run.has("gold/sessions"):
-        return None, run.why_missing("gold/sessions")
-    until = run.times.test_from if split == "valid" else run.times.end
-    begins = pl.col("started_at").is_between(run.as_of, until, closed="left")
+        return 0, run.why_missing("gold/sessions")
+    begins = pl.col("started_at").is_between(run.as_of, end_of(run, split), closed="left")
     shape = pl.DataFrame(
         run.read_arrow("gold/sessions", ["started_at", "num_events"], pc.field("started_at") >= run.as_of)
     )
     num_asked = int(shape.filter(begins).select((pl.col("num_events") - 1).sum()).item())
-    if not num_asked:
-        return None, f"no visit of two events begins in the {split} window"
-    model = next_model(run, settings)
-    if model is None:
-        return None, f"no visit begins before {run.as_of:%Y-%m-%d %H:%M} to learn from"
+    return num_asked, "" if num_asked else f"no visit of two events begins in the {split} window"
+
+
+def next_measured(
+    run: SparkRun, settings: EvaluateSettings, model: NextItemModel, *, split: str, num_asked: int
+) -> pa.Table:
+    """The rows about what comes next in a visit, of so many events that can be asked after."""
     num_judged = min(num_asked, settings.next_judged)
     work = AskingWork(
         begin=run.as_of,
-        until=until,
+        until=end_of(run, split),
         k=settings.next_k,
         ndcg_k=settings.k,
         num_resamples=settings.num_resamples,
@@ -282,7 +244,7 @@ def next_measured(run: SparkRun, settings: EvaluateSettings, *, split: str) -> t
     files = run.files_of({asking.SESSION: "gold/sessions"})
     shards = files.then(asking.spread_visits, work=work).to_shards(work.num_shards)
     found = shards.then(asking.judge, model=run.engine.broadcast(model), work=work).collected()
-    return next_rows(asking.summed_up(found), model, settings, as_of=run.as_of, split=split), ""
+    return next_rows(asking.summed_up(found), model, settings, as_of=run.as_of, split=split)
 
 
 def next_rows(
@@ -307,7 +269,7 @@ def next_rows(
         }
         for name, found in (model.held_out | {BEST: model.held_out[model.chosen]} if model.held_out else {}).items()
     ]
-    return _metrics_table(rows)
+    return pa.Table.from_pylist(rows, schema=contract("gold/ranking_metrics").schema)
 
 
 def main(settings: EvaluateSettings) -> None:
@@ -317,22 +279,19 @@ def main(settings: EvaluateSettings) -> None:
             run.skip(
                 f"no window to judge lists by begins at {run.as_of:%Y-%m-%d %H:%M} (only at valid_from or test_from)"
             )
-        num_lists = 0
-        if run.has("gold/recommendations"):
-            num_lists = run.lake.num_rows("gold/recommendations", run.version_of("gold/recommendations"))
-        num_shards = settings.num_shards or run.num_shards(num_lists, rows_per_shard=ROWS_PER_SHARD)
-        positions, why_no_positions = positions_of(run, settings, split=split, num_shards=num_shards)
-        if positions is None:
-            run.log(f"positions are not corrected for: {why_no_positions}")
-        of_lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=positions)
-        if positions is not None:
-            positions.told.drop()
+        num_asked, why_no_next = next_asked(run, split=split)
+        with ThreadPoolExecutor(1) as beside:  # what learns of visits needs one core, while tasks judge lists
+            learning = beside.submit(next_model, run, settings) if num_asked else None
+            of_lists, of_positions, why_no_lists = lists_and_positions(run, settings, split=split)
+        model, of_visits = learning.result() if learning else None, None
+        if model is not None:
+            of_visits = next_measured(run, settings, model, split=split, num_asked=num_asked)
+        elif num_asked:
+            why_no_next = f"no visit begins before {run.as_of:%Y-%m-%d %H:%M} to learn from"
         if of_lists is None:
             run.log(f"lists are not judged: {why_no_lists}")
-        of_visits, why_no_next = next_measured(run, settings, split=split)
         if of_visits is None:
             run.log(f"next is not asked: {why_no_next}")
-        of_positions = positions.table if positions is not None else None
         rows = [table for table in (of_lists, of_visits, of_positions) if table is not None]
         if not rows:
             run.skip(f"{why_no_lists}; {why_no_next}")
