@@ -1,13 +1,13 @@
 """What content vectors are worth: on a catalogue of fashion, and for items that nobody had bought before.
 
-    python -m benchmarks.content fashion FOLDER --page FILE
-    python -m benchmarks.content cold LAKE FORMAT
+    python -m benchmarks.content fashion FOLDER --page FILE [--text hashed|sentences]
+    python -m benchmarks.content cold LAKE FORMAT [--text hashed|sentences]
 
 `fashion` reads products.csv and images.parquet (shared data), fits the encoder of pictures and the fusion by the functions of
 train_content, in this process, and reports category agreement@10: the share of a photographed product's ten nearest photographed products that are of its
 articleType, which is given to no input. The page shows neighbours by title, picture and all together, for a person to judge.
 
-`cold` asks of a lake's test window who wanted items that were new to everybody: those that nobody had touched before it, and,
+`--text` is how titles are seen, as `train_content.text`. `cold` asks of a lake's test window who wanted items that were new to everybody: those that nobody had touched before it, and,
 since few shops have many of these, a fifth of all items whose past is hidden from the fit. Nothing is chosen by it.
 """
 
@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.cli.jobs import load_job
-from lib.content import judging
+from lib.content import judging, sentences
 from lib.content.fitting import ContentPlan, content_vectors, fit_fusion, fit_pictures, picture_vectors
-from lib.content.inputs import COLUMNS, PICTURE, TEXT, Inputs, described_items, unit_rows
+from lib.content.inputs import COLUMNS, PICTURE, TEXT, Inputs, described_items, no_inputs, unit_rows
 from lib.content.judging import (
     content_scores,
     counted_users,
@@ -47,6 +47,7 @@ from lib.content.judging import (
 from lib.content.neighbours import agreement, nearest
 from lib.content.networks import Fusion, PictureAgreement
 from lib.content.users import mean_of_history
+from lib.engines.arrow_tasks import InProcess
 from lib.models.rows import Weights, weighted_pairs
 from lib.models.two_tower import PairSampler
 from lib.pictures.decoding import decode
@@ -78,16 +79,45 @@ def main() -> int:
     cold_parser = kinds.add_parser("cold")
     cold_parser.add_argument("lake", type=Path)
     cold_parser.add_argument("format")
+    for kind_parser in (fashion_parser, cold_parser):
+        kind_parser.add_argument("--text", choices=("hashed", "sentences"), default="hashed")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = fashion(options.folder, options.page) if options.kind == "fashion" else cold(options.lake, options.format)
+    lines = (
+        fashion(options.folder, options.page, options.text)
+        if options.kind == "fashion"
+        else cold(options.lake, options.format, options.text)
+    )
     for line in lines:
         print(line, flush=True)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {time.process_time():.0f} CPU seconds. Machine: {machine()}.")
     return 0
 
 
-def fashion(folder: Path, page: Path) -> Iterator[str]:
+def described(items: pa.Table, text: str) -> Inputs:
+    """What titles and tags say of items, titles first."""
+    hashed = described_items(items, num_dimensions=SETTINGS.said_dimensions, seed=0, with_titles=text == "hashed")
+    if text == "hashed":
+        return hashed
+    titles = sentences.said_titles(pl.Series(items["title"])).drop_nulls().unique().sort()
+    seen = list(sentences.packed_titles(titles, sentences.sentence_vectors(titles.to_list())))
+    directions = sentences.directions_of(contents(sentences.spread_of(seen)), num_dimensions=SETTINGS.said_dimensions)
+    reduced = contents(sentences.reduce_titles(seen, directions=InProcess(directions)))
+    vectors = sentences.by_item(items["title"], reduced, num_dimensions=SETTINGS.said_dimensions)
+    found = no_inputs(len(hashed)).with_modality(TEXT, *vectors)
+    for name, values, known in zip(
+        hashed.names, np.split(hashed.values, np.cumsum(hashed.widths)[:-1], axis=1), hashed.known.T, strict=True
+    ):
+        found = found.with_modality(name, values, known)
+    return found
+
+
+def contents(parts: Iterable[pa.RecordBatch]) -> list[tuple[str, bytes]]:
+    """The kind and content of parts."""
+    return [(batch["kind"][0].as_py(), batch["content"][0].as_py()) for batch in parts]
+
+
+def fashion(folder: Path, page: Path, text: str) -> Iterator[str]:
     """Category agreement@10 of each kind of vector, and the page."""
     products = pl.read_csv(folder / "products.csv", infer_schema=False, truncate_ragged_lines=True).unique(
         "id", keep="first", maintain_order=True
@@ -111,11 +141,11 @@ def fashion(folder: Path, page: Path) -> Iterator[str]:
     titles = shown["productDisplayName"].fill_null("").to_list()
     yield row("TF-IDF", "title", TfidfVectorizer(sublinear_tf=True).fit_transform(titles))
     for levels in ((), ("masterCategory", "subCategory")):
-        said = described_items(items_of(products, levels), num_dimensions=128, seed=0)
+        said = described(items_of(products, levels), text)
         width = said.widths[0]
         names = "gender, colour, season, year, usage" + (", category and subcategory" if levels else "")
         if not levels:
-            yield row("title, hashed and reduced", "title", said.values[place, :width])
+            yield row(f"title, {text}", "title", said.values[place, :width])
         yield row("tags, reduced", names, said.values[place, width:])
         seen = fitted_pictures(stacked, said.values[place])
         yield row("picture", f"photo; learnt beside title, {names}", seen)
@@ -208,15 +238,15 @@ def page_of(shown: pl.DataFrame, photos: pl.DataFrame, vectors: dict[str, Any]) 
     return f"<!doctype html><meta charset=utf-8><title>Neighbours</title><style>{style}</style>{head}{''.join(blocks)}"
 
 
-def cold(lake: Path, format_name: str) -> Iterator[str]:
+def cold(lake: Path, format_name: str, text: str) -> Iterator[str]:
     """Recall@50 of items that were new to everybody, by content vectors beside popularity; the lake is copied."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "lake"
         shutil.copytree(lake, copy, ignore=shutil.ignore_patterns("raw", "logs", "files"))
-        yield from cold_of_copy(copy, format_name)
+        yield from cold_of_copy(copy, format_name, text)
 
 
-def cold_of_copy(lake: Path, format_name: str) -> Iterator[str]:
+def cold_of_copy(lake: Path, format_name: str, text: str) -> Iterator[str]:
     """The lines of the table."""
     with start_run("train_content", JobSettings(lake={"path": str(lake)}, log={"format": format_name})) as run:
         start, end = run.times.test_from, run.times.end
@@ -224,7 +254,7 @@ def cold_of_copy(lake: Path, format_name: str) -> Iterator[str]:
         interactions = pl.DataFrame(run.dataset("gold/interactions").to_table(columns=[*judging.COLUMNS]))
         seen = pictures_of_lake(run, items["item_id"])
     item_ids = items["item_id"].combine_chunks().cast(pa.string())
-    said = described_items(items, num_dimensions=128, seed=0)
+    said = described(items, text)
     inputs = said
     if seen is not None:
         place, pixels = seen

@@ -91,7 +91,7 @@ def see_titles(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     rows = unpacked(parts).get(SENTENCE)
     if rows is not None:
         titles = rows["title"].unique().sort()
-        yield from _packed(titles, sentence_vectors(titles.to_list()))
+        yield from packed_titles(titles, sentence_vectors(titles.to_list()))
 
 
 def spread_of(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -120,7 +120,7 @@ def reduce_titles(
     """A shard's vectors in the directions."""
     mean, found = directions.value
     for titles, values in _seen(parts):
-        yield from _packed(titles, np.asarray((values - mean) @ found, np.float32))
+        yield from packed_titles(titles, np.asarray((values - mean) @ found, np.float32))
 
 
 def by_item(
@@ -137,7 +137,8 @@ def by_item(
     return values, known
 
 
-def _packed(titles: pl.Series, vectors: Floats) -> Iterator[pa.RecordBatch]:
+def packed_titles(titles: pl.Series, vectors: Floats) -> Iterator[pa.RecordBatch]:
+    """Titles and their vectors as a part."""
     values = pl.Series([vector.tobytes() for vector in np.ascontiguousarray(vectors)], dtype=pl.Binary)  # float32
     yield from packed(pl.DataFrame({"title": titles, "values": values}), SENTENCE)
 
