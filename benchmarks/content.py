@@ -105,10 +105,9 @@ def described(items: pa.Table, text: str) -> Inputs:
     reduced = contents(sentences.reduce_titles(seen, directions=InProcess(directions)))
     vectors = sentences.by_item(items["title"], reduced, num_dimensions=SETTINGS.said_dimensions)
     found = no_inputs(len(hashed)).with_modality(TEXT, *vectors)
-    for name, values, known in zip(
-        hashed.names, np.split(hashed.values, np.cumsum(hashed.widths)[:-1], axis=1), hashed.known.T, strict=True
-    ):
-        found = found.with_modality(name, values, known)
+    parts = np.split(hashed.values, np.cumsum(hashed.widths), axis=1)
+    for place, name in enumerate(hashed.names):
+        found = found.with_modality(name, parts[place], hashed.known[:, place])
     return found
 
 
