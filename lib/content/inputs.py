@@ -2,7 +2,8 @@
 
 A modality is one way in which an item is described: `text` (its title), `tags` (categories, brand, attributes, price) and
 `picture`. Title and tags become TF-IDF of hashed n-grams and tags, brought to few dimensions by truncated SVD (latent
-semantic analysis, Deerwester et al. 1990): nothing is downloaded, and a title in any language will do.
+semantic analysis, Deerwester et al. 1990): nothing is downloaded, and a title in any language will do. A sentence model can
+take the place of the titles' n-grams (lib/content/sentences.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,16 +62,18 @@ def no_inputs(num_items: int) -> Inputs:
     return Inputs((), (), np.zeros((num_items, 0), np.float32), np.zeros((num_items, 0), bool))
 
 
-def described_items(items: pa.Table, *, num_dimensions: int, seed: int) -> Inputs:
+def described_items(items: pa.Table, *, num_dimensions: int, seed: int, with_titles: bool = True) -> Inputs:
     """What titles and tags say of items; a modality that no item has is left out.
 
     Args:
         items: rows of silver/items with COLUMNS.
         num_dimensions: of each modality, at most.
         seed: of the directions' search.
+        with_titles: whether titles are hashed here; False: they are left to a sentence model (lib/content/sentences.py).
     """
     found = no_inputs(items.num_rows)
-    for name, counted in ((TEXT, _titles(items)), (TAGS, _tags(items))):
+    for name, counts in ((TEXT, _titles), (TAGS, _tags)) if with_titles else ((TAGS, _tags),):
+        counted = counts(items)
         known = np.diff(counted.indptr) > 0
         if known.any():
             found = found.with_modality(name, reduced(counted, num_dimensions=num_dimensions, seed=seed), known)

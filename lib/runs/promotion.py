@@ -129,6 +129,7 @@ def settle(
     checkpoint: Path | None = None,
     num_parameters: int,
     curves: Mapping[str, Sequence[float]] | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> str | None:
     """Decide on this run's version of a model and register it, before any of its rows are committed.
 
@@ -144,6 +145,7 @@ def settle(
         checkpoint: the file with the weights.
         num_parameters: trainable parameters.
         curves: what was measured after each epoch, by name.
+        known: what is recorded beside the job's settings.
 
     Returns:
         The version that stays current, whose rows must stay beside this one's; None if this one is now current.
@@ -161,6 +163,7 @@ def settle(
             status=verdict.status,
             reason=verdict.reason,
             curves=curves,
+            known=known,
         )
         before = None if verdict.status == "promoted" else before
     return before

@@ -190,8 +190,9 @@ class Run:
         status: str = "promoted",
         reason: str | None = None,
         curves: Mapping[str, Sequence[float]] | None = None,
+        known: Mapping[str, str] | None = None,
     ) -> None:
-        """Record this run's version of a model, with the job's settings and what was measured after each epoch.
+        """Record this run's version of a model, with the job's settings, what is `known` beside them, and what was measured after each epoch.
 
         A promoted one retires the previous one.
         """
@@ -208,7 +209,9 @@ class Run:
             "as_of": self.as_of if self.known_times is not None else None,
             "num_parameters": num_parameters,
             "created_at": self.started_at,
-            "settings": self.settings.model_dump_json(include=set(self.settings.own_fields())),
+            "settings": json.dumps(
+                self.settings.model_dump(mode="json", include=set(self.settings.own_fields())) | dict(known or {})
+            ),
             "curves": json.dumps({name: list(values) for name, values in (curves or {}).items()}),
         }
         model_registry.register_model(self.lake, row)

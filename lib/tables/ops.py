@@ -49,7 +49,7 @@ MODELS = Table(
         required("created_at", TIME, "when it was registered"),
         Column("reason", TEXT, "why it was promoted or stands as a candidate, with the numbers"),
         Column("as_of", TIME, "the time up to which it used the log"),
-        Column("settings", TEXT, "its job's own settings, a JSON object"),
+        Column("settings", TEXT, "its job's own settings, and by whose model titles are seen: a JSON object"),
         Column("curves", TEXT, "what was measured after each epoch: a JSON object of lists of numbers"),
     ),
     key=("model", "version"),

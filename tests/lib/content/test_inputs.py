@@ -34,6 +34,13 @@ def test_titles_of_the_same_words_are_near_and_an_item_without_one_lacks_the_mod
     np.testing.assert_allclose(np.diag(near), [1, 1, 1, 0], atol=1e-5)
 
 
+def test_titles_that_are_left_to_a_sentence_model_are_not_hashed() -> None:
+    found = described_items(
+        items({"title": "Red shirt", "brand": "x"}, {"title": "Hose"}), num_dimensions=8, seed=0, with_titles=False
+    )
+    assert (found.names, found.known.ravel().tolist()) == ((TAGS,), [True, False])
+
+
 def test_tags_are_each_level_of_the_category_the_brand_the_attributes_and_the_class_of_the_price() -> None:
     assert tags_of(["men", "shoes"], "Acme", {"colour": "red", "size": None}, 3) == [
         "category=men",
