@@ -22,7 +22,7 @@ from lib.runs.weights import load_arrays, save_arrays
 from lib.statistics.bootstrap import Floats as Doubles
 
 BOUND = 5.0  # of a scaled feature, in standard deviations
-ROWS_AT_ONCE = 1 << 16
+ROWS_AT_ONCE = 1 << 13  # few enough for a cache
 ITEMS = "item_vectors"
 
 

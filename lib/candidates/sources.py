@@ -41,7 +41,7 @@ MODELS = (ALS, TWO_TOWER, SEQUENCE)  # whose vectors stand in gold/vectors
 COUNTING = (EASE, EASE_RECENT, POPULAR_IN_CATEGORY)  # say nothing of an item by a score that is not above 0
 CONTENT = "content"  # has vectors of items there; a user's is the mean of the items' in the history
 WIDE_USERS_AT_ONCE = 512
-CELLS_AT_ONCE = 1 << 23  # scores of a source in memory at a time (32 MB)
+CELLS_AT_ONCE = 1 << 22  # scores of a source in memory at a time (16 MB), few enough for a cache
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
     if POPULAR not in retrieval.left_out:
         proposed[POPULAR] = popular_new(catalogue.sums["num_recent_buyers"].to_numpy(), block, retrieval.num_proposed)
         is_candidate[proposed[POPULAR].user, proposed[POPULAR].item] = True
-    user, item = np.nonzero(is_candidate)
+    user, item = np.divmod(np.flatnonzero(is_candidate), len(catalogue))
     at_candidates = {source: of_source[user, item] for source, of_source in scores.items()}
     for source, of_source in at_candidates.items():
         of_source[of_source <= 0 if source in COUNTING else np.isneginf(of_source)] = np.nan
