@@ -58,6 +58,7 @@ from lib.ranking.validation import wanted_items
 from lib.runs.run import start_run
 from lib.settings import JobSettings
 from lib.statistics.bootstrap import mean_interval
+from lib.tables.silver import LEVELS
 from tests.machine import machine
 
 JOB = load_job(JOBS["train_content"])
@@ -303,7 +304,7 @@ def cold_rows(
         scored = content_scores(mean_of_history(window.histories, vectors), vectors)
         return row(what, scored, f"{judged_by(window, vectors)[judging.ALL].mean():.3f}")
 
-    paths = ["\x1f".join(path or ()) for path in items["category"].to_pylist()]
+    paths = [LEVELS.join(path or ()) for path in items["category"].to_pylist()]
     tags = np.array(pl.Series(paths).rank("dense").to_numpy() - 1, np.int64)
     tags[np.array([not path for path in paths])] = -1
     size = len(window.num_wanted)

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.tables.silver import LEVELS
+
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 
@@ -84,7 +86,7 @@ class Catalogue(NamedTuple):
         """
         paths = [tuple(path or ()) for path in categories]
         category, group = (
-            _codes(["\x1f".join(path) for path in paths]),
+            _codes([LEVELS.join(path) for path in paths]),
             _codes([path[0] if path else "" for path in paths]),
         )
         price = np.array([np.nan if p is None else float(p) for p in prices], dtype=float)

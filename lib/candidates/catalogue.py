@@ -9,8 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lib.candidates.known import ITEM_SUMS
-
-SEPARATOR = "\x1f"  # of a category's levels
+from lib.tables.silver import LEVELS
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
     else:
         given = pl.DataFrame(items.select(["item_id", "title", "category", "price"])).unique("item_id", keep="first")
         described = described.join(given, on="item_id", how="left", maintain_order="left")
-    path = described["category"].list.join(SEPARATOR).fill_null("")
+    path = described["category"].list.join(LEVELS).fill_null("")
     numbers = path.rank("dense").cast(pl.Int32) - 1
     num_tags = int(numbers.to_numpy().max(initial=-1)) + 2
     is_tagged = (path != "").to_numpy()
@@ -82,5 +81,5 @@ def catalogue_of(sums: pl.DataFrame, items: pa.Table | None) -> Catalogue:
         tag=np.where(is_tagged, numbers.to_numpy(), num_tags - 1).astype(np.int32),
         num_tags=num_tags,
         log_price=log_price,
-        tag_paths=tuple(tuple(name.split(SEPARATOR)) if name else () for name in path.unique().sort().to_list()),
+        tag_paths=tuple(tuple(name.split(LEVELS)) if name else () for name in path.unique().sort().to_list()),
     )

@@ -5,8 +5,7 @@ from datetime import datetime
 import polars as pl
 
 from lib.features.days import days_before
-
-SEPARATOR = "\x1f"  # of the parts of a category, which are one key
+from lib.tables.silver import LEVELS
 
 
 def item_profiles(
@@ -30,7 +29,7 @@ def item_profiles(
     num_clicks, num_impressions, num_purchases, num_views = of_shop.row(0)
     shop_click_rate = num_clicks / num_impressions if num_impressions else None
     shop_purchase_rate = num_purchases / num_views if num_views else None
-    listed = catalogue.select("item_id", listed_price="price", category=pl.col("category").list.join(SEPARATOR))
+    listed = catalogue.select("item_id", listed_price="price", category=pl.col("category").list.join(LEVELS))
     priced = counts.join(listed, on="item_id", how="left").with_columns(
         price=pl.coalesce("last_price", "listed_price"), num_events=pl.col("num_touches") + pl.col("num_impressions")
     )

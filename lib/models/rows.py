@@ -17,9 +17,9 @@ from torch import Tensor
 from lib.models.fitting import Examples
 from lib.models.two_tower import Pairs, TwoTower
 from lib.ranking.known_pairs import known_pairs
+from lib.tables.silver import LEVELS
 
 DAY_SECONDS = 86_400.0
-SEPARATOR = "\x1f"  # of a category's levels
 INTERACTION_COLUMNS = ("user_key", "item_id", "event_time", "weight", "num_relevant")
 
 
@@ -100,7 +100,7 @@ def item_tags(item_ids: pa.Array, items: pa.Table | None) -> tuple[Tensor, int]:
     described = pl.DataFrame(items.select(["item_id", "category", "brand"])).with_row_index("row")
     depth = pl.col("category").list.len().fill_null(0)
     paths = described.select("row", "category", level=pl.int_ranges(1, depth + 1)).explode("level", empty_as_null=False)
-    of_path = paths.select("row", tag=pl.format("c{}", pl.col("category").list.head("level").list.join(SEPARATOR)))
+    of_path = paths.select("row", tag=pl.format("c{}", pl.col("category").list.head("level").list.join(LEVELS)))
     brands = described.filter(pl.col("brand") != "").select("row", tag=pl.format("b{}", "brand"))
     tags = pl.concat([of_path, brands]).with_columns(number=pl.col("tag").rank("dense").cast(pl.Int64))
     place = tags.select("row", "number", place=pl.int_range(pl.len()).over("row"))

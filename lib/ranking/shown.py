@@ -11,6 +11,7 @@ import polars as pl
 
 from lib.ranking.evaluation import SEGMENTS_OF_USERS
 from lib.tables.gold import YOUNG_DAYS
+from lib.tables.silver import LEVELS
 
 COMPOSED, COMPOSED_OF = "rebuy_then_popularity", ("rebuy", "popularity")
 SHOWN = ("coverage", "novelty", "head_exposure", "diversity", "miscalibration")
@@ -58,7 +59,7 @@ class ItemFacts:
         )
         named = {*strategies}
         names = tuple(sorted(named | ({COMPOSED} if named.intersection(COMPOSED_OF) else set())))
-        path = pl.when(pl.col("category").list.len() > 0).then(pl.col("category").list.join("\x1f"))
+        path = pl.when(pl.col("category").list.len() > 0).then(pl.col("category").list.join(LEVELS))
         if described is None:
             return cls(rows.with_columns(tag=pl.lit(None, pl.String)), names)
         tags = described.select("item_id", tag=path)

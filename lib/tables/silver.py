@@ -16,6 +16,7 @@ from lib.tables.contract import (
     required,
 )  # fmt: skip
 
+LEVELS = "\x1f"  # between the levels of a category, where these are one text
 EVENT_TYPES = ("impression", "view", "cart", "favourite", "purchase", "return", "rating")
 
 PSEUDONYM_KEY = "cartwheel.pseudonymKey"
