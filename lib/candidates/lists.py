@@ -106,13 +106,12 @@ class Writer:
             np.concatenate([new.score, candidates.scores[source][is_own]]),
             self.length,
         )
-        nearest = self._nearest(block, both, new) if source == EASE else []
-        for place, (question, listed) in enumerate((("all", both), ("new", new))):
-            if source == EASE:
-                reasons = self._together(nearest[place], "one of your own items")
-            else:
-                reasons = pa.repeat(MODEL_REASONS[source], len(listed.user))
-            yield self._rows(block, source, question, listed, reasons)
+        if source == EASE:
+            reasons = [self._together(nearest, "one of your own items") for nearest in self._nearest(block, both, new)]
+        else:
+            reasons = [pa.repeat(MODEL_REASONS[source], len(listed.user)) for listed in (both, new)]
+        for question, listed, why in zip(("all", "new"), (both, new), reasons, strict=True):
+            yield self._rows(block, source, question, listed, why)
 
     def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[tuple[str, pa.Table]]:
         """The ranker's order of all candidates, and of the new ones; with rules, also what it would be without them."""

@@ -77,7 +77,7 @@ class RetrievalSettings(BaseModel):
         description="items at most that a catalogue describes and nobody has touched, which content vectors may propose",
     )
     ann_from_items: int = Field(
-        20_000,
+        50_000,
         ge=1,
         description="items of a catalogue from which on candidates by vectors come from an index, which finds most of the best",
     )
