@@ -4,8 +4,9 @@ Asks three questions, those of which the lake has the tables. `all` and `new` sc
 window after `as_of`: the test window for lists as of `test_from`, the validation window for those as of `valid_from`. Users
 without a list score zero and are counted. Besides the stored strategies it scores `rebuy_then_popularity`, which it composes of two of them.
 
-Where impressions are logged with a position, those of the latest days before `as_of` tell how often each position is looked at (lib/ranking/position_bias.py), and what users found through an impression counts by the inverse of that in the
-metrics that end with `_unbiased`.
+Where impressions are logged with a position, those of the latest days before `as_of` tell how often each position is looked at
+(lib/ranking/position_bias.py), and what users found through an impression counts by the inverse of that in the metrics that end
+with `_unbiased`.
 
 `next` asks, for each event after the first of every visit that begins in that window, what comes next given the events so far. The
 strategies (lib/next_item) learn here, from the latest visits before `as_of`: on the driver, whose memory their number bounds (the
@@ -93,12 +94,11 @@ def lists_and_positions(
     )
     if positions is None:
         run.log(f"positions are not corrected for: {why_not}")
-        lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=None)
-        return lists, None, why_no_lists
-    told = examination_rows(positions, as_of=run.as_of, split=split, seed=settings.seed)
     lists, why_no_lists = lists_measured(run, settings, split=split, num_shards=num_shards, positions=positions)
+    if positions is None:
+        return lists, None, why_no_lists
     positions.told.drop()
-    return lists, told, why_no_lists
+    return lists, examination_rows(positions, as_of=run.as_of, split=split, seed=settings.seed), why_no_lists
 
 
 def lists_measured(

@@ -32,6 +32,7 @@ from lib.candidates.sources import (
     Candidates,
     Proposed,
     Retrieval,
+    best_first,
     popular_new,
 )
 from lib.ranking.ease import Weights, weights_at
@@ -234,23 +235,6 @@ class Writer:
 def cells(listed: Proposed) -> list[tuple[int, int]]:
     """The users and items of rows."""
     return list(zip(listed.user.tolist(), listed.item.tolist(), strict=True))
-
-
-def best_first(
-    user: NDArray[np.int64],
-    item: NDArray[np.int64],
-    score: NDArray[np.float64],
-    length: int,
-    *,
-    tie_break: NDArray[np.float64] | None = None,
-) -> Proposed:
-    """The best `length` entries of each user by score; ties by `tie_break` (items,), highest first, then by position."""
-    ties = np.zeros(len(item)) if tie_break is None else -tie_break[item]
-    order = np.lexsort((item, ties, -score, user))
-    user, item, score = user[order], item[order], score[order]
-    rank = np.arange(1, len(user) + 1) - np.searchsorted(user, user)
-    listed = rank <= length
-    return Proposed(user[listed], item[listed], rank[listed].astype(np.int32), score[listed].astype(np.float64))
 
 
 def strongest_own(

@@ -182,7 +182,7 @@ def ease_weights(
     run: TaskRun, parts: Parts, catalogues: Mapping[str, Catalogue], settings: RetrievalSettings
 ) -> dict[str, Weights]:
     """EASE's weights between the items of each catalogue: exact where somebody has at most `max_ease_items`, else approximated."""
-    chosen = {name: most_owned(catalogue, len(catalogue)) for name, catalogue in catalogues.items()}
+    chosen = {name: near_tasks.supported(catalogue, 1) for name, catalogue in catalogues.items()}
     small = {name: places for name, places in chosen.items() if len(places) <= settings.max_ease_items}
     found: dict[str, Weights] = {}
     if small:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lib.candidates.catalogue import Catalogue
 from lib.candidates.histories import Histories
 from lib.candidates.sources import Proposed
+from lib.ranking.topk import ranks_of
 from lib.statistics.bootstrap import splitmix64
 
 Ints = NDArray[np.int64]
@@ -54,9 +55,9 @@ def best_places(
         number = number_in_group(user[order] * catalogue.num_tags + tag)
         beyond = (number >= max_per_category) & (tag != catalogue.num_tags - 1)
         order = order[np.lexsort((beyond, user[order]))]
-    rank = np.arange(1, len(order) + 1) - np.searchsorted(user[order], user[order])
+    rank = ranks_of(user[order])
     listed = rank <= length
-    return order[listed], rank[listed].astype(np.int32)
+    return order[listed], rank[listed]
 
 
 def number_in_group(group: Ints) -> Ints:

@@ -27,11 +27,10 @@ from lib.candidates.wide import (
     cells_of,
     grouped,
     places_in,
-    ranked,
 )
 from lib.content.users import mean_of_history
 from lib.ranking.ease import Weights
-from lib.ranking.topk import best_of_each
+from lib.ranking.topk import best_of_each, ranks_of
 
 Floats = NDArray[np.float32]
 OWN, POPULAR, POPULAR_IN_CATEGORY = "own", "popular", "popular_in_category"
@@ -119,7 +118,7 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
         proposed[source] = _best_new(of_source, own, retrieval.num_proposed, above)
         is_candidate[proposed[source].user, proposed[source].item] = True
     if POPULAR not in retrieval.left_out:
-        proposed[POPULAR] = popular_new(catalogue.sums["num_recent_buyers"].to_numpy(), block, retrieval.num_proposed)
+        proposed[POPULAR] = popular_new(retrieval.recent_buyers, block, retrieval.num_proposed)
         is_candidate[proposed[POPULAR].user, proposed[POPULAR].item] = True
     user, item = np.divmod(np.flatnonzero(is_candidate), len(catalogue))
     at_candidates = {source: of_source[user, item] for source, of_source in scores.items()}
@@ -137,9 +136,8 @@ def _wide_candidates(retrieval: Retrieval, block: Histories, indexes: Mapping[st
     scores = _wide_scores(retrieval, block, indexes)
     for source, of_source in scores.items():
         entries = of_source.best(num_asked)
-        is_new = places_in(cells_of(entries.user, entries.item, num_items), own) < 0
-        found, rank = ranked(entries, is_new, retrieval.num_proposed)
-        proposed[source] = Proposed(found.user, found.item, rank, found.score.astype(np.float64))
+        new = entries.where(places_in(cells_of(entries.user, entries.item, num_items), own) < 0)
+        proposed[source] = best_first(new.user, new.item, new.score, retrieval.num_proposed)
     if POPULAR not in retrieval.left_out:
         proposed[POPULAR] = popular_new(retrieval.recent_buyers, block, retrieval.num_proposed)
     cells = np.unique(np.concatenate([cells_of(one.user, one.item, num_items) for one in proposed.values()]))
@@ -178,6 +176,23 @@ def _widened(found: sp.csr_array | Floats, num_items: int) -> sp.csr_array:
     sums = sp.csr_array(found)
     sums.sort_indices()
     return sp.csr_array((sums.data, sums.indices, sums.indptr), shape=(sums.shape[0], num_items))
+
+
+def best_first(
+    user: NDArray[np.int64],
+    item: NDArray[np.int64],
+    score: Floats | NDArray[np.float64],
+    length: int,
+    *,
+    tie_break: NDArray[np.float64] | None = None,
+) -> Proposed:
+    """The best `length` entries of each user by score; ties by `tie_break` (items,), highest first, then by position."""
+    ties = np.zeros(len(item)) if tie_break is None else -tie_break[item]
+    order = np.lexsort((item, ties, -score, user))
+    user, item, score = user[order], item[order], score[order]
+    rank = ranks_of(user)
+    listed = rank <= length
+    return Proposed(user[listed], item[listed], rank[listed], score[listed].astype(np.float64))
 
 
 def popular_new(popularity: NDArray[Any], block: Histories, num_proposed: int) -> Proposed:
@@ -263,5 +278,4 @@ def _own_items(block: Histories) -> Proposed:
     user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
     order = np.lexsort((item, age, -bought, user))
     user, item = user[order], item[order]
-    rank = np.arange(1, len(user) + 1) - np.searchsorted(user, user)
-    return Proposed(user, item, rank.astype(np.int32), bought[order].astype(np.float64))
+    return Proposed(user, item, ranks_of(user), bought[order].astype(np.float64))

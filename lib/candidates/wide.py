@@ -23,6 +23,10 @@ class Entries(NamedTuple):
     item: Ints
     score: Floats
 
+    def where(self, chosen: NDArray[np.bool_]) -> "Entries":
+        """Some of the entries."""
+        return Entries(self.user[chosen], self.item[chosen], self.score[chosen])
+
 
 class Scores(Protocol):
     """What a retriever says of a block of users."""
@@ -123,8 +127,7 @@ class GroupScores:
         place = np.arange(length.sum()) + np.repeat(begin - (np.cumsum(length) - length), length)
         user, item = np.repeat(user, length), self.groups.items[place]
         score = self.at(user, item)
-        said = ~np.isnan(score)
-        return Entries(user[said], item[said], score[said])
+        return Entries(user, item, score).where(~np.isnan(score))
 
     def at(self, user: Ints, item: Ints) -> Floats:
         found = self.shares[user, self.group[item]] * self.value[item]
@@ -142,13 +145,3 @@ def places_in(cells: Ints, among: Ints) -> Ints:
         return np.full(len(cells), -1)
     at = np.minimum(np.searchsorted(among, cells), len(among) - 1)
     return np.where(among[at] == cells, at, -1)
-
-
-def ranked(entries: Entries, chosen: NDArray[np.bool_], length: int) -> tuple[Entries, NDArray[np.int32]]:
-    """The best of the chosen entries of each user, with their ranks from 1; ties by item."""
-    user, item, score = entries.user[chosen], entries.item[chosen], entries.score[chosen]
-    order = np.lexsort((item, -score, user))
-    user, item, score = user[order], item[order], score[order]
-    rank = np.arange(1, len(user) + 1) - np.searchsorted(user, user)
-    first = rank <= length
-    return Entries(user[first], item[first], score[first]), rank[first].astype(np.int32)

@@ -59,9 +59,14 @@ def best_of_each(scores: Scores, k: int, *, above: float = -np.inf) -> Ranked:
     score = scores[user, item]
     order = np.lexsort((-score, user))  # is stable, and items stand in their order
     user, item, score = user[order], item[order], score[order]
-    rank = np.arange(1, len(user) + 1) - np.searchsorted(user, user)
+    rank = ranks_of(user)
     kept = rank <= k
-    return Ranked(user[kept], rank[kept].astype(np.int32), item[kept], score[kept].astype(np.float64))
+    return Ranked(user[kept], rank[kept], item[kept], score[kept].astype(np.float64))
+
+
+def ranks_of(user: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The rank of each entry among those of its user, from 1, of entries that are sorted by user and then best first."""
+    return (np.arange(1, len(user) + 1) - np.searchsorted(user, user)).astype(np.int32)
 
 
 def _bound(scores: Scores, k: int) -> Scores:

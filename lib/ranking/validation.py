@@ -41,10 +41,8 @@ def wanted_items(relevant: Iterable[pa.RecordBatch]) -> pa.Table:
 def with_known(wanted: pa.Table, before: Iterable[pa.RecordBatch]) -> pa.Table:
     """The same with `known`, the distinct items that each user had before, from `user_key`, `item_id` and `weight` of interactions."""
     users = pl.DataFrame(wanted)
-    theirs = [rows.filter(pl.col("user_key").is_in(users["user_key"].implode())) for rows in map(pl.DataFrame, before)]
-    pairs = (
-        pl.concat([pl.DataFrame(schema=BEFORE), *theirs]).group_by("user_key", "item_id").agg(pl.col("weight").sum())
-    )
+    rows = pl.concat([pl.DataFrame(schema=BEFORE), *map(pl.DataFrame, before)])
+    pairs = rows.group_by("user_key", "item_id").agg(pl.col("weight").sum())
     known = pairs.filter(pl.col("weight") > 0).sort("user_key", "item_id").group_by("user_key").agg(known="item_id")
     both = users.join(known, on="user_key", how="left", maintain_order="left")
     return both.with_columns(pl.col("known").fill_null([])).to_arrow().cast(WANTED.append(KNOWN))

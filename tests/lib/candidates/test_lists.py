@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.candidates.features import FEATURES
-from lib.candidates.lists import Wording, Writer, best_first
+from lib.candidates.lists import Wording, Writer
 from lib.candidates.networks import Network, Scaling
 from lib.candidates.ranker import Ranker, ordinary
 from lib.candidates.rules import Rules
-from lib.candidates.sources import candidates_of
+from lib.candidates.sources import best_first, candidates_of
 from lib.candidates.trees import Trees, fitted, text_of
 from tests.lib.candidates.shop import event, interactions, shop, with_vectors
 from tests.lib.candidates.test_ranker import OPTIONS, planted

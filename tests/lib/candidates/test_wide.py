@@ -8,8 +8,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.candidates.sources import Candidates, Retrieval, candidates_of
-from lib.candidates.wide import Entries, WeightScores, ranked
+from lib.candidates.sources import Candidates, Retrieval, best_first, candidates_of
+from lib.candidates.wide import Entries, WeightScores
 from lib.ranking import ann
 from tests.lib.candidates.shop import event, interactions, shop, with_vectors
 from tests.lib.candidates.test_sources import entries
@@ -103,8 +103,8 @@ def test_the_best_of_stored_weights_are_those_above_nothing_with_all_that_tie_fo
 
 def test_entries_are_ranked_by_score_and_ties_by_item() -> None:
     entries_of = Entries(np.array([1, 0, 1, 1]), np.array([4, 0, 2, 3]), np.array([5, 1, 5, 9], np.float32))
-    best, rank = ranked(entries_of, np.array([True, True, True, True]), 2)
-    assert [one.tolist() for one in best] == [[0, 1, 1], [0, 3, 2], [1, 9, 5]]
-    assert rank.tolist() == [1, 1, 2]
-    best, _ = ranked(entries_of, np.array([True, True, True, False]), 2)
+    best = best_first(*entries_of, 2)
+    assert [one.tolist() for one in (best.user, best.item, best.score)] == [[0, 1, 1], [0, 3, 2], [1, 9, 5]]
+    assert best.rank.tolist() == [1, 1, 2]
+    best = best_first(*entries_of.where(np.array([True, True, True, False])), 2)
     assert best.item.tolist() == [0, 2, 4]
