@@ -226,9 +226,11 @@ def _partitions(table: Table, batch: pa.Table) -> Iterable[tuple[dict[str, str],
     if not columns:
         yield {}, batch
         return
-    if not all(is_run for _, _, is_run in _runs(batch, columns)):
-        batch = batch.take(pc.sort_indices(batch, [(column, "ascending") for column in columns]))  # is stable
-    for row, rows, _ in _runs(batch, columns):
+    runs = [*_runs(batch, columns)]
+    if not all(is_run for _, _, is_run in runs):
+        in_order = pc.sort_indices(batch, [(column, "ascending") for column in columns])  # is stable
+        runs = [*_runs(batch.take(in_order), columns)]
+    for row, rows, _ in runs:
         yield {column: str(value) for column, value in row.items()}, rows.drop_columns(columns)
 
 
