@@ -3,7 +3,7 @@
 One run of Ray Train fits rankers of several kinds (lib/candidates/ranker.py: LambdaMART by LightGBM, and networks) over the
 candidates of several windows before `run.as_of`, each as long as the validation window. Candidates and features are those that
 were known when a window began, and relevant is what the user bought in it. Each kind learns first from all windows but the last,
-which chooses its number of trees or epochs, and then the kind that serves; by its fit the version is judged
+which chooses how many trees there are, and then the kind that serves; by its fit the version is judged
 (lib/runs/promotion.py). The kind that serves learns again from all windows, as long as it did. evaluate judges the lists. Nothing
 from `run.as_of` on is used. A checkpoint after each fit lets a killed worker or job continue. A rerun, a retry or a kill changes
 nothing.
@@ -15,7 +15,7 @@ trees together by LightGBM's own protocol, and networks by the sum of their grad
 import json
 import math
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from ray import train
 from ray.util import get_node_ip_address
 from torch import distributed
@@ -35,7 +35,7 @@ from lib.candidates.features import FEATURES
 from lib.candidates.network_fit import NetworkPlan, epochs, listwise_loss, network_of, pointwise_loss, state_of
 from lib.candidates.networks import Network
 from lib.candidates.preparing import RetrievalSettings, Tables, described, most_owned, retrievals, versions_at
-from lib.candidates.ranker import LISTWISE, NEURAL, TREES, Kind, Scorer, ordinary
+from lib.candidates.ranker import BLEND, LISTWISE, NEURAL, TREES, Blend, Kind, Scorer, ordinary, square_sums
 from lib.candidates.tasks import Moment
 from lib.candidates.trees import TREES_AT_ONCE, Trees, grown, ndcg_by_trees, text_of
 from lib.engines.arrow_tasks import gathered
@@ -53,9 +53,9 @@ from lib.tables import contract
 MODEL = "ranker"
 TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 QUESTIONS = ("all", "new")
-# Tens of trees, and epochs: how many where there is one window alone, and after how many without a higher NDCG no more are tried.
-STEPS_WITHOUT_VALIDATION: Mapping[Kind, int] = {TREES: 10, LISTWISE: 8, NEURAL: 8}
-PATIENCE: Mapping[Kind, int] = {TREES: 3, LISTWISE: 5, NEURAL: 5}
+# Tens of trees: how many where there is one window alone, and after how many without a higher NDCG no more are tried.
+STEPS_WITHOUT_VALIDATION = 10
+PATIENCE = 3
 LEAST_USERS = 5  # of a window, to learn from or to validate by
 ITEMS_WITH_VECTORS = 20_000  # at most, those that most users have
 NEURAL_WIDTHS = (256, 128)
@@ -65,9 +65,10 @@ class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
     """Defaults chosen on the validation windows of Online Retail and of the market."""
 
     kinds: tuple[Kind, ...] = Field(
-        (TREES, LISTWISE),
+        (TREES, LISTWISE, BLEND),
         min_length=1,
-        description="rankers that are tried; the best on the last window serves, and without one to validate by, the first",
+        description="rankers that are tried, `blend` as the mean of those before it; the best on the last window serves, and "
+        "without one to validate by, the first",
     )
     num_windows: int = Field(3, ge=1, le=50, description="windows before as_of to learn from; the last one validates")
     max_users: int = Field(
@@ -77,15 +78,26 @@ class TrainRankerSettings(RetrievalSettings, PromotionSettings, JobSettings):
     num_leaves: int = Field(31, ge=2, le=4096, description="leaves of a tree")
     learning_rate: float = Field(0.1, gt=0, le=1, description="shrinkage of each tree")
     min_leaf_candidates: int = Field(50, ge=1, description="candidates in a leaf at least")
-    max_epochs: int = Field(12, ge=1, description="epochs of a network at most; the last window chooses how many")
+    num_epochs: int = Field(8, ge=1, description="epochs of a network")
     listwise_widths: tuple[int, ...] = Field((64, 32), description="widths of the layers of the listwise network")
-    listwise_learning_rate: float = Field(3e-3, gt=0, description="of the listwise network (AdamW)")
+    listwise_learning_rate: float = Field(
+        4e-3, gt=0, description="of the listwise network at the start (AdamW); it falls to 0"
+    )
     vector_size: int = Field(16, ge=1, le=1024, description="length of the neural ranker's vectors of items and users")
-    neural_learning_rate: float = Field(1e-3, gt=0, description="of the neural ranker (AdamW)")
+    neural_learning_rate: float = Field(1e-3, gt=0, description="of the neural ranker at the start (AdamW)")
     weight_decay: float = Field(1e-2, ge=0, description="of both networks (AdamW)")
     users_at_once: int = Field(32, ge=1, description="users in a batch of a network, over all workers")
     max_failures: int = Field(3, ge=0, description="how often lost workers are restarted")
     seed: int = Field(0, ge=0, description="seed of the trees' samples, of weights and of batches")
+
+    @field_validator("kinds")
+    @classmethod
+    def _blends_what_is_there(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("names a kind twice")
+        if BLEND in kinds and (kinds[-1] != BLEND or len(kinds) < 3):
+            raise ValueError(f"{BLEND} is the mean of the kinds before it: it comes last, after two at least")
+        return kinds
 
 
 @dataclass(frozen=True)
@@ -94,10 +106,16 @@ class Task:
 
     shares: RayParts  # the examples of each worker
     windows: tuple[str, ...]  # in their order; the last one validates, if there are several
-    max_steps: Mapping[Kind, int]  # kind -> at most; its keys are the kinds that are tried
+    kinds: tuple[Kind, ...]  # that are tried
+    max_steps: int  # tens of trees
     options: Mapping[str, object]  # of LightGBM
     plans: Mapping[Kind, NetworkPlan]  # of the networks
     item_ids: pa.StringArray | None  # of the items with vectors, where a ranker has some
+
+    @property
+    def blended(self) -> tuple[Kind, ...]:
+        """The kinds that a blend is the mean of."""
+        return tuple(kind for kind in self.kinds if kind != BLEND)
 
     def examples(self, rank: int) -> dict[str, Examples]:
         """A worker's examples of each window; one without any of a window takes those of another worker."""
@@ -121,55 +139,80 @@ def train_worker(config: dict[str, Task]) -> None:
     found = task.examples(context.get_world_rank())
     if len(task.windows) > 1:
         learned = joined([mostly_known(found[name]) for name in task.windows[:-1]])
-        for kind in task.max_steps:
+        for kind in task.kinds:
             if kind not in states["first"]:
-                states["first"][kind] = first_fit(task, kind, learned, found[task.windows[-1]])
-                report_epoch(states, {"kind": kind, "ndcg": max(states["first"][kind]["curve"])})
+                states["first"][kind] = first_fit(task, kind, states["first"], learned, found[task.windows[-1]])
+                report_epoch(states, {"kind": kind, "ndcg": states["first"][kind]["ndcg"]})
     if "last" not in states:
-        kind, num_steps = chosen(task, states)
+        kind = chosen(task, states)
         every = joined([mostly_known(found[name]) for name in task.windows])
-        last = next(islice(steps(task, kind, every), num_steps - 1, None))
-        states |= {"last": packed(last), "usual": ordinary(every.features).tolist()}
-        report_epoch(states, {"kind": kind, "steps": num_steps})
+        states |= {"last": packed(last_fit(task, kind, states["first"], every))}
+        states |= {"usual": ordinary(every.features).tolist()}
+        report_epoch(states, {"kind": kind})
 
 
-def chosen(task: Task, states: Mapping[str, Any]) -> tuple[Kind, int]:
-    """The kind that serves, and for how many steps it learns."""
-    kinds = list(task.max_steps)
+def chosen(task: Task, states: Mapping[str, Any]) -> Kind:
+    """The kind that serves."""
     if not states["first"]:
-        return kinds[0], min(task.max_steps[kinds[0]], STEPS_WITHOUT_VALIDATION[kinds[0]])
-    best = max(kinds, key=lambda kind: max(states["first"][kind]["curve"]))  # the first of equals
-    return best, states["first"][best]["num_steps"]
+        return task.kinds[0]
+    return max(task.kinds, key=lambda kind: states["first"][kind]["ndcg"])  # the first of equals
 
 
-def first_fit(task: Task, kind: Kind, learned: Examples, valid: Examples) -> dict[str, Any]:
-    """Learn from all windows but the last, on which more steps are tried until they no longer help; the best number is kept."""
+def first_fit(task: Task, kind: Kind, before: Mapping[str, Any], learned: Examples, valid: Examples) -> dict[str, Any]:
+    """Learn from all windows but the last, and judge on it: as many trees as are best there; a network after its epochs.
+
+    Args:
+        task: what to fit.
+        kind: of ranker.
+        before: what this gave for the kinds before it.
+        learned: the examples of the windows before the last.
+        valid: those of the last one.
+    """
+    if kind == BLEND:
+        blend = blended([unpacked(before[other]["fit"]) for other in task.blended], learned)
+        ndcg = total_ndcg(ndcg_of(blend.scores(valid.features, valid.pairs), valid))
+        return {"fit": packed(blend), "ndcg": ndcg, "curve": [ndcg]}
     curve: list[float] = []
     best: Scorer | None = None
-    for scorer, ndcg in judged_steps(task, kind, learned, valid):
-        sums = torch.from_numpy(np.stack([np.nansum(ndcg, axis=0), (~np.isnan(ndcg)).sum(axis=0)]))
-        total, count = total_over_workers(sums)
-        curve.append(float((total / count.clamp(min=1)).sum()))  # of both questions
-        num_steps = 1 + int(np.argmax(curve))
+    for scorer, of_users in judged_steps(task, kind, learned, valid):
+        curve.append(total_ndcg(of_users))
+        num_steps = 1 + int(np.argmax(curve)) if kind == TREES else len(curve)
         best = scorer if num_steps == len(curve) else best
-        if len(curve) >= min(task.max_steps[kind], num_steps + PATIENCE[kind]):
-            assert best is not None
-            return {"fit": packed(best), "num_steps": num_steps, "curve": curve}
-    raise AssertionError("a ranker learns without end")
+        if len(curve) >= num_steps + PATIENCE:
+            break
+    assert best is not None
+    return {"fit": packed(best), "num_steps": num_steps, "ndcg": curve[num_steps - 1], "curve": curve}
 
 
-def steps(task: Task, kind: Kind, learned: Examples) -> Iterator[Scorer]:
-    """A ranker after each ten trees or each epoch, without end."""
-    if kind == TREES:
-        yield from (Trees(text_of(booster)) for booster in grown(learned, options_of(task)))
-    else:
-        yield from epochs(learned, task.plans[kind])
+def last_fit(task: Task, kind: Kind, first: Mapping[str, Any], every: Examples) -> Scorer:
+    """Learn from all windows, for as long as was best before the last one."""
+    if kind == BLEND:
+        return blended([last_fit(task, other, first, every) for other in task.blended], every)
+    if kind != TREES:
+        *_, network = epochs(every, task.plans[kind])
+        return network
+    num_steps = first[TREES]["num_steps"] if first else min(task.max_steps, STEPS_WITHOUT_VALIDATION)
+    return Trees(text_of(next(islice(grown(every, options_of(task)), num_steps - 1, None))))
+
+
+def blended(scorers: Sequence[Scorer], learned: Examples) -> Blend:
+    """The mean of fits, each over the deviation of its scores within the lists of all workers' examples."""
+    sums = [square_sums(scorer.scores(learned.features, learned.pairs), learned) for scorer in scorers]
+    squares, count = total_over_workers(torch.from_numpy(np.stack(sums, axis=1))).numpy()
+    return Blend(scorers, [float(value) or 1.0 for value in np.sqrt(squares / np.maximum(count, 1))])
+
+
+def total_ndcg(of_users: Floats) -> float:
+    """The mean NDCG@10 over all workers' users of both questions, summed."""
+    sums = torch.from_numpy(np.stack([np.nansum(of_users, axis=0), (~np.isnan(of_users)).sum(axis=0)]))
+    total, count = total_over_workers(sums)
+    return float((total / count.clamp(min=1)).sum())
 
 
 def judged_steps(task: Task, kind: Kind, learned: Examples, valid: Examples) -> Iterator[tuple[Scorer, Floats]]:
-    """The same with the NDCG@10 of each user of the validation window; what trees add is added to the scores of those before."""
-    if kind == TREES:
-        by_trees = ndcg_by_trees(grown(learned, options_of(task)), valid)
+    """A ranker after each ten trees or each epoch, with the NDCG@10 of each user of the validation window."""
+    if kind == TREES:  # what trees add is added to the scores of those before
+        by_trees = islice(ndcg_by_trees(grown(learned, options_of(task)), valid), task.max_steps)
         yield from ((Trees(text_of(booster)), ndcg) for booster, ndcg in by_trees)
     else:
         inputs = None
@@ -182,12 +225,16 @@ def packed(scorer: Scorer) -> dict[str, Any]:
     """A fit as a checkpoint holds it."""
     if isinstance(scorer, Network):
         return state_of(scorer)
+    if isinstance(scorer, Blend):
+        return {"fits": [packed(part) for part in scorer.scorers], "deviations": list(scorer.deviations)}
     assert isinstance(scorer, Trees)
     return {"text": scorer.text}
 
 
 def unpacked(state: Mapping[str, Any]) -> Scorer:
     """What `packed` gave."""
+    if "fits" in state:
+        return Blend([unpacked(part) for part in state["fits"]], state["deviations"])
     return Trees(state["text"]) if "text" in state else network_of(state)
 
 
@@ -259,19 +306,19 @@ def task_of(
         "min_data_in_leaf": settings.min_leaf_candidates,
         "seed": settings.seed,
     }
-    shared = (settings.weight_decay, settings.users_at_once, settings.seed)
-    plans: dict[Kind, NetworkPlan] = {
+    max_steps = math.ceil(settings.max_trees / TREES_AT_ONCE)
+    return Task(shares, tuple(useful), settings.kinds, max_steps, options, plans_of(settings), item_ids)
+
+
+def plans_of(settings: TrainRankerSettings) -> dict[Kind, NetworkPlan]:
+    """How each network is fitted."""
+    shared = (settings.weight_decay, settings.users_at_once, settings.num_epochs, settings.seed)
+    return {
         LISTWISE: NetworkPlan(listwise_loss, settings.listwise_widths, 0, settings.listwise_learning_rate, *shared),
         NEURAL: NetworkPlan(
             pointwise_loss, NEURAL_WIDTHS, settings.vector_size, settings.neural_learning_rate, *shared
         ),
     }
-    most: dict[Kind, int] = {
-        TREES: math.ceil(settings.max_trees / TREES_AT_ONCE),
-        **dict.fromkeys(plans, settings.max_epochs),
-    }
-    max_steps = {kind: most[kind] for kind in settings.kinds}
-    return Task(shares, tuple(useful), max_steps, options, plans, item_ids)
 
 
 def publish(
@@ -279,7 +326,7 @@ def publish(
 ) -> None:
     """Write the fits of the kind that serves, settle the version, and commit every kind's metrics on the last window."""
     folder = run.files(MODEL)
-    kind, num_steps = chosen(task, states)
+    kind = chosen(task, states)
     first = {name: unpacked(of_kind["fit"]) for name, of_kind in states["first"].items()}
     fits = {MODEL: unpacked(states["last"]), **({judged(MODEL): first[kind]} if first else {})}
     until = {MODEL: windows[task.windows[-1]].until, judged(MODEL): windows[task.windows[-1]].as_of}
@@ -289,8 +336,7 @@ def publish(
     (folder / "ranker.json").write_text(json.dumps({**known, "learned_until": learned}, indent=2))
     valid = validation_examples(task) if first else None
     by_kind = {} if valid is None else {name: by_question(scorer, valid) for name, scorer in first.items()}
-    learned_for = {"trees": num_steps * TREES_AT_ONCE} if kind == TREES else {"epochs": num_steps}
-    run.log(f"{kind} serves" if len(task.max_steps) > 1 else kind, **learned_for)
+    run.log(f"{kind} serves", parameters=fits[MODEL].num_parameters)
     kept = settle(
         run,
         MODEL,

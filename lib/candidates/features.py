@@ -38,6 +38,7 @@ SCORE_FEATURES = {
     **{EASE: TOGETHER, EASE_RECENT: TOGETHER, ALS: TASTE, TWO_TOWER: TASTE},
     **{SEQUENCE: FOLLOWING, CONTENT: FITTING, POPULAR_IN_CATEGORY: TRENDING},
 }
+STANDINGS = {f"{source}_standing": group for source, group in SCORE_FEATURES.items()}
 ITEM_FEATURES = (
     *(*(f"item_bought_{days}" for days in HALF_LIVES), "item_weight_14", "item_recent_buyers", "item_buyers"),
     *("item_age_days", "item_silence_days", "item_trend", "item_log_price"),
@@ -47,6 +48,7 @@ BOTH_FEATURES = ("price_fit", "tag_share")
 GROUP_OF = {
     **dict.fromkeys(PAIR_FEATURES, BOUGHT),
     **SCORE_FEATURES,
+    **STANDINGS,
     **dict.fromkeys(ITEM_FEATURES, TRENDING),
     **dict.fromkeys(USER_FEATURES, ""),
     **dict.fromkeys(BOTH_FEATURES, FITTING),
@@ -58,9 +60,11 @@ def features_of(candidates: Candidates, block: Histories, catalogue: Catalogue) 
     """(N, len(FEATURES)) of the candidates of a block."""
     user, item = candidates.user, candidates.item
     nothing = np.full(len(user), np.nan, np.float32)
+    scores = np.column_stack([candidates.scores.get(source, nothing) for source in SCORE_FEATURES])
     columns = [
         _of_pairs(candidates.pair, block),
-        *(candidates.scores.get(source, nothing)[:, None] for source in SCORE_FEATURES),
+        scores,
+        standings(user, scores),
         _of_items(catalogue)[item],
         _of_users(block)[user],
         _of_both(candidates, block, catalogue),
@@ -80,6 +84,28 @@ def _of_pairs(pair: NDArray[np.int64], block: Histories) -> Floats:
     of_pairs = with_more.select(pl.col(PAIR_FEATURES).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
     without = np.where(IS_COUNT, 0, np.nan).astype(np.float32)
     return np.asarray(np.concatenate([of_pairs, without[None]])[pair])  # -1 is the last row
+
+
+def standings(user: NDArray[np.int64], scores: Floats) -> Floats:
+    """How far each score stands above the mean of its user's candidates, in their standard deviations; 0 where all are alike.
+
+    Args:
+        user: (N,), ascending.
+        scores: (N, S), NaN where unknown, which it stays.
+    """
+    sizes = np.unique(user, return_counts=True)[1]
+    starts = np.cumsum(sizes) - sizes
+    known = np.isfinite(scores)
+    above = np.where(known, scores, 0).astype(np.float64)
+    count = np.maximum(np.add.reduceat(known, starts, axis=0, dtype=np.float64), 1)
+    mean = np.add.reduceat(above, starts, axis=0) / count
+    above -= np.repeat(mean, sizes, axis=0)
+    above[~known] = 0
+    deviation = np.sqrt(np.add.reduceat(above**2, starts, axis=0) / count)
+    scale = np.where(deviation > 1e-6 * np.abs(mean), 1 / np.where(deviation > 0, deviation, 1), 0)
+    above *= np.repeat(scale, sizes, axis=0)
+    above[~known] = np.nan
+    return above.astype(np.float32)
 
 
 def _of_items(catalogue: Catalogue) -> Floats:

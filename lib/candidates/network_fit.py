@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LinearLR
 
 from lib.candidates.examples import Examples
 from lib.candidates.networks import Network, Scaling, own_places, scaling_of, scaling_sums
@@ -56,9 +57,10 @@ class NetworkPlan:
     loss: Loss
     widths: tuple[int, ...]  # of the layers
     vector_size: int  # of users' and items' own vectors; 0 for a network without them
-    learning_rate: float
+    learning_rate: float  # of the first step; it falls to 0 by equal steps
     weight_decay: float
     users_at_once: int  # in a batch of all workers
+    num_epochs: int
     seed: int
 
 
@@ -93,7 +95,7 @@ class RankingNetwork(nn.Module):
 
 
 def epochs(examples: Examples, plan: NetworkPlan) -> Iterator[Network]:
-    """A network after each epoch, without end, the same on all workers; of vectors of its own where the examples say who and what.
+    """A network after each epoch, the same on all workers; of vectors of its own where the examples say who and what.
 
     Users who bought no candidate are left out of what the loss over lists learns from: they are no part of it.
     """
@@ -109,10 +111,12 @@ def epochs(examples: Examples, plan: NetworkPlan) -> Iterator[Network]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     num_users = int(total_over_workers(torch.tensor(len(learned.users))))
     num_batches = math.ceil(num_users / plan.users_at_once)
+    falling = LinearLR(optimizer, 1, 0, total_iters=max(1, num_batches * plan.num_epochs))
     rng = np.random.default_rng(plan.seed)
-    while True:
+    for _ in range(plan.num_epochs):
         for users in np.array_split(rng.permutation(learned.users), num_batches) if num_batches else ():
             step(model, optimizer, plan.loss, learned, users)
+            falling.step()
         found = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
         layers = {name.removeprefix("layers."): array for name, array in found.items() if name.startswith("layers.")}
         yield Network(scaling, layers, item_ids, found["item_vectors"])

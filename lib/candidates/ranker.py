@@ -1,11 +1,14 @@
 """A ranker: what orders the candidates, of whichever kind; how it is stored, and what in a candidate moved its score.
 
-Three kinds stand beside each other, and validation chooses (jobs/ray/train_ranker.py, docs/decisions/0032): LambdaMART
-(lib/candidates/trees.py), a network with a loss over a user's list, and the neural ranker, which has vectors of users and items
-of its own (lib/candidates/networks.py). Does not need torch.
+Several kinds stand beside each other, and validation chooses (jobs/ray/train_ranker.py, docs/decisions/0032): LambdaMART
+(lib/candidates/trees.py), a network with a loss over a user's list, the neural ranker, which has vectors of users and items
+of its own (lib/candidates/networks.py), and the mean of several. Does not need torch.
 """
 
+import json
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,16 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.candidates import networks
-from lib.candidates.examples import Floats, Pairs
+from lib.candidates.examples import Examples, Floats, Pairs
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS, IS_COUNT, PAIR_FEATURES, TASTE
 from lib.candidates.networks import Network
 from lib.candidates.trees import Trees
 from lib.statistics.bootstrap import Floats as Doubles
 
-Kind = Literal["trees", "listwise", "neural"]
+Kind = Literal["trees", "listwise", "neural", "blend"]
 TREES: Kind = "trees"
 LISTWISE: Kind = "listwise"
 NEURAL: Kind = "neural"
+BLEND: Kind = "blend"
 
 
 class Scorer(Protocol):
@@ -43,6 +47,27 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Blend:
+    """The mean of several fits' scores, each over its deviation within a list."""
+
+    scorers: Sequence[Scorer]
+    deviations: Sequence[float]
+
+    def scores(self, features: Floats, pairs: Pairs | None = None) -> Doubles:
+        """The scores, (N,)."""
+        over_deviation = [
+            scorer.scores(features, pairs) / deviation
+            for scorer, deviation in zip(self.scorers, self.deviations, strict=True)
+        ]
+        return np.asarray(np.mean(over_deviation, axis=0))
+
+    @property
+    def num_parameters(self) -> int:
+        """Those of all fits."""
+        return sum(scorer.num_parameters for scorer in self.scorers)
+
+
 class Ranker(NamedTuple):
     """A fit of the ranker, as tasks get it."""
 
@@ -52,9 +77,14 @@ class Ranker(NamedTuple):
 
 
 def save(scorer: Scorer, folder: Path, name: str) -> Path:
-    """Write a fit; returns its file."""
+    """Write a fit; returns its file, that of a blend with the names of the others' beside it."""
     if isinstance(scorer, Network):
         return networks.save(scorer, folder / f"{name}.safetensors")
+    if isinstance(scorer, Blend):
+        file = folder / f"{name}.blend.json"
+        parts = [save(part, folder, f"{name}-{number}").stem for number, part in enumerate(scorer.scorers)]
+        file.write_text(json.dumps({"fits": parts, "deviations": list(scorer.deviations)}))
+        return file
     assert isinstance(scorer, Trees)
     file = folder / f"{name}.txt"
     file.write_text(scorer.text)
@@ -68,8 +98,19 @@ def load(folder: Path, name: str) -> Scorer:
         OSError: there is none.
         ValueError: it is not whole.
     """
+    blend = folder / f"{name}.blend.json"
+    if blend.is_file():
+        known = json.loads(blend.read_text())
+        return Blend([load(folder, part) for part in known["fits"]], known["deviations"])
     file = folder / f"{name}.safetensors"
     return networks.load(file) if file.is_file() else Trees((folder / f"{name}.txt").read_text())
+
+
+def square_sums(scores: Doubles, examples: Examples) -> Doubles:
+    """(2,): the squares of how far scores lie from the mean of their list, summed, and their number; workers' add up."""
+    sizes = np.maximum(examples.sizes, 1)
+    mean = np.bincount(examples.group, scores, minlength=len(sizes)) / sizes
+    return np.array([np.sum((scores - mean[examples.group]) ** 2), len(scores)])
 
 
 def ordinary(features: Floats) -> Floats:

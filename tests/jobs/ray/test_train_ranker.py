@@ -70,8 +70,8 @@ def version_of(lake: SmallLake) -> tuple[Path, dict[str, Any]]:
 def test_two_workers_learn_what_people_buy_again_and_neither_a_kill_nor_the_future_changes_anything(
     job: ModuleType, small_lake: SmallLake, on_workers: None
 ) -> None:
-    kinds = ("trees", "listwise", "neural")
-    options = {"kinds": kinds, "max_epochs": 4}
+    kinds = ("trees", "listwise", "neural", "blend")
+    options = {"kinds": kinds, "num_epochs": 4}
     shop(small_lake)
     run_to_a_broken_end(
         job,
@@ -88,21 +88,22 @@ def test_two_workers_learn_what_people_buy_again_and_neither_a_kill_nor_the_futu
         folder, known = version_of(small_lake)
         assert known["features"] == list(FEATURES)
         assert known["learned_until"] == {"ranker": TEST_FROM.isoformat(), "ranker-valid": VALID_FROM.isoformat()}
-        names = [next(folder.glob(f"{name}.[ts]*")) for name in ("ranker", "ranker-valid")]
-        fits.append([known["kind"], *(file.read_bytes() for file in names)])
+        files = sorted(file for file in folder.glob("ranker*") if file.name != "ranker.json")
+        assert {file.name.partition(".")[0] for file in files} >= {"ranker", "ranker-valid"}
+        fits.append([known["kind"], *(file.read_bytes() for file in files)])
     assert fits[0] == fits[1]
     metrics = {row["metric"]: row["value"] for row in small_lake.read("gold/model_metrics")}
     assert metrics["all NDCG@10"] > 0.5 > metrics["new NDCG@10"]
     assert metrics["all NDCG@10 of trees"] > 0.5
-    both = {kind: metrics[f"all NDCG@10 of {kind}"] + metrics[f"new NDCG@10 of {kind}"] for kind in kinds}
-    best = max(kinds, key=both.__getitem__)
+    of_both = {kind: metrics[f"all NDCG@10 of {kind}"] + metrics[f"new NDCG@10 of {kind}"] for kind in kinds}
+    best = max(kinds, key=of_both.__getitem__)
     assert known["kind"] == best
     for other in set(kinds) - {best}:
         lead = metrics[f"all NDCG@10 of {best}"] - metrics[f"all NDCG@10 of {other}"]
         assert metrics[f"all NDCG@10_minus_{other}"] == pytest.approx(lead)
 
     kind = "neural" if best == "trees" else "trees"
-    job.main(settings_of(job, small_lake, kinds=(kind,), max_epochs=4, max_loss_frac=1))
+    job.main(settings_of(job, small_lake, kinds=(kind,), num_epochs=4, max_loss_frac=1))
     folder, known = version_of(small_lake)
     assert known["kind"] == kind
     assert isinstance(load(folder, "ranker"), Trees) == (kind == "trees")
@@ -122,7 +123,7 @@ def banded(seed: int) -> Examples:
 def summed(seed: int) -> Examples:
     """Wanted is what is highest in the sum of all features, which takes trees many cuts."""
     examples = planted(seed, num_users=100)
-    return with_labels(examples, (examples.features.sum(axis=1) > 20.5).astype(np.int8))
+    return with_labels(examples, (examples.features.sum(axis=1) > len(FEATURES) / 2 + 2.5).astype(np.int8))
 
 
 def with_labels(examples: Examples, label: NDArray[np.int8]) -> Examples:
@@ -130,25 +131,54 @@ def with_labels(examples: Examples, label: NDArray[np.int8]) -> Examples:
     return examples._replace(label=label, num_wanted=np.column_stack(wanted).astype(np.int64))
 
 
-@pytest.mark.parametrize(("made", "best"), [(banded, "trees"), (summed, "listwise"), (of_taste, "neural")])
+def both(seed: int) -> Examples:
+    """Wanted is what the bands and the sum together put first: neither kind finds all of it."""
+    cut, added = banded(seed), summed(seed)
+    label = np.concatenate([cut.label, added.label])
+    return joined([cut, added])._replace(label=label)
+
+
+@pytest.mark.parametrize(
+    ("made", "best"), [(banded, "trees"), (summed, "listwise"), (of_taste, "neural"), (both, "blend")]
+)
 def test_validation_chooses_the_kind_that_finds_what_was_planted(
     job: ModuleType, small_lake: SmallLake, made: Callable[[int], Examples], best: str
 ) -> None:
-    rates = {"max_epochs": 20, "users_at_once": 16, "neural_learning_rate": 3e-3}
-    settings = settings_of(job, small_lake, kinds=("trees", "listwise", "neural"), max_trees=60, **rates)
+    kinds = ("trees", "listwise", "blend" if best == "blend" else "neural")
+    rates = {"num_epochs": 20, "users_at_once": 16, "neural_learning_rate": 3e-3}
+    settings = settings_of(job, small_lake, kinds=kinds, max_trees=60, **rates)
     learned, valid = joined([made(seed) for seed in range(4)]), made(4)
     item_ids = None if valid.pairs is None else valid.pairs.item_ids
     task = job.task_of(settings, RayParts([], None), ["before", "last"], item_ids)
-    first = {kind: job.first_fit(task, kind, learned, valid) for kind in task.max_steps}
-    kind, num_steps = job.chosen(task, {"first": first})
-    assert kind == best
-    assert num_steps == 1 + int(np.argmax(first[best]["curve"]))
+    first: dict[str, Any] = {}
+    for kind in kinds:
+        first[kind] = job.first_fit(task, kind, first, learned, valid)
+    assert job.chosen(task, {"first": first}) == best
+    assert first["trees"]["ndcg"] == max(first["trees"]["curve"])
+    assert first["listwise"]["ndcg"] == first["listwise"]["curve"][-1]
+    served = job.last_fit(task, best, first, learned)  # the same windows, so the same fit
+    expected = job.unpacked(first[best]["fit"]).scores(valid.features, valid.pairs)
+    np.testing.assert_array_equal(served.scores(valid.features, valid.pairs), expected)
 
 
 def test_without_a_window_to_validate_by_the_first_kind_serves(job: ModuleType, small_lake: SmallLake) -> None:
-    settings = settings_of(job, small_lake, kinds=("neural", "listwise"), max_epochs=3)
+    settings = settings_of(job, small_lake, kinds=("neural", "listwise"), num_epochs=3)
     task = job.task_of(settings, RayParts([], None), ["only"], None)
-    assert job.chosen(task, {"first": {}}) == ("neural", 3)
+    assert job.chosen(task, {"first": {}}) == "neural"
+    learned = summed(0)
+    for kind in ("neural", "trees"):
+        assert np.ptp(job.last_fit(task, kind, {}, learned).scores(learned.features, learned.pairs)) > 0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [(("trees", "blend"), "after two"), (("blend", "trees", "neural"), "last"), (("trees",) * 2, "twice")],
+)
+def test_kinds_that_make_no_sense_together_are_refused(
+    job: ModuleType, small_lake: SmallLake, kinds: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        settings_of(job, small_lake, kinds=kinds)
 
 
 @pytest.mark.bad_input("one user with one item")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lib.candidates.features import FEATURES, features_of
+from lib.candidates.features import FEATURES, features_of, standings
 from lib.candidates.sources import candidates_of
 from tests.lib.candidates.shop import event, interactions, shop
 
@@ -37,3 +37,16 @@ def test_what_the_log_does_not_describe_is_unknown() -> None:
     unknown = [FEATURES.index(name) for name in ("price_fit", "tag_share", "item_log_price", "ease", "two_tower")]
     assert np.isnan(found[:, unknown]).all()
     assert not np.isnan(found[:, FEATURES.index("item_buyers")]).any()
+
+
+def test_a_score_stands_among_those_of_the_same_user() -> None:
+    nan = np.nan
+    scores = np.array([[1, nan, 5], [3, nan, 5], [nan, 2, 5], [8, 0.25, nan], [8, 0.75, 4]], np.float32)
+    found = standings(np.array([0, 0, 0, 4, 4]), scores)
+    # The first has 1 and 3, one deviation to either side of their mean; the other has the same score twice.
+    np.testing.assert_allclose(found[:, 0], [-1, 1, nan, 0, 0])
+    np.testing.assert_allclose(found[:, 1], [nan, nan, 0, -1, 1])
+    np.testing.assert_allclose(found[:, 2], [0, 0, 0, nan, 0])
+    apart = np.concatenate([standings(np.zeros(3, np.int64), scores[:3]), standings(np.zeros(2, np.int64), scores[3:])])
+    np.testing.assert_array_equal(found, apart)
+    assert standings(np.zeros(0, np.int64), np.zeros((0, 7), np.float32)).shape == (0, 7)

@@ -1,7 +1,7 @@
 import math
 import warnings
 from dataclasses import replace
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +27,15 @@ from lib.candidates.networks import Network, Scaling, own_places, scaling_of, sc
 from lib.candidates.ranker import load, moving_groups, ordinary, save
 from tests.lib.candidates.test_ranker import planted
 
-LISTWISE = NetworkPlan(listwise_loss, (16,), 0, 0.01, 0.01, 16, 0)
-NEURAL = NetworkPlan(pointwise_loss, (256, 128), 4, 0.003, 0.01, 16, 0)
+LISTWISE = NetworkPlan(listwise_loss, (16,), 0, 0.01, 0.01, 16, 8, 0)
+NEURAL = NetworkPlan(pointwise_loss, (256, 128), 4, 0.003, 0.01, 16, 8, 0)
 ITEMS = pa.array(["a", "b", "c"])
 PLANS = pytest.mark.parametrize("plan", [LISTWISE, NEURAL], ids=["listwise", "neural"])
 
 
 def fitted(examples: Examples, plan: NetworkPlan, *, num_epochs: int = 6) -> Network:
-    return next(islice(epochs(examples, plan), num_epochs - 1, None))
+    *_, network = epochs(examples, replace(plan, num_epochs=num_epochs))
+    return network
 
 
 def of_taste(seed: int, *, num_users: int = 80, num_items: int = 8) -> Examples:
@@ -113,7 +114,7 @@ def test_numpy_scores_as_torch_does(plan: NetworkPlan) -> None:
 
 def test_the_listwise_network_learns_what_was_planted_and_says_which_group_moved_a_row() -> None:
     train, valid = planted(0, num_users=150), planted(1)
-    network = fitted(train, LISTWISE, num_epochs=15)
+    network = fitted(train, LISTWISE, num_epochs=30)
     chance = ndcg_of(np.random.default_rng(2).random(len(valid.label)), valid)
     assert np.nanmean(ndcg_of(network.scores(valid.features), valid)) > np.nanmean(chance) + 0.3
     rows = np.full((2, len(FEATURES)), 0.5, np.float32)
@@ -124,7 +125,7 @@ def test_the_listwise_network_learns_what_was_planted_and_says_which_group_moved
 
 def test_the_neural_ranker_learns_from_vectors_what_no_feature_says_and_names_it_taste() -> None:
     train, valid = of_taste(0, num_users=300), of_taste(1)
-    network = fitted(train, NEURAL, num_epochs=20)
+    network = fitted(train, NEURAL, num_epochs=40)
     assert valid.pairs is not None
     scores = network.scores(valid.features, valid.pairs)
     assert ndcg_of(scores, valid).mean() > 0.95
@@ -194,6 +195,14 @@ def test_a_feature_that_is_never_known_and_users_who_bought_nothing_leave_a_netw
             network = fitted(examples._replace(features=features, label=label), plan, num_epochs=2)
             assert np.isfinite(network.scores(features, examples.pairs)).all()
             assert np.isfinite(network.scores(np.full_like(features, np.nan), examples.pairs)).all()
+
+
+def test_steps_fall_to_nothing_so_that_the_last_epoch_moves_a_network_least() -> None:
+    examples = planted(0, num_users=150)
+    scores = [network.scores(examples.features) for network in epochs(examples, LISTWISE)]
+    moved = [float(np.abs(after - before).mean()) for before, after in pairwise(scores)]
+    assert len(scores) == 8
+    assert moved[-1] == min(moved) < moved[0] / 4
 
 
 def test_the_same_seed_gives_the_same_network_and_users_without_a_purchase_change_no_loss_over_lists() -> None:

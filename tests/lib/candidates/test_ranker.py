@@ -1,4 +1,5 @@
 from itertools import islice
+from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from lib.candidates.examples import Examples, joined, ndcg_of
 from lib.candidates.features import FEATURES, GROUP_OF, GROUPS
 from lib.candidates.networks import Network, Scaling
-from lib.candidates.ranker import moving_groups, ordinary
+from lib.candidates.ranker import Blend, load, moving_groups, ordinary, save, square_sums
 from lib.candidates.trees import Trees, fitted, grown, ndcg_by_trees, predicted, text_of
 
 OPTIONS = {"min_data_in_leaf": 5, "num_leaves": 7, "learning_rate": 0.2, "seed": 0}
@@ -72,6 +73,38 @@ def test_a_group_of_which_nothing_is_known_moves_no_row_even_where_all_others_lo
     )  # two features, the fewest to lose by
     row[0, FEATURES.index("sequence")] = 0.5
     assert GROUPS[moving_groups(of_sum, row, of_sum.scores(row), usual)[0]] == "following"
+
+
+def of_one(name: str, *, slope: float) -> Network:
+    """A network whose score is a feature, times a number."""
+    size = len(FEATURES)
+    alike = Scaling(np.zeros(size, np.float32), np.ones(size, np.float32), np.zeros(size, np.float32))
+    weight = np.zeros((1, size), np.float32)
+    weight[0, FEATURES.index(name)] = slope
+    layers = {"0.weight": weight, "0.bias": np.ones(1, np.float32)}
+    return Network(alike, layers, pa.array([], pa.string()), np.zeros((0, 0), np.float32))
+
+
+def test_a_blend_is_the_mean_of_scores_over_their_deviation_and_goes_through_its_files(tmp_path: Path) -> None:
+    examples = planted(0)
+    trees = Trees(text_of(fitted(examples, num_trees=10, options=OPTIONS)))
+    blend = Blend([of_one("ease", slope=8), of_one("als", slope=2), trees], [2, 0.5, 4])
+    of_ease, of_als = (np.log1p(examples.features[:, FEATURES.index(name)]) for name in ("ease", "als"))
+    of_trees = trees.scores(examples.features)
+    expected = ((8 * of_ease + 1) / 2 + (2 * of_als + 1) / 0.5 + of_trees / 4) / 3
+    np.testing.assert_allclose(blend.scores(examples.features), expected, rtol=1e-5)
+    assert save(blend, tmp_path, "ranker").is_file()
+    again = load(tmp_path, "ranker")
+    np.testing.assert_array_equal(again.scores(examples.features), blend.scores(examples.features))
+    assert again.num_parameters == blend.num_parameters == 2 * (len(FEATURES) + 1) + trees.num_parameters
+
+
+def test_how_far_scores_lie_from_the_mean_of_their_list_adds_up_over_workers() -> None:
+    examples = planted(0, num_users=3, size=2)
+    parts = [examples.of_users(np.array(chosen)) for chosen in ([True, False, False], [False, True, True])]
+    scores = np.array([1.0, 3.0, 10.0, 10.0, 0.0, 4.0])
+    assert square_sums(scores, examples).tolist() == [1 + 1 + 0 + 0 + 4 + 4, 6]
+    assert (square_sums(scores[:2], parts[0]) + square_sums(scores[2:], parts[1])).tolist() == [10, 6]
 
 
 def test_an_ordinary_candidate_was_not_touched_and_has_the_median_of_the_rest() -> None:
