@@ -65,6 +65,7 @@ class Case(NamedTuple):
     num_pairs: int
     num_workers: int
     chunk_rows: int
+    batch_size: int  # over all workers
 
 
 class Found(NamedTuple):
@@ -124,12 +125,12 @@ def bare(case: Case) -> Found:
     model = TwoTower(torch.zeros(case.num_items, 1, dtype=torch.int64), DIMENSIONS, is_sparse=is_sparse)
     adam = torch.optim.SparseAdam if is_sparse else torch.optim.Adam
     optimizer, generator = adam(model.parameters(), lr=LEARNING_RATE), torch.Generator().manual_seed(0)
-    num_batches = -(-len(pairs.user) // BATCH)
+    num_batches = -(-len(pairs.user) // case.batch_size)
     num_batches = num_batches if is_sparse else min(num_batches, DENSE_BATCHES)
     _forget_peak()
     began, worked = time.perf_counter(), time.process_time()
-    train_epoch(model, optimizer, sampler, batch_size=BATCH, num_batches=num_batches, generator=generator)
-    return _found(num_batches * BATCH, began, worked, chunks=1)
+    train_epoch(model, optimizer, sampler, batch_size=case.batch_size, num_batches=num_batches, generator=generator)
+    return _found(num_batches * case.batch_size, began, worked, chunks=1)
 
 
 def ours(case: Case) -> Found:
@@ -150,7 +151,7 @@ def ours(case: Case) -> Found:
             fits={MODEL: fit},
             pairs={MODEL: pairs},
             num_workers=case.num_workers,
-            plan=TwoTowerPlan(1, -(-BATCH // case.num_workers), LEARNING_RATE, seed=0, num_parts=chunks),
+            plan=TwoTowerPlan(1, -(-case.batch_size // case.num_workers), LEARNING_RATE, seed=0, num_parts=chunks),
             more_epochs=1,
             num_dimensions=DIMENSIONS,
             history_length=HISTORY,
@@ -206,23 +207,23 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def cases(items: Sequence[int], num_pairs: int, chunk_rows: int, most_workers: int) -> Iterator[Case]:
+def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     """All that are compared."""
-    for num_items in items:
+    for num_items in arguments.items:
         for program in BARE:
-            yield Case(program, num_items, num_pairs, 1, num_pairs)
-        for rows in (num_pairs, chunk_rows):
-            for num_workers in range(1, most_workers + 1):
-                yield Case("ours", num_items, num_pairs, num_workers, rows)
+            yield Case(program, num_items, arguments.pairs, 1, arguments.pairs, arguments.batch)
+        for rows in (arguments.pairs, arguments.chunk_rows):
+            for num_workers in range(1, arguments.workers + 1):
+                yield Case("ours", num_items, arguments.pairs, num_workers, rows, arguments.batch)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure each case in a process of its own, and print a line of the table for it."""
-    print(f"{machine()}\n\n{arguments.pairs:,} pairs, batches of {BATCH}, {DIMENSIONS} dimensions.\n")
+    print(f"{machine()}\n\n{arguments.pairs:,} pairs, batches of {arguments.batch}, {DIMENSIONS} dimensions.\n")
     names = "program|items|workers|chunks a worker|samples/s|to bare dense|to bare sparse|samples a processor second|peak memory"
     print(f"| {' | '.join(names.split('|'))} |\n|{'---|' * len(names.split('|'))}", flush=True)
     rates: dict[tuple[str, int], float] = {}
-    for case in cases(arguments.items, arguments.pairs, arguments.chunk_rows, arguments.workers):
+    for case in cases(arguments):
         told = measure([sys.executable, "-m", "benchmarks.towers", "--case", json.dumps(case)]).output
         found = Found(*json.loads(told.splitlines()[-1]))
         rate = found.samples / found.seconds
@@ -238,6 +239,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--batch", type=int, default=BATCH, help="pairs of a batch, over all workers")
     parser.add_argument("--chunk-rows", type=int, default=125_000)
     parser.add_argument("--workers", type=int, default=2, help="at most")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
