@@ -146,7 +146,7 @@ def quality(lake: Path, log_format: str, limit: int) -> Iterator[str]:
         gram = gram_of([pair_counts(known[:, chosen])], len(chosen))
         given = {"penalty": DEFAULTS.ease_penalty, "min_support": DEFAULTS.min_support}
         exact[np.ix_(chosen, chosen)] = weights_of(gram, **given)  # type: ignore[arg-type]
-        kept = float(np.count_nonzero(gram.products) / len(every))
+        kept = (2 * np.count_nonzero(gram.products) - len(chosen)) / len(every)
         yield row_of(what, exact, judge, kept, time.process_time() - began)
     for number in NEIGHBOURS:
         began = time.process_time()

@@ -123,4 +123,5 @@ def _inverse(products: NDArray[np.float32], penalty: float) -> NDArray[np.float3
     assert not failed, "a positive definite matrix has an inverse"
     upper = inverse.T  # and zeros below
     np.fill_diagonal(upper, upper.diagonal() / 2)
-    return np.add(upper, upper.T, order="C")
+    both: NDArray[np.float32] = np.add(upper, upper.T, order="C")
+    return both
