@@ -182,7 +182,7 @@ def retrievals(
 def ease_weights(
     run: TaskRun, parts: Parts, catalogues: Mapping[str, Catalogue], settings: RetrievalSettings
 ) -> dict[str, Weights]:
-    """EASE's weights between the items of each catalogue: exact where somebody has at most `max_ease_items`, else approximated."""
+    """EASE's weights between the items of each catalogue: exact where somebody has at most `max_ease_items`, else among the most owned."""
     chosen = {name: near_tasks.supported(catalogue, 1) for name, catalogue in catalogues.items()}
     small = {name: places for name, places in chosen.items() if len(places) <= settings.max_ease_items}
     found: dict[str, Weights] = {}
