@@ -2,8 +2,8 @@
 
     python -m benchmarks.retrieval --log LAKE FORMAT LIMIT [--log ...] --vectors LAKE
 
-For each log, EASE with its exact matrix, with the items beyond LIMIT left out, and approximated from each item's neighbours: NDCG@10 on the
-validation window, which ends where the test window begins; nothing of the test window is used. Then what the approximation costs on
+For each log, EASE with its exact matrix, with the items beyond LIMIT left out, approximated from each item's neighbours, and that beside exact
+weights among the LIMIT most owned: NDCG@10 on the validation window, which ends where the test window begins; nothing of the test window is used. Then what the approximation costs on
 synthetic interactions, each size in a process of its own; what an index finds and costs beside exact multiplication, on the ALS
 factors of a lake, repeated with noise; and all candidates of a block both ways. All of it on one core, in CPU seconds.
 """
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,16 @@ from lib.engines.spark import start_run
 from lib.pipeline import ROOT
 from lib.ranking import ann
 from lib.ranking.ease import Weights, gram_of, pair_counts, weights_of
-from lib.ranking.near_ease import near_gram, near_matrix, near_weights, nearest
+from lib.ranking.near_ease import (
+    NearGram,
+    at_places,
+    near_gram,
+    near_matrix,
+    near_weights,
+    nearest,
+    outside,
+    said_by_tail,
+)
 from lib.ranking.topk import best_of_each, vectors
 from lib.settings import JobSettings
 from lib.statistics.bootstrap import mean_interval
@@ -137,12 +146,18 @@ def quality(lake: Path, log_format: str, limit: int) -> Iterator[str]:
         gram = gram_of([pair_counts(known[:, chosen])], len(chosen))
         given = {"penalty": DEFAULTS.ease_penalty, "min_support": DEFAULTS.min_support}
         exact[np.ix_(chosen, chosen)] = weights_of(gram, **given)  # type: ignore[arg-type]
-        kept = float(np.count_nonzero(gram.products) / len(every))
+        kept = (2 * np.count_nonzero(gram.products) - len(chosen)) / len(every)
         yield row_of(what, exact, judge, kept, time.process_time() - began)
     for number in NEIGHBOURS:
         began = time.process_time()
-        weights, kept = approximated(known, number)
-        yield row_of(f"approximated, {number} neighbours", weights, judge, kept, time.process_time() - began)
+        gram, entries = approximated(known, number)
+        weights, kept = near_matrix(entries, every, len(every)), gram.products.nnz / len(every)
+        seconds = time.process_time() - began
+        yield row_of(f"all approximated, {number} neighbours", weights, judge, kept, seconds)
+        began = time.process_time()
+        weights = with_head(gram, entries, most_owned, [pair_counts(known[:, most_owned])])
+        seconds += time.process_time() - began
+        yield row_of(f"exact up to the limit, then {number} neighbours", weights, judge, kept, seconds)
     yield ""
 
 
@@ -152,8 +167,8 @@ def row_of(what: str, weights: Weights, judge: Callable[[Weights], list[str]], k
     return f"| {what} | {' | '.join(judge(weights))} | {kept:.0f} | {size:.0f} | {seconds:.1f} |"
 
 
-def approximated(known: sp.csr_array, num_neighbours: int) -> tuple[sp.csr_array, float]:
-    """The approximation, as the tasks make it of one shard, and what it keeps of the Gram matrix, an item."""
+def approximated(known: sp.csr_array, num_neighbours: int) -> tuple[NearGram, pl.DataFrame]:
+    """The approximation, as the tasks make it of one shard: what it keeps of the Gram matrix, and the weights."""
     upper = pair_counts(known)
     other_way = upper.filter(pl.col("item") != pl.col("other")).rename({"item": "other", "other": "item"})
     squares = np.asarray(known.multiply(known).sum(axis=0), np.float64).ravel()
@@ -161,8 +176,18 @@ def approximated(known: sp.csr_array, num_neighbours: int) -> tuple[sp.csr_array
     kept, totals = nearest(both, squares, penalty=DEFAULTS.ease_penalty, num_neighbours=num_neighbours)
     gram = near_gram(kept, totals, known.shape[1])
     places = np.arange(known.shape[1])
-    entries = near_weights(gram, places, penalty=DEFAULTS.ease_penalty, min_support=DEFAULTS.min_support)
-    return near_matrix(entries, places, len(places)), gram.products.nnz / len(places)
+    return gram, near_weights(gram, places, penalty=DEFAULTS.ease_penalty, min_support=DEFAULTS.min_support)
+
+
+def with_head(
+    gram: NearGram, entries: pl.DataFrame, head: NDArray[np.int64], counts: Iterable[pl.DataFrame]
+) -> sp.csr_array:
+    """Approximated weights beside those among the items of the head, of which these are the counts."""
+    given: dict[str, Any] = {"penalty": DEFAULTS.ease_penalty, "min_support": DEFAULTS.min_support}
+    num_items = gram.products.shape[0]
+    among = weights_of(gram_of(counts, len(head)), others=said_by_tail(gram, entries, head), **given)
+    rest = near_matrix(outside(entries, head), np.arange(num_items), num_items)
+    return sp.csr_array(rest + at_places(among, head, num_items))
 
 
 def judge_of(known: sp.csr_array, asked: pl.DataFrame, items: pl.Series) -> Callable[[Weights], list[str]]:
@@ -208,13 +233,14 @@ def costs() -> Iterator[str]:
     yield ""
     yield (
         "Twice as many users as items, with some 20 items each (log-normal), four of five from three groups of 200 items that a user likes, few\n"
-        "of each group had by most; the default settings, by the functions of the tasks. CPU seconds: counting the pairs, keeping the nearest, solving. A task's\n"
+        "of each group had by most; the default settings, by the functions of the tasks. CPU seconds: counting the pairs, keeping the nearest, solving, and the\n"
+        f"weights among the {DEFAULTS.max_ease_items:,} most owned with their counts. A task's "
         "most memory is that of the process, which holds the interactions too; the matrix and the Gram matrix lie in the driver and in every task."
     )
     yield ""
     yield (
-        "| items | pairs of user and item | pairs counted (both ways) | count, CPU s | keep, CPU s | solve, CPU s | in all, CPU s | Gram matrix, MB | matrix, MB | weights an item |"
-        " most memory, GB |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| items | pairs of user and item | pairs counted (both ways) | count, CPU s | keep, CPU s | solve, CPU s | most owned, CPU s | in all, CPU s | Gram matrix, MB | matrix, MB | weights an item |"
+        " most memory, GB |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for number in COST_ITEMS:
         command = [sys.executable, "-m", "benchmarks.retrieval", "--cost-of", str(number)]
@@ -226,12 +252,13 @@ def costs() -> Iterator[str]:
 def cost_of(num_items: int) -> list[str]:
     """The cells of a line."""
     pairs = synthetic(num_items)
-    settings, seconds = DEFAULTS, [0.0, 0.0, 0.0]
+    settings, seconds = DEFAULTS, [0.0, 0.0, 0.0, 0.0]
     num_users = np.bincount(pairs["item"].to_numpy(), minlength=num_items)
     places = np.flatnonzero(num_users >= settings.min_support)
     ids = pa.array([f"{number:07}" for number in places.tolist()], pa.string())
     num_shards = -(-len(places) // ITEMS_PER_SHARD)
-    known = InProcess({"now": ids})
+    head = np.sort(np.argsort(-num_users[places], kind="stable")[: settings.max_ease_items])
+    known, known_head, counts = InProcess({"now": ids}), InProcess({"now": ids.take(pa.array(head))}), []
     with tempfile.TemporaryDirectory() as folder:
         files: dict[int, list[Path]] = {}
         num_counted = 0
@@ -246,6 +273,9 @@ def cost_of(num_items: int) -> list[str]:
             began = time.process_time()
             made = list(near_tasks.count_near(given, item_ids=known, num_shards=num_shards))
             seconds[0] += time.process_time() - began
+            began = time.process_time()
+            counts += [content for _, content in contents([list(tasks.count_pairs(given, item_ids=known_head))])]
+            seconds[3] += time.process_time() - began
             for one in made:
                 shard, content = one["shard"][0].as_py(), one["content"][0].as_py()
                 files.setdefault(shard, []).append(Path(folder) / f"{shard}-{num_counted}")
@@ -274,8 +304,11 @@ def cost_of(num_items: int) -> list[str]:
     grams = InProcess({"now": gram})
     given_to_all: dict[str, Any] = {"penalty": settings.ease_penalty, "min_support": settings.min_support}
     solved = [list(near_tasks.solve_near(parts, grams=grams, **given_to_all)) for parts in kept]
-    weights = near_matrix(near_tasks.frames_of(contents(solved))[tasks.WEIGHTS, "now"], places, num_items)
+    entries = near_tasks.frames_of(contents(solved))[tasks.WEIGHTS, "now"]
     seconds[2] += time.process_time() - began
+    began = time.process_time()
+    weights = with_head(gram, entries, head, map(pl.read_ipc_stream, counts))
+    seconds[3] += time.process_time() - began
     gram_bytes = sum(one.data.nbytes + one.indices.nbytes for one in (gram.products, gram.num_users))
     cells = [f"{num_items:,}", f"{len(pairs):,}", f"{num_counted:,}", *(f"{one:.0f}" for one in seconds)]
     cells += [f"{sum(seconds):.0f}", f"{(gram_bytes + gram.neighbours.nbytes) / 1e6:.0f}"]

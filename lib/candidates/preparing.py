@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +22,7 @@ from lib.engines.parts import Parts, TaskRun
 from lib.ranking import ann
 from lib.ranking.ease import MAX_ITEMS, Weights
 from lib.ranking.known_pairs import spread_interactions
-from lib.ranking.near_ease import near_gram, near_matrix
+from lib.ranking.near_ease import ENTRIES, NearGram, at_places, near_gram, near_matrix, outside, said_by_tail
 from lib.ranking.topk import vectors as matrix_of
 from lib.runs import model_registry
 
@@ -60,14 +61,14 @@ class RetrievalSettings(BaseModel):
         10_000,
         ge=1,
         le=MAX_ITEMS,
-        description="items up to which EASE is exact: its matrix is dense (400 MB and some 20 s for 10,000); a larger catalogue's "
-        "is approximated, sparse",
+        description="items up to which EASE is exact: its matrix is dense (400 MB and some 20 s for 10,000); of a larger catalogue "
+        "so many of the most owned are exact among themselves, and what others say is approximated",
     )
     ease_neighbours: int = Field(
         100,
         ge=1,
         le=1000,
-        description="items that EASE learns an item from where it is approximated: its matrix has at most 8 bytes for each "
+        description="items that EASE learns an item from where it is approximated: that takes at most 8 bytes for each "
         "(80 MB for 100,000 items with 100)",
     )
 
@@ -181,7 +182,7 @@ def retrievals(
 def ease_weights(
     run: TaskRun, parts: Parts, catalogues: Mapping[str, Catalogue], settings: RetrievalSettings
 ) -> dict[str, Weights]:
-    """EASE's weights between the items of each catalogue: exact where somebody has at most `max_ease_items`, else approximated."""
+    """EASE's weights between the items of each catalogue: exact where somebody has at most `max_ease_items`, else among the most owned."""
     chosen = {name: near_tasks.supported(catalogue, 1) for name, catalogue in catalogues.items()}
     small = {name: places for name, places in chosen.items() if len(places) <= settings.max_ease_items}
     found: dict[str, Weights] = {}
@@ -201,28 +202,70 @@ def _exact_weights(
     settings: RetrievalSettings,
 ) -> dict[str, NDArray[np.float32]]:
     """EASE's weights of catalogues, of which somebody has the items at the `chosen` places; 0 for the others."""
+    found = _weights_among(run, parts, catalogues, chosen, settings)
+    for name, places in chosen.items():
+        if 0 < len(found[name]) < len(catalogues[name]):
+            whole = np.zeros((int(places.max(initial=-1)) + 1,) * 2, np.float32)
+            whole[np.ix_(places, places)] = found[name]
+            found[name] = whole
+    return found
+
+
+def _weights_among(
+    run: TaskRun,
+    parts: Parts,
+    catalogues: Mapping[str, Catalogue],
+    chosen: Mapping[str, NDArray[np.int64]],
+    settings: RetrievalSettings,
+    others: Mapping[str, sp.csr_array] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """EASE's weights among the items at the `chosen` places of catalogues, given what those of others say, (chosen, chosen); (0, 0) if nobody has any."""
     item_ids = {name: catalogues[name].item_ids.take(pa.array(places)) for name, places in chosen.items()}
     pairs = parts.of(*(f"{tasks.PAIR}/{name}" for name in chosen))
     counts = pairs.then(tasks.count_pairs, item_ids=run.engine.broadcast(item_ids)).to_shards(max(1, len(item_ids)))
-    given = {"penalty": settings.ease_penalty, "min_support": settings.min_support}
+    given: dict[str, Any] = {"penalty": settings.ease_penalty, "min_support": settings.min_support}
+    if others is not None:
+        given["others"] = run.engine.broadcast([others[name] for name in chosen])
     solved = counts.then(tasks.solve_ease, num_items=[len(ids) for ids in item_ids.values()], **given).collected()
+    contents = dict(solved)
     found = {}
     for shard, (name, places) in enumerate(chosen.items()):
-        content = next((content for kind, content in solved if kind == f"{tasks.WEIGHTS}/{shard}"), b"")
-        weights = np.frombuffer(content, np.float32).reshape(len(places), -1) if content else None
-        if weights is not None and len(places) < len(catalogues[name]):
-            whole = np.zeros((int(places.max(initial=-1)) + 1,) * 2, np.float32)
-            whole[np.ix_(places, places)] = weights
-            weights = whole
-        found[name] = np.zeros((0, 0), np.float32) if weights is None else weights
+        content = contents.get(f"{tasks.WEIGHTS}/{shard}", b"")
+        found[name] = np.frombuffer(content, np.float32).reshape((len(places) if content else 0,) * 2)
     return found
 
 
 def _near_weights(
     run: TaskRun, parts: Parts, catalogues: Mapping[str, Catalogue], settings: RetrievalSettings
 ) -> dict[str, Weights]:
-    """EASE's weights of catalogues, approximated, of the items that as many have as must support a weight."""
+    """EASE's weights of catalogues, of the items that as many have as must support a weight.
+
+    They are approximated, but for those between two of the `max_ease_items` most owned.
+    """
     known = {name: near_tasks.supported(catalogue, settings.min_support) for name, catalogue in catalogues.items()}
+    grams, entries = _near_entries(run, parts, catalogues, known, settings)
+    owned = {name: most_owned(catalogues[name], settings.max_ease_items) for name in grams}
+    heads = {name: np.flatnonzero(np.isin(known[name], places)) for name, places in owned.items()}
+    places = {name: known[name][head] for name, head in heads.items()}
+    others = {name: said_by_tail(gram, entries[name], heads[name]) for name, gram in grams.items()}
+    among = _weights_among(run, parts, catalogues, places, settings, others) if places else {}
+    found: dict[str, Weights] = {name: np.zeros((0, 0), np.float32) for name in catalogues}
+    for name, head in heads.items():
+        num_items = len(catalogues[name])
+        found[name] = near_matrix(outside(entries[name], head), known[name], num_items)
+        if len(among[name]):
+            found[name] += at_places(among[name], places[name], num_items)
+    return found
+
+
+def _near_entries(
+    run: TaskRun,
+    parts: Parts,
+    catalogues: Mapping[str, Catalogue],
+    known: Mapping[str, NDArray[np.int64]],
+    settings: RetrievalSettings,
+) -> tuple[dict[str, NearGram], dict[str, pl.DataFrame]]:
+    """Of the items at the `known` places of catalogues, of which somebody has one, what is kept of the Gram matrix, and approximated weights."""
     diagonal = {name: near_tasks.squares(catalogues[name])[places] for name, places in known.items()}
     item_ids = {name: catalogues[name].item_ids.take(pa.array(places)) for name, places in known.items()}
     num_shards = max(1, run.engine.parallelism, *(-(-len(ids) // ITEMS_PER_SHARD) for ids in item_ids.values()))
@@ -244,15 +287,11 @@ def _near_weights(
     }
     given = {"penalty": settings.ease_penalty, "min_support": settings.min_support}
     totals = kept.of(*(f"{near_tasks.TOTAL}/{name}" for name in grams))
-    solved = totals.then(near_tasks.solve_near, grams=run.engine.broadcast(grams), **given).collected()
+    solved = near_tasks.frames_of(
+        totals.then(near_tasks.solve_near, grams=run.engine.broadcast(grams), **given).collected()
+    )
     kept.drop()
-    entries = near_tasks.frames_of(solved)
-    return {
-        name: near_matrix(entries[tasks.WEIGHTS, name], places, len(catalogues[name]))
-        if (tasks.WEIGHTS, name) in entries
-        else np.zeros((0, 0), np.float32)
-        for name, places in known.items()
-    }
+    return grams, {name: solved.get((tasks.WEIGHTS, name), pl.DataFrame(schema=ENTRIES)) for name in grams}
 
 
 def described_before(

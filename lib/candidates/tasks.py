@@ -117,16 +117,25 @@ def count_pairs(
 
 
 def solve_ease(
-    parts: Iterable[pa.RecordBatch], *, num_items: Sequence[int], penalty: float, min_support: int
+    parts: Iterable[pa.RecordBatch],
+    *,
+    num_items: Sequence[int],
+    penalty: float,
+    min_support: int,
+    others: Broadcast[Sequence[sp.csr_array]] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The weights of EASE of the moment whose counts of all shards these are; a part holds them as they lie in memory."""
+    """The weights of EASE of the moment whose counts of all shards these are; a part holds them as they lie in memory.
+
+    `others` is what the weights of other items say, of each moment (lib/ranking/ease.py).
+    """
     counts: list[pl.DataFrame] = []
     shard = None
     for batch in parts:
         shard = batch["shard"][0].as_py()
         counts += [pl.read_ipc_stream(content) for content in batch["content"].to_pylist()]
     if shard is not None:
-        weights = weights_of(gram_of(counts, num_items[shard]), penalty=penalty, min_support=min_support)
+        gram, said = gram_of(counts, num_items[shard]), None if others is None else others.value[shard]
+        weights = weights_of(gram, penalty=penalty, min_support=min_support, others=said)
         yield part(f"{WEIGHTS}/{shard}", weights.tobytes())
 
 

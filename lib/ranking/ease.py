@@ -4,7 +4,8 @@ Each column of B minimises |X - X B|^2 + penalty |B|^2 with a zero diagonal: B =
 (eq. 8). X is (users, items) of numbers from 0 to 1, what having an item counts. The Gram matrix X'X is summed over shards of users.
 
 It is solved for at most `MAX_ITEMS` items: a dense matrix of (items, items), whose inverse costs items^3 operations
-(3 s for 5,000 items on one core, some 3 minutes and 3.2 GB for 20,000). Beyond, it is approximated: lib/ranking/near_ease.py.
+(3 s for 5,000 items on one core, some 3 minutes and 3.2 GB for 20,000). Of a larger catalogue's items only the most owned have such
+weights among themselves, given what the others say; these are approximated: lib/ranking/near_ease.py.
 """
 
 from collections.abc import Iterable
@@ -71,11 +72,23 @@ def gram_of(counts: Iterable[pl.DataFrame], num_items: int) -> Gram:
     return Gram(products, num_users)
 
 
-def weights_of(gram: Gram, *, penalty: float, min_support: int) -> NDArray[np.float32]:
+def weights_of(
+    gram: Gram, *, penalty: float, min_support: int, others: sp.csr_array | None = None
+) -> NDArray[np.float32]:
     """B, (items, items): how much having the row's item speaks for the column's.
+
+    With `others`, each column is learned from what they leave unsaid: it minimises |x - Y w - X b|^2 + penalty |b|^2, b 0 for the
+    column's own item, where w are the given weights of other items Y. With C = P others it is B (1 - diag(C)) - C beside the
+    diagonal, where B are the weights without them.
 
     Weights of items that fewer than `min_support` users have together are set to 0 after the solution, so that nothing is
     recommended, and no reason given, by what a few people did.
+
+    Args:
+        gram: of the items.
+        penalty: of the squared weights.
+        min_support: users.
+        others: (items, items), what the scores of each column's item by other items have in common with the row's: X'Y w.
 
     Raises:
         ValueError: the catalogue is larger than MAX_ITEMS, or the penalty is not above 0.
@@ -85,7 +98,22 @@ def weights_of(gram: Gram, *, penalty: float, min_support: int) -> NDArray[np.fl
         raise ValueError(f"EASE: {num_items:,} items (at most {MAX_ITEMS:,}), penalty {penalty} (above 0)")
     if not num_items:
         return np.zeros((0, 0), np.float32)
-    system = gram.products.copy()
+    weights = _inverse(gram.products, penalty)
+    said = None if others is None else weights @ others.toarray()
+    weights /= -weights.diagonal()
+    if said is not None:
+        weights *= 1 - said.diagonal()
+        weights -= said
+    few = np.triu(gram.num_users < min_support, 1)
+    weights[few] = 0
+    weights.T[few] = 0
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+def _inverse(products: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
+    """P, of which both triangles are filled."""
+    system = products.copy()
     np.fill_diagonal(system, system.diagonal() + np.float32(penalty))
     factor, failed = lapack.spotrf(
         system.T, lower=1, overwrite_a=1
@@ -94,9 +122,6 @@ def weights_of(gram: Gram, *, penalty: float, min_support: int) -> NDArray[np.fl
     inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
     assert not failed, "a positive definite matrix has an inverse"
     upper = inverse.T  # and zeros below
-    diagonal = upper.diagonal().copy()
-    upper[gram.num_users < min_support] = 0
-    weights: NDArray[np.float32] = np.add(upper, upper.T, order="C")
-    weights /= -diagonal
-    np.fill_diagonal(weights, 0)
-    return weights
+    np.fill_diagonal(upper, upper.diagonal() / 2)
+    both: NDArray[np.float32] = np.add(upper, upper.T, order="C")
+    return both

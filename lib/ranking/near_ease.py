@@ -1,4 +1,4 @@
-"""EASE for catalogues whose matrix of all pairs of items would not fit: each item is learned from its nearest items alone.
+"""EASE for catalogues whose matrix of all pairs of items would not fit: each item is learned from its nearest items.
 
 The weights of EASE towards an item are a ridge regression of the item on all others (lib/ranking/ease.py). Here it is one on the
 items that would explain most of it, each by itself: as fsSLIM does for SLIM (Ning and Karypis 2011, "SLIM: Sparse linear methods
@@ -9,6 +9,10 @@ Of the Gram matrix only each item's strongest pairs are kept. What is not kept i
 matrix is no Gram matrix of anything, and its inverse of no use. In place of a pair that is not kept stands what both items'
 remaining sums would give it, if these met by chance; it is right on average in each row. Where all items are neighbours,
 everything is kept, and the weights are those of EASE. An item that nobody has together with another is never its neighbour.
+
+The most owned items, the head, are few enough for a dense matrix. The weights between two of them are not approximated, but
+learned again from all of the head and from what the weights of the other items, the tail, leave unsaid (lib/ranking/ease.py).
+So no item's part is counted twice, and where the weights of the tail are those of EASE, so are those of the head.
 """
 
 from itertools import pairwise
@@ -151,6 +155,35 @@ def near_matrix(entries: pl.DataFrame, places: NDArray[np.int64], num_items: int
     found = sp.csr_array((entries["weight"].to_numpy(), cells), shape=(num_items, num_items))
     found.sort_indices()
     return found
+
+
+def said_by_tail(gram: NearGram, entries: pl.DataFrame, head: NDArray[np.int64]) -> sp.csr_array:
+    """(head, head): of what is kept, the products of the row's item with the score of the column's by all items outside the head.
+
+    Args:
+        gram: of all items.
+        entries: rows of ENTRIES, between all items.
+        head: items, sorted.
+    """
+    place = np.full(gram.products.shape[0], -1)
+    place[head] = np.arange(len(head))
+    item, other, weight = (entries[name].to_numpy() for name in ENTRIES)
+    is_said = (place[item] < 0) & (place[other] >= 0)
+    cells = item[is_said], place[other[is_said]]
+    return gram.products[head] @ sp.csr_array((weight[is_said], cells), shape=(len(place), len(head)))
+
+
+def outside(entries: pl.DataFrame, head: NDArray[np.int64]) -> pl.DataFrame:
+    """Rows of ENTRIES, without those between two items of the head."""
+    known = pl.Series(head, dtype=pl.Int32).implode()
+    return entries.filter(~(pl.col("item").is_in(known) & pl.col("other").is_in(known)))
+
+
+def at_places(among: Floats, places: NDArray[np.int64], num_items: int) -> sp.csr_array:
+    """Weights among the items at some places of a catalogue, sorted, as B of the catalogue, (items, items)."""
+    found = sp.csr_array(among)
+    bounds = found.indptr[np.searchsorted(places, np.arange(num_items + 1))]
+    return sp.csr_array((found.data, places.astype(np.int32)[found.indices], bounds), shape=(num_items, num_items))
 
 
 def _products_among(gram: NearGram, near: NDArray[np.int32], place: NDArray[np.int32], scale: float) -> Floats:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import scipy.sparse as sp
 
 from lib.candidates import near_tasks, tasks
 from lib.candidates.catalogue import catalogue_of
@@ -82,3 +83,14 @@ def test_the_steps_together_give_the_weights_worked_by_hand_whatever_the_shards(
         assert weights.select("item", "other").rows() == [(1, 0), (0, 1), (2, 1), (1, 2)]
         # b is seen with a by ann, .2, and bought with it by bob; a and d have no user in common, and nothing is left over.
         np.testing.assert_allclose(weights["weight"], [1.2 / 3.04, 1.2 / 3, 1 / 3, 1 / 3.04], rtol=1e-5)
+
+
+def test_the_most_owned_are_solved_given_what_the_others_say_whatever_the_shards() -> None:
+    known, others = InProcess({"now": pa.array(["a", "b"])}), sp.csr_array(np.array([[0, 0], [0.6, 0]], np.float32))
+    for shards in ([ROWS], ROWS.partition_by("user_key")):
+        pairs = [list(packed(known_pairs(rows, as_of=NOW), f"{tasks.PAIR}/now")) for rows in shards]
+        counts = [part for parts in pairs for part in tasks.count_pairs(parts, item_ids=known)]
+        (solved,) = tasks.solve_ease(counts, num_items=[2], penalty=1, min_support=1, others=InProcess([others]))
+        weights = np.frombuffer(solved["content"][0].as_py(), np.float32).reshape(2, 2)
+        # Of what a and b have in common, 1.2, others say a half to a, and nothing to b.
+        np.testing.assert_allclose(weights, [[0, 1.2 / 3], [0.6 / 3.04, 0]], rtol=1e-5)

@@ -4,9 +4,21 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from lib.ranking.ease import gram_of, pair_counts, weights_at, weights_of
-from lib.ranking.near_ease import NearGram, near_gram, near_matrix, near_weights, nearest
+from lib.ranking.near_ease import (
+    NearGram,
+    at_places,
+    near_gram,
+    near_matrix,
+    near_weights,
+    nearest,
+    outside,
+    said_by_tail,
+)
+
+NO_HEAD = np.empty(0, np.int64)
 
 
 def both_ways(counts: pl.DataFrame) -> pl.DataFrame:
@@ -27,13 +39,18 @@ def gram(known: sp.csr_array, num_neighbours: int, penalty: float) -> NearGram:
     return near_gram(kept, totals, known.shape[1])
 
 
-def approximated(known: sp.csr_array, *, num_neighbours: int, penalty: float, min_support: int) -> sp.csr_array:
-    found = gram(known, num_neighbours, penalty)
-    places = np.arange(known.shape[1])
+def approximated(
+    known: sp.csr_array, *, num_neighbours: int, penalty: float, min_support: int, head: NDArray[np.int64] = NO_HEAD
+) -> sp.csr_array:
+    found, num_items = gram(known, num_neighbours, penalty), known.shape[1]
+    places = np.arange(num_items)
     entries = pl.concat(
         near_weights(found, places[shard::2], penalty=penalty, min_support=min_support) for shard in range(2)
     )
-    return near_matrix(entries, places, known.shape[1])
+    counts = gram_of([pair_counts(known[:20, head]), pair_counts(known[20:, head])], len(head))
+    others = said_by_tail(found, entries, head)
+    among = weights_of(counts, penalty=penalty, min_support=min_support, others=others)
+    return near_matrix(outside(entries, head), places, num_items) + at_places(among, head, num_items)
 
 
 @settings(deadline=None, max_examples=25)
@@ -48,6 +65,55 @@ def test_where_somebody_has_each_pair_and_all_are_neighbours_the_weights_are_tho
     exact = weights_of(gram_of([pair_counts(known)], num_items), penalty=penalty, min_support=min_support)
     found = approximated(known, num_neighbours=num_items, penalty=penalty, min_support=min_support)
     np.testing.assert_allclose(found.toarray(), exact, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 5, 200]), st.data())
+def test_where_the_weights_of_the_tail_are_those_of_ease_so_are_those_of_the_head(
+    seed: int, penalty: float, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.random((30, 9)) < 0.3) * rng.choice([1, 0.2], (30, 9))
+    values[0] = 0.2
+    known = sp.csr_array(values.astype(np.float32))
+    head = np.array(sorted(data.draw(st.sets(st.integers(0, 8)))), np.int64)
+    exact = weights_of(gram_of([pair_counts(known)], 9), penalty=penalty, min_support=1)
+    found = approximated(known, num_neighbours=9, penalty=penalty, min_support=1, head=head)
+    np.testing.assert_allclose(found.toarray(), exact, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.sets(st.integers(0, 11)))
+def test_weights_of_the_tail_are_approximated_and_those_of_the_head_regress_on_what_they_leave_unsaid(
+    seed: int, min_support: int, chosen: set[int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = ((rng.random((40, 12)) < 0.3) * rng.choice([1, 0.2], (40, 12))).astype(np.float32)
+    known, head = sp.csr_array(values), np.array(sorted(chosen), np.int64)
+    given_to_both = {"num_neighbours": 3, "penalty": 5, "min_support": min_support}
+    near = approximated(known, **given_to_both).toarray()  # type: ignore[arg-type]
+    found = approximated(known, **given_to_both, head=head).toarray()  # type: ignore[arg-type]
+    tail = np.setdiff1d(np.arange(12), head)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[tail], near[tail])
+    np.testing.assert_array_equal(found[:, tail], near[:, tail])
+    values, near = values.astype(np.float64), near.astype(np.float64)
+    products = gram(known, 3, 5).products.toarray().astype(np.float64)
+    together = (values > 0).astype(int).T @ (values > 0)
+    for item in head:
+        others = head[head != item]
+        target = values[:, others].T @ values[:, item] - products[np.ix_(others, tail)] @ near[tail, item]
+        expected = np.linalg.solve(values[:, others].T @ values[:, others] + 5 * np.eye(len(others)), target)
+        expected[together[others, item] < min_support] = 0
+        np.testing.assert_allclose(found[others, item], expected, atol=1e-5)
+
+
+def test_what_an_item_of_the_tail_says_is_not_said_again_by_the_head_worked_by_hand() -> None:
+    # Everyone who has c of the tail has a and b of the head: [[3, 2, 2], [2, 3, 2], [2, 2, 2]]. Towards a, c alone speaks, with
+    # 2 / (2 + 1). Of the two that a and b have in common, b is left 2 - 2 * 2 / 3, over 3 + 1: 1 / 6, and not 2 / 4.
+    known = sp.csr_array(np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 1, 0]], np.float32))
+    found = approximated(known, num_neighbours=1, penalty=1, min_support=1, head=np.array([0, 1]))
+    np.testing.assert_allclose(found.toarray(), [[0, 1 / 6, 1 / 2], [1 / 6, 0, 0], [2 / 3, 2 / 3, 0]], rtol=1e-5)
 
 
 def test_the_strongest_neighbour_alone_is_a_ridge_regression_on_it_worked_by_hand() -> None:
