@@ -30,7 +30,7 @@ from lib.candidates.wide import (
 )
 from lib.content.users import mean_of_history
 from lib.ranking.ease import Weights
-from lib.ranking.topk import best_of_each, ranks_of
+from lib.ranking.topk import best_of_each, best_order, ranks_of
 
 Floats = NDArray[np.float32]
 OWN, POPULAR, POPULAR_IN_CATEGORY = "own", "popular", "popular_in_category"
@@ -187,8 +187,9 @@ def best_first(
     tie_break: NDArray[np.float64] | None = None,
 ) -> Proposed:
     """The best `length` entries of each user by score; ties by `tie_break` (items,), highest first, then by position."""
-    ties = np.zeros(len(item)) if tie_break is None else -tie_break[item]
-    order = np.lexsort((item, ties, -score, user))
+    standing = item if tie_break is None else np.argsort(np.argsort(-tie_break, kind="stable"))[item]
+    by_tie = np.argsort(standing)
+    order = by_tie[best_order(user[by_tie], score[by_tie])]
     user, item, score = user[order], item[order], score[order]
     rank = ranks_of(user)
     listed = rank <= length
