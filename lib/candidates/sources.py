@@ -223,14 +223,7 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     num_items = len(retrieval.catalogue)
     scores: dict[str, Floats] = {}
     if retrieval.ease.size:
-        num_known = retrieval.ease.shape[0]
-        for source, values in (
-            (EASE, counted(block.pairs).to_numpy()),
-            (EASE_RECENT, block.pairs["weight_60"].to_numpy()),
-        ):
-            found = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
-            speaks = found.toarray() if sp.issparse(found) else found
-            scores[source] = np.pad(speaks, ((0, 0), (0, num_items - num_known))) if num_known < num_items else speaks
+        scores |= _by_ease(retrieval, block)
     if POPULAR_IN_CATEGORY not in retrieval.left_out:
         scores |= _popular_in_category(retrieval, block)
     of_users = dict(block.vectors)
@@ -245,6 +238,20 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
         scores[model][np.isnan(users[:, 0])] = -np.inf
         scores[model][:, np.isnan(items[:, 0])] = -np.inf
     return scores
+
+
+def _by_ease(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
+    """What EASE's weights say by all that a user had and by what is recent: one row after the other, since both read the same weights."""
+    num_items, num_known = len(retrieval.catalogue), retrieval.ease.shape[0]
+    values = np.column_stack([counted(block.pairs), block.pairs["weight_60"]]).astype(np.float32)
+    row = 2 * block.pairs["user"].to_numpy()[:, None] + np.arange(2)
+    entries = values.ravel(), (row.ravel(), np.repeat(block.pairs["item"].to_numpy(), 2))
+    history = sp.csr_array(entries, shape=(2 * len(block.user_keys), num_items))
+    found = history[:, :num_known] @ retrieval.ease
+    speaks = found.toarray() if sp.issparse(found) else found
+    if num_known < num_items:
+        speaks = np.pad(speaks, ((0, 0), (0, num_items - num_known)))
+    return {EASE: speaks[0::2], EASE_RECENT: speaks[1::2]}
 
 
 def _popular_in_category(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
