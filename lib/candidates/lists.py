@@ -22,7 +22,7 @@ from lib.candidates.examples import pairs_of
 from lib.candidates.features import BOUGHT, FITTING, FOLLOWING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
 from lib.candidates.histories import Histories
 from lib.candidates.ranker import Ranker, moving_groups
-from lib.candidates.rules import Rules, best_places, by_score, explored
+from lib.candidates.rules import Rules, best_places, explored
 from lib.candidates.sources import (
     ALS,
     CONTENT,
@@ -36,6 +36,7 @@ from lib.candidates.sources import (
     popular_new,
 )
 from lib.ranking.ease import Weights, weights_at
+from lib.ranking.topk import best_order
 
 POPULARITY, REBUY, RANKED = "popularity", "rebuy", "ranked"
 WITHOUT_RULES = "ranked_without_rules"  # beside `ranked` where it keeps rules, so that their price can be told
@@ -143,7 +144,7 @@ class Writer:
     ) -> dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.int32]]]:
         """By strategy and question, which candidates are in a list, by user and rank, and their ranks."""
         user, item = candidates.user, candidates.item
-        order = by_score(user, item, scores)
+        order = best_order(user, scores)  # candidates stand by item
         return {
             (strategy, question): best_places(
                 in_order,

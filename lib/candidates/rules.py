@@ -30,11 +30,6 @@ class Rules:
         return self.max_per_category is not None or self.num_explored > 0
 
 
-def by_score(user: Ints, item: Ints, score: NDArray[np.float64]) -> Ints:
-    """The order of entries (N,) by user, the highest score first; ties by the item's position."""
-    return np.lexsort((item, -score, user))
-
-
 def best_places(
     order: Ints, user: Ints, item: Ints, catalogue: Catalogue, *, length: int, max_per_category: int | None
 ) -> tuple[Ints, NDArray[np.int32]]:
@@ -43,7 +38,7 @@ def best_places(
     The first in the order. With a cap the items of a category beyond it come after all others of the user.
 
     Args:
-        order: of entries, all or some, as `by_score` gives it.
+        order: of entries, all or some, by user, the best first.
         user: (N,).
         item: (N,), positions.
         catalogue: knows the items' categories; those without one are never beyond a cap.

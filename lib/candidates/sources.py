@@ -30,7 +30,7 @@ from lib.candidates.wide import (
 )
 from lib.content.users import mean_of_history
 from lib.ranking.ease import Weights
-from lib.ranking.topk import best_of_each, ranks_of
+from lib.ranking.topk import best_of_each, best_order, ranks_of
 
 Floats = NDArray[np.float32]
 OWN, POPULAR, POPULAR_IN_CATEGORY = "own", "popular", "popular_in_category"
@@ -187,8 +187,9 @@ def best_first(
     tie_break: NDArray[np.float64] | None = None,
 ) -> Proposed:
     """The best `length` entries of each user by score; ties by `tie_break` (items,), highest first, then by position."""
-    ties = np.zeros(len(item)) if tie_break is None else -tie_break[item]
-    order = np.lexsort((item, ties, -score, user))
+    standing = item if tie_break is None else np.argsort(np.argsort(-tie_break, kind="stable"))[item]
+    by_tie = np.argsort(standing)
+    order = by_tie[best_order(user[by_tie], score[by_tie])]
     user, item, score = user[order], item[order], score[order]
     rank = ranks_of(user)
     listed = rank <= length
@@ -222,14 +223,7 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     num_items = len(retrieval.catalogue)
     scores: dict[str, Floats] = {}
     if retrieval.ease.size:
-        num_known = retrieval.ease.shape[0]
-        for source, values in (
-            (EASE, counted(block.pairs).to_numpy()),
-            (EASE_RECENT, block.pairs["weight_60"].to_numpy()),
-        ):
-            found = block.matrix(values, num_items)[:, :num_known] @ retrieval.ease
-            speaks = found.toarray() if sp.issparse(found) else found
-            scores[source] = np.pad(speaks, ((0, 0), (0, num_items - num_known))) if num_known < num_items else speaks
+        scores |= _by_ease(retrieval, block)
     if POPULAR_IN_CATEGORY not in retrieval.left_out:
         scores |= _popular_in_category(retrieval, block)
     of_users = dict(block.vectors)
@@ -244,6 +238,20 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
         scores[model][np.isnan(users[:, 0])] = -np.inf
         scores[model][:, np.isnan(items[:, 0])] = -np.inf
     return scores
+
+
+def _by_ease(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
+    """What EASE's weights say by all that a user had and by what is recent: one row after the other, since both read the same weights."""
+    num_items, num_known = len(retrieval.catalogue), retrieval.ease.shape[0]
+    values = np.column_stack([counted(block.pairs), block.pairs["weight_60"]]).astype(np.float32)
+    row = 2 * block.pairs["user"].to_numpy()[:, None] + np.arange(2)
+    entries = values.ravel(), (row.ravel(), np.repeat(block.pairs["item"].to_numpy(), 2))
+    history = sp.csr_array(entries, shape=(2 * len(block.user_keys), num_items))
+    found = history[:, :num_known] @ retrieval.ease
+    speaks = found.toarray() if sp.issparse(found) else found
+    if num_known < num_items:
+        speaks = np.pad(speaks, ((0, 0), (0, num_items - num_known)))
+    return {EASE: speaks[0::2], EASE_RECENT: speaks[1::2]}
 
 
 def _popular_in_category(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:

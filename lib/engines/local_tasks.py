@@ -6,24 +6,25 @@ files that a killed one has left are removed by the next.
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from lib.engines.arrow_tasks import InProcess, by_shard
+from lib.engines.arrow_tasks import by_shard
 from lib.engines.held_parts import Held, HeldParts, by_task
 from lib.engines.parts import PEER_IS_LOST, Task, require_room
 from lib.lake.places import VARIABLES
@@ -32,6 +33,7 @@ from lib.runs.errors import RetryableError, TaskError
 Value = TypeVar("Value")
 FAILED = "failed"  # a file that a task leaves where its gang meets
 MEETING_SECONDS = 300.0  # for which a task waits for another that was begun with it, and lives
+SENT_BYTES = 1 << 20  # of a value that goes with each task; a larger one is left in a file once
 FOLDER = Path(tempfile.gettempdir()) / f"cartwheel-tasks-{os.getuid()}"
 # Kept for the next job of this process, since its start takes seconds, and the store's variables that its processes know.
 _pool: ProcessPoolExecutor | None = None
@@ -113,6 +115,30 @@ class LocalGang:
         raise RetryableError(f"{PEER_IS_LOST} (number {rank + 1} of {self.size}): it has not come")
 
 
+@dataclass(frozen=True)
+class OnDisk(Generic[Value]):
+    """A `Broadcast` that goes to tasks through a file if it is large: written with the first, and read once by each process."""
+
+    value: Value
+    file: Path
+
+    def __reduce__(self) -> tuple[Callable[..., "OnDisk[Any]"], tuple[Any, ...]]:
+        if not self.file.exists():
+            content = pickle.dumps(self.value)
+            if len(content) < SENT_BYTES:
+                return OnDisk, (self.value, self.file)
+            unfinished = self.file.with_suffix(".unfinished")
+            unfinished.write_bytes(content)
+            unfinished.rename(self.file)
+        return read_broadcast, (self.file,)
+
+
+@lru_cache(maxsize=2)  # what the tasks of now need
+def read_broadcast(file: Path) -> OnDisk[Any]:
+    """What is broadcast by a file."""
+    return OnDisk(pickle.loads(file.read_bytes()), file)
+
+
 @dataclass
 class LocalEngine:
     """Runs tasks in processes of this machine."""
@@ -189,9 +215,9 @@ class LocalEngine:
             partitions.append([Held(path, 0)])
         return LocalParts(partitions, num_bytes, self)
 
-    def broadcast(self, value: Value) -> InProcess[Value]:
-        """The value itself."""
-        return InProcess(value)
+    def broadcast(self, value: Value) -> OnDisk[Value]:
+        """The value, which other processes read from a file if it is large."""
+        return OnDisk(value, self.new_folder() / "broadcast.pickle")
 
     def close(self) -> None:
         """Remove what tasks have left; the processes stay for the next job."""

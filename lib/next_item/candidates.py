@@ -8,6 +8,7 @@ from scipy import sparse
 
 from lib.next_item.scores import Floats
 from lib.next_item.visits import Ints
+from lib.ranking.topk import best_order
 
 NEVER = 1 << 30  # the rank of an item that is not named
 
@@ -61,7 +62,7 @@ class Candidates:
 
     def ranks(self, score: Floats) -> Ints:
         """[candidates] the rank of each among those of its prefix."""
-        order = np.lexsort((self.item, -score, self.row))
+        order = best_order(self.row, score)
         ranks = np.empty(len(score), dtype=np.int64)
         ranks[order] = np.arange(len(score)) - self.starts[self.row[order]] + 1
         return ranks

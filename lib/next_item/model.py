@@ -20,6 +20,7 @@ from lib.next_item.scores import Floats
 from lib.next_item.sequence import SequenceStrategy
 from lib.next_item.strategies import DEPTH, SEQUENCE, STRATEGIES, Learnt
 from lib.next_item.visits import Asked, Catalogue, Ints, Prefixes, Visits, asked, coded_visits, whole
+from lib.ranking.topk import best_order
 
 BLEND, RANKED = "blend", "ranked"
 BEST = "best"  # the chosen one's items, then the blend's
@@ -151,7 +152,7 @@ class NextItemModel:
             part = prefixes.part(slice(begin, begin + AT_ONCE))
             scored = self.scored(part, len(names), depth=max(DEPTH, k))
             score, candidates = scored.by_strategy[strategy or BEST], scored.candidates
-            order = np.lexsort((candidates.item, -score, candidates.row))
+            order = best_order(candidates.row, score)
             for start, end in zip(candidates.starts[:-1], candidates.starts[1:], strict=True):
                 first = order[start:end][:k]
                 first = first[score[first] > 0]

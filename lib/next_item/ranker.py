@@ -15,7 +15,7 @@ from lib.next_item.scores import Floats
 from lib.next_item.visits import Bools, Ints, Prefixes
 
 if TYPE_CHECKING:
-    import lightgbm  # takes seconds, which only those wait for who use it
+    import lightgbm  # takes time, which only those wait for who use it
 
 NUM_RANKED = 30  # first candidates of the blend that are ordered anew
 LEAST_QUESTIONS = 300  # fewer teach nothing
@@ -51,9 +51,10 @@ class Ranker:
     @cached_property
     def booster(self) -> "lightgbm.Booster":
         """The trees."""
-        import lightgbm  # noqa: PLC0415
+        from lib.statistics import gradient_boosting  # noqa: PLC0415
 
-        return lightgbm.Booster(model_str=self.text)
+        booster: lightgbm.Booster = gradient_boosting.lightgbm.Booster(model_str=self.text)
+        return booster
 
     def scores(self, given: Floats) -> Floats:
         """[candidates] from 0 to 1, of candidates with these features; those of one prefix can be compared."""
@@ -112,7 +113,7 @@ def first_of_blend(candidates: Candidates, blend: Floats) -> Bools:
 
 def learn(given: Floats, is_next: Bools, sizes: Ints, names: Sequence[str]) -> Ranker:
     """Learn from the features of candidates by some strategies, whether each came next, and the number of candidates of each question."""
-    import lightgbm  # noqa: PLC0415
+    from lib.statistics.gradient_boosting import lightgbm  # noqa: PLC0415
 
     data = lightgbm.Dataset(
         given, is_next.astype(np.int32), group=sizes, feature_name=feature_names(names), free_raw_data=True

@@ -1,7 +1,8 @@
 import numpy as np
 
-from lib.candidates.rules import Rules, best_places, by_score, explored, number_in_group
+from lib.candidates.rules import Rules, best_places, explored, number_in_group
 from lib.candidates.sources import Proposed
+from lib.ranking.topk import best_order
 from tests.lib.candidates.shop import event, interactions, shop
 
 
@@ -15,7 +16,7 @@ def test_a_cap_puts_what_is_beyond_it_after_all_others_of_the_user() -> None:
     catalogue = retrieval.catalogue
     catalogue.tag[:] = [0, 0, 0, 1, catalogue.num_tags - 1]
     user, item = np.zeros(5, np.int64), np.arange(5)
-    order = by_score(user, item, np.array([5.0, 4, 3, 2, 1]))
+    order = best_order(user, np.array([5.0, 4, 3, 2, 1]))
 
     def listed(cap: int | None, length: int = 5) -> list[int]:
         place, rank = best_places(order, user, item, catalogue, length=length, max_per_category=cap)

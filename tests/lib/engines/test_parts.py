@@ -60,6 +60,13 @@ def numbers(files: Iterable[pa.RecordBatch], *, factor: Broadcast[int]) -> Itera
             yield from packed(rows.select(number=pl.len()), "count")
 
 
+def sizes(files: Iterable[pa.RecordBatch], *, told: Broadcast[bytes]) -> Iterator[pa.RecordBatch]:
+    """How long what is broadcast is, which process this is, and which object it has got."""
+    list(files)
+    row = {"length": len(told.value), "last": told.value[-1], "process": os.getpid(), "place": id(told.value)}
+    yield from packed(pl.DataFrame([row]), "size")
+
+
 def sums(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The sum of a shard's numbers."""
     found = unpacked(parts)
@@ -196,3 +203,22 @@ sources:
             rows = [sorted(map(str, shop.table(table, *columns).to_pylist())) for shop in shops]
             assert rows[0] == rows[1], table
     assert one.lake.tables() == other.lake.tables()
+
+
+@pytest.mark.parametrize(("length", "num_files"), [(9, 0), (local_tasks.SENT_BYTES, 1)])
+def test_what_is_broadcast_is_left_in_a_file_once_if_it_is_large_and_read_once_by_each_process(
+    length: int, num_files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_parts, "HERE_BYTES", 0)
+    engine = LocalEngine(2)
+    told = engine.broadcast(bytes(length - 1) + b"x")
+    for _ in range(2):
+        made = engine.over(FILES, task_bytes=10).then(sizes, told=told)
+        found = unpacked(made.batches())["size"]
+        assert found["length"].to_list() == [length] * 5
+        assert found["last"].to_list() == [ord("x")] * 5
+        files = list(engine.folder.rglob("broadcast*"))
+        assert len(files) == num_files
+        if num_files:
+            assert found.select("process", "place").n_unique() == found["process"].n_unique()
+    engine.close()

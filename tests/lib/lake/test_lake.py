@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
@@ -312,3 +313,22 @@ def test_partitions_are_replaced_together_and_found_by_their_values(lake: Lake) 
         "clean-000002"
     ]
     assert lake.metadata_of_run("silver/events", "clean-000001", "cartwheel.said") == "this"
+
+
+def test_texts_are_written_with_a_dictionary_and_fractions_and_lists_without(lake: Lake) -> None:
+    candidates = contract("gold/candidates")
+    ann = {"as_of": datetime(2026, 1, 1, tzinfo=UTC), "user_key": "ann", "source": "als", "score": 0.5, "rank": 1}
+    rows = conform(candidates, arrow_rows(candidates, *({**ann, "item_id": item} for item in "abc")))
+    (of_candidates,) = write_files(lake, candidates, [rows])
+    (of_vectors,) = write_files(lake, VECTORS, [vectors({})])
+
+    def with_dictionary(file: str) -> dict[str, bool]:
+        group = pq.ParquetFile(file).metadata.row_group(0)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        return {column.path_in_schema: column.has_dictionary_page for column in columns}
+
+    assert with_dictionary(f"{lake.uri('gold/candidates')}/{of_candidates.path}") == {
+        **dict.fromkeys(("as_of", "user_key", "item_id", "rank"), True),
+        "score": False,
+    }
+    assert not with_dictionary(f"{lake.uri('gold/vectors')}/{of_vectors.path}")["values.list.element"]

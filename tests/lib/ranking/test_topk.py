@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from lib.ranking.topk import (
     Ranked,
     best_of_each,
+    best_order,
     dot_products,
     incidence,
     rank_users,
@@ -95,3 +96,20 @@ def test_lists_of_ids_become_a_sparse_matrix_and_foreign_ids_are_passed_over() -
     assert incidence(lists, ids).toarray().tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
     values = np.array([5, 6, 7, 8], np.float32)
     assert incidence(lists, ids, values).toarray().tolist() == [[7, 5, 0], [0, 0, 0], [0, 0, 0], [0, 0, 8]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-INF, -1.0, -0.0, 0.0, 1e-30, 2.5])), max_size=30))
+def test_entries_are_ordered_by_group_then_the_highest_score_and_ties_stay_as_they_stand(
+    entries: list[tuple[int, float]],
+) -> None:
+    group = np.array([of for of, _ in entries], np.int64)
+    score = np.array([value for _, value in entries])
+    expected = sorted(range(len(entries)), key=lambda place: (entries[place][0], -entries[place][1]))
+    assert best_order(group, score).tolist() == expected
+    assert best_order(group, score.astype(np.float32)).tolist() == expected
+
+
+def test_entries_of_groups_whose_numbers_are_too_large_to_multiply_are_ordered_too() -> None:
+    group = np.array([1 << 61, 0, 1 << 61, 0])
+    assert best_order(group, np.array([1.0, 2.0, 3.0, 2.0])).tolist() == [1, 3, 2, 0]
