@@ -28,12 +28,12 @@ ITEMS = "item_vectors"
 
 @dataclass(frozen=True)
 class Scaling:
-    """How F features become inputs: sign(x) log(1 + |x|), standardised; 0 where unknown, beside which it is said whether it is.
+    """How F features become inputs: arsinh(x), standardised; 0 where unknown, beside which it is said whether it is.
 
     A feature that was the same, or unknown, in all that was learned from says nothing, whatever it is later.
     """
 
-    mean: Floats  # (F,), of the logarithms
+    mean: Floats  # (F,), of what is squashed
     scale: Floats  # (F,), one over their standard deviation; 0 where a feature says nothing
     unknown: Floats  # (F,), the share of rows in which it was unknown
 
@@ -48,22 +48,20 @@ class Scaling:
 
     def inputs(self, features: Floats) -> Floats:
         """(N, num_inputs) of features (N, F)."""
-        found = np.empty((len(features), self.num_inputs), np.float32)
-        scaled = squash(features, out=found[:, : len(self.mean)])
+        scaled = squash(features)
         is_unknown = ~np.isfinite(scaled)
         with np.errstate(invalid="ignore"):  # of what is infinite, and unknown
             scaled -= self.mean
             scaled *= self.scale
         scaled[is_unknown] = 0
         share = self.unknown[self._at_times]
-        found[:, len(self.mean) :] = (is_unknown[:, self._at_times] - share) / np.sqrt(share * (1 - share))
-        return np.clip(found, -BOUND, BOUND, out=found)
+        told = (is_unknown[:, self._at_times] - share) / np.sqrt(share * (1 - share))
+        return np.concatenate([found.clip(-BOUND, BOUND) for found in (scaled, told)], axis=1, dtype=np.float32)
 
 
-def squash(features: Floats, *, out: Floats | None = None) -> Floats:
-    """sign(x) log(1 + |x|): counts and sums, of which few are large."""
-    size = np.abs(features, out=out)
-    return np.copysign(np.log1p(size, out=size), features, out=size)
+def squash(features: Floats) -> Floats:
+    """arsinh(x), about sign(x) log(2 |x|) of what is large: counts and sums, of which few are large."""
+    return np.asarray(np.arcsinh(features))
 
 
 def scaling_sums(features: Floats) -> Doubles:

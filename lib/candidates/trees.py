@@ -4,14 +4,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightgbm as lgb
 import numpy as np
 
 from lib.candidates.examples import Examples, Floats, Pairs, ndcg_of
 from lib.candidates.features import FEATURES
 from lib.statistics.bootstrap import Floats as Doubles
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+else:
+    from lib.statistics.gradient_boosting import lightgbm as lgb
 
 TREES_AT_ONCE = 10  # the number of trees is a multiple of it
 PARAMETERS: Mapping[str, Any] = {

@@ -89,7 +89,7 @@ def test_a_blend_is_the_mean_of_scores_over_their_deviation_and_goes_through_its
     examples = planted(0)
     trees = Trees(text_of(fitted(examples, num_trees=10, options=OPTIONS)))
     blend = Blend([of_one("ease", slope=8), of_one("als", slope=2), trees], [2, 0.5, 4])
-    of_ease, of_als = (np.log1p(examples.features[:, FEATURES.index(name)]) for name in ("ease", "als"))
+    of_ease, of_als = (np.arcsinh(examples.features[:, FEATURES.index(name)]) for name in ("ease", "als"))
     of_trees = trees.scores(examples.features)
     expected = ((8 * of_ease + 1) / 2 + (2 * of_als + 1) / 0.5 + of_trees / 4) / 3
     np.testing.assert_allclose(blend.scores(examples.features), expected, rtol=1e-5)
