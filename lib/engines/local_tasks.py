@@ -175,7 +175,8 @@ class LocalEngine:
             _pool = None
         if _pool is None:
             _known, _size = known, self.parallelism
-            os.environ.setdefault("POLARS_MAX_THREADS", "1")
+            for name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS"):
+                os.environ.setdefault(name, "1")
             _pool = ProcessPoolExecutor(
                 self.parallelism, multiprocessing.get_context("spawn"), initializer=_begin_worker
             )

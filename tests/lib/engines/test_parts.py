@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from pyspark import cloudpickle
 from ray import cloudpickle as ray_cloudpickle
+from threadpoolctl import threadpool_info
 
 from lib.engines import held_parts, local_tasks
 from lib.engines.arrow_tasks import Broadcast, packed, unpacked
@@ -143,6 +144,28 @@ def test_processes_that_are_kept_know_the_store_of_now(monkeypatch: pytest.Monke
         found = engine.over(FILES, task_bytes=50).then(regions).collected()
         assert {unpack(content)["region"].item() for _, content in found} == {region}
     engine.close()
+
+
+def num_threads(files: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """How many threads the libraries of this process take that multiply matrices."""
+    for _ in files:
+        most = max(library["num_threads"] for library in threadpool_info())
+        yield from packed(pl.DataFrame({"threads": [most]}), "threads")
+
+
+def test_processes_that_share_the_cores_take_one_thread_each_whatever_started_them() -> None:
+    script = (
+        "from tests.lib.engines.test_parts import *\n"
+        "if __name__ == '__main__':\n"
+        "    held_parts.HERE_BYTES = 0\n"
+        "    made = LocalEngine(2).over(FILES, task_bytes=50).then(num_threads).collected()\n"
+        "    print({pl.read_ipc_stream(content)['threads'].item() for _, content in made})\n"
+    )
+    without = {name: value for name, value in os.environ.items() if not name.endswith("_THREADS")}
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=without, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines()[-1] == "{1}"
 
 
 def test_files_are_spread_so_that_tasks_read_about_equally_much() -> None:
