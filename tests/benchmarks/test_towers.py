@@ -1,3 +1,4 @@
+import argparse
 import math
 
 import polars as pl
@@ -29,11 +30,12 @@ def test_parts_hold_every_user_once_and_a_shard_whole_users(monkeypatch: pytest.
 
 
 def test_each_number_of_items_is_measured_bare_and_with_each_number_of_workers_whole_and_in_chunks() -> None:
-    assert list(towers.cases([7], 100, 10, 2)) == [
-        Case("bare dense", 7, 100, 1, 100),
-        Case("bare sparse", 7, 100, 1, 100),
-        Case("ours", 7, 100, 1, 100),
-        Case("ours", 7, 100, 2, 100),
-        Case("ours", 7, 100, 1, 10),
-        Case("ours", 7, 100, 2, 10),
+    given = argparse.Namespace(items=[7], pairs=100, chunk_rows=10, workers=2, batch=5)
+    assert list(towers.cases(given)) == [
+        Case("bare dense", 7, 100, 1, 100, 5),
+        Case("bare sparse", 7, 100, 1, 100, 5),
+        Case("ours", 7, 100, 1, 100, 5),
+        Case("ours", 7, 100, 2, 100, 5),
+        Case("ours", 7, 100, 1, 10, 5),
+        Case("ours", 7, 100, 2, 10, 5),
     ]
