@@ -3,8 +3,8 @@
 File, environment and flags override them in this order.
 
 A job's own settings are in its section (`clean: {session_gap_minutes: 30}`, `CARTWHEEL_CLEAN__SESSION_GAP_MINUTES=30`,
-`--clean.session-gap-minutes 30`); settings shared by all jobs are in `lake`, `log`, `time`, `privacy`, `cluster` and
-`kubernetes`.
+`--clean.session-gap-minutes 30`); settings shared by all jobs are in `lake`, `log`, `time`, `privacy`, `cluster`,
+`kubernetes` and `live`.
 """
 
 import hashlib
@@ -241,6 +241,39 @@ class KubernetesSettings(Section):
     )
 
 
+class LiveSettings(Section):
+    """The live log, and the online state that the server answers from."""
+
+    kafka: str | None = Field(
+        None,
+        min_length=1,
+        description="Kafka's bootstrap servers, such as kafka:9092; unset: the live log is files in the log folder",
+    )
+    topic_prefix: str = Field(
+        "cartwheel.",
+        pattern=r"^[A-Za-z0-9._-]{0,100}$",
+        description="the records of a source of the mapping are in the topic of this prefix and its name",
+    )
+    state: str | None = Field(
+        None,
+        min_length=1,
+        description="where the online state is: redis://host:6379/0, rediss:// over TLS (its password is in the variable "
+        "CARTWHEEL_REDIS_PASSWORD), or a file of SQLite on one machine; unset: `<lake>/online.sqlite`",
+    )
+    events_kept: int = Field(200, ge=1, le=10_000, description="latest events of a user that the online state keeps")
+    days_kept: float = Field(30, gt=0, le=3660, description="days after which it forgets a user who does nothing")
+    state_timeout_ms: int = Field(
+        100, ge=1, le=60_000, description="after so many milliseconds without an answer the state counts as lost"
+    )
+
+    @field_validator("state")
+    @classmethod
+    def holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value:
+            raise ValueError("should hold no credentials; set CARTWHEEL_REDIS_PASSWORD in the environment")
+        return value
+
+
 SHARED_SECTIONS: dict[str, type[Section]] = {
     "lake": LakeSettings,
     "log": LogSettings,
@@ -248,9 +281,10 @@ SHARED_SECTIONS: dict[str, type[Section]] = {
     "privacy": PrivacySettings,
     "cluster": ClusterSettings,
     "kubernetes": KubernetesSettings,
+    "live": LiveSettings,
 }
 # Sections that say where a run happens, not what it computes: moving a lake or resizing a cluster makes nothing stale.
-NOT_HASHED = ("lake", "log", "privacy", "cluster", "kubernetes")
+NOT_HASHED = ("lake", "log", "privacy", "cluster", "kubernetes", "live")
 
 
 class JobSettings(BaseModel):
@@ -268,6 +302,7 @@ class JobSettings(BaseModel):
     privacy: PrivacySettings = PrivacySettings()
     cluster: ClusterSettings = ClusterSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    live: LiveSettings = LiveSettings()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
