@@ -363,6 +363,20 @@ UPKEEP: tuple[Job, ...] = (
         before_events=True,
         driver=Size(cores=2, memory=6),
     ),
+    Job(
+        "serve",
+        "ray",
+        "answers over HTTP from the current release, and takes events",
+        models=("release",),
+        code=(
+            *("lib/candidates", "lib/cleaning/pseudonyms.py", "lib/content/users.py", "lib/features", "lib/models"),
+            *("lib/next_item", "lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
+        ),
+        finds_new_files=True,
+        before_events=True,
+        driver=Size(cores=2, memory=8),
+        workers=Workers(Size(cores=2, memory=8), at_most=4),
+    ),
 )
 
 JOBS: dict[str, Job] = {job.name: job for job in (*PIPELINE, *UPKEEP)}
