@@ -163,6 +163,7 @@ def variables(settings: ServeSettings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "OMP_NUM_THREADS": "1",
         "POLARS_MAX_THREADS": "1",
     }
@@ -211,10 +212,11 @@ def serving(settings: ServeSettings) -> Iterator[None]:
 
 def main(settings: ServeSettings) -> None:
     ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
     with serving(settings):
-        ended.wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())  # after Ray has set its own, which ends at once
+        while not ended.wait(1):
+            pass
     job_logger("serve").info("has ended")
 
 
