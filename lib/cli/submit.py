@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lib.engines.spark_properties import store_packages
+from lib.engines.spark_properties import EXCLUDES, PACKAGES, kafka_properties, shipped_properties, store_packages
 from lib.lake.places import STORE
 from lib.pipeline import Job
 from lib.settings import ClusterSettings
@@ -27,7 +27,7 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
             "spark-submit",
             *("--master", _spark_master(target, cluster)),
             *("--properties-file", "conf/spark-defaults.conf"),
-            *(("--packages", store_packages()) if _is_on_store(arguments) else ()),
+            *_more_packages(arguments),
             *("--py-files", PACKAGE),
             str(job.path),
             *arguments,
@@ -57,6 +57,15 @@ def require_java() -> None:
         raise ValueError(f"JAVA_HOME is {home}, but there is no bin/java in it; set it to the folder of Java 17")
     if not home and shutil.which("java") is None:
         raise ValueError("Spark needs Java 17, and there is no java on the path; install it or set JAVA_HOME")
+
+
+def _more_packages(arguments: Sequence[str]) -> list[str]:
+    """What Spark is given beside the shipped properties, to read an object store or Kafka."""
+    packages = store_packages() if _is_on_store(arguments) else shipped_properties()[PACKAGES]
+    if any(argument.partition("=")[0] == "--live.kafka" for argument in arguments):
+        given = kafka_properties(packages)
+        return ["--packages", given[PACKAGES], "--conf", f"{EXCLUDES}={given[EXCLUDES]}"]
+    return ["--packages", packages] if _is_on_store(arguments) else []
 
 
 def _is_on_store(arguments: Sequence[str]) -> bool:

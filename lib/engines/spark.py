@@ -28,6 +28,7 @@ from lib.engines.spark_properties import (
     PACKAGES,
     address_for_spark,
     address_of_spark,
+    kafka_properties,
     shipped_properties,
     store_packages,
     store_properties,
@@ -87,6 +88,8 @@ def session(settings: JobSettings) -> SparkSession:
         make_folder(event_log)  # Spark does not start without it
     if settings.lake.path.startswith(STORE) or event_log.startswith(STORE):
         defaults |= store_properties() | ({} if submitted else {PACKAGES: store_packages()})
+    if settings.live.kafka is not None and not submitted:
+        defaults |= kafka_properties(defaults[PACKAGES])
     if given.get("spark.master", "").startswith("local"):
         defaults |= {name: value for name, value in ON_ONE_MACHINE.items() if name not in given}
     for name, value in defaults.items():

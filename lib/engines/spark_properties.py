@@ -6,8 +6,10 @@ Does not import Spark.
 from lib.lake.places import STORE, endpoint, region
 from lib.pipeline import ROOT
 
-PACKAGES = "spark.jars.packages"
+PACKAGES, EXCLUDES = "spark.jars.packages", "spark.jars.excludes"
 STORE_CONNECTOR = "org.apache.hadoop:hadoop-aws:3.5.0"  # 674 MB, fetched where a lake is on a store and not before
+KAFKA_PACKAGES = "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0"  # 10 MB, fetched where a log is in Kafka
+KAFKA_EXCLUDES = "at.yawk.lz4:lz4-java,org.scala-lang.modules:scala-parallel-collections_2.13"  # Spark has these itself
 SPARKS_STORE = "s3a://"  # what the connector calls the store that all others call STORE
 
 
@@ -21,6 +23,14 @@ def shipped_properties() -> dict[str, str]:
 def store_packages() -> str:
     """The shipped packages, and the connector to object stores."""
     return f"{shipped_properties()[PACKAGES]},{STORE_CONNECTOR}"
+
+
+def kafka_properties(packages: str) -> dict[str, str]:
+    """The properties of a Spark that reads Kafka, beside those of the shipped and `packages`."""
+    return {
+        PACKAGES: f"{packages},{KAFKA_PACKAGES}",
+        EXCLUDES: f"{shipped_properties()[EXCLUDES]},{KAFKA_EXCLUDES}",
+    }
 
 
 def store_properties() -> dict[str, str]:
