@@ -8,6 +8,7 @@ points servers to it. A rerun, a retry or a kill changes nothing; a server that 
 
 import json
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,9 @@ from lib.candidates.sources import CONTENT, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.spark import SparkRun, start_run
 from lib.next_item.learning import model_at
+from lib.online.open_state import open_state
+from lib.online.state import StateUnavailableError
+from lib.runs.errors import RetryableError
 from lib.serving import release as releases
 from lib.serving.reference import reference_of
 from lib.serving.release import Facts, Release
@@ -134,6 +138,25 @@ def release_of(run: SparkRun, settings: PublishSettings) -> Release:
     )
 
 
+def point_servers_to(run: SparkRun, folder: Path) -> None:
+    """Let servers answer from the release.
+
+    Raises:
+        RetryableError: the online state does not answer.
+    """
+    live = run.settings.live
+    if live.state is None and run.lake.is_remote:
+        run.log("no online state is set (live.state): servers take the release from ops/models")
+        return
+    state = open_state(live, run.lake.path)
+    try:
+        state.set_release(run.run_id, run.uri(folder))
+    except StateUnavailableError as error:
+        raise RetryableError(f"the release is published, but no server knows: {error}") from None
+    finally:
+        state.close()
+
+
 def main(settings: PublishSettings) -> None:
     with start_run("publish", settings) as run:
         release = release_of(run, settings)
@@ -148,6 +171,7 @@ def main(settings: PublishSettings) -> None:
             checkpoint=folder / releases.MANIFEST,
             num_parameters=release.ranker.scorer.num_parameters if release.ranker else 0,
         )
+        point_servers_to(run, folder)
 
 
 if __name__ == "__main__":
