@@ -36,7 +36,7 @@ sources:
 @cache
 def small_release(version: str = "first", seed: int = 0) -> Release:
     """A hundred and twenty items and forty users."""
-    return synthetic_release(120, num_users=40, seed=seed, version=version)
+    return synthetic_release(120, num_users=40, num_trees=20, num_visits=400, seed=seed, version=version)
 
 
 def mapping() -> LogMapping:
