@@ -1,5 +1,6 @@
 """A release of any size with random content: for speed alone, which does not depend on what the numbers mean."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,7 +17,7 @@ from lib.candidates.trees import Trees, fitted, text_of
 from lib.next_item.model import NextItemModel
 from lib.ranking import ann
 from lib.serving.release import Facts, Release
-from lib.serving.users import UserEvents, Users
+from lib.serving.users import UserEvents, Users, numbers_of
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 WEIGHTS = {"view": 0.2, "cart": 0.6, "favourite": 0.6, "purchase": 1.0, "rating": 0.2}
@@ -32,12 +33,16 @@ def synthetic_release(
     num_visits: int = 5_000,
     seed: int = 0,
     version: str = "synthetic",
+    user_keys: Sequence[str] = (),
 ) -> Release:
-    """A release of so many items and users, each with EVENTS events."""
+    """A release of so many items and users, or of users with these keys, each with EVENTS events."""
     draw = np.random.default_rng(seed)
     popularity = draw.zipf(1.3, num_items).clip(max=100_000)
     retrieval = _retrieval(draw, num_items, popularity)
-    users = _users(draw, num_users, num_items, popularity)
+    keys = draw.integers(0, 2**63, (num_users, 2), dtype=np.uint64)
+    if user_keys:
+        keys = np.array([numbers_of(key) for key in user_keys], np.uint64)
+    users = _users(draw, np.unique(keys, axis=0), num_items, popularity)
     share = popularity / popularity.sum()
     ids = retrieval.catalogue.item_ids.to_pylist()
     visits = [[ids[item] for item in draw.choice(num_items, 6, p=share)] for _ in range(num_visits)]
@@ -100,8 +105,7 @@ def _ease(draw: np.random.Generator, num_items: int) -> np.ndarray | sp.csr_arra
     return sp.csr_array((values, (rows, columns)), shape=(num_items, num_items))
 
 
-def _users(draw: np.random.Generator, num_users: int, num_items: int, popularity: np.ndarray) -> Users:
-    keys = np.unique(draw.integers(0, 2**63, (num_users, 2), dtype=np.uint64), axis=0)
+def _users(draw: np.random.Generator, keys: np.ndarray, num_items: int, popularity: np.ndarray) -> Users:
     num_events = len(keys) * EVENTS
     end = int(AS_OF.timestamp()) * 10**6
     bought = (draw.random(num_events) < 0.2).astype(np.int64)
