@@ -131,7 +131,7 @@ class FileLog:
 
 
 def _place(source: Source) -> str:
-    """A path of a live file below the log folder that belongs to the source; \\0 stands where its name goes.
+    r"""A path of a live file below the log folder that belongs to the source; \\0 stands where its name goes.
 
     Raises:
         SettingError: no pattern of the source can be filled in.

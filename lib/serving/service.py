@@ -73,7 +73,7 @@ class Service:
     epsilon: float = 0.0
     ahead_seconds: float = 60.0  # that a client's clock may be ahead
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-    metrics: Metrics = field(default_factory=lambda: Metrics())
+    metrics: Metrics = field(default_factory=Metrics)
     release: Release | None = None
     _state_lost_until: float = 0.0
     _refused: str = ""  # the release that could not be loaded
@@ -107,7 +107,7 @@ class Service:
             return True
 
     def _wanted(self) -> tuple[str, str] | None:
-        found = self._ask_state(lambda state: state.release(), [])
+        found: tuple[str, str] | None = self._ask_state(lambda state: state.release(), [])
         if found is None:
             row = current_model(self.lake, "release")
             found = None if row is None else (row["version"], row["uri"])
@@ -125,7 +125,11 @@ class Service:
             raise UnusableError(503, "no_release", "no release is loaded yet: run publish, or wait")
         degraded: list[str] = []
         user_key, now = self.user_key(question.user_id) if question.user_id else None, self.clock()
-        events = self._ask_state(lambda state: state.events(user_key, since=release.facts.as_of), degraded) if user_key else []
+        events = (
+            self._ask_state(lambda state: state.events(user_key, since=release.facts.as_of), degraded)
+            if user_key
+            else []
+        )
         request = Request(
             now=now,
             user_key=user_key,
@@ -235,11 +239,15 @@ class Service:
             raise UnusableError(404, "unknown_item", f"event {place}: no item of the release has this item_id")
         moment = event.event_time or now
         if moment > now + timedelta(seconds=self.ahead_seconds):
-            raise UnusableError(422, "event_in_future", f"event {place}: its event_time is in the future; is the clock right?")
+            raise UnusableError(
+                422, "event_in_future", f"event {place}: its event_time is in the future; is the clock right?"
+            )
         end = self.mapping.times.end
         if end is not None and moment >= end:
             raise UnusableError(
-                422, "after_the_end", f"event {place}: the log ends at {end:%Y-%m-%d %H:%M} UTC by its mapping (times.end)"
+                422,
+                "after_the_end",
+                f"event {place}: the log ends at {end:%Y-%m-%d %H:%M} UTC by its mapping (times.end)",
             )
         return event._asdict() | {"event_time": moment, "item_id": event.item_id.strip()}
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
+from lib.lake.lake import Lake
 from lib.online.open_state import open_state
 from lib.pipeline import ROOT
 from lib.settings import LiveSettings
 from tests.lib.serving.served import AS_OF, MAPPING, publish, small_release
-from lib.lake.lake import Lake
 
 pytestmark = pytest.mark.slow
 TOKEN = "a-token-of-a-test-0001"

@@ -50,7 +50,8 @@ MARKET = load_mapping("market")
         HEAD
         + "    names: {user_id: u, item_id: i, event_time: t, quantity: q, candidates: c}\n    optional: [user_id, quantity, candidates]\n"
         "    events: [{type: {column: kind}}]\n",
-        HEAD + "    names: {user_id: who.id, item_id: what, event_time: ts, quantity: q, candidates: {column: c, separator: '|'}}\n"
+        HEAD
+        + "    names: {user_id: who.id, item_id: what, event_time: ts, quantity: q, candidates: {column: c, separator: '|'}}\n"
         "    optional: [user_id, quantity, candidates]\n    time_format: epoch_milliseconds\n    ignore: {action: hover}\n"
         "    events: [{type: {column: action, values: {pv: view, buy: purchase, show: impression, back: return}}}]\n",
         HEAD + "    names: {user_id: u, item_id: i, event_time: t, quantity: q, candidates: c}\n"
