@@ -8,6 +8,7 @@ from lib.pipeline import ROOT
 
 PACKAGES = "spark.jars.packages"
 STORE_CONNECTOR = "org.apache.hadoop:hadoop-aws:3.5.0"  # 674 MB, fetched where a lake is on a store and not before
+KAFKA_CONNECTOR = "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0"  # fetched where a job reads Kafka
 SPARKS_STORE = "s3a://"  # what the connector calls the store that all others call STORE
 
 
@@ -18,9 +19,9 @@ def shipped_properties() -> dict[str, str]:
     return {name: value.strip() for name, value in pairs}
 
 
-def store_packages() -> str:
-    """The shipped packages, and the connector to object stores."""
-    return f"{shipped_properties()[PACKAGES]},{STORE_CONNECTOR}"
+def packages(*connectors: str) -> str:
+    """The shipped packages, and connectors."""
+    return ",".join((shipped_properties()[PACKAGES], *connectors))
 
 
 def store_properties() -> dict[str, str]:

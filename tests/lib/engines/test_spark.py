@@ -8,7 +8,7 @@ import pytest
 from lib.cli import submit
 from lib.cli.jobs import load_job
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.engines.spark_properties import store_packages
+from lib.engines.spark_properties import STORE_CONNECTOR, packages
 from lib.kubernetes.spark_application import EXECUTOR_METRICS, METRICS
 from lib.pipeline import JOBS, ROOT
 from lib.tables import contract
@@ -70,7 +70,7 @@ def test_a_submitted_job_logs_its_events_to_a_bucket_and_tells_prometheus_of_its
     given = {**METRICS, "spark.ui.enabled": "true", "spark.ui.port": "0", "spark.eventLog.enabled": "true"}
     given["spark.eventLog.dir"] = f"s3a://{BUCKET}/of/events"
     command = ["spark-submit", "--master", "local[1]", "--properties-file", str(ROOT / "conf" / "spark-defaults.conf")]
-    command += ["--packages", store_packages(), *(f"--conf={name}={value}" for name, value in given.items())]
+    command += ["--packages", packages(STORE_CONNECTOR), *(f"--conf={name}={value}" for name, value in given.items())]
     paths = (EXECUTOR_METRICS, METRICS["spark.metrics.conf.*.sink.prometheusServlet.path"])
     done = subprocess.run(
         [*command, str(program), str(tmp_path / "lake"), *paths],
