@@ -119,7 +119,7 @@ def records_of(values: Sequence[bytes | None], source: Source) -> pa.RecordBatch
         records, names = _read(lines)
     stored = stored_names(names)
     place = np.cumsum([line is not None for line in lines]) - 1
-    taken = pa.array(place, mask=np.array([line is None for line in lines], dtype=bool))
+    taken = pa.array(place, pa.int64(), mask=np.array([line is None for line in lines], dtype=bool))
     whole = [kept_whole(value or b"") if line is None else None for value, line in zip(values, lines, strict=True)]
     malformed = records["malformed"].take(taken).to_pylist()
     columns = dict(zip(stored, (records.column(at).take(taken) for at in range(len(names))), strict=True))
