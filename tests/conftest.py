@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.live.kafka_broker import KafkaBroker, NoKafkaError, kafka_broker
 from tests import object_store as stores
 from tests.lakes import SmallLake
 
@@ -48,6 +49,17 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stores.Ob
             yield store
     except stores.NoObjectStoreError as reason:
         warnings.warn(f"NO TEST OF OBJECT STORES RUNS: {reason}", stacklevel=1)
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A real Kafka, which a test that stops it starts again; tests with it are skipped where its jars cannot be had."""
+    try:
+        with kafka_broker(tmp_path_factory.mktemp("kafka")) as broker:
+            yield broker
+    except NoKafkaError as reason:
+        warnings.warn(f"NO TEST OF KAFKA RUNS: {reason}", stacklevel=1)
         pytest.skip(str(reason))
 
 

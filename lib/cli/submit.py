@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lib.engines.spark_properties import KAFKA_CONNECTOR, STORE_CONNECTOR, packages
+from lib.engines.spark_properties import EXCLUDES, PACKAGES, kafka_properties, shipped_properties, store_packages
 from lib.lake.places import STORE
 from lib.pipeline import Job
 from lib.settings import ClusterSettings
@@ -23,12 +23,11 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
         ValueError: the target needs an address that the settings do not give.
     """
     if job.engine == "spark":
-        connectors = _connectors(arguments)
         return [
             "spark-submit",
             *("--master", _spark_master(target, cluster)),
             *("--properties-file", "conf/spark-defaults.conf"),
-            *(("--packages", packages(*connectors)) if connectors else ()),
+            *_more_packages(arguments),
             *("--py-files", PACKAGE),
             str(job.path),
             *arguments,
@@ -60,11 +59,18 @@ def require_java() -> None:
         raise ValueError("Spark needs Java 17, and there is no java on the path; install it or set JAVA_HOME")
 
 
-def _connectors(arguments: Sequence[str]) -> list[str]:
-    """The packages that the flags make Spark need: of a lake on an object store, and of a log in Kafka."""
-    flags = " ".join(arguments).replace("=", " ")
-    needed = {STORE_CONNECTOR: f"--lake.path {STORE}", KAFKA_CONNECTOR: "--live.kafka "}
-    return [package for package, flag in needed.items() if flag in flags]
+def _more_packages(arguments: Sequence[str]) -> list[str]:
+    """What Spark is given beside the shipped properties, to read an object store or Kafka."""
+    packages = store_packages() if _is_on_store(arguments) else shipped_properties()[PACKAGES]
+    if any(argument.partition("=")[0] == "--live.kafka" for argument in arguments):
+        given = kafka_properties(packages)
+        return ["--packages", given[PACKAGES], "--conf", f"{EXCLUDES}={given[EXCLUDES]}"]
+    return ["--packages", packages] if _is_on_store(arguments) else []
+
+
+def _is_on_store(arguments: Sequence[str]) -> bool:
+    """Whether the flags name a lake on an object store."""
+    return f"--lake.path {STORE}" in " ".join(arguments).replace("--lake.path=", "--lake.path ")
 
 
 def _spark_master(target: Target, cluster: ClusterSettings) -> str:

@@ -25,13 +25,12 @@ from lib.engines.arrow_tasks import PARTS, Broadcast, apply_to_shard, write_rows
 from lib.engines.local_tasks import LocalEngine
 from lib.engines.parts import Engine, Task, TaskRun, bytes_to_read, files_written, require_room, spread
 from lib.engines.spark_properties import (
-    KAFKA_CONNECTOR,
     PACKAGES,
-    STORE_CONNECTOR,
     address_for_spark,
     address_of_spark,
-    packages,
+    kafka_properties,
     shipped_properties,
+    store_packages,
     store_properties,
 )
 from lib.lake.places import STORE, make_folder
@@ -87,12 +86,10 @@ def session(settings: JobSettings) -> SparkSession:
     event_log = address_of_spark(given.get("spark.eventLog.dir", ""))
     if event_log.startswith(STORE):
         make_folder(event_log)  # Spark does not start without it
-    connectors = [KAFKA_CONNECTOR] if settings.live.kafka else []
     if settings.lake.path.startswith(STORE) or event_log.startswith(STORE):
-        defaults |= store_properties()
-        connectors.append(STORE_CONNECTOR)
-    if connectors and not submitted:
-        defaults[PACKAGES] = packages(*connectors)
+        defaults |= store_properties() | ({} if submitted else {PACKAGES: store_packages()})
+    if settings.live.kafka is not None and not submitted:
+        defaults |= kafka_properties(defaults[PACKAGES])
     if given.get("spark.master", "").startswith("local"):
         defaults |= {name: value for name, value in ON_ONE_MACHINE.items() if name not in given}
     for name, value in defaults.items():

@@ -6,9 +6,10 @@ Does not import Spark.
 from lib.lake.places import STORE, endpoint, region
 from lib.pipeline import ROOT
 
-PACKAGES = "spark.jars.packages"
+PACKAGES, EXCLUDES = "spark.jars.packages", "spark.jars.excludes"
 STORE_CONNECTOR = "org.apache.hadoop:hadoop-aws:3.5.0"  # 674 MB, fetched where a lake is on a store and not before
-KAFKA_CONNECTOR = "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0"  # fetched where a job reads Kafka
+KAFKA_PACKAGES = "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0"  # 10 MB, fetched where a log is in Kafka
+KAFKA_EXCLUDES = "at.yawk.lz4:lz4-java,org.scala-lang.modules:scala-parallel-collections_2.13"  # Spark has these itself
 SPARKS_STORE = "s3a://"  # what the connector calls the store that all others call STORE
 
 
@@ -19,9 +20,17 @@ def shipped_properties() -> dict[str, str]:
     return {name: value.strip() for name, value in pairs}
 
 
-def packages(*connectors: str) -> str:
-    """The shipped packages, and connectors."""
-    return ",".join((shipped_properties()[PACKAGES], *connectors))
+def store_packages() -> str:
+    """The shipped packages, and the connector to object stores."""
+    return f"{shipped_properties()[PACKAGES]},{STORE_CONNECTOR}"
+
+
+def kafka_properties(packages: str) -> dict[str, str]:
+    """The properties of a Spark that reads Kafka, beside those of the shipped and `packages`."""
+    return {
+        PACKAGES: f"{packages},{KAFKA_PACKAGES}",
+        EXCLUDES: f"{shipped_properties()[EXCLUDES]},{KAFKA_EXCLUDES}",
+    }
 
 
 def store_properties() -> dict[str, str]:

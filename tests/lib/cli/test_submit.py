@@ -42,6 +42,15 @@ def test_for_a_lake_on_an_object_store_spark_gets_the_connector_beside_what_it_a
     assert "--packages" not in typed("train_encoder", "local", place)
 
 
+@pytest.mark.parametrize("place", [["--live.kafka", "kafka:9092"], ["--live.kafka=kafka:9092"]])
+def test_for_a_log_in_kafka_spark_gets_its_connector_and_what_not_to_fetch_for_it(place: list[str]) -> None:
+    told = typed("clean", "local", [*place, "--lake.path", "s3://b/lake"])
+    connectors = "org.apache.hadoop:hadoop-aws:3.5.0,org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0"
+    assert f" --packages io.delta:delta-spark_4.2_2.13:4.4.0,{connectors} --conf spark.jars.excludes=" in told
+    assert ",at.yawk.lz4:lz4-java," in told
+    assert "hadoop" not in typed("clean", "local", place).partition("--packages ")[2].partition(" ")[0]
+
+
 @pytest.mark.parametrize(
     ("job", "target", "cluster", "told"),
     [

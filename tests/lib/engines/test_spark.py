@@ -1,6 +1,8 @@
 """Runs of Spark jobs: what they commit, by a session of this process."""
 
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,12 @@ import pytest
 from lib.cli import submit
 from lib.cli.jobs import load_job
 from lib.engines.spark import SparkRun, spark_schema, start_run
-from lib.engines.spark_properties import STORE_CONNECTOR, packages
+from lib.engines.spark_properties import store_packages
 from lib.kubernetes.spark_application import EXECUTOR_METRICS, METRICS
+from lib.live.kafka_broker import KafkaBroker
 from lib.pipeline import JOBS, ROOT
 from lib.tables import contract
+from tests.brokers import create_topic, send
 from tests.jobs.spark.interactions import pair
 from tests.lakes import START, STRANGE_NAMES, SmallLake, arrow_rows
 from tests.object_store import BUCKET, ObjectStore
@@ -25,6 +29,21 @@ spark = session(JobSettings(lake={"path": sys.argv[1]}))
 spark.range(10).count()
 for path in sys.argv[2:]:
     print(urllib.request.urlopen(f"{spark.sparkContext.uiWebUrl}{path}/").read().decode())
+spark.stop()
+"""
+STREAMED = """
+import sys
+from lib.engines.spark import session
+from lib.settings import ClusterSettings, JobSettings, LiveSettings
+cluster = ClusterSettings(spark_master="local[1,1]", driver_memory="512m")
+spark = session(JobSettings(live=LiveSettings(kafka=sys.argv[1]), cluster=cluster))
+jars = spark.sparkContext._jsc.sc().listJars()
+print("jars", *sorted(jars.apply(number).rpartition("/")[2] for number in range(jars.length())))
+source = spark.readStream.format("kafka").option("kafka.bootstrap.servers", sys.argv[1])
+records = source.option("subscribe", "streamed").option("startingOffsets", "earliest").load().select("key", "value")
+show = lambda frame, _: [print("record", bytes(row.key), bytes(row.value)) for row in frame.collect()]
+query = records.writeStream.trigger(availableNow=True).option("checkpointLocation", sys.argv[2]).foreachBatch(show)
+query.start().awaitTermination()
 spark.stop()
 """
 ROW = {"model": "als", "version": "als-000001", "kind": "user", "id": "u", "values": [1.0], "as_of": START}
@@ -62,6 +81,28 @@ def test_a_failed_run_that_has_committed_a_share_of_a_table_is_taken_up(tmp_path
 
 
 @pytest.mark.slow
+def test_a_stream_reads_kafka_and_of_its_jars_only_those_are_fetched_that_spark_lacks(
+    kafka: KafkaBroker, tmp_path: Path
+) -> None:
+    create_topic(kafka.address, "streamed", partitions=1)
+    send(kafka.address, "streamed", [("u1", b"one"), ("u2", b"\xff not text")])
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMED, kafka.address, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    jars, *records = done.stdout.splitlines()
+    assert records == ["record b'u1' b'one'", "record b'u2' b'\\xff not text'"]
+    names = [re.sub(r"(_4\.2)?(_2\.13)?-[0-9.]+\.jar", "", jar).partition("_")[2] for jar in jars.split()[1:]]
+    of_delta = ["delta-kernel-api", "delta-kernel-defaults", "delta-spark", "delta-storage"]
+    of_kafka = ["commons-pool2", "kafka-clients", "spark-sql-kafka-0-10", "spark-token-provider-kafka-0-10"]
+    assert sorted(names) == sorted(of_delta + of_kafka)
+
+
+@pytest.mark.slow
 def test_a_submitted_job_logs_its_events_to_a_bucket_and_tells_prometheus_of_its_tasks(
     bucket: ObjectStore, tmp_path: Path
 ) -> None:
@@ -70,7 +111,7 @@ def test_a_submitted_job_logs_its_events_to_a_bucket_and_tells_prometheus_of_its
     given = {**METRICS, "spark.ui.enabled": "true", "spark.ui.port": "0", "spark.eventLog.enabled": "true"}
     given["spark.eventLog.dir"] = f"s3a://{BUCKET}/of/events"
     command = ["spark-submit", "--master", "local[1]", "--properties-file", str(ROOT / "conf" / "spark-defaults.conf")]
-    command += ["--packages", packages(STORE_CONNECTOR), *(f"--conf={name}={value}" for name, value in given.items())]
+    command += ["--packages", store_packages(), *(f"--conf={name}={value}" for name, value in given.items())]
     paths = (EXECUTOR_METRICS, METRICS["spark.metrics.conf.*.sink.prometheusServlet.path"])
     done = subprocess.run(
         [*command, str(program), str(tmp_path / "lake"), *paths],
