@@ -50,9 +50,9 @@ from lib.live.watermark import clocks_after, keep_clocks
 from lib.online.from_messages import StateWork, add_to_state
 from lib.online.state import StateUnavailableError
 from lib.pipeline import JOBS
-from lib.runs.errors import ExitCode, ending_of
+from lib.runs.errors import ExitCode, RetryableError, ending_of
 from lib.runs.freshness import outcome_if_unchanged
-from lib.settings import JobSettings
+from lib.settings import JobSettings, LiveSettings
 from lib.tables import contract
 
 BRONZE, STATE, FILES = "bronze", "state", "files"  # the queries
@@ -286,15 +286,18 @@ class Runner:
 
         Raises:
             StreamingQueryException: it has failed for another reason.
+            RetryableError: it is to end with what is there now, and a server is away.
         """
         error = query.exception()
         del self.running[name]
         if error is None:
             del self.starts[name]
             return
-        who = away(error)
-        if who is None or self.stream.settings.available_now:
+        who = away(error, self.stream.settings.live)
+        if who is None:
             raise error
+        if self.stream.settings.available_now:
+            raise RetryableError(f"{who} does not answer")
         self.tries[name] += 1
         seconds = min(MOST_SECONDS_BETWEEN_TRIES, 2.0 ** (self.tries[name] - 1))
         self.next_try[name] = time.monotonic() + seconds
@@ -324,12 +327,12 @@ class Runner:
                 query.stop()
 
 
-def away(error: StreamingQueryException) -> str | None:
+def away(error: StreamingQueryException, live: LiveSettings) -> str | None:
     """Who does not answer, if that is why a query has failed: it is worth another try."""
     text = str(error)
     if StateUnavailableError.__name__ in text:
         return "the online state"
-    return "Kafka" if any(name in text for name in KAFKA_IS_AWAY) else None
+    return f"Kafka at {live.kafka}" if any(name in text for name in KAFKA_IS_AWAY) else None
 
 
 @contextmanager
