@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 
 def create_topic(address: str, topic: str, *, partitions: int = 4) -> None:
@@ -26,7 +27,7 @@ def send(address: str, topic: str, records: Iterable[tuple[str | None, bytes | s
 def records_in(address: str, topic: str) -> Sequence[tuple[int, int, bytes | None, bytes | None]]:
     """All that a topic holds, by partition and offset: partition, offset, key, value."""
     consumer = Consumer({"bootstrap.servers": address, "group.id": "tests", "enable.auto.commit": False})
-    found = []
+    found: list[tuple[int, int, bytes | None, bytes | None]] = []
     try:
         for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
             first, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
@@ -34,7 +35,7 @@ def records_in(address: str, topic: str) -> Sequence[tuple[int, int, bytes | Non
             while end and (not found or found[-1][:2] < (number, end - 1)):
                 for message in consumer.consume(min(1000, end), timeout=10):
                     assert message.error() is None, message.error()
-                    found.append((number, message.offset(), message.key(), message.value()))
+                    found.append((number, message.offset() or 0, message.key(), message.value()))
     finally:
         consumer.close()
     return found

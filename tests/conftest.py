@@ -9,6 +9,8 @@ import pytest
 from lib.live.kafka_broker import KafkaBroker, NoKafkaError, kafka_broker
 from tests import object_store as stores
 from tests.lakes import SmallLake
+from tests.redis_servers import NoRedisError, RedisServer
+from tests.redis_servers import redis_server as started_redis
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -60,6 +62,17 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
             yield broker
     except NoKafkaError as reason:
         warnings.warn(f"NO TEST OF KAFKA RUNS: {reason}", stacklevel=1)
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis, which a test that stops it starts again; tests with it are skipped where it is not installed."""
+    try:
+        with started_redis(tmp_path_factory.mktemp("redis")) as server:
+            yield server
+    except NoRedisError as reason:
+        warnings.warn(f"NO TEST OF REDIS RUNS: {reason}", stacklevel=1)
         pytest.skip(str(reason))
 
 

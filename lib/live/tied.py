@@ -46,10 +46,8 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
     """End a tied process and all that it started hard, as kill -9 does."""
-    started = descendants(process.pid)
-    process.kill()
+    end(descendants(process.pid))
     process.wait()
-    end(started)
 
 
 def descendants(pid: int) -> list[int]:
@@ -58,7 +56,7 @@ def descendants(pid: int) -> list[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
+            if state != "Z" or _has_threads(stat.parent):
                 parents[int(stat.parent.name)] = int(parent)
     found, last = [], {pid}
     while last:
@@ -77,10 +75,16 @@ def end(pids: Sequence[int]) -> None:
 
 
 def _runs(pid: int) -> bool:
+    folder = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z" or _has_threads(folder)
     except OSError:
         return False
+
+
+def _has_threads(folder: Path) -> bool:
+    """Whether threads of a process go on whose first has ended: what it had open, it still has."""
+    return len(list((folder / "task").iterdir())) > 1
 
 
 def main(parent: int, stop_seconds: float, command: Sequence[str]) -> int:

@@ -4,11 +4,12 @@ Redis holds it where there are several servers, a file of SQLite on one machine;
 still answers, from its release alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 DECISION_HOURS = 24.0  # for which a decision is kept
+DECISIONS_KEPT = 1000  # of a user, at most: the latest
 
 
 class StateUnavailableError(Exception):
@@ -69,6 +70,10 @@ class OnlineState(Protocol):
 
     def release(self) -> tuple[str, str] | None:
         """The release that answers, and where it lies."""
+        ...
+
+    def user_keys(self) -> Iterator[str]:
+        """Every user of whom something is known, once each; one who expires or comes meanwhile may be missed."""
         ...
 
     def forget(self, user_keys: Sequence[str]) -> None:
