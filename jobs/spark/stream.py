@@ -309,7 +309,8 @@ class Runner:
         New records, or another mapping, may end it.
         """
         try:
-            run_job(self.stream, "clean")
+            if self.stream.run.lake.sources():
+                run_job(self.stream, "clean")
             self.code = ExitCode.DONE
         except Exception as error:
             ending = ending_of(error)

@@ -13,7 +13,7 @@ from lib.cleaning.pseudonyms import pseudonyms
 from lib.engines.arrow_tasks import part
 from lib.formats.mapping import LogMapping
 from lib.ingestion.messages import MESSAGES, placed_records
-from lib.online.opening import open_state
+from lib.online.open_state import open_state
 from lib.online.state import LiveEvent
 from lib.settings import LiveSettings
 

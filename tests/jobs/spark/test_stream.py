@@ -17,10 +17,13 @@ from uuid import uuid4
 import pytest
 
 from lib.live.kafka_broker import KafkaBroker
+from lib.online.open_state import open_state
 from lib.pipeline import ROOT
 from lib.runs import history
+from lib.settings import LiveSettings
 from tests.brokers import create_topic, send
 from tests.jobs.spark.test_clean_new import MAPPING, files_of
+from tests.redis_servers import RedisServer
 from tests.shops import Shop
 
 PLACE = ("source_record", "source_file", "described_by", "batch_id", "arrived_at")  # what says how a record came
@@ -166,12 +169,22 @@ def items(shop: Shop, table: str) -> list[str]:
     return sorted(row[column] or "" for row in shop.read(table, column))
 
 
+def state_items(shop: Shop, **live: str) -> list[str]:
+    """The items of the events of all users in the online state."""
+    state = open_state(LiveSettings(**live), shop.lake.path)
+    try:
+        keys = [row["user_key"] for row in shop.read("silver/events", "user_key")]
+        return sorted(event.item_id for key in {*keys} for event in state.events(key))
+    finally:
+        state.close()
+
+
 def test_kills_an_outage_a_poisoned_message_and_a_new_column_lose_and_double_nothing(
     tmp_path: Path, kafka: KafkaBroker
 ) -> None:
     shop = Shop.with_key(tmp_path / "shop", CLICKS)
     prefix = topic_prefix(kafka, clicks=2)
-    topic, flags = f"{prefix}clicks", ("--stream.clean-seconds", "2", "--stream.keep-state", "false")
+    topic, flags = f"{prefix}clicks", ("--stream.clean-seconds", "2")
     send(kafka.address, topic, clicks(0, 100))
     stream = Running(shop, kafka, prefix, *flags)
     stream.until(lambda: len(items(shop, "bronze/clicks")) == 100)
@@ -184,15 +197,36 @@ def test_kills_an_outage_a_poisoned_message_and_a_new_column_lose_and_double_not
     kafka.start()
     send(kafka.address, topic, [("u1", b"\xff{poison"), ("u2", None), *clicks(200, 50), *clicks(250, 50, page="home")])
     stream.until(lambda: len(items(shop, "silver/events")) == 300)
+    stream.until(lambda: len(state_items(shop)) == 300)
     assert stream.end() == 0, stream.log.read_text()
     every = sorted(f"i{n}" for n in range(300))
     assert items(shop, "bronze/clicks") == sorted([*every, "", ""])
     assert items(shop, "silver/events") == every
+    assert state_items(shop) == every
     assert shop.reasons() == {"malformed": 2}
     assert [row["page"] for row in shop.read("bronze/clicks", "page")].count("home") == 50
     last = history.last_run(shop.lake, "stream")
     assert last is not None
     assert last["status"] == "done"
+
+
+def test_while_redis_is_away_bronze_goes_on_and_the_state_catches_up(
+    tmp_path: Path, kafka: KafkaBroker, redis_server: RedisServer
+) -> None:
+    shop = Shop.with_key(tmp_path / "shop", CLICKS)
+    prefix = topic_prefix(kafka, clicks=2)
+    live = {"state": redis_server.address, "topic_prefix": prefix}
+    send(kafka.address, f"{prefix}clicks", clicks(0, 50))
+    stream = Running(shop, kafka, prefix, "--stream.clean-seconds", "2", "--live.state", redis_server.address)
+    stream.until(lambda: len(state_items(shop, **live)) == 50)
+    redis_server.kill()
+    send(kafka.address, f"{prefix}clicks", clicks(50, 50))
+    stream.until(lambda: "state waits: the online state does not answer" in stream.log.read_text())
+    stream.until(lambda: len(items(shop, "silver/events")) == 100)
+    redis_server.start()
+    send(kafka.address, f"{prefix}clicks", clicks(100, 1))
+    stream.until(lambda: {f"i{n}" for n in range(50, 101)} <= {*state_items(shop, **live)})
+    assert stream.end() == 0, stream.log.read_text()
 
 
 def test_what_lies_before_the_watermark_is_late_and_bronze_has_it(tmp_path: Path, kafka: KafkaBroker) -> None:
