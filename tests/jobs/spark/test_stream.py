@@ -3,61 +3,35 @@
 import csv
 import io
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
 import pytest
 
 from lib.live.kafka_broker import KafkaBroker
-from lib.online.open_state import open_state
 from lib.pipeline import ROOT
 from lib.runs import history
-from lib.settings import LiveSettings
-from tests.brokers import create_topic, send
+from tests.brokers import send
 from tests.jobs.spark.test_clean_new import MAPPING, files_of
+from tests.live_logs import CLICKS, Stream, environment, minutes_from, state_items, stream_command, topic_prefix
 from tests.redis_servers import RedisServer
 from tests.shops import Shop
 
+QUICK = ("--stream.trigger-seconds", "0.1")
 PLACE = ("source_record", "source_file", "described_by", "batch_id", "arrived_at")  # what says how a record came
 
 
-def topic_prefix(kafka: KafkaBroker, **sources: int) -> str:
-    """A prefix of its own, with a topic for each source of so many partitions."""
-    prefix = f"t{uuid4().hex[:8]}."
-    for source, partitions in sources.items():
-        create_topic(kafka.address, f"{prefix}{source}", partitions=partitions)
-    return prefix
-
-
-def command(shop: Shop, kafka: KafkaBroker, prefix: str, *flags: str) -> list[str]:
-    """The stream of a shop, as a user starts it."""
-    return [
-        *(sys.executable, "jobs/spark/stream.py", "--lake.path", shop.lake.path, "--log.path", str(shop.log)),
-        *("--log.format", str(shop.mapping), "--live.kafka", kafka.address, "--live.topic-prefix", prefix),
-        *("--cluster.driver-memory", "1g", "--stream.trigger-seconds", "0.1", *flags),
-    ]
-
-
-def read_what_is_there(shop: Shop, kafka: KafkaBroker, prefix: str, *flags: str, code: int = 0) -> str:
-    """Stream what Kafka holds now, and clean it; returns what was said."""
+def read_what_is_there(shop: Shop, kafka: str | None, prefix: str, *flags: str) -> None:
+    """Stream what is there now, and clean it."""
     done = subprocess.run(
-        command(shop, kafka, prefix, "--stream.available-now", "true", *flags),
+        stream_command(shop, kafka, prefix, *QUICK, "--stream.available-now", "true", *flags),
         cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def send_csv(kafka: KafkaBroker, topic: str, text: str) -> None:
@@ -104,79 +78,24 @@ def test_a_streamed_log_gives_the_tables_of_the_same_log_in_files(tmp_path: Path
             "--stream.keep-state",
             "false",
         )
-        read_what_is_there(streamed, kafka, prefix, *flags)
+        read_what_is_there(streamed, kafka.address, prefix, *flags)
     assert streamed.lake.num_rows("bronze/lines") == batch.lake.num_rows("bronze/lines")
     assert len({row["batch_id"] for row in streamed.read("bronze/lines", "batch_id")}) > 2, "several batches"
     assert silver(streamed) == silver(batch)
 
 
-CLICKS = """
-name: clicks
-sources:
-  clicks:
-    files: "*.jsonl"
-    reader: {type: json_lines}
-    names: {user_id: user, item_id: item, event_time: time}
-    events: [{type: view}]
-"""
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
 
-def clicks(
-    first: int, number: int, *, hours: float = 0, **more: str
-) -> list[tuple[str | None, bytes | str | dict[str, str]]]:
+def clicks(first: int, number: int, *, hours: float = 0, **more: str) -> list[tuple[str | None, Any]]:
     """So many records, each an event of its own, some hours from NOON."""
-    return [
-        (
-            f"u{n % 5}",
-            {
-                "user": f"u{n % 5}",
-                "item": f"i{n}",
-                "time": (NOON + timedelta(hours=hours, minutes=n / 10)).isoformat(),
-                **more,
-            },
-        )
-        for n in range(first, first + number)
-    ]
-
-
-class Running:
-    """A stream that goes on, in a process of its own."""
-
-    def __init__(self, shop: Shop, kafka: KafkaBroker, prefix: str, *flags: str) -> None:
-        self.shop, self.log = shop, shop.folder / f"stream-{uuid4().hex[:6]}.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command(shop, kafka, prefix, *flags), cwd=ROOT, env=environment(), stdout=log, stderr=log
-            )
-
-    def until(self, holds: Callable[[], bool], *, seconds: float = 90) -> None:
-        """Wait until something holds, while the stream runs."""
-        end = time.monotonic() + seconds
-        while not holds():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.2)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
+    return minutes_from(NOON, range(first, first + number), hours=hours, **more)
 
 
 def items(shop: Shop, table: str) -> list[str]:
     """The items of the records of a table; a malformed one has none."""
     column = "item_id" if table == "silver/events" else "item"
     return sorted(row[column] or "" for row in shop.read(table, column))
-
-
-def state_items(shop: Shop, **live: str) -> list[str]:
-    """The items of the events of all users in the online state."""
-    state = open_state(LiveSettings(**live), shop.lake.path)
-    try:
-        keys = [row["user_key"] for row in shop.read("silver/events", "user_key")]
-        return sorted(event.item_id for key in {*keys} for event in state.events(key))
-    finally:
-        state.close()
 
 
 def test_kills_an_outage_a_poisoned_message_and_a_new_column_lose_and_double_nothing(
@@ -186,11 +105,11 @@ def test_kills_an_outage_a_poisoned_message_and_a_new_column_lose_and_double_not
     prefix = topic_prefix(kafka, clicks=2)
     topic, flags = f"{prefix}clicks", ("--stream.clean-seconds", "2")
     send(kafka.address, topic, clicks(0, 100))
-    stream = Running(shop, kafka, prefix, *flags)
+    stream = Stream(shop, kafka.address, prefix, *QUICK, *flags)
     stream.until(lambda: len(items(shop, "bronze/clicks")) == 100)
     send(kafka.address, topic, clicks(100, 100))
     assert stream.end(signal.SIGKILL) == -signal.SIGKILL
-    stream = Running(shop, kafka, prefix, *flags)
+    stream = Stream(shop, kafka.address, prefix, *QUICK, *flags)
     stream.until(lambda: len(items(shop, "bronze/clicks")) == 200)
     kafka.stop()
     stream.until(lambda: f"bronze waits: Kafka at {kafka.address} does not answer" in stream.log.read_text())
@@ -217,7 +136,9 @@ def test_while_redis_is_away_bronze_goes_on_and_the_state_catches_up(
     prefix = topic_prefix(kafka, clicks=2)
     live = {"state": redis_server.address, "topic_prefix": prefix}
     send(kafka.address, f"{prefix}clicks", clicks(0, 50))
-    stream = Running(shop, kafka, prefix, "--stream.clean-seconds", "2", "--live.state", redis_server.address)
+    stream = Stream(
+        shop, kafka.address, prefix, *QUICK, "--stream.clean-seconds", "2", "--live.state", redis_server.address
+    )
     stream.until(lambda: len(state_items(shop, **live)) == 50)
     redis_server.kill()
     send(kafka.address, f"{prefix}clicks", clicks(50, 50))
@@ -234,13 +155,13 @@ def test_what_lies_before_the_watermark_is_late_and_bronze_has_it(tmp_path: Path
     prefix = topic_prefix(kafka, clicks=1)
     flags = ("--stream.late-hours", "2", "--stream.keep-state", "false", "--stream.clean-seconds", "0")
     send(kafka.address, f"{prefix}clicks", [*clicks(0, 3, hours=-5), *clicks(3, 3)])
-    read_what_is_there(shop, kafka, prefix, *flags)
+    read_what_is_there(shop, kafka.address, prefix, *flags)
     send(
         kafka.address,
         f"{prefix}clicks",
         [*clicks(6, 3, hours=-1), *clicks(9, 3, hours=-4), *clicks(12, 3, hours=50 * 24)],
     )
-    read_what_is_there(shop, kafka, prefix, *flags, "--stream.clean-seconds", "60")
+    read_what_is_there(shop, kafka.address, prefix, *flags, "--stream.clean-seconds", "60")
     assert len(items(shop, "bronze/clicks")) == 15
     assert shop.reasons() == {"late": 3}
     late = [json.loads(row["raw"])["item"] for row in shop.read("bronze/rejects", "raw")]
@@ -249,30 +170,20 @@ def test_what_lies_before_the_watermark_is_late_and_bronze_has_it(tmp_path: Path
     assert shop.reasons() == {"late": 3}, "whenever it is cleaned"
 
 
-def test_without_kafka_it_takes_new_files_of_the_log_folder(tmp_path: Path, kafka: KafkaBroker) -> None:
+def test_without_kafka_it_takes_new_files_of_the_log_folder(tmp_path: Path) -> None:
     shop = Shop.with_key(tmp_path / "shop", CLICKS)
     shop.put("a.jsonl", "\n".join(json.dumps(record) for _, record in clicks(0, 20)))
-    without = [flag for flag in command(shop, kafka, "t.") if flag not in ("--live.kafka", kafka.address)]
     for name, first in (("b.jsonl", 20), ("c.jsonl", 40)):
         shop.put(name, "\n".join(json.dumps(record) for _, record in clicks(first, 20)))
-        done = subprocess.run(
-            [*without, "--stream.available-now", "true"],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        read_what_is_there(shop, None, "")
         assert items(shop, "silver/events") == sorted(f"i{n}" for n in range(first + 20))
 
 
 @pytest.mark.bad_input("a Kafka that does not answer")
-def test_a_kafka_that_does_not_answer_is_told_in_one_line(tmp_path: Path, kafka: KafkaBroker) -> None:
+def test_a_kafka_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
     shop = Shop.with_key(tmp_path / "shop", CLICKS)
-    nobody = KafkaBroker(tmp_path, 1, tmp_path)
     done = subprocess.run(
-        command(shop, nobody, "t.", "--stream.available-now", "true"), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        stream_command(shop, "127.0.0.1:1", "t.", "--stream.available-now", "true"), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )  # fmt: skip
     assert done.returncode == 1
     assert "error: Kafka at 127.0.0.1:1 does not answer" in done.stderr
