@@ -343,7 +343,7 @@ UPKEEP: tuple[Job, ...] = (
         "local",
         "removes a person who asked to be forgotten",
         may_read=("*",),
-        code=("lib/cleaning", "lib/engines/arrow_tasks.py"),
+        code=("lib/cleaning", "lib/engines/arrow_tasks.py", "lib/online"),
         finds_new_files=True,
         before_events=True,
         driver=Size(cores=2, memory=6),

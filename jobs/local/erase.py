@@ -1,4 +1,4 @@
-"""erase: removes people from bronze to gold, from vectors and lists, and from the files behind them; ops/erasures.
+"""erase: removes people from bronze to gold, from vectors and lists, from the files behind them and from the online state; ops/erasures.
 
 Records that it was done and not of whom. Records of them that arrive later are refused by clean, as `erased`; erase, with
 new names or with none, removes those from bronze too. What models have learnt of many people stays until they are trained
@@ -23,7 +23,9 @@ from lib.engines.arrow_tasks import table_rows
 from lib.formats.columns import find_columns
 from lib.lake.maintenance import maintain
 from lib.lake.writes import delete_rows, upsert
-from lib.runs.errors import SettingError
+from lib.online.open_state import has_state, open_state
+from lib.online.state import StateUnavailableError
+from lib.runs.errors import RetryableError, SettingError
 from lib.runs.run import Run, start_run
 from lib.settings import JobSettings
 from lib.tables import contract
@@ -115,6 +117,26 @@ def erase_from_table(run: Run, table: str, column: str, key: bytes, erased: froz
     return delete_rows(run.lake, table, pa.table({column: gone.to_arrow().cast(pa.string())}))
 
 
+def erase_from_state(settings: EraseSettings, key: bytes, erased: frozenset[str]) -> int:
+    """Remove the erased from the online state, if there is one; returns how many it knew.
+
+    Raises:
+        RetryableError: it does not answer, so they may still be in it.
+    """
+    if not has_state(settings.live, settings.lake.path):
+        return 0
+    state = open_state(settings.live, settings.lake.path)
+    try:
+        known = pl.Series([*state.user_keys()], dtype=pl.String)
+        gone = known.filter(are_erased(known, erased, key)).to_list()
+        state.forget(gone)
+    except StateUnavailableError as error:
+        raise RetryableError(f"{error}; who was to be erased may still be in it: run erase again") from None
+    finally:
+        state.close()
+    return len(gone)
+
+
 def main(settings: EraseSettings) -> None:
     with start_run("erase", settings) as run:
         key = load_key(settings.privacy, settings.lake.path)
@@ -135,6 +157,8 @@ def main(settings: EraseSettings) -> None:
             maintain(run.lake, table, target_bytes=FILE_BYTES, retention=timedelta(0))
             if number:
                 run.log(f"erased from {table}", rows=number)
+        if known := erase_from_state(settings, key, erased):
+            run.log("erased from the online state", users=known)
         run.log("erased", rows=sum(removed.values()), tables=sum(number > 0 for number in removed.values()))
 
 

@@ -303,8 +303,19 @@ def _plain_records(text: bytes, decoder: "msgspec.json.Decoder[Any] | None") -> 
         records = decoder.decode_lines(text)
     except msgspec.MsgspecError:
         return None
-    num_lines = text.count(b"\n") + (not text.endswith(b"\n"))
-    return records if len(records) == num_lines else None
+    lines = text.replace(b"\r\n", b"\n").removesuffix(b"\n")
+    num_breaks = lines.count(b"\n")
+    # A line may hold two objects, and an object lines: one a line they are where each begins and ends with its brackets.
+    is_one_each = lines.startswith(b"{") and lines.endswith(b"}") and lines.count(b"}\n{") == num_breaks
+    return records if is_one_each and len(records) == num_breaks + 1 else None
+
+
+def received_lines(block: bytes) -> list[bytes]:
+    """The lines of a block as received, those that `JsonLines` reads as records."""
+    lines = [line for line in block.split(b"\n") if line.strip()]
+    if not any(b"\r" in line.strip() for line in lines):
+        return lines
+    return [line.text for line in _lines(lines, DECODER)]
 
 
 def _lines(lines: Iterable[bytes], decoder: json.JSONDecoder) -> Iterator[_Line]:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -9,8 +10,13 @@ import pytest
 
 from lib.cleaning.pseudonyms import load_key, pseudonyms
 from lib.cli.jobs import load_job
+from lib.live.kafka_broker import free_ports
+from lib.online.open_state import open_state
+from lib.online.state import LiveEvent
 from lib.pipeline import JOBS
-from lib.settings import PrivacySettings
+from lib.runs.errors import RetryableError
+from lib.settings import LiveSettings, PrivacySettings
+from tests.redis_servers import RedisServer
 from tests.shops import Shop
 
 MAPPING = """
@@ -80,6 +86,29 @@ def test_a_person_is_removed_from_every_table_and_others_stay(shop: Shop) -> Non
     for log in shop.lake.folder.glob("*/*/_delta_log/*.json"):
         assert theirs not in log.read_text(), "no statistics tell of them"
         assert log.parts[-4] != "bronze" or '"4711' not in log.read_text(), "nor of their id in the source"
+
+
+def test_a_person_is_forgotten_by_the_online_state_also_when_it_was_away(
+    shop: Shop, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    key = load_key(PrivacySettings(), shop.lake.path)
+    theirs, others = pseudonyms(pl.Series(["4711", "12"]), key)
+    view = LiveEvent(datetime(2024, 1, 1, tzinfo=UTC), "view", "lamp")
+    erase(shop)
+    assert not (shop.lake.folder / "online.sqlite").exists(), "where there is no state, none is made"
+    in_redis = LiveSettings(state=redis_server.address, topic_prefix="erase.")
+    away = in_redis.model_copy(update={"state": f"redis://127.0.0.1:{free_ports(1)[0]}/0"})
+    for live in (LiveSettings(), in_redis):
+        state = open_state(live, shop.lake.path)
+        state.add_events({theirs: [view], others: [view]})
+        if live is in_redis:
+            with pytest.raises(RetryableError, match=r"does not answer.*may still be in it: run erase again"):
+                shop.run_job("erase", users=("4711",), live=away)
+            assert state.events(theirs) == [view]
+        shop.run_job("erase", users=() if live is in_redis else ("4711",), live=live)
+        assert list(state.user_keys()) == [others]
+        assert state.events(others) == [view]
+        state.close()
 
 
 def test_a_rerun_and_a_late_delivery_do_not_bring_the_person_back(shop: Shop) -> None:
