@@ -320,6 +320,21 @@ PIPELINE: tuple[Job, ...] = (
         driver=Size(cores=4, memory=8),
     ),
     Job(
+        "publish",
+        "spark",
+        "one release of all that a server answers from",
+        reads=("gold/interactions", "silver/events"),
+        may_read=("gold/vectors", "gold/sessions", "gold/creatives", "silver/items", "silver/descriptions"),
+        models=("ranker", "sequence"),
+        code=(
+            *("lib/candidates", "lib/content/users.py", "lib/features/__init__.py", "lib/features/interactions.py"),
+            *("lib/features/days.py", "lib/models/__init__.py", "lib/models/sequence_weights.py", "lib/next_item"),
+            *("lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
+        ),
+        driver=Size(cores=2, memory=8, heap=2),
+        workers=Workers(Size(cores=2, memory=8, heap=2), at_most=8),
+    ),
+    Job(
         "track",
         "local",
         "records each model version in MLflow",
@@ -356,6 +371,20 @@ UPKEEP: tuple[Job, ...] = (
         finds_new_files=True,
         before_events=True,
         driver=Size(cores=2, memory=6),
+    ),
+    Job(
+        "serve",
+        "ray",
+        "answers over HTTP from the current release, and takes events",
+        models=("release",),
+        code=(
+            *("lib/candidates", "lib/cleaning/pseudonyms.py", "lib/content/users.py", "lib/features", "lib/models"),
+            *("lib/next_item", "lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
+        ),
+        finds_new_files=True,
+        before_events=True,
+        driver=Size(cores=2, memory=8),
+        workers=Workers(Size(cores=2, memory=8), at_most=4),
     ),
 )
 
