@@ -48,7 +48,8 @@ class ServeSettings(JobSettings):
     num_replicas: int = Field(1, ge=1, le=1024, description="processes that answer; each holds the release in memory")
     cpus_per_replica: float = Field(1.0, gt=0, le=64, description="logical CPUs that Ray sets aside for each")
     token_variable: str | None = Field(
-        None, description="variable of the bearer tokens that clients may send, divided by blanks; read where it is started"
+        None,
+        description="variable of the bearer tokens that clients may send, divided by blanks; read where it is started",
     )
     token_file: str | None = Field(None, description="file of such tokens, one a line")
     allow_anonymous: bool = Field(False, description="answer everyone, where no tokens are given")
@@ -66,7 +67,9 @@ class ServeSettings(JobSettings):
     starts_at: datetime | None = Field(
         None, description="what time it is when the server starts, for a log of the past; unset: what it is"
     )
-    rotate_seconds: float = Field(3600, gt=0, description="after which a file of the live log is finished, without Kafka")
+    rotate_seconds: float = Field(
+        3600, gt=0, description="after which a file of the live log is finished, without Kafka"
+    )
 
 
 def clock_of(settings: ServeSettings) -> Callable[[], datetime]:
@@ -90,7 +93,9 @@ def log_of(settings: ServeSettings, name: str) -> LiveLog:
         return KafkaLog(settings.live.kafka, f"{settings.live.topic_prefix}{writer.source}", writer)
     folder = settings.log.path or f"{settings.lake.path}/raw/market"
     if is_address(str(folder)):
-        raise SettingError(f"log.path is {folder}: without live.kafka the live log is files in a folder of this machine")
+        raise SettingError(
+            f"log.path is {folder}: without live.kafka the live log is files in a folder of this machine"
+        )
     source = mapping.sources[writer.source]
     return FileLog(Path(folder), source, writer, name=name, seconds=settings.rotate_seconds)
 
