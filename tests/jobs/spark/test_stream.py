@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,20 @@ from tests.shops import Shop
 
 QUICK = ("--stream.trigger-seconds", "0.1")
 PLACE = ("source_record", "source_file", "described_by", "batch_id", "arrived_at")  # what says how a record came
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Stream]]:
+    """Starts streams, and ends those that a test has left running."""
+    started: list[Stream] = []
+
+    def stream(shop: Shop, kafka: KafkaBroker, prefix: str, *flags: str) -> Stream:
+        started.append(Stream(shop, kafka.address, prefix, *QUICK, *flags))
+        return started[-1]
+
+    yield stream
+    for stream_ in started:
+        stream_.process.kill()
 
 
 def read_what_is_there(shop: Shop, kafka: str | None, prefix: str, *flags: str) -> None:
@@ -99,17 +114,17 @@ def items(shop: Shop, table: str) -> list[str]:
 
 
 def test_kills_an_outage_a_poisoned_message_and_a_new_column_lose_and_double_nothing(
-    tmp_path: Path, kafka: KafkaBroker
+    tmp_path: Path, kafka: KafkaBroker, start: Callable[..., Stream]
 ) -> None:
     shop = Shop.with_key(tmp_path / "shop", CLICKS)
     prefix = topic_prefix(kafka, clicks=2)
     topic, flags = f"{prefix}clicks", ("--stream.clean-seconds", "2")
     send(kafka.address, topic, clicks(0, 100))
-    stream = Stream(shop, kafka.address, prefix, *QUICK, *flags)
+    stream = start(shop, kafka, prefix, *flags)
     stream.until(lambda: len(items(shop, "bronze/clicks")) == 100)
     send(kafka.address, topic, clicks(100, 100))
     assert stream.end(signal.SIGKILL) == -signal.SIGKILL
-    stream = Stream(shop, kafka.address, prefix, *QUICK, *flags)
+    stream = start(shop, kafka, prefix, *flags)
     stream.until(lambda: len(items(shop, "bronze/clicks")) == 200)
     kafka.stop()
     stream.until(lambda: f"bronze waits: Kafka at {kafka.address} does not answer" in stream.log.read_text())
@@ -130,7 +145,7 @@ def test_kills_an_outage_a_poisoned_message_and_a_new_column_lose_and_double_not
 
 
 def test_while_redis_is_away_bronze_goes_on_and_the_state_catches_up(
-    tmp_path: Path, kafka: KafkaBroker, redis_server: RedisServer
+    tmp_path: Path, kafka: KafkaBroker, redis_server: RedisServer, start: Callable[..., Stream]
 ) -> None:
     shop = Shop.with_key(tmp_path / "shop", CLICKS)
     prefix = topic_prefix(kafka, clicks=2)
