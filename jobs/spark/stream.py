@@ -58,6 +58,7 @@ from lib.tables import contract
 BRONZE, STATE, FILES = "bronze", "state", "files"  # the queries
 KAFKA_IS_AWAY = ("TimeoutException", "DisconnectException", "NetworkException", "Failed to construct kafka consumer")
 MOST_SECONDS_BETWEEN_TRIES = 30.0
+SECONDS_BETWEEN_WORDS = 30.0
 STEP_SECONDS = 0.5  # in which an end is noticed
 
 
@@ -264,6 +265,7 @@ class Runner:
         self.next_try = dict.fromkeys(self.starts, 0.0)
         self.tries = dict.fromkeys(self.starts, 0)
         self.next_clean = time.monotonic() + stream.settings.clean_seconds
+        self.next_word = time.monotonic() + SECONDS_BETWEEN_WORDS
         self.code = ExitCode.DONE
 
     def look(self) -> bool:
@@ -277,9 +279,26 @@ class Runner:
                 self.ended(name, query)
             elif query.lastProgress is not None:
                 self.tries[name] = 0
+        if time.monotonic() >= self.next_word:
+            self.tell()
         if self.stream.settings.clean_seconds and time.monotonic() >= self.next_clean:
             self.clean()
         return bool(self.starts)
+
+    def tell(self) -> None:
+        """Say how the queries go that have read something: records of the latest batch, and how many wait in a partition."""
+        for name, query in self.running.items():
+            progress = query.lastProgress
+            if progress is not None and progress.numInputRows:
+                figures: dict[str, float] = {
+                    "records": progress.numInputRows,
+                    "per_second": progress.processedRowsPerSecond,
+                }
+                behind = progress.sources[0].metrics.get("maxOffsetsBehindLatest")
+                if behind is not None:
+                    figures["waiting"] = int(behind)
+                self.stream.run.log(name, **figures)
+        self.next_word = time.monotonic() + SECONDS_BETWEEN_WORDS
 
     def ended(self, name: str, query: StreamingQuery) -> None:
         """A query that has read what is there is done; one whose servers are away is tried again.

@@ -151,9 +151,7 @@ def test_while_redis_is_away_bronze_goes_on_and_the_state_catches_up(
     prefix = topic_prefix(kafka, clicks=2)
     live = {"state": redis_server.address, "topic_prefix": prefix}
     send(kafka.address, f"{prefix}clicks", clicks(0, 50))
-    stream = Stream(
-        shop, kafka.address, prefix, *QUICK, "--stream.clean-seconds", "2", "--live.state", redis_server.address
-    )
+    stream = start(shop, kafka, prefix, "--stream.clean-seconds", "2", "--live.state", redis_server.address)
     stream.until(lambda: len(state_items(shop, **live)) == 50)
     redis_server.kill()
     send(kafka.address, f"{prefix}clicks", clicks(50, 50))
