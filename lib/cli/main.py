@@ -298,6 +298,10 @@ def replay(
     ] = None,
     since: Annotated[datetime | None, typer.Option("--from", help="Leave out what happened before, in UTC.")] = None,
     until: Annotated[datetime | None, typer.Option(help="Leave out what happened then or later, in UTC.")] = None,
+    by_time: Annotated[
+        bool,
+        typer.Option("--by-time", help="The files of a source cover the same time, as parts do: bring them together."),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Send so many records at most.", min=1)] = None,
     partitions: Annotated[int, typer.Option(help="Of topics that are missing.", min=1, max=10_000)] = 4,
     progress: Annotated[bool, typer.Option("--progress", help="Tell every 5 seconds how far it is.")] = False,
@@ -315,7 +319,7 @@ def replay(
     if live.kafka is None:
         raise SettingError("--kafka is needed, such as 127.0.0.1:9092, or the setting live.kafka")
     mapping = load_mapping(str(Path(format).absolute()) if Path(format).is_file() else format)
-    records = playing.LogRecords(_place_of(logs, "LOGS"), mapping)
+    records = playing.LogRecords(_place_of(logs, "LOGS"), mapping, by_time=by_time)
     if not any(records.files.values()):
         raise SettingError(f"{logs} holds no file of events or items that the mapping {mapping.name} knows")
     done = playing.replay(
