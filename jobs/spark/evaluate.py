@@ -28,16 +28,15 @@ from pydantic import Field
 
 from lib.engines.arrow_tasks import gathered
 from lib.engines.spark import SparkRun, start_run
-from lib.models import sequence_weights
 from lib.next_item import asking
 from lib.next_item.asking import AskingWork
-from lib.next_item.model import BEST, CHOICE_K, NextItemModel, SequenceFits
+from lib.next_item.learning import model_at
+from lib.next_item.model import BEST, CHOICE_K, NextItemModel
 from lib.ranking import judging, position_bias
-from lib.ranking.examination import Positions, examination_rows, latest_days, positions_of
+from lib.ranking.examination import Positions, examination_rows, positions_of
 from lib.ranking.judging import ListsWork
 from lib.ranking.known_pairs import spread_interactions
 from lib.ranking.shown import ItemFacts, with_shown
-from lib.runs import model_registry
 from lib.settings import JobSettings
 from lib.tables import contract
 from lib.tables.gold import NEXT
@@ -157,56 +156,15 @@ def lists_measured(
     return rows.with_columns(**{name: pl.lit(value) for name, value in same.items()}).to_arrow(), ""
 
 
-def visits_before(run: SparkRun, *, at_most: int) -> pl.DataFrame:
-    """The latest visits that began before `as_of`, the oldest first: started_at and the items until then."""
-    days = run.lake.rows_by_partition("gold/sessions", "event_date", run.version_of("gold/sessions"))
-    first = latest_days(days, run.as_of, num_rows=at_most)
-    is_learnt = (pc.field("event_date") >= first) & (pc.field("started_at") < run.as_of)
-    columns = ["session_id", "started_at", "items", "event_times"]
-    stored = pl.DataFrame(run.read_arrow("gold/sessions", columns, is_learnt))
-    return asking.cut(stored, run.as_of).sort("started_at", "session_id").tail(at_most).select("started_at", "items")
-
-
-def sequence_fits(run: SparkRun) -> SequenceFits | None:
-    """Both fits of the latest sequence model that used nothing from `as_of` on and is no candidate; None without one."""
-    found = [row for row in model_registry.models(run.lake) if row["model"] == "sequence" and row["as_of"] is not None]
-    usable = [row for row in found if row["as_of"] <= run.as_of and row["status"] != "candidate"]
-    if not usable:
-        return None
-    row = max(usable, key=lambda row: (row["as_of"], row["created_at"]))
-    folder = run.lake.local(row["uri"])
-    fits = (model_registry.judged("sequence"), "sequence")
-    try:
-        return SequenceFits(*(sequence_weights.load(folder, fit) for fit in fits))
-    except sequence_weights.UNREADABLE as error:
-        run.log(f"next: {row['version']} of the sequence model left out", why=f"{type(error).__name__}: {error}")
-        return None
-
-
 def end_of(run: SparkRun, split: str) -> datetime:
     """Where the window ends."""
     return run.times.test_from if split == "valid" else run.times.end
 
 
 def next_model(run: SparkRun, settings: EvaluateSettings) -> NextItemModel | None:
-    """What is learnt from the visits before `as_of`, those of a window as long as the validation window to choose by; None without one."""
-    visits = visits_before(run, at_most=settings.next_visits)
-    if visits.is_empty():
-        return None
-    num_valid = visits.filter(pl.col("started_at") >= run.as_of - (run.times.test_from - run.times.valid_from)).height
-    can_choose = 0 < num_valid < visits.height  # else the last of the visits do
-    sequence = sequence_fits(run) if can_choose else None  # whose first fit knows the visits before a window
-    model = NextItemModel.fit(visits["items"], num_valid=num_valid if can_choose else None, sequence=sequence)
-    held_out = model.held_out.get(model.chosen)
-    run.log(
-        "next: learnt",
-        visits=visits.height,
-        items=len(model.catalogue),
-        best=model.chosen,
-        **(held_out._asdict() if held_out else {}),
-        asked_to_choose=model.num_asked,
-    )
-    if settings.next_k >= len(model.catalogue):
+    """What is learnt from the visits before `as_of`; None without one."""
+    model = model_at(run, "gold/sessions", at_most=settings.next_visits)
+    if model is not None and settings.next_k >= len(model.catalogue):
         run.log(
             f"next: a list of {settings.next_k} holds all {len(model.catalogue)} items that are known: most are hits"
         )

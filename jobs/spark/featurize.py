@@ -37,6 +37,7 @@ from lib.features.user_features import FEATURES
 from lib.formats.money import has_several, rates_of, without_rate
 from lib.settings import DateRange, JobSettings
 from lib.tables import contract
+from lib.tables.gold import EVENT_WEIGHTS
 from lib.tables.silver import CLOCKS
 
 TABLES_OF_DAYS = (
@@ -211,7 +212,8 @@ def write_days(run: SparkRun, work: FeaturizeWork, settings: FeaturizeSettings, 
         written = days.made | (days.labelled if table == "gold/interactions" else set())
         where = None if days.are_all else {"event_date": sorted(map(str, written))}
         if days.are_all or written:
-            run.commit_written(table, files_of(found, table), where=where, metadata=metadata)
+            weights = {EVENT_WEIGHTS: json.dumps(settings.event_weights)} if table == "gold/interactions" else None
+            run.commit_written(table, files_of(found, table), where=where, properties=weights, metadata=metadata)
     if not days.are_all:
         run.log("days", made=len(days.made), kept=len({*days.num_events} - days.made), labelled=len(days.labelled))
 

@@ -10,23 +10,17 @@ Tasks bring whole users together in shards, and write candidates and lists of a 
 catalogue is sent to every task: the items' vectors, of a large catalogue with their indexes, and EASE's matrix.
 """
 
-import json
-from datetime import datetime
-
-import numpy as np
 from pydantic import Field
 
 from lib.candidates import tasks
-from lib.candidates.features import FEATURES
+from lib.candidates.current import ranker_at
 from lib.candidates.lists import RANKED, VERBS, WITHOUT_RULES, Wording
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.ranker import Ranker, load
 from lib.candidates.rules import Rules
 from lib.candidates.sources import CONTENT, MODELS
 from lib.candidates.tasks import Moment
 from lib.engines.arrow_tasks import files_of
-from lib.engines.spark import SparkRun, start_run
-from lib.runs.model_registry import judged
+from lib.engines.spark import start_run
 from lib.settings import JobSettings
 
 NAME = "now"  # of the one moment
@@ -50,30 +44,6 @@ class RecommendSettings(RetrievalSettings, JobSettings):
     seed: int = Field(0, ge=0, description="seed of the draw of new items")
 
 
-def ranker_at(run: SparkRun, as_of: datetime, settings: RecommendSettings) -> Ranker | None:
-    """The current ranker, or for an earlier `as_of` the fit that it was judged by; None if neither learned only from before.
-
-    Raises:
-        ValueError: it learned from other candidates than these settings retrieve, or from other features.
-    """
-    row = run.current_model("ranker")
-    if row is None:
-        return None
-    folder = run.lake.local(row["uri"])
-    known = json.loads((folder / "ranker.json").read_text())
-    if known["options"] != settings.retrieval_options():
-        raise ValueError(
-            f"recommend: {row['version']} learned from candidates of {known['options']}, these are of "
-            f"{settings.retrieval_options()}; give both jobs the same settings, or run train_ranker again"
-        )
-    if known["features"] != list(FEATURES):
-        raise ValueError(f"recommend: {row['version']} knows other features of a candidate; run train_ranker again")
-    for fit, name in ((row["version"], "ranker"), (judged(row["version"]), judged("ranker"))):
-        if name in known["learned_until"] and datetime.fromisoformat(known["learned_until"][name]) <= as_of:
-            return Ranker(fit, load(folder, name), np.array(known["usual"], np.float32))
-    return None
-
-
 def main(settings: RecommendSettings) -> None:
     with start_run("recommend", settings) as run:
         moments, versions = {NAME: Moment(run.as_of)}, versions_at(run, TABLES, run.as_of)
@@ -81,7 +51,7 @@ def main(settings: RecommendSettings) -> None:
         found = retrievals(run, TABLES, parts, moments, {NAME: versions}, settings)
         if NAME not in found:
             run.skip(f"no interaction before {run.as_of:%Y-%m-%d %H:%M}")
-        retrieval, ranker = found[NAME], ranker_at(run, run.as_of, settings)
+        retrieval, ranker = found[NAME], ranker_at(run, run.as_of, settings.retrieval_options())
         run.log("retrieves", items=len(retrieval.catalogue), ease_items=retrieval.ease.shape[0], **versions)
         for model in [model for model in (*MODELS, CONTENT) if model not in versions]:
             run.log(f"{model} left out", why=f"no {model} vectors as of {run.as_of:%Y-%m-%d %H:%M} or before")

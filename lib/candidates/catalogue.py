@@ -1,6 +1,7 @@
 """The items that may be recommended at a moment, and what is known of each."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -8,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lib.candidates.known import ITEM_SUMS
+from lib.candidates.known import HALF_LIVES, ITEM_SUMS
 from lib.tables.silver import LEVELS
+
+FEW = 100  # ids are searched for one by one where the catalogue has more than so many times as many
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,37 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    @property
+    @cached_property
     def num_buyers(self) -> NDArray[np.float64]:
         """Distinct users with a relevant event."""
         return self.sums["num_buyers"].to_numpy().astype(np.float64)
 
+    @cached_property
+    def features(self) -> NDArray[np.float32]:
+        """(items, len(ITEM_FEATURES)), see lib/candidates/features.py."""
+        sums = self.sums
+        columns = [
+            *(sums[f"bought_{days}"] for days in HALF_LIVES),
+            *(sums[name] for name in ("weight_14", "num_recent_buyers", "num_buyers", "age_days", "silence_days")),
+            (sums[f"bought_{HALF_LIVES[0]}"] + 1) / (sums[f"bought_{HALF_LIVES[-1]}"] + 1),
+        ]
+        return np.column_stack([*(column.to_numpy().astype(np.float32) for column in columns), self.log_price])
+
+    @cached_property
+    def lately_first(self) -> NDArray[np.int64]:
+        """The items that somebody bought, by buyers of the last days, then of all time, then by position."""
+        order = np.lexsort((-self.num_buyers, -self.sums["num_recent_buyers"].to_numpy()))
+        return order[self.num_buyers[order] > 0]
+
+    @cached_property
+    def place_of(self) -> dict[str, int]:
+        """Where each id stands."""
+        return {item: place for place, item in enumerate(self.item_ids.to_pylist())}
+
     def positions(self, item_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         """Where the ids stand; -1 where they do not."""
+        if len(item_ids) * FEW < len(self):
+            return np.array([self.place_of.get(item, -1) for item in item_ids.to_pylist()], np.int64)
         found = pc.fill_null(pc.index_in(item_ids, value_set=self.item_ids), -1)
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 

@@ -65,7 +65,7 @@ def features_of(candidates: Candidates, block: Histories, catalogue: Catalogue) 
         _of_pairs(candidates.pair, block),
         scores,
         standings(user, scores),
-        _of_items(catalogue)[item],
+        catalogue.features[item],
         _of_users(block)[user],
         _of_both(candidates, block, catalogue),
     ]
@@ -77,11 +77,11 @@ def features_of(candidates: Candidates, block: Histories, catalogue: Catalogue) 
 def _of_pairs(pair: NDArray[np.int64], block: Histories) -> Floats:
     orders = block.users["num_orders"].to_numpy()[block.pairs["user"].to_numpy()] if len(block.pairs) else np.zeros(0)
     interval = (pl.col("first_bought_days") - pl.col("bought_days")) / (pl.col("num_orders") - 1)
-    with_more = block.pairs.with_columns(
+    with_more = block.pairs.lazy().with_columns(
         share_of_orders=pl.col("num_orders") / pl.Series(np.maximum(orders, 1)),
         interval_days=pl.when(pl.col("num_orders") > 1).then(interval),
     ).with_columns(due=pl.when(pl.col("interval_days") > 0).then(pl.col("bought_days") / pl.col("interval_days")))
-    of_pairs = with_more.select(pl.col(PAIR_FEATURES).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
+    of_pairs = with_more.select(pl.col(PAIR_FEATURES).cast(pl.Float32).fill_null(float("nan"))).collect().to_numpy()
     without = np.where(IS_COUNT, 0, np.nan).astype(np.float32)
     return np.asarray(np.concatenate([of_pairs, without[None]])[pair])  # -1 is the last row
 
@@ -106,16 +106,6 @@ def standings(user: NDArray[np.int64], scores: Floats) -> Floats:
     above *= np.repeat(scale, sizes, axis=0)
     above[~known] = np.nan
     return above.astype(np.float32)
-
-
-def _of_items(catalogue: Catalogue) -> Floats:
-    sums = catalogue.sums
-    columns = [
-        *(sums[f"bought_{days}"] for days in HALF_LIVES),
-        *(sums[name] for name in ("weight_14", "num_recent_buyers", "num_buyers", "age_days", "silence_days")),
-        (sums[f"bought_{HALF_LIVES[0]}"] + 1) / (sums[f"bought_{HALF_LIVES[-1]}"] + 1),
-    ]
-    return np.column_stack([*(column.to_numpy().astype(np.float32) for column in columns), catalogue.log_price])
 
 
 def _of_users(block: Histories) -> Floats:

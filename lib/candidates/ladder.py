@@ -124,5 +124,4 @@ def below(catalogue: Catalogue, category: Sequence[str]) -> NDArray[np.bool_]:
 
 def bought_lately(catalogue: Catalogue, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The allowed items that somebody bought, by buyers of the last days, then of all time, then by position."""
-    order = np.lexsort((-catalogue.num_buyers, -catalogue.sums["num_recent_buyers"].to_numpy()))
-    return order[(allowed & (catalogue.num_buyers > 0))[order]]
+    return catalogue.lately_first[allowed[catalogue.lately_first]]

@@ -12,13 +12,15 @@ back to another.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lib.candidates.examples import pairs_of
+from lib.candidates.catalogue import Catalogue
+from lib.candidates.examples import Pairs, pairs_of
 from lib.candidates.features import BOUGHT, FITTING, FOLLOWING, GROUPS, TASTE, TOGETHER, TRENDING, features_of
 from lib.candidates.histories import Histories
 from lib.candidates.ranker import Ranker, moving_groups
@@ -64,6 +66,22 @@ class Wording:
 
     verb: str  # of what the log counts as relevant
     min_support: int  # a reason tells of no fewer customers
+
+
+class Rated(NamedTuple):
+    """What a ranker says of candidates."""
+
+    ranker: Ranker
+    features: NDArray[np.float32]  # (N, len(FEATURES))
+    pairs: Pairs
+    scores: NDArray[np.float64]  # (N,)
+
+
+def rated_by(ranker: Ranker, block: Histories, candidates: Candidates, catalogue: Catalogue) -> Rated:
+    """The candidates of a block of users with the ranker's scores."""
+    features = features_of(candidates, block, catalogue)
+    pairs = pairs_of(candidates, block, catalogue)
+    return Rated(ranker, features, pairs, ranker.scorer.scores(features, pairs))
 
 
 @dataclass(frozen=True)
@@ -118,26 +136,36 @@ class Writer:
     def _ranked(self, block: Histories, candidates: Candidates, ranker: Ranker) -> Iterator[tuple[str, pa.Table]]:
         """The ranker's order of all candidates, and of the new ones; with rules, also what it would be without them."""
         catalogue = self.retrieval.catalogue
-        features = features_of(candidates, block, catalogue)
-        pairs = pairs_of(candidates, block, catalogue)
-        scores = ranker.scorer.scores(features, pairs)
+        rated = rated_by(ranker, block, candidates, catalogue)
         variants = {RANKED: self.rules, **({WITHOUT_RULES: NO_RULES} if self.rules.are_on else {})}
-        places = self._places(candidates, scores, variants)
+        places = self._places(candidates, rated.scores, variants)
         shown = np.unique(np.concatenate([place for place, _ in places.values()]))
-        moved = np.full(len(scores), -1)
-        of_shown = features[shown], scores[shown], ranker.usual, pairs.where(shown)
-        moved[shown] = moving_groups(ranker.scorer, *of_shown)
-        near = shown[moved[shown] == GROUPS.index(TOGETHER)]
-        nearest = np.full(len(scores), -1)
-        nearest[near] = strongest_own(self.retrieval.ease, block, candidates.user[near], candidates.item[near])
+        why = self.reasons(block, candidates, rated, shown)
         for (strategy, question), (place, rank) in places.items():
-            listed = Proposed(candidates.user[place], candidates.item[place], rank, scores[place])
-            reasons = self._moved(block, listed, candidates.pair[place], moved[place], nearest[place])
+            listed = Proposed(candidates.user[place], candidates.item[place], rank, rated.scores[place])
+            reasons = why.take(pa.array(np.searchsorted(shown, place)))
             kept, is_drawn = explored(block, catalogue, listed, variants[strategy], self.length)
             if is_drawn.any():
                 told = dict(zip(cells(listed), reasons.to_pylist(), strict=True))
                 reasons = pa.array([told.get(cell, NEW_IN_SHOP) for cell in cells(kept)], pa.string())
             yield self._rows(block, strategy, question, kept, reasons)
+
+    def reasons(
+        self, block: Histories, candidates: Candidates, rated: "Rated", shown: NDArray[np.int64]
+    ) -> pa.StringArray:
+        """The reasons of some candidates, by what moved the ranker's score of each; `shown` (S,) are their places, in order."""
+        moved = moving_groups(
+            rated.ranker.scorer,
+            rated.features[shown],
+            rated.scores[shown],
+            rated.ranker.usual,
+            rated.pairs.where(shown),
+        )
+        is_near = moved == GROUPS.index(TOGETHER)
+        near = shown[is_near]
+        nearest = np.full(len(shown), -1)
+        nearest[is_near] = strongest_own(self.retrieval.ease, block, candidates.user[near], candidates.item[near])
+        return self._moved(block, candidates.item[shown], candidates.pair[shown], moved, nearest)
 
     def _places(
         self, candidates: Candidates, scores: NDArray[np.float64], variants: Mapping[str, Rules]
@@ -161,19 +189,19 @@ class Writer:
     def _moved(
         self,
         block: Histories,
-        listed: Proposed,
+        item: NDArray[np.int64],
         pair: NDArray[np.int64],
         group: NDArray[np.int64],
         nearest: NDArray[np.int64],
-    ) -> pa.Array:
-        """The reason of each ranked row, by the group of features that moved it and the nearest own item."""
+    ) -> pa.StringArray:
+        """The reason of each ranked item, by the group of features that moved it and the nearest own item."""
         catalogue, is_it = self.retrieval.catalogue, {name: group == place for place, name in enumerate(GROUPS)}
         reasons = np.full(len(group), "popular lately", dtype=object)
         times = np.append(block.pairs["num_relevant"].to_numpy(), 0)[pair] * (pair >= 0)
         reasons[is_it[TASTE]] = "close to your taste"
         reasons[is_it[FOLLOWING]] = "goes on from what you did last"
         reasons[is_it[FITTING]] = "fits what you usually choose"
-        lately = catalogue.sums["num_recent_buyers"].to_numpy()[listed.item].astype(float)
+        lately = catalogue.sums["num_recent_buyers"].to_numpy()[item].astype(float)
         trending = is_it[TRENDING] & (lately >= self.wording.min_support)
         reasons[trending] = [f"{text} lately" for text in self._bought_by(lately[trending]).to_pylist()]
         near = is_it[TOGETHER]

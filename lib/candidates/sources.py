@@ -70,6 +70,11 @@ class Retrieval:
         return self.catalogue.sums["num_recent_buyers"].to_numpy()
 
     @cached_property
+    def filled(self) -> Mapping[str, tuple[Floats, NDArray[np.bool_]]]:
+        """Model -> the items' vectors with zeros for those without one, and which items these are."""
+        return {model: (np.nan_to_num(items), np.isnan(items[:, 0])) for model, items in self.vectors.items()}
+
+    @cached_property
     def by_category(self) -> tuple[Floats, Groups]:
         """(items,): which share of the buyers of the last days in its category bought an item, 0 without a category; and the best items of each."""
         lately, tag = self.recent_buyers.astype(np.float32), self.catalogue.tag
@@ -233,10 +238,10 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     for model, items in retrieval.vectors.items():
         if model not in of_users or of_users[model].shape[1] != items.shape[1]:
             continue
-        users = of_users[model]
-        scores[model] = np.nan_to_num(users) @ np.nan_to_num(items).T
+        users, (filled, has_none) = of_users[model], retrieval.filled[model]
+        scores[model] = np.nan_to_num(users) @ filled.T
         scores[model][np.isnan(users[:, 0])] = -np.inf
-        scores[model][:, np.isnan(items[:, 0])] = -np.inf
+        scores[model][:, has_none] = -np.inf
     return scores
 
 

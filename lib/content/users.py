@@ -12,6 +12,9 @@ def mean_of_history(weights: sp.csr_array, items: Floats) -> Floats:
 
     Weights that all are very small, as those of an old history, still have a mean.
     """
+    used, column = np.unique(weights.indices, return_inverse=True)  # of one user few, of many all
+    items = items[used]
+    weights = sp.csr_array((weights.data, column, weights.indptr), shape=(weights.shape[0], len(used)))
     has_vector = ~np.isnan(items[:, 0]) if items.size else np.zeros(len(items), bool)
     known = weights @ sp.diags_array(has_vector.astype(np.float32))
     known.eliminate_zeros()

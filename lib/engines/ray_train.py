@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,12 @@ REPORT_SECONDS = "0.2"  # how often Ray Train collects reports; its default of 2
 
 
 @contextmanager
-def ray_session(cluster: ClusterSettings) -> Iterator[None]:
-    """Connect to the cluster that the job was submitted to, else start a local one until the block ends."""
+def ray_session(cluster: ClusterSettings, *, variables: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Connect to the cluster that the job was submitted to, else start a local one until the block ends.
+
+    The job's processes there, and this one, have the `variables`.
+    """
+    os.environ.update(variables or {})
     import ray  # noqa: PLC0415
 
     inside = "RAY_ADDRESS" in os.environ
@@ -36,6 +40,8 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         if not inside:
             own = _own_cluster(cluster)
         # What workers print is Ray's to keep: a traceback there is no word to the user, who is told by the driver's error.
+        if variables:
+            own["runtime_env"] = {"env_vars": dict(variables)}
         ray.init(address=None if inside else "local", log_to_driver=False, logging_level=30, **own)
     try:
         yield

@@ -91,7 +91,7 @@ class JsonLines:
             records = self._named(line.record or {} for line in parsed.others)
             others = [text_array([record.get(key) for record in records]) for key in self.keys]
             columns = [pa.concat_arrays(pair).take(parsed.places) for pair in zip(columns, others, strict=True)]
-        whole = [_kept_whole(line.text) if line.record is None else None for line in parsed.others]
+        whole = [kept_whole(line.text) if line.record is None else None for line in parsed.others]
         malformed = pa.concat_arrays([pa.nulls(len(parsed.received), pa.string()), pa.array(whole, pa.string())])
         self.num_lines += len(malformed)
         self.num_objects += malformed.null_count
@@ -140,7 +140,8 @@ class JsonLines:
         ]
 
 
-def _kept_whole(line: bytes) -> str:
+def kept_whole(line: bytes) -> str:
+    """A line that does not fit, as text."""
     return line.decode(errors="backslashreplace").replace("\0", "\\x00").rstrip("\r")
 
 

@@ -5,9 +5,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -48,6 +49,7 @@ DATALESS_OPERATIONS = frozenset(
         "VACUUM END",
     }
 )
+COMMITS_AT_ONCE = 16
 LAYERS = ("bronze", "silver", "gold", "ops")
 UNREADABLE_FEATURES = frozenset({"deletionVectors", "columnMapping"})
 
@@ -153,14 +155,14 @@ class Lake:
         if not self.exists(table):
             return None
         delta = self.open(table)
-        for commit in delta.history():
+        for commit in _newest_first(delta):
             if commit["operation"] not in DATALESS_OPERATIONS:
                 return int(commit["version"])
         return int(delta.version())
 
     def kept_version(self, table: str, version: int) -> int:
         """The newest version with the data of `version`: a compaction and a vacuum remove the files of the older ones."""
-        later = [commit for commit in self.open(table).history() if commit["version"] > version]
+        later = [*takewhile(lambda commit: commit["version"] > version, _newest_first(self.open(table)))]
         for commit in reversed(later):
             if commit["operation"] not in DATALESS_OPERATIONS:
                 break
@@ -272,7 +274,7 @@ class Lake:
 
     def rows_of_commit(self, table: str, version: int) -> int:
         """How many rows a commit wrote; 0 if it does not say."""
-        commit = next(commit for commit in self.open(table).history() if commit["version"] == version)
+        commit = next(commit for commit in _newest_first(self.open(table)) if commit["version"] == version)
         return int(commit.get(ROWS_OF_COMMIT) or (commit.get("operationMetrics") or {}).get("numOutputRows") or 0)
 
     def newest_run(self, table: str, job: str, *, but: Collection[str] = ()) -> str | None:
@@ -282,8 +284,9 @@ class Lake:
 
     def runs_between(self, table: str, after: int, until: int) -> list[str]:
         """The runs that have committed data to the table after one version and until another."""
-        commits = [commit for commit in self.open(table).history() if after < commit["version"] <= until]
-        return sorted({str(commit[RUN_OF_COMMIT]) for commit in commits if commit.get(RUN_OF_COMMIT)})
+        later = takewhile(lambda commit: commit["version"] > after, _newest_first(self.open(table)))
+        commits = [commit for commit in later if commit["version"] <= until and commit.get(RUN_OF_COMMIT)]
+        return sorted({str(commit[RUN_OF_COMMIT]) for commit in commits})
 
     def metadata_of_run(self, table: str, run_id: str, name: str) -> str | None:
         """What the run's newest commit to the table says under a name; None where it says nothing."""
@@ -319,10 +322,20 @@ class Lake:
             (int(commit["version"]) for commit in self._commits(table) if commit.get(RUN_OF_COMMIT) == run_id), None
         )
 
-    def _commits(self, table: str) -> list[dict[str, Any]]:
+    def _commits(self, table: str) -> Iterator[dict[str, Any]]:
         """The table's history, the newest commit first; empty where there is no table."""
-        commits: list[dict[str, Any]] = self.open(table).history() if self.exists(table) else []
-        return commits
+        return _newest_first(self.open(table)) if self.exists(table) else iter(())
+
+
+def _newest_first(delta: DeltaTable) -> Iterator[dict[str, Any]]:
+    """The commits of a table, the newest first; as many are read as are looked at, for a streamed table has thousands."""
+    seen, at_once = 0, COMMITS_AT_ONCE
+    while True:
+        commits = delta.history(at_once)
+        yield from commits[seen:]
+        if len(commits) < at_once:
+            return
+        seen, at_once = len(commits), at_once * 8
 
 
 def _may_hold(file: Mapping[str, Any], column: str, values: Collection[Any]) -> bool:

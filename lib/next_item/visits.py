@@ -6,6 +6,7 @@ them indices after those, so that a strategy that answers with items of the visi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 NOTHING = -1  # pads a prefix; also a next item that no strategy can name
+FEW = 100  # items are looked up one by one where more than so many times as many are learnt
 MAX_EVENTS = 30  # of a visit's latest that strategies look at
 
 
@@ -46,12 +48,27 @@ class Catalogue:
 
     def codes(self, items: pl.Series) -> tuple[Ints, pl.Series]:
         """The index of each item, and the names of all indices: the learnt items, then the others among `items`, sorted."""
+        if len(items) * FEW < len(self):
+            return self._codes_of_few(items.to_list())
         known = self.items.to_frame("item").with_row_index("code")
         given = items.alias("item").to_frame()
         others = given.join(known, on="item", how="anti").unique().sort("item").to_series()
         names = pl.concat([self.items.alias("item"), others])
         coded = given.join(names.to_frame("item").with_row_index("code"), on="item", how="left", maintain_order="left")
         return coded["code"].cast(pl.Int64).to_numpy(), names
+
+    @cached_property
+    def code_of(self) -> dict[str, int]:
+        """The index of each learnt item."""
+        return {item: code for code, item in enumerate(self.items.to_list())}
+
+    def _codes_of_few(self, items: Sequence[str]) -> tuple[Ints, pl.Series]:
+        """The same without a look at every learnt item."""
+        others = sorted({item for item in items if item not in self.code_of})
+        further = {item: code for code, item in enumerate(others, start=len(self))}
+        codes = np.array([self.code_of.get(item, further.get(item, NOTHING)) for item in items], dtype=np.int64)
+        names = self.items.alias("item")
+        return codes, pl.concat([names, pl.Series("item", others)]) if others else names
 
 
 class Prefixes(NamedTuple):

@@ -189,6 +189,8 @@ ITEM_PROFILES = Table(
     key=("item_id", "as_of"),
 )
 
+EVENT_WEIGHTS = "cartwheel.eventWeights"
+
 INTERACTIONS = Table(
     name="gold/interactions",
     comment="One user-item pair at one moment: what was known before any as_of is the sum of its rows before then.",
@@ -206,6 +208,7 @@ INTERACTIONS = Table(
     key=("user_key", "item_id", "event_time"),
     checks={"known_split": "split IN ('train', 'valid', 'test')"},
     partition_by=("event_date",),
+    properties={EVENT_WEIGHTS: "what an event of each type weighs, as JSON; others weigh nothing"},
 )
 
 SESSIONS = Table(

@@ -11,6 +11,7 @@ from lib.cli.jobs import load_job
 from lib.engines.spark import start_run
 from lib.models import sequence_weights
 from lib.models.sequence import SequenceModel, weights_of
+from lib.next_item.learning import visits_before
 from lib.pipeline import JOBS
 from lib.runs import model_registry
 from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
@@ -178,8 +179,8 @@ def test_only_the_latest_visits_are_learnt_from_where_they_are_many(job: ModuleT
     small_lake.put("gold/sessions", *(visit(f"s{number}", START + number * DAY, f"i{number}") for number in range(19)))
     settings = settings_of(job, small_lake)
     with start_run("evaluate", settings) as run:
-        assert job.visits_before(run, at_most=3)["items"].to_list() == [["i16"], ["i17"], ["i18"]]
-        assert job.visits_before(run, at_most=100).height == 19
+        assert visits_before(run, "gold/sessions", at_most=3)["items"].to_list() == [["i16"], ["i17"], ["i18"]]
+        assert visits_before(run, "gold/sessions", at_most=100).height == 19
 
 
 @pytest.mark.bad_input("one visit, one item, or visits of one event")
