@@ -16,6 +16,7 @@ from lib.cli import package
 from lib.cli import submit as submitting
 from lib.cli.jobs import arguments_of, names_between, plan
 from lib.lake.lake import Lake
+from lib.lake.places import STORE
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import EXIT_CODES, ExitCode, SettingError, ending_of, one_line
 from lib.settings import ClusterSettings, LakeSettings, LiveSettings, hidden_credentials, lake_place, shared_settings
@@ -283,6 +284,33 @@ def erase(
         *context.args,
     ]
     walk(plan(["erase"], arguments), held, _show)
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
+def live(
+    context: typer.Context,
+    format: Annotated[str | None, typer.Option(help="The mapping by which the log was read.")] = None,
+    lake: LakePath = "lake",
+    with_redis: Annotated[
+        bool, typer.Option("--redis", help="Keep the online state in a Redis of this machine, not in a file of SQLite.")
+    ] = False,
+    partitions: Annotated[int, typer.Option(help="Of topics that are missing.", min=1, max=10_000)] = 4,
+) -> None:
+    """Start all live parts of a lake on this machine: Kafka, the stream, the server and its page; Ctrl-C stops them.
+
+    With live.kafka or live.state set, these are used and none is started. Further flags are settings, such as --serve.port 8081.
+    """
+    from lib.cli import live as living  # noqa: PLC0415
+
+    place = _lake(lake)
+    if place.path.startswith(STORE):
+        raise SettingError(
+            "cartwheel live is for a lake on this machine; a store's stream and server are jobs of a cluster"
+        )
+    arguments = list(context.args)
+    if format is not None:
+        arguments += ["--log.format", str(Path(format).absolute()) if Path(format).is_file() else format]
+    living.live_stack(Path(place.path), arguments, with_redis=with_redis, partitions=partitions, tell=_show).run()
 
 
 @app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
