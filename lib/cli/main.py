@@ -16,6 +16,7 @@ from lib.cli import package
 from lib.cli import submit as submitting
 from lib.cli.jobs import arguments_of, names_between, plan
 from lib.lake.lake import Lake
+from lib.lake.places import STORE
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import EXIT_CODES, ExitCode, SettingError, ending_of, one_line
 from lib.settings import ClusterSettings, LakeSettings, LiveSettings, hidden_credentials, lake_place, shared_settings
@@ -286,6 +287,33 @@ def erase(
 
 
 @app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
+def live(
+    context: typer.Context,
+    format: Annotated[str | None, typer.Option(help="The mapping by which the log was read.")] = None,
+    lake: LakePath = "lake",
+    with_redis: Annotated[
+        bool, typer.Option("--redis", help="Keep the online state in a Redis of this machine, not in a file of SQLite.")
+    ] = False,
+    partitions: Annotated[int, typer.Option(help="Of topics that are missing.", min=1, max=10_000)] = 4,
+) -> None:
+    """Start all live parts of a lake on this machine: Kafka, the stream, the server and its page; Ctrl-C stops them.
+
+    With live.kafka or live.state set, these are used and none is started. Further flags are settings, such as --serve.port 8081.
+    """
+    from lib.cli import live as living  # noqa: PLC0415
+
+    place = _lake(lake)
+    if place.path.startswith(STORE):
+        raise SettingError(
+            "cartwheel live is for a lake on this machine; a store's stream and server are jobs of a cluster"
+        )
+    arguments = list(context.args)
+    if format is not None:
+        arguments += ["--log.format", str(Path(format).absolute()) if Path(format).is_file() else format]
+    living.live_stack(Path(place.path), arguments, with_redis=with_redis, partitions=partitions, tell=_show).run()
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
 def replay(
     context: typer.Context,
     logs: Annotated[str, typer.Argument(help="File, folder or address of a log.")],
@@ -298,6 +326,10 @@ def replay(
     ] = None,
     since: Annotated[datetime | None, typer.Option("--from", help="Leave out what happened before, in UTC.")] = None,
     until: Annotated[datetime | None, typer.Option(help="Leave out what happened then or later, in UTC.")] = None,
+    by_time: Annotated[
+        bool,
+        typer.Option("--by-time", help="The files of a source cover the same time, as parts do: bring them together."),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Send so many records at most.", min=1)] = None,
     partitions: Annotated[int, typer.Option(help="Of topics that are missing.", min=1, max=10_000)] = 4,
     progress: Annotated[bool, typer.Option("--progress", help="Tell every 5 seconds how far it is.")] = False,
@@ -315,7 +347,7 @@ def replay(
     if live.kafka is None:
         raise SettingError("--kafka is needed, such as 127.0.0.1:9092, or the setting live.kafka")
     mapping = load_mapping(str(Path(format).absolute()) if Path(format).is_file() else format)
-    records = playing.LogRecords(_place_of(logs, "LOGS"), mapping)
+    records = playing.LogRecords(_place_of(logs, "LOGS"), mapping, by_time=by_time)
     if not any(records.files.values()):
         raise SettingError(f"{logs} holds no file of events or items that the mapping {mapping.name} knows")
     done = playing.replay(

@@ -21,7 +21,7 @@ PRODUCER: dict[str, Any] = {
     "partitioner": "murmur2_random",
     "compression.type": "lz4",
     "linger.ms": 5,
-    "log_level": 3,
+    "log_level": 2,
 }
 
 

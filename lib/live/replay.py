@@ -1,7 +1,7 @@
 """Plays the files of a log into Kafka, as if its records came now: as fast as may be, or at a chosen speed.
 
-Each source's records keep the order of its files, which is that of time; sources are brought together by the times of their
-records. A line of JSON goes as it was received, sound or not; other records as one object of texts under the file's own names.
+Records keep the order of their files, and sources, or all files, are brought together by the times of their records. A line of
+JSON goes as it was received, sound or not; other records as one object of texts under the file's own names.
 """
 
 import heapq
@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from lib.cleaning.fields import column_texts, event_times, field_texts
+from lib.cleaning.fields import EARLIEST, LATEST_AFTER_ARRIVAL, column_texts, event_times, field_texts
 from lib.formats.columns import stored_names
 from lib.formats.csv_lines import csv_header
 from lib.formats.files import find_files
@@ -33,6 +33,7 @@ from lib.runs.errors import RetryableError
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)  # of records without a time, before the first that has one
 FLUSH_SECONDS, TELL_SECONDS, WAIT_SECONDS = 120.0, 5.0, 0.2
 POLL_EVERY = 500  # records
+AHEAD_OF = 10  # records after it with which a time is compared that may be ahead of them
 
 Show = Callable[[str], object]
 
@@ -40,7 +41,7 @@ Show = Callable[[str], object]
 class LogRecord(NamedTuple):
     """A record of the log, as it is sent."""
 
-    at: datetime  # of the latest so far of its source, itself included
+    at: datetime  # when it was due in its log; see `_due`
     source: str
     file: str
     number: int  # in its file, from 1
@@ -77,25 +78,30 @@ class Replayed:
 class LogRecords:
     """The records of a log's events and items in the order in which they are sent, and what was wrong with its files."""
 
-    def __init__(self, log: str, mapping: LogMapping) -> None:
-        self.mapping = mapping
+    def __init__(self, log: str, mapping: LogMapping, *, by_time: bool = False) -> None:
+        """`by_time`: the files of a source cover the same time, as parts do, and are brought together."""
+        self.mapping, self.by_time = mapping, by_time
         self.problems: list[str] = []
         files, _ = find_files(log, mapping)
         self.files = {name: [file for file in files if file.source == name] for name in live_sources(mapping)}
 
     def __iter__(self) -> Iterator[LogRecord]:
-        return heapq.merge(*map(self._of_source, self.files), key=lambda record: record.at)
+        streams = [files for files in self.files.values() if not self.by_time]
+        streams += [[file] for files in self.files.values() for file in files if self.by_time]
+        return heapq.merge(*map(self._of_files, streams), key=lambda record: record.at)
 
-    def _of_source(self, name: str) -> Iterator[LogRecord]:
-        source, latest = self.mapping.sources[name], BEFORE_ALL
-        whole = _as_a_whole(source)
-        mapping = self.mapping.model_copy(update={"sources": {name: whole}})
-        for file in self.files[name]:
-            number = 0
+    def _of_files(self, files: Sequence[LogFile]) -> Iterator[LogRecord]:
+        """The records of files of one source, one file after the other."""
+        latest = BEFORE_ALL
+        for file in files:
+            name, number = file.source, 0
+            source = self.mapping.sources[name]
+            whole = _as_a_whole(source)
+            mapping = self.mapping.model_copy(update={"sources": {name: whole}})
             for rows, values in self._read(file, source):
                 frame = pl.DataFrame(rows).with_columns(source_file=pl.lit(file.path))
-                keys, times = _keys(frame, whole), event_times(frame, name, mapping)
-                for key, at, value in zip(keys, times.dt.replace_time_zone("UTC"), values, strict=True):
+                times = _in_each(event_times(frame, name, mapping), frame)
+                for key, at, value in zip(_keys(frame, whole), _due(times, mapping), values, strict=True):
                     latest = max(latest, at or latest)
                     number += 1
                     yield LogRecord(latest, name, file.path, number, key, value)
@@ -246,6 +252,20 @@ def _as_a_whole(source: Source) -> Source:
     return source.model_copy(update={"explode": None, "names": names})
 
 
+def _due(times: pl.Series, mapping: LogMapping) -> pl.Series:
+    """When records were due by their times, some of which are of wrong clocks; null where nothing tells.
+
+    One that is ahead of those after it was due with these, and in the log none before the one before it.
+    """
+    end = mapping.times.end or datetime.now(UTC) + LATEST_AFTER_ARRIVAL
+    known = pl.DataFrame({"at": times.dt.replace_time_zone("UTC")}).select(
+        pl.when(pl.col("at").is_between(EARLIEST, end, closed="left")).then("at").dt.epoch("us")
+    )
+    first_of_next = pl.col("at").reverse().rolling_min(AHEAD_OF + 1, min_samples=1).reverse()
+    due = known.select(pl.when(pl.col("at").is_not_null()).then(first_of_next)).to_series()
+    return due.cast(pl.Datetime("us", "UTC"))
+
+
 def _keys(frame: pl.DataFrame, source: Source) -> pl.Series:
     """What keeps records in their order: of events the user, or else the visitor; of items the item."""
     if source.kind == "items":
@@ -257,9 +277,9 @@ def _keys(frame: pl.DataFrame, source: Source) -> pl.Series:
     return pl.select(pl.coalesce(users, visitors)).to_series()
 
 
-def _in_each(texts: pl.Series, frame: pl.DataFrame) -> pl.Series:
-    """One text a record, where a column that no record has gave one for all."""
-    return texts if len(texts) == frame.height else texts.new_from_index(0, frame.height)
+def _in_each(values: pl.Series, frame: pl.DataFrame) -> pl.Series:
+    """One value a record, where a column that no record has gave one for all."""
+    return values if len(values) == frame.height else values.new_from_index(0, frame.height)
 
 
 def _names(file: LogFile, source: Source) -> tuple[str, ...]:
