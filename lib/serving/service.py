@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from lib.cleaning.pseudonyms import LENGTH
 from lib.formats.mapping import LogMapping
@@ -236,7 +235,7 @@ class Service:
                 f"event {place}: this log has no {event.event_type}; it has {', '.join(self.writer.types)}",
             )
         release = self.release
-        if release is not None and release.catalogue.positions(pa.array([event.item_id.strip()]))[0] < 0:
+        if release is not None and event.item_id.strip() not in release.catalogue.place_of:
             raise UnusableError(404, "unknown_item", f"event {place}: no item of the release has this item_id")
         moment = event.event_time or now
         if moment > now + timedelta(seconds=self.ahead_seconds):
@@ -294,7 +293,7 @@ class Service:
 
 def _described(release: Release, item_id: str) -> Mapping[str, Any]:
     """What a page shows of an item."""
-    place = int(release.catalogue.positions(pa.array([item_id]))[0])
+    place = release.catalogue.place_of[item_id]
     price, tag = float(release.prices[place]), int(release.catalogue.tag[place])
     paths = release.catalogue.tag_paths
     return {
