@@ -1,4 +1,5 @@
 # make demo     run the pipeline on a simulated market, or on a log: LOGS=folder FORMAT=name [LAKE=folder] [IMAGES=folder]
+# make live     start the live parts of a lake on this machine: Kafka, the stream, the server and its page; Ctrl-C stops them
 # make test     run the tests; make test-fast leaves out the slow ones, make test-k8s and make test-airflow run those with a Kubernetes
 #               cluster and with an Airflow
 SHELL := /bin/bash
@@ -8,13 +9,16 @@ RUN_FLAGS := $(if $(LOGS),--logs $(LOGS)) $(if $(FORMAT),--format $(FORMAT)) $(i
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast test-k8s test-airflow lint format docs package acceptance bench cluster lock clean
+.PHONY: demo live test test-fast test-k8s test-airflow lint format docs package acceptance bench cluster lock clean
 
 .venv/.ready: requirements.lock requirements-no-deps.lock pyproject.toml .ci/setup
 	@.ci/setup
 
 demo: .venv/.ready
 	@$(BIN)/cartwheel run --lake $(LAKE) $(RUN_FLAGS) $(FLAGS)
+
+live: .venv/.ready
+	@$(BIN)/cartwheel live --lake $(LAKE) $(if $(FORMAT),--format $(FORMAT)) $(FLAGS)
 
 test: .venv/.ready package
 	$(BIN)/pytest -m "not airflow"

@@ -41,6 +41,7 @@ CHECKS = (
     "killed_jobs",
     "killed_walk",
     "killed_days",
+    "live_faults",
     "bad_input",
     "fresh_clone",
     "fresh_tests",

@@ -63,6 +63,8 @@ CASES = (
     "a log without sessions",
     "one visit, one item, or visits of one event",
     "a list that is longer than the catalogue",
+    "a log whose records cannot come from Kafka",
+    "a Kafka that does not answer",
 )
 
 

@@ -23,6 +23,7 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "in_any_order": ("simulate", "featurize"),
     "killed_days": ("featurize",),
     "killed_jobs": ("simulate", "evaluate", "experiment"),
+    "live_faults": ("stream", "clean"),
 }
 # Check -> what it shows beside the results of jobs. Those that are not named here judge every job, by the command.
 FURTHER: dict[str, tuple[str, ...]] = {
@@ -32,6 +33,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
     "in_any_order": ("benchmarks/daily.py",),
     "forgotten": COMMAND,
     "killed_jobs": COMMAND,
+    "live_faults": ("conf/kafka", "tests/live_logs.py"),
     "bad_input": (*COMMAND, "tests"),
     "fresh_clone": (*COMMAND, *SETUP, "lib/report"),
     "fresh_tests": (*COMMAND, *SETUP, "lib/report", "tests"),

@@ -1,5 +1,6 @@
 """The pipeline, declared once: the jobs in order, and what each reads and writes. Imports nothing from the project."""
 
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,8 @@ class Job:
 
     `makes_log`: it writes a log instead of reading one, so the mapping does not affect it. `finds_new_files`: it can
     only tell what is new by looking, so it always runs. `before_events`: it runs before silver/events exists, which
-    gives the log's times. `by_day`: it can make single days anew (docs/decisions/0018).
+    gives the log's times. `by_day`: it can make single days anew (docs/decisions/0018). `runs`: other jobs that it runs
+    itself, again and again, with their own settings.
 
     `driver` and `workers` are what it asks of a cluster where nothing else is said: the sizes for some 50 M events a day
     (docs/scaling.md). The driver of a Ray job is the head.
@@ -71,6 +73,7 @@ class Job:
     finds_new_files: bool = False
     before_events: bool = False
     by_day: bool = False
+    runs: tuple[str, ...] = ()
     driver: Size = Size(cores=1, memory=3, heap=1)
     workers: Workers | None = None
 
@@ -78,6 +81,12 @@ class Job:
     def path(self) -> Path:
         """The job's file, relative to the checkout."""
         return Path("jobs") / self.engine / f"{self.name}.py"
+
+    @property
+    def file(self) -> Path:
+        """The job's file here: in the checkout, or beside the job that was submitted with the zip of our packages."""
+        own = ROOT / self.path
+        return own if own.is_file() else Path(sys.argv[0]).absolute().parent.parent / self.engine / f"{self.name}.py"
 
     @property
     def code_rooms(self) -> tuple[str, ...]:
@@ -379,7 +388,23 @@ UPKEEP: tuple[Job, ...] = (
     ),
 )
 
-JOBS: dict[str, Job] = {job.name: job for job in (*PIPELINE, *UPKEEP)}
+# Jobs that run all day beside the pipeline (docs/live.md).
+LIVE: tuple[Job, ...] = (
+    Job(
+        "stream",
+        "spark",
+        "takes the live log from Kafka, or new files as they come, and cleans it again and again",
+        writes=("bronze/*",),
+        code=("lib/ingestion", "lib/online", "lib/live"),
+        finds_new_files=True,
+        before_events=True,
+        runs=("ingest", "clean"),
+        driver=Size(cores=2, memory=6, heap=2),
+        workers=Workers(Size(cores=2, memory=6, heap=1), at_most=2),
+    ),
+)
+
+JOBS: dict[str, Job] = {job.name: job for job in (*PIPELINE, *UPKEEP, *LIVE)}
 
 
 @cache

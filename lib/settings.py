@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -22,7 +22,16 @@ from types import TracebackType
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from lib.formats.mapping import load_mapping, text_of
@@ -303,6 +312,7 @@ class JobSettings(BaseModel):
     cluster: ClusterSettings = ClusterSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     live: LiveSettings = LiveSettings()
+    _arguments: tuple[str, ...] = PrivateAttr(())  # that it was read from
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -346,13 +356,26 @@ class JobSettings(BaseModel):
         Raises:
             ValueError: an unknown key or an invalid value; one line names the key, the value and what is allowed.
         """
-        config_file, flags = _split_config(arguments)
+        runs = JOBS[cls.job].runs if cls.job in JOBS else ()
+        config_file, flags = _split_config(_without_sections(arguments, runs))
         _refuse_unknown_variables()
         with _errors_in_one_line(cls):
             given = _document_class(cls)(_file_values=_sections_of(cls.job, config_file), _flags=flags)
             shared = {section: getattr(given, section) for section in SHARED_SECTIONS}
             shared["lake"] = dict(shared["lake"])  # a default is checked too: its folder depends on where the job runs
-            return cls(**shared, **dict(getattr(given, cls.job)))
+            settings = cls(**shared, **dict(getattr(given, cls.job)))
+        settings._arguments = (*arguments,)
+        return settings
+
+    def of_job(self, kind: "type[J]") -> "J":
+        """The settings of a job that this one runs: the shared ones of this, its own of the same flags, environment and file.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        others = (self.job, *JOBS[self.job].runs)
+        own = kind.read(_without_sections(self._arguments, [name for name in others if name != kind.job]))
+        return own.model_copy(update={section: getattr(self, section) for section in SHARED_SECTIONS})
 
     def hash(self) -> str:
         """Hash of the settings that affect the job's result: its own and the time."""
@@ -361,6 +384,19 @@ class JobSettings(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+J = TypeVar("J", bound=JobSettings)
+
+
+def _without_sections(arguments: Sequence[str], sections: Collection[str]) -> list[str]:
+    """The arguments but the flags of some sections, with their values."""
+    kept, keep = [], True
+    for argument in arguments:
+        if argument.startswith("--"):
+            section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
+            keep = section not in sections
+        if keep:
+            kept.append(argument)
+    return kept
 
 
 def shared_settings(section: type[S], arguments: list[str]) -> S:
@@ -398,13 +434,7 @@ def flags_of(job: str, arguments: Sequence[str]) -> list[str]:
         for key, value in values.items()
         if section != "kubernetes"
     ]
-    kept, keep = [], True
-    for flag in flags:
-        if flag.startswith("--"):
-            keep = not flag.startswith("--kubernetes.")
-        if keep:
-            kept.append(flag)
-    return [*of_file, *kept]
+    return [*of_file, *_without_sections(flags, ["kubernetes"])]
 
 
 class _Document(BaseSettings):

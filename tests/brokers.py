@@ -16,7 +16,7 @@ def create_topic(address: str, topic: str, *, partitions: int = 4) -> None:
         made.result()
 
 
-def send(address: str, topic: str, records: Iterable[tuple[str | None, bytes | str | dict[str, Any]]]) -> None:
+def send(address: str, topic: str, records: Iterable[tuple[str | None, bytes | str | dict[str, Any] | None]]) -> None:
     """Send records, each a key and a value; a dict is sent as one line of JSON. Returns when all are acknowledged."""
     producer = Producer({"bootstrap.servers": address, "enable.idempotence": True})
     for key, value in records:

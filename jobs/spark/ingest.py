@@ -7,7 +7,7 @@ per run: a rerun, a retry or a kill changes nothing.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -21,10 +21,10 @@ from lib.engines.spark import SparkRun, start_run
 from lib.formats.files import find_files
 from lib.formats.log_files import LogFile
 from lib.ingestion import tasks
+from lib.ingestion.own_columns import are_spelled_apart, own_columns
 from lib.ingestion.refusals import judged_before, not_looked_at, refusals, refusals_of
 from lib.ingestion.seen_files import hashes, save_hashes
 from lib.ingestion.staged import FoundFile, Staged
-from lib.lake.lake import Lake
 from lib.lake.writes import discard, discarded_on_error, missing_files
 from lib.runs.errors import ExitCode, PrivateValueError
 from lib.runs.run import InputFile
@@ -104,18 +104,14 @@ def find(run: SparkRun, settings: IngestSettings) -> tuple[list[LogFile], dict[s
 def stage(run: SparkRun, settings: IngestSettings) -> Staged:
     """Read the new files, and write their records into files of bronze that are not committed yet."""
     new, sha256, closed = find(run, settings)
-    columns = {name: own_columns(run.lake, f"bronze/{name}", ()) for name in run.mapping.sources}
+    tables = {name: f"bronze/{name}" for name in run.mapping.sources}
+    columns = {name: own_columns(run.lake, table) for name, table in tables.items()}
     staged = written_by_tasks(run, new, sha256, columns, settings)
-    spelled = {name: own_columns(run.lake, f"bronze/{name}", of_source(staged, name)) for name in columns}
-    known = {name: {column.lower() for column in columns[name]} for name in columns}
-    if any(
-        column not in spelled[file.source] and column.lower() not in known[file.source]
-        for file in staged.good
-        if contract(f"bronze/{file.source}").open
-        for column in file.columns
-    ):
+    found = {name: columns_found(staged, name) for name in tables}
+    if any(are_spelled_apart(run.lake, table, found[name]) for name, table in tables.items()):
         run.log("new columns differ only in case: the files are read once more")
         discard(run.lake, staged.written)
+        spelled = {name: own_columns(run.lake, table, found[name]) for name, table in tables.items()}
         staged = written_by_tasks(run, new, sha256, spelled, settings)
     staged = Staged(staged.good, [*staged.bad, *closed], staged.written)
     tell(run, staged)
@@ -146,22 +142,9 @@ def written_by_tasks(
     return Staged([file for file in files if not file.problem], [file for file in files if file.problem], tables)
 
 
-def of_source(staged: Staged, source: str) -> list[FoundFile]:
-    """The files of a source that were read."""
-    return [file for file in staged.good if file.source == source]
-
-
-def own_columns(lake: Lake, table: str, files: Iterable[FoundFile]) -> tuple[str, ...]:
-    """A source's own columns: those that its table has, then those of new files.
-
-    Names that differ only in case are one column.
-    """
-    declared = contract(table).schema.names
-    names = lake.open(table).schema().to_arrow().names if lake.exists(table) else []
-    own: dict[str, str] = {}
-    for name in [*names, *(name for file in files for name in file.columns)]:
-        own.setdefault(name.lower(), name)
-    return tuple(name for name in own.values() if name not in declared)
+def columns_found(staged: Staged, source: str) -> list[tuple[str, ...]]:
+    """The columns of each file of a source that was read."""
+    return [file.columns for file in staged.good if file.source == source]
 
 
 def tell(run: SparkRun, staged: Staged) -> None:
@@ -213,7 +196,7 @@ def commit(run: SparkRun, staged: Staged) -> None:
         table = contract(f"bronze/{source}")
         if table.name in staged.written and table.name not in run.outputs:
             if table.open:
-                table = table.with_source_columns(own_columns(run.lake, table.name, of_source(staged, source)))
+                table = table.with_source_columns(own_columns(run.lake, table.name, columns_found(staged, source)))
             run.commit_written(table.name, staged.written[table.name], mode="append", declared=table)
     refused = refusals(run.lake)
     still = not_looked_at(refused, [*staged.good, *staged.bad])

@@ -21,7 +21,7 @@ from lib.formats.json_lines import text_array
 from lib.formats.mapping import FIELDS, LIST_FIELDS, MAP_FIELDS, LogMapping, Source
 from lib.formats.rules import Condition, Rule, TypeColumn, placeholders
 from lib.formats.times import TIME, parse_time
-from lib.tables.bronze import DECLARED, IGNORED
+from lib.tables.bronze import DECLARED, IGNORED, LATE
 from lib.tables.silver import EVENT_TYPES
 
 ORIGIN = ("source", "source_file", "source_file_sha256", "record_number", "record")
@@ -62,7 +62,7 @@ def type_events(records: pl.DataFrame, source_name: str, mapping: LogMapping) ->
     """Every event that the records of a source give, typed; a record that gives none has one refused row.
 
     Each record carries a NUMBER. Columns returned: ORIGIN (`record` is that number), refusal (malformed,
-    ignored, bad_value:<column> or null), form (of the bad value), event_id (null where refused), event_type, is_product,
+    ignored, bad_value:<column>, late or null), form (of the bad value), event_id (null where refused), event_type, is_product,
     is_corrected (whether event_time was, by what its device's clock is off), and the fields of FIELDS["events"].
     """
     source = mapping.sources[source_name]
@@ -166,8 +166,10 @@ def _received(records: pl.DataFrame, source_name: str, mapping: LogMapping) -> t
     frame = _with_path_parts(records.with_columns(pl.lit(source_name).alias(SOURCE_NAME)), source)
     if source.explode:
         frame = _exploded(frame, source.explode)
-    if SIGNED_IN not in frame.columns:
-        frame = frame.with_columns(pl.lit(None, pl.String).alias(SIGNED_IN))
+    absent = {SIGNED_IN: pl.String(), "stream_watermark": TIME}
+    frame = frame.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in absent.items() if name not in frame.columns
+    )
     marks = (NUMBER, SOURCE_NAME, SUPERSEDED, SIGNED_IN)
     own = [column for column in frame.columns if column not in (*DECLARED, *marks)]
     ignored = [_meets(conditions, source, own) for conditions in source.ignore]
@@ -194,7 +196,9 @@ def _with_path_parts(records: pl.DataFrame, source: Source) -> pl.DataFrame:
 def _origin() -> list[pl.Expr]:
     """The columns that say where an event comes from, renamed from their internal names."""
     internal = {"record": NUMBER, "source": SOURCE_NAME, "identity": IDENTITY, "rule": RULE, "is_unwanted": UNWANTED}
-    kept = [pl.col(column) for column in (*ORIGIN, "malformed", "arrived_at") if column not in internal]
+    kept = [
+        pl.col(column) for column in (*ORIGIN, "malformed", "arrived_at", "stream_watermark") if column not in internal
+    ]
     return kept + [pl.col(column).alias(name) for name, column in internal.items()]
 
 
@@ -308,7 +312,7 @@ def _text(field: str, source: Source, own: Sequence[str]) -> pl.Expr:
 
 
 def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: Sequence[str]) -> pl.DataFrame:
-    """Parse the fields; add `refusal` (malformed, ignored, bad_value:<first absent, unreadable or invalid column>).
+    """Parse the fields; add `refusal` (malformed, ignored, bad_value:<first absent, unreadable or invalid column>, late).
 
     And `form`, that of the value for which a record is refused.
     """
@@ -324,6 +328,8 @@ def _typed(texts: pl.DataFrame, source: Source, mapping: LogMapping, *, needed: 
             value = pl.col(f"{field}:typed")
             is_bad |= pl.col(field).is_not_null() & (value.is_null() | ~_is_possible(field, value, source, mapping))
         reasons.append(pl.when(is_bad).then(pl.lit(f"bad_value:{field}")))
+    if source.kind == "events":
+        reasons.append(pl.when(pl.col("event_time:typed") < pl.col("stream_watermark")).then(pl.lit(LATE)))
     typed = typed.with_columns(refusal=pl.coalesce(reasons), sign=_currency_of_price(source))
     typed = typed.with_columns(form=_refused_forms(typed, fields))
     values = [_filled(field).alias(field) for field in fields]

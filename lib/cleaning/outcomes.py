@@ -9,13 +9,13 @@ import polars as pl
 
 from lib.cleaning.fields import NUMBER, ORIGIN, raw_json
 from lib.cleaning.whole_log import WholeLog
-from lib.tables.bronze import ERASED, IGNORED, NO_DAY, UNSHOWN
+from lib.tables.bronze import ERASED, IGNORED, LATE, NO_DAY, UNSHOWN
 
 # Outcomes of an event. A record with several events has the first of these that any of its events has. In the data,
 # bad_value is followed by its column.
 OUTCOMES = (
     *("accepted", "malformed", "bad_value", "superseded", "duplicate", "not_a_product", "stray_time", "double_click"),
-    *(IGNORED, ERASED),
+    *(LATE, IGNORED, ERASED),
 )
 # What a record says of its product does not depend on what its user did before.
 DESCRIBING = ("accepted", "duplicate", "double_click")
@@ -25,7 +25,7 @@ REASON, RAW, EVENT_TIME, USER_KEY = "(reason)", "(raw)", "(event_time)", "(user_
 def decide_outcomes(events: pl.DataFrame, log: WholeLog, *, double_click_seconds: float) -> pl.DataFrame:
     """Add `outcome`: the first of these that applies.
 
-    erased, malformed, ignored, bad_value:<column>, superseded, duplicate, not_a_product, stray_time, double_click, accepted.
+    erased, malformed, ignored, bad_value:<column>, late, superseded, duplicate, not_a_product, stray_time, double_click, accepted.
     The columns of type_events are needed, `user_key`, `is_erased`, `is_superseded` and `clock_seconds` (of the source's
     clock).
     """

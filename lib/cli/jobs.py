@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from lib.pipeline import JOBS, PIPELINE, ROOT, Job
+from lib.pipeline import JOBS, PIPELINE, Job
 from lib.settings import SHARED_SECTIONS, JobSettings
 
 SHORT_FLAGS = ("config", "as_of", "from_date", "to_date")  # without a section, of every job
@@ -26,7 +26,7 @@ def load_job(job: Job) -> ModuleType:
     """The job's module, loaded by path as spark-submit does: `jobs/` is never on sys.path."""
     name = f"cartwheel_job_{job.name}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / job.path)
+        spec = importlib.util.spec_from_file_location(name, job.file)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -56,7 +56,7 @@ def plan(names: Sequence[str], arguments: Sequence[str]) -> list[Stage]:
 
 
 def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
-    """The flags `--section.key value` that apply to one job: those of the shared sections and its own.
+    """The flags `--section.key value` that apply to one job: those of the shared sections, its own, and those of jobs that it runs.
 
     Raises:
         ValueError: a flag of an unknown section.
@@ -69,7 +69,7 @@ def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
             if section not in (*SHARED_SECTIONS, *JOBS, *SHORT_FLAGS):
                 known = ", ".join((*SHARED_SECTIONS, *JOBS))
                 raise ValueError(f"{argument}: no job or section is named {section!r}; known are {known}")
-            keep = section in (*SHARED_SECTIONS, *SHORT_FLAGS) or section == job.name
+            keep = section in (*SHARED_SECTIONS, *SHORT_FLAGS, job.name, *job.runs)
         if keep:
             kept.append(argument)
     return kept

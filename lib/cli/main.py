@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,10 @@ from lib.cli import package
 from lib.cli import submit as submitting
 from lib.cli.jobs import arguments_of, names_between, plan
 from lib.lake.lake import Lake
+from lib.lake.places import STORE
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import EXIT_CODES, ExitCode, SettingError, ending_of, one_line
-from lib.settings import ClusterSettings, LakeSettings, hidden_credentials, lake_place, shared_settings
+from lib.settings import ClusterSettings, LakeSettings, LiveSettings, hidden_credentials, lake_place, shared_settings
 from lib.tables import contract
 
 app = typer.Typer(
@@ -282,6 +284,92 @@ def erase(
         *context.args,
     ]
     walk(plan(["erase"], arguments), held, _show)
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
+def live(
+    context: typer.Context,
+    format: Annotated[str | None, typer.Option(help="The mapping by which the log was read.")] = None,
+    lake: LakePath = "lake",
+    with_redis: Annotated[
+        bool, typer.Option("--redis", help="Keep the online state in a Redis of this machine, not in a file of SQLite.")
+    ] = False,
+    partitions: Annotated[int, typer.Option(help="Of topics that are missing.", min=1, max=10_000)] = 4,
+) -> None:
+    """Start all live parts of a lake on this machine: Kafka, the stream, the server and its page; Ctrl-C stops them.
+
+    With live.kafka or live.state set, these are used and none is started. Further flags are settings, such as --serve.port 8081.
+    """
+    from lib.cli import live as living  # noqa: PLC0415
+
+    place = _lake(lake)
+    if place.path.startswith(STORE):
+        raise SettingError(
+            "cartwheel live is for a lake on this machine; a store's stream and server are jobs of a cluster"
+        )
+    arguments = list(context.args)
+    if format is not None:
+        arguments += ["--log.format", str(Path(format).absolute()) if Path(format).is_file() else format]
+    living.live_stack(Path(place.path), arguments, with_redis=with_redis, partitions=partitions, tell=_show).run()
+
+
+@app.command(context_settings=FLAGS_PASS_THROUGH, epilog=EXIT_CODES)
+def replay(
+    context: typer.Context,
+    logs: Annotated[str, typer.Argument(help="File, folder or address of a log.")],
+    format: Annotated[str, typer.Option(help="Name of a shipped mapping, or path of your own.")] = "market",
+    kafka: Annotated[str | None, typer.Option(help="Kafka's bootstrap servers; unset: live.kafka.")] = None,
+    events_per_second: Annotated[float | None, typer.Option(help="So many records a second.", min=0.001)] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(help="So many times faster than they happened, such as 60: a minute a second.", min=1e-6),
+    ] = None,
+    since: Annotated[datetime | None, typer.Option("--from", help="Leave out what happened before, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Leave out what happened then or later, in UTC.")] = None,
+    by_time: Annotated[
+        bool,
+        typer.Option("--by-time", help="The files of a source cover the same time, as parts do: bring them together."),
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Send so many records at most.", min=1)] = None,
+    partitions: Annotated[int, typer.Option(help="Of topics that are missing.", min=1, max=10_000)] = 4,
+    progress: Annotated[bool, typer.Option("--progress", help="Tell every 5 seconds how far it is.")] = False,
+) -> None:
+    """Play a log into Kafka, as fast as may be or at a chosen speed: a topic for each source, keyed by user.
+
+    Further flags are settings, such as --live.topic-prefix shop. or --config FILE.
+    """
+    from lib.formats.mapping import load_mapping  # noqa: PLC0415
+    from lib.live import replay as playing  # noqa: PLC0415
+
+    if events_per_second is not None and speed is not None:
+        raise SettingError("give --events-per-second or --speed, not both")
+    live = shared_settings(LiveSettings, [*(("--live.kafka", kafka) if kafka else ()), *context.args])
+    if live.kafka is None:
+        raise SettingError("--kafka is needed, such as 127.0.0.1:9092, or the setting live.kafka")
+    mapping = load_mapping(str(Path(format).absolute()) if Path(format).is_file() else format)
+    records = playing.LogRecords(_place_of(logs, "LOGS"), mapping, by_time=by_time)
+    if not any(records.files.values()):
+        raise SettingError(f"{logs} holds no file of events or items that the mapping {mapping.name} knows")
+    done = playing.replay(
+        records,
+        live.kafka,
+        live.topic_prefix,
+        partitions=partitions,
+        pace=playing.Pace(events_per_second, speed),
+        since=since.replace(tzinfo=UTC) if since else None,
+        until=until.replace(tzinfo=UTC) if until else None,
+        limit=limit,
+        tell=_show if progress else None,
+    )
+    for topic, number in sorted(done.num_sent.items()):
+        _show(f"{topic}: {number:,} records")
+    for problem in done.problems:
+        _show(f"left out: {problem}")
+    rate = done.num_sent.total() / max(done.seconds, 1e-9)
+    _show(
+        f"{done.num_sent.total():,} sent, {done.num_acknowledged:,} acknowledged in {done.seconds:.1f} s, {rate:,.0f} a second"
+    )
+    raise typer.Exit(ExitCode.FILES_SET_ASIDE if done.problems else ExitCode.DONE)
 
 
 @app.command()

@@ -91,7 +91,7 @@ class JsonLines:
             records = self._named(line.record or {} for line in parsed.others)
             others = [text_array([record.get(key) for record in records]) for key in self.keys]
             columns = [pa.concat_arrays(pair).take(parsed.places) for pair in zip(columns, others, strict=True)]
-        whole = [_kept_whole(line.text) if line.record is None else None for line in parsed.others]
+        whole = [kept_whole(line.text) if line.record is None else None for line in parsed.others]
         malformed = pa.concat_arrays([pa.nulls(len(parsed.received), pa.string()), pa.array(whole, pa.string())])
         self.num_lines += len(malformed)
         self.num_objects += malformed.null_count
@@ -140,7 +140,8 @@ class JsonLines:
         ]
 
 
-def _kept_whole(line: bytes) -> str:
+def kept_whole(line: bytes) -> str:
+    """A line that does not fit, as text."""
     return line.decode(errors="backslashreplace").replace("\0", "\\x00").rstrip("\r")
 
 
@@ -302,8 +303,19 @@ def _plain_records(text: bytes, decoder: "msgspec.json.Decoder[Any] | None") -> 
         records = decoder.decode_lines(text)
     except msgspec.MsgspecError:
         return None
-    num_lines = text.count(b"\n") + (not text.endswith(b"\n"))
-    return records if len(records) == num_lines else None
+    lines = text.replace(b"\r\n", b"\n").removesuffix(b"\n")
+    num_breaks = lines.count(b"\n")
+    # A line may hold two objects, and an object lines: one a line they are where each begins and ends with its brackets.
+    is_one_each = lines.startswith(b"{") and lines.endswith(b"}") and lines.count(b"}\n{") == num_breaks
+    return records if is_one_each and len(records) == num_breaks + 1 else None
+
+
+def received_lines(block: bytes) -> list[bytes]:
+    """The lines of a block as received, those that `JsonLines` reads as records."""
+    lines = [line for line in block.split(b"\n") if line.strip()]
+    if not any(b"\r" in line.strip() for line in lines):
+        return lines
+    return [line.text for line in _lines(lines, DECODER)]
 
 
 def _lines(lines: Iterable[bytes], decoder: json.JSONDecoder) -> Iterator[_Line]:

@@ -35,7 +35,7 @@ FOUND = "found"  # the kind of parts that hold a FoundFile; the others are named
 class IngestWork:
     """What the tasks of one run need to know.
 
-    `columns` are the sources' own columns, as their tables spell them.
+    `columns` are the sources' own columns, as their tables spell them. `watermark` is the stream's, of a batch of messages.
     """
 
     lake: Lake
@@ -43,6 +43,7 @@ class IngestWork:
     batch_id: str
     arrived_at: datetime
     columns: Mapping[str, Sequence[str]]
+    watermark: datetime | None = None
 
 
 def hash_files(files: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -62,11 +63,11 @@ def stage_files(files: Iterable[pa.RecordBatch], *, work: IngestWork) -> Iterato
     Yields a part for each file that was read and for each that was written. Nothing is kept of a file that cannot be
     read to its end.
     """
-    tables: dict[str, _TableFiles] = {}
+    tables: dict[str, TableFiles] = {}
     for row in rows_of(files):
         name = row["source"]
         if name not in tables:
-            tables[name] = _TableFiles(work, name)
+            tables[name] = TableFiles(work, name)
         inspection = tables[name].read(_log_file(row), row["sha256"])
         found = FoundFile.of(row["path"], name, row["sha256"], inspection)
         yield part(FOUND, json.dumps(asdict(found)).encode())
@@ -74,10 +75,10 @@ def stage_files(files: Iterable[pa.RecordBatch], *, work: IngestWork) -> Iterato
         yield from (written_part(table.contract.name, file) for file in table.closed())
 
 
-class _TableFiles:
+class TableFiles:
     """Files of one source's table, as one task writes them.
 
-    The records of files that are not large share a file of the table, once all of theirs are read.
+    The records of files, or messages, that are not large share a file of the table, once all of theirs are read.
     """
 
     def __init__(self, work: IngestWork, source: str) -> None:
@@ -90,12 +91,10 @@ class _TableFiles:
 
     def read(self, file: LogFile, sha256: str) -> Inspection:
         """Read a file and keep its rows, if nothing is wrong with it."""
-        constants: dict[str, Any] = {"source_file": file.path, "source_file_sha256": sha256}
-        constants |= {"batch_id": self.work.batch_id, "arrived_at": self.work.arrived_at}
         own, taken = list[AddAction](), list[pa.RecordBatch]()
         reading = Reading(file, self.source)
         for batch in reading:
-            taken.append(self._conforming(batch, constants))
+            taken.append(self.conforming(batch, file.path, sha256))
             if _num_bytes(taken) >= FILE_BYTES:
                 own += self._write(taken)
                 taken = []
@@ -103,12 +102,16 @@ class _TableFiles:
             remove_files(self.work.lake, self.contract.name, own)
         else:
             self.written += own
-            self.kept += taken
-            self.num_kept_bytes += _num_bytes(taken)
-            if self.num_kept_bytes >= FILE_BYTES:
-                self.written += self._write(self.kept)
-                self.kept, self.num_kept_bytes = [], 0
+            self.keep(taken)
         return reading.inspection
+
+    def keep(self, rows: Sequence[pa.RecordBatch]) -> None:
+        """Keep rows that `conforming` made, until they are worth a file."""
+        self.kept += rows
+        self.num_kept_bytes += _num_bytes(rows)
+        if self.num_kept_bytes >= FILE_BYTES:
+            self.written += self._write(self.kept)
+            self.kept, self.num_kept_bytes = [], 0
 
     def closed(self) -> list[AddAction]:
         """Every file that was written, after the rows that are still kept."""
@@ -116,8 +119,12 @@ class _TableFiles:
         self.kept, self.num_kept_bytes, self.written = [], 0, []
         return files
 
-    def _conforming(self, batch: pa.RecordBatch, constants: Mapping[str, Any]) -> pa.RecordBatch:
-        """A batch with the table's own spelling of the columns, and with where its records come from."""
+    def conforming(self, batch: pa.RecordBatch, place: str, sha256: str) -> pa.RecordBatch:
+        """A batch with the table's own spelling of the columns, and with where its records come from and when they came."""
+        constants: dict[str, Any] = {"source_file": place, "source_file_sha256": sha256}
+        constants |= {"batch_id": self.work.batch_id, "arrived_at": self.work.arrived_at}
+        if self.contract.open:
+            constants["stream_watermark"] = self.work.watermark
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         if self.contract.open:
             columns = {

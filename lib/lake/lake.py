@@ -5,9 +5,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +19,7 @@ import pyarrow.fs as pafs
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
+from lib.lake.commits import newest_first
 from lib.lake.places import (
     download,
     filesystem_of,
@@ -152,17 +154,16 @@ class Lake:
         """The latest version that changed data; None where there is no table."""
         if not self.exists(table):
             return None
-        delta = self.open(table)
-        for commit in delta.history():
-            if commit["operation"] not in DATALESS_OPERATIONS:
+        for commit in self._commits(table):
+            if commit.get("operation") not in DATALESS_OPERATIONS:
                 return int(commit["version"])
-        return int(delta.version())
+        return int(self.open(table).version())
 
     def kept_version(self, table: str, version: int) -> int:
         """The newest version with the data of `version`: a compaction and a vacuum remove the files of the older ones."""
-        later = [commit for commit in self.open(table).history() if commit["version"] > version]
+        later = [*takewhile(lambda commit: commit["version"] > version, self._commits(table))]
         for commit in reversed(later):
-            if commit["operation"] not in DATALESS_OPERATIONS:
+            if commit.get("operation") not in DATALESS_OPERATIONS:
                 break
             version = int(commit["version"])
         return version
@@ -272,7 +273,7 @@ class Lake:
 
     def rows_of_commit(self, table: str, version: int) -> int:
         """How many rows a commit wrote; 0 if it does not say."""
-        commit = next(commit for commit in self.open(table).history() if commit["version"] == version)
+        commit = next(commit for commit in self._commits(table) if commit["version"] == version)
         return int(commit.get(ROWS_OF_COMMIT) or (commit.get("operationMetrics") or {}).get("numOutputRows") or 0)
 
     def newest_run(self, table: str, job: str, *, but: Collection[str] = ()) -> str | None:
@@ -282,8 +283,9 @@ class Lake:
 
     def runs_between(self, table: str, after: int, until: int) -> list[str]:
         """The runs that have committed data to the table after one version and until another."""
-        commits = [commit for commit in self.open(table).history() if after < commit["version"] <= until]
-        return sorted({str(commit[RUN_OF_COMMIT]) for commit in commits if commit.get(RUN_OF_COMMIT)})
+        later = takewhile(lambda commit: commit["version"] > after, self._commits(table))
+        commits = [commit for commit in later if commit["version"] <= until and commit.get(RUN_OF_COMMIT)]
+        return sorted({str(commit[RUN_OF_COMMIT]) for commit in commits})
 
     def metadata_of_run(self, table: str, run_id: str, name: str) -> str | None:
         """What the run's newest commit to the table says under a name; None where it says nothing."""
@@ -319,10 +321,9 @@ class Lake:
             (int(commit["version"]) for commit in self._commits(table) if commit.get(RUN_OF_COMMIT) == run_id), None
         )
 
-    def _commits(self, table: str) -> list[dict[str, Any]]:
+    def _commits(self, table: str) -> Iterator[dict[str, Any]]:
         """The table's history, the newest commit first; empty where there is no table."""
-        commits: list[dict[str, Any]] = self.open(table).history() if self.exists(table) else []
-        return commits
+        return newest_first(self.open(table), self.uri(table)) if self.exists(table) else iter(())
 
 
 def _may_hold(file: Mapping[str, Any], column: str, values: Collection[Any]) -> bool:

@@ -85,16 +85,8 @@ class KafkaBroker:
         Raises:
             NoKafkaError: its port is taken, it ended, or it did not answer in time.
         """
-        try:
-            socket.create_server(("127.0.0.1", self.port)).close()
-        except OSError as error:
-            raise NoKafkaError(f"Kafka cannot listen on {self.address}: {error.strerror}") from None
-        self._format()
-        self.process = start_tied(
-            [*self._java(*HEAP), "kafka.Kafka", str(self.folder / "server.properties")],
-            log=self.folder / "output.log",
-            stop_seconds=STOP_SECONDS,
-        )
+        self.prepare()
+        self.process = start_tied(self.command, log=self.folder / "output.log", stop_seconds=STOP_SECONDS)
         if not answers(self.address, seconds=START_SECONDS, process=self.process):
             self.kill()
             raise NoKafkaError(f"Kafka did not start: {self._last_words()}; its log is {self.log}")
@@ -109,12 +101,25 @@ class KafkaBroker:
         if self.process is not None:
             kill(self.process)
 
+    @property
+    def command(self) -> list[str]:
+        """What runs it, once it was prepared."""
+        return [*self._java(*HEAP), "kafka.Kafka", str(self.folder / "server.properties")]
+
     def _java(self, *options: str) -> list[str]:
         classes, logging = str(self.jars / "*"), FILES / "log4j2.properties"
         return [java(), *options, f"-Dlog4j2.configurationFile={logging}", f"-Dbroker.log={self.log}", "-cp", classes]
 
-    def _format(self) -> None:
-        """Write the broker's settings and, the first time, its storage."""
+    def prepare(self) -> None:
+        """Check that its port is free, and the first time write its settings and its storage.
+
+        Raises:
+            NoKafkaError: the port is taken, or the storage cannot be made.
+        """
+        try:
+            socket.create_server(("127.0.0.1", self.port)).close()
+        except OSError as error:
+            raise NoKafkaError(f"Kafka cannot listen on {self.address}: {error.strerror}") from None
         data, properties = self.folder / "data", self.folder / "server.properties"
         if (data / "meta.properties").is_file():
             return
@@ -135,12 +140,11 @@ class KafkaBroker:
         return "it wrote nothing"
 
 
-@contextmanager
-def kafka_broker(folder: Path, *, port: int = 0) -> Iterator[KafkaBroker]:
-    """A broker that answers and ends with the block; one on a folder that held one before finds its topics, and its port.
+def broker_in(folder: Path, *, port: int = 0) -> KafkaBroker:
+    """The broker of a folder, not started yet: with the port that it had before, else with this one, or any that is free.
 
     Raises:
-        NoKafkaError: its jars or Java are not to be had here, or it did not start.
+        NoKafkaError: its jars or Java are not to be had here, or it has another port.
     """
     jars = kafka_jars()
     folder = folder.absolute()
@@ -149,7 +153,17 @@ def kafka_broker(folder: Path, *, port: int = 0) -> Iterator[KafkaBroker]:
         if port not in (0, int(before[1])):
             raise NoKafkaError(f"the Kafka in {folder} has port {before[1]}, not {port}")
         port = int(before[1])
-    broker = KafkaBroker(folder, port or free_ports(1)[0], jars)
+    return KafkaBroker(folder, port or free_ports(1)[0], jars)
+
+
+@contextmanager
+def kafka_broker(folder: Path, *, port: int = 0) -> Iterator[KafkaBroker]:
+    """A broker that answers and ends with the block; one on a folder that held one before finds its topics, and its port.
+
+    Raises:
+        NoKafkaError: its jars or Java are not to be had here, or it did not start.
+    """
+    broker = broker_in(folder, port=port)
     try:
         broker.start()
         yield broker

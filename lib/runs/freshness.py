@@ -2,15 +2,13 @@
 
 import hashlib
 import importlib.resources
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
 from lib.formats.mapping import load_mapping
 from lib.lake.lake import Lake
-from lib.pipeline import ROOT, Job
+from lib.pipeline import Job
 from lib.runs import history, model_registry
 from lib.settings import DateRange, JobSettings
 
@@ -55,8 +53,7 @@ def settings_hash(job: Job, settings: JobSettings) -> str:
 
 def code_version(job: Job) -> str:
     """Hash of the code that a job's result depends on, its own file and what it declares, in a checkout or a zip."""
-    own_file = ROOT / job.path if (ROOT / job.path).is_file() else Path(sys.argv[0])
-    digest = hashlib.sha256(own_file.read_bytes() if own_file.is_file() else b"")
+    digest = hashlib.sha256(job.file.read_bytes() if job.file.is_file() else b"")
     for room in job.code_rooms:
         for source in _sources_of(room):
             digest.update(source)

@@ -5,11 +5,12 @@ from dataclasses import replace
 from lib.tables.contract import BYTES, COUNT, INT, TEXT, TIME, Column, Table, required, volatile
 
 ARRIVAL = (
-    volatile("batch_id", TEXT, "the ingest run that read it"),
-    volatile("arrived_at", TIME, "when that run began"),
+    volatile("batch_id", TEXT, "the run of ingest, or the stream's batch, that read it"),
+    volatile("arrived_at", TIME, "when that began"),
 )
 
 IGNORED = "ignored"  # reason of the records that the mapping does not want; they count for no limit
+LATE = "late"  # reason of the records that came after the stream's watermark had passed their events; they count for no limit
 ERASED = "erased"  # reason of the records of people who asked to be forgotten
 UNSHOWN = (IGNORED, ERASED)  # reasons of records that the rejects do not repeat, and that no rule has found fault with
 NO_DAY = "none"  # in `day`, where a refused record has no time
@@ -20,10 +21,19 @@ SOURCE = Table(
     comment="One record of one source of the mapping, as received; the table is named after the source.",
     version=1,
     columns=(
-        required("source_file", TEXT, "the file's path below the log folder"),
-        required("source_file_sha256", TEXT, "SHA-256 of the file's content, which identifies the file"),
-        required("record_number", COUNT, "position in the file, from 1, without the header"),
+        required("source_file", TEXT, "the file's path below the log folder; kafka/<topic>/<partition> of a message"),
+        required(
+            "source_file_sha256",
+            TEXT,
+            "SHA-256 of the file's content, which identifies the file; of the topic's partition and the stream that reads it",
+        ),
+        required("record_number", COUNT, "position in the file, from 1, without the header; a message's offset"),
         Column("malformed", TEXT, "the whole line or record if it did not fit, else null", personal=True),
+        Column(
+            "stream_watermark",
+            TIME,
+            "the time before which the stream took no more events when it read the record; null of a file's",
+        ),
         *ARRIVAL,
     ),
     key=("source_file_sha256", "record_number"),
@@ -64,7 +74,7 @@ REJECTS = Table(
         required(
             "reason",
             TEXT,
-            "malformed, bad_value:<column>, superseded (a record with the same record_key arrived later), duplicate, "
+            "malformed, bad_value:<column>, late (the stream had no more place for it), superseded (a record with the same record_key arrived later), duplicate, "
             "not_a_product, stray_time (far outside the days of the log), double_click, ignored, erased or file:<what is wrong>",
         ),
         Column(

@@ -34,6 +34,9 @@ SESSION_DRAWS = 1 + MAX_STEPS * DECISION_DRAWS + (PRELUDE + TAIL) * ORGANIC_DRAW
 # A policy maps states (m, S), candidate features (m, K, F) and the probabilities (m, K) of the user's logging strategy, which
 # a served policy may mix in, to probabilities (m, K).
 Policy = Callable[[Floats, Floats, Floats], Floats]
+# What a shop shows in place of the logging strategies: the step, the sessions (l,) that go on and what happened in them so far
+# -> the products (l,).
+Shop = Callable[[int, Ints, "SessionSoFar"], Ints]
 
 
 class World(NamedTuple):
@@ -125,7 +128,7 @@ def logging_probabilities(world: World, shoppers: Shoppers, memory: Memory, user
     logits = np.where(shoppers.is_personal[users][:, None], personal, 0.6 * popularity)
     weights = np.exp(logits)
     softmax = weights / weights.sum(axis=1, keepdims=True)
-    probabilities: Floats = (1 - EXPLORED_FRAC) * softmax + EXPLORED_FRAC / NUM_CANDIDATES
+    probabilities: Floats = (1 - EXPLORED_FRAC) * softmax + EXPLORED_FRAC / candidates.shape[1]
     return probabilities
 
 
@@ -139,12 +142,14 @@ def decide(
     journal: Journal | None = None,
     policy: Policy | None = None,
     history: ItemHistory | None = None,
+    shop: Shop | None = None,
     rewards: RewardWeights = REWARDS,
     discount: float = DISCOUNT,
 ) -> Floats:
     """The decisions of m sessions; `draws` (m, MAX_STEPS, DECISION_DRAWS). Returns the discounted returns (m,).
 
-    The logging strategies decide, or `policy`, which then needs `history`. Events go into the journal, if there is one.
+    The logging strategies decide, or `policy`, which then needs `history`, or a `shop` that may show any product. Events go into
+    the journal, if there is one.
 
     What a shopper does not examine is not clicked and does not lower the mood (the examination hypothesis, Richardson et al.
     2007). One who examines a product is more likely to click on it when it is relevant and appealing and the mood is good, and less
@@ -162,7 +167,10 @@ def decide(
         visits.clock[live] += _gap(draw[:, GAP])
         if step == 0:
             so_far.begin_ms[:] = visits.clock
-        candidates = draw_candidates(world, shoppers, users, draw[:, :DRAWN])
+        if shop is None:
+            candidates = draw_candidates(world, shoppers, users, draw[:, :DRAWN])
+        else:
+            candidates = shop(step, live, so_far)[:, None]
         probabilities = logging_probabilities(world, shoppers, memory, users, candidates)
         if policy is not None:
             assert history is not None, "a policy observes the items' history"

@@ -97,7 +97,7 @@ def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> Non
     arrival = {"batch_id": "ingest-000001", "arrived_at": run["started_at"]}
 
     def origin(path: str) -> dict[str, Any]:
-        return {"source_file": path, "source_file_sha256": files[path]} | arrival
+        return {"source_file": path, "source_file_sha256": files[path], "stream_watermark": None} | arrival
 
     nothing = dict.fromkeys(("user", "item", "time"))
     assert shop.read("bronze/lines") == [

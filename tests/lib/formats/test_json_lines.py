@@ -121,3 +121,9 @@ def test_lines_that_are_not_plain_stand_where_they_stood_among_those_that_are() 
     expected[700], expected[701], expected[1999] = None, None, "\U0001f600"
     assert [row["'n'"] for row in found] == expected
     assert [place for place, row in enumerate(found) if row["malformed"]] == [700]
+
+
+@pytest.mark.parametrize("block", [b'{"a":1}\n\n{}{}', b'{"a":1}\n \n{}{}\n'])
+def test_two_objects_in_a_line_are_no_record_also_where_the_lines_are_as_many_as_the_objects(block: bytes) -> None:
+    malformed = JsonLines().read(block).column("malformed").to_pylist()
+    assert malformed == [None, *(line.decode() for line in block.split(b"\n")[1:] if line.strip())]

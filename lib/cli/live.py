@@ -1,0 +1,109 @@
+"""`cartwheel live`: all live parts of one lake on one machine; a Kafka, a Redis if wanted, the jobs stream and serve."""
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from lib.cli.jobs import arguments_of, settings_class
+from lib.formats.mapping import load_mapping
+from lib.live.kafka_broker import NoKafkaError, answers, broker_in, free_ports
+from lib.live.kafka_log import create_topics, live_sources, topic_of
+from lib.live.stack import ANSWER_SECONDS, LivePart, Stack, answers_http
+from lib.pipeline import JOBS
+from lib.runs.errors import SettingError
+
+FOLDER = "live"  # below the lake
+
+
+def live_stack(
+    lake: Path,
+    arguments: Sequence[str],
+    *,
+    with_redis: bool = False,
+    partitions: int = 4,
+    tell: Callable[[str], object],
+) -> Stack:
+    """The parts for a lake: a broker unless `live.kafka` names one, a Redis if wanted, then the jobs stream and serve.
+
+    Raises:
+        ValueError: a setting is wrong, or something that a part needs is missing; nothing was started.
+    """
+    given = [*arguments, "--lake.path", str(lake)]
+    if not any(word.startswith(("--serve.token", "--serve.host", "--serve.allow-anonymous")) for word in arguments):
+        given += ["--serve.allow-anonymous", "true"]  # it answers this machine alone
+    settings = {name: settings_class(JOBS[name]).load(arguments_of(JOBS[name], given)) for name in ("stream", "serve")}
+    live, page = settings["stream"].live, page_of(settings["serve"])
+    mapping = load_mapping(settings["stream"].log.format)
+    topics = [topic_of(name, live.topic_prefix) for name in live_sources(mapping)]
+    folder, parts = lake / FOLDER, list[LivePart]()
+    if answers_http(page):
+        raise SettingError(f"something answers at {page} already; stop it, or set serve.port")
+    if with_redis and live.state is not None:
+        raise SettingError(f"live.state is {live.state}; a Redis of this machine is started where it is unset")
+    if live.kafka is None:
+        part, address = _kafka(folder / "kafka", topics, partitions)
+        parts.append(part)
+        given += ["--live.kafka", address]
+    else:
+        create_topics(live.kafka, topics, partitions=partitions)
+    if with_redis:
+        part, address = _redis(folder / "redis")
+        parts.append(part)
+        given += ["--live.state", address]
+    parts.append(_job("stream", given))
+    parts.append(_job("serve", given, is_ready=lambda: answers_http(f"{page}healthz")))
+    return Stack(parts, folder, tell, f"the shop is live: {page}; Ctrl-C stops it")
+
+
+def page_of(serve: Any) -> str:
+    """The address at which this machine asks the server, by its settings."""
+    host = "127.0.0.1" if serve.host == "0.0.0.0" else serve.host
+    return f"http://{host}:{serve.port}/"
+
+
+def _job(name: str, arguments: Sequence[str], is_ready: Callable[[], bool] = lambda: True) -> LivePart:
+    """A job as a part; one that reads Kafka needs no readiness, since what is sent before waits for it."""
+    command = [sys.executable, str(JOBS[name].path), *arguments_of(JOBS[name], arguments)]
+    return LivePart(name, command, is_ready)
+
+
+def _kafka(folder: Path, topics: Sequence[str], partitions: int) -> tuple[LivePart, str]:
+    """A broker of this machine, and its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        broker = broker_in(folder)
+        broker.prepare()
+    except NoKafkaError as error:
+        raise SettingError(f"{error}; or set live.kafka to a Kafka that runs") from None
+    address = broker.address
+    part = LivePart(
+        "kafka",
+        broker.command,
+        lambda: answers(address, seconds=ANSWER_SECONDS),
+        then=lambda: create_topics(address, topics, partitions=partitions),
+    )
+    return part, address
+
+
+def _redis(folder: Path) -> tuple[LivePart, str]:
+    """A Redis of this machine that keeps what it was told, and its address."""
+    server, port = shutil.which("redis-server"), free_ports(1)[0]
+    if server is None:
+        raise SettingError("redis-server is not installed; without --redis the online state is a file of SQLite")
+    folder.mkdir(parents=True, exist_ok=True)
+    where = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+    part = LivePart("redis", [server, *where, "--appendonly", "yes", "--save", ""], lambda: _redis_answers(port))
+    return part, f"redis://127.0.0.1:{port}/0"
+
+
+def _redis_answers(port: int) -> bool:
+    try:
+        return bool(redis.Redis(port=port, socket_timeout=ANSWER_SECONDS, retry=Retry(NoBackoff(), 0)).ping())
+    except redis.RedisError:
+        return False
