@@ -90,7 +90,7 @@ def log_of(settings: ServeSettings, name: str) -> LiveLog:
     mapping = load_mapping(settings.log.format)
     writer = writer_of(mapping)
     if settings.live.kafka is not None:
-        return KafkaLog(settings.live.kafka, f"{settings.live.topic_prefix}{writer.source}", writer)
+        return KafkaLog(settings.live.kafka, settings.live.topic_prefix, writer)
     folder = settings.log.path or f"{settings.lake.path}/raw/market"
     if is_address(str(folder)):
         raise SettingError(

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from confluent_kafka import Producer
+
 from lib.formats.mapping import Source
 from lib.formats.writing import RecordWriter
+from lib.live.kafka_log import PRODUCER, topic_of
 from lib.runs.errors import SettingError
 
 FLUSH_SECONDS = 10.0  # for what Kafka has not taken when a server ends
@@ -42,20 +45,9 @@ class LiveLog(Protocol):
 class KafkaLog:
     """Records to a topic: each written once, in the order of a user's (idempotent producer)."""
 
-    def __init__(self, servers: str, topic: str, writer: RecordWriter) -> None:
-        from confluent_kafka import Producer  # noqa: PLC0415
-
-        self._topic, self._writer = topic, writer
-        self._producer = Producer(
-            {
-                "bootstrap.servers": servers,
-                "enable.idempotence": True,
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 100_000,
-                "message.timeout.ms": 300_000,
-            }
-        )
+    def __init__(self, servers: str, prefix: str, writer: RecordWriter) -> None:
+        self._topic, self._writer = topic_of(writer.source, prefix), writer
+        self._producer = Producer({**PRODUCER, "bootstrap.servers": servers, "message.timeout.ms": 300_000})
         self._delivered = self._lost = 0
 
     def write(self, events: Sequence[Mapping[str, Any]]) -> None:

@@ -100,6 +100,7 @@ def test_what_a_release_answers_is_what_recommend_lists_item_for_item_and_reason
         assert [(one.item_id, one.reason) for one in ranked] == rows
 
 
+@pytest.mark.bad_input("a release that is not whole")
 def test_servers_are_pointed_to_a_release_that_was_written_whole_and_one_that_was_changed_is_refused(
     job: ModuleType, small_lake: SmallLake
 ) -> None:
