@@ -131,7 +131,7 @@ def _place(source: Source) -> str:
     for pattern in source.files:
         folders = re.sub(r"\*\*/", "", pattern)
         head, _, name = folders.rpartition("/")
-        filled = re.sub(r"\{\w+\}|\*+|\?", "live", head)
+        filled = re.sub(r"\{\w+\}|\*+", "live", head).replace("?", "0")
         named = re.sub(r"\*+|\{\w+\}", "\0", name, count=1)
         named = re.sub(r"\{\w+\}|\*+", "", named).replace("?", "0")
         path = f"{filled}/{named}" if filled else named
