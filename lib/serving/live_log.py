@@ -1,10 +1,12 @@
 """The live log: events as records of the shop's own log, to Kafka or into files where ingest finds them."""
 
+import fcntl
 import os
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,12 +108,13 @@ class FileLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._began = path, time.monotonic()
         self._file = path.with_name(f".{path.name}.part").open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # until it ends, however: by that others know whether it is written
 
     def _finish(self) -> None:
         if self._file is not None:
             os.fsync(self._file.fileno())
-            self._file.close()
             self._path.with_name(f".{self._path.name}.part").rename(self._path)
+            self._file.close()
             self._file = None
 
     def counts(self) -> dict[str, int]:
@@ -143,7 +146,8 @@ def _place(source: Source) -> str:
 
 
 def _finish_left(folder: Path) -> None:
-    """Give their names to files that a server which was killed has left; none that another server writes now is younger than an hour's end."""
+    """Give their names to files that a server which was killed has left: nobody holds them any more."""
     for file in folder.glob(".live-*.part") if folder.is_dir() else ():
-        if time.time() - file.stat().st_mtime > 2 * 3600:
+        with suppress(OSError), file.open("ab") as held:  # another server may be as quick
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.rename(file.with_name(file.name.removeprefix(".").removesuffix(".part")))

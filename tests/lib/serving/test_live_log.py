@@ -58,6 +58,20 @@ def test_a_file_is_finished_when_its_time_is_over(tmp_path: Path) -> None:
     assert not list((tmp_path / "events").glob(".*"))
 
 
+def test_what_a_server_that_was_killed_has_left_is_finished_by_the_next_and_what_another_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    writes = log_in(tmp_path)
+    writes.write([event(1)])
+    left = tmp_path / "events" / ".live-gone-1.jsonl.part"
+    left.write_text('{"item": "i2"}\n')
+    log_in(tmp_path).close()
+    files = sorted(file.name for file in (tmp_path / "events").iterdir())
+    assert len(files) == 2 and files[0].startswith(".live-test-") and files[1] == "live-gone-1.jsonl"
+    writes.close()
+    assert len(list((tmp_path / "events").glob("live-*.jsonl"))) == 2
+
+
 def test_a_source_of_one_file_has_no_place_for_a_live_log(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"needs a pattern with \* in the name of its files.*not events.jsonl"):
         log_in(tmp_path, "events.jsonl")
