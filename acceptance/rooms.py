@@ -24,6 +24,7 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "killed_days": ("featurize",),
     "killed_jobs": ("simulate", "evaluate", "experiment"),
     "live_faults": ("stream", "clean"),
+    "closed_loop": ("simulate", "recommend", "publish", "serve"),
 }
 # Check -> what it shows beside the results of jobs. Those that are not named here judge every job, by the command.
 FURTHER: dict[str, tuple[str, ...]] = {
@@ -34,6 +35,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
     "forgotten": COMMAND,
     "killed_jobs": COMMAND,
     "live_faults": ("conf/kafka", "tests/live_logs.py"),
+    "closed_loop": COMMAND,
     "bad_input": (*COMMAND, "tests"),
     "fresh_clone": (*COMMAND, *SETUP, "lib/report"),
     "fresh_tests": (*COMMAND, *SETUP, "lib/report", "tests"),
