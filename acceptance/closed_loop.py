@@ -36,10 +36,7 @@ from rl.observation import CART, PURCHASE, VIEW
 SEEDS = (11, 12, 13)
 LAST_DAY = datetime(2026, 6, 30, tzinfo=UTC)
 NOON = LAST_DAY + timedelta(hours=12)
-SMALL = (
-    *("--simulate.num-users", "4000", "--simulate.num-items", "400", "--as-of", LAST_DAY.isoformat()),
-    *("--evaluate.num-resamples", "100", "--train-content.num-epochs", "2"),
-)
+SMALL = (*("--simulate.num-users", "4000", "--simulate.num-items", "400", "--as-of", LAST_DAY.isoformat()),)
 NUM_SESSIONS = 1500
 LIST_LENGTH = 10  # of last night's lists; a visit shows five at most
 CLIENTS = 4

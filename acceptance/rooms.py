@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from lib.pipeline import JOBS, PIPELINE, ROOT
+from lib.pipeline import JOBS, PIPELINE, ROOT, maker_of
 
 EVERY_JOB = tuple(job.name for job in PIPELINE if job.name != "report")  # the report changes no table
 COMMAND = ("lib/cli", "lib/pipeline.py", "lib/engines/ray_cluster.py")  # what `cartwheel run` is made of
@@ -62,7 +62,7 @@ def upstream(jobs: Iterable[str]) -> set[str]:
             found.add(job.name)
             read = {*job.reads, *job.may_read}
             waiting += [other.name for other in PIPELINE if read & set(other.writes)]
-            waiting += [f"train_{model}" for model in job.models]
+            waiting += map(maker_of, job.models)
     return found
 
 
