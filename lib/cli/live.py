@@ -15,10 +15,12 @@ from lib.formats.mapping import load_mapping
 from lib.live.kafka_broker import NoKafkaError, answers, broker_in, free_ports
 from lib.live.kafka_log import create_topics, live_sources, topic_of
 from lib.live.stack import ANSWER_SECONDS, LivePart, Stack, answers_http
-from lib.pipeline import JOBS
+from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import SettingError
 
 FOLDER = "live"  # below the lake
+START_SECONDS = 300.0
+STOP_SECONDS = 180.0  # the stream's last clean, and the answers that are under way, are waited for
 
 
 def live_stack(
@@ -57,7 +59,7 @@ def live_stack(
         parts.append(part)
         given += ["--live.state", address]
     parts.append(_job("stream", given))
-    parts.append(_job("serve", given, is_ready=lambda: answers_http(f"{page}healthz")))
+    parts.append(_job("serve", given, is_ready=lambda: answers_http(f"{page}healthz", holds='"status"')))
     return Stack(parts, folder, tell, f"the shop is live: {page}; Ctrl-C stops it")
 
 
@@ -69,8 +71,8 @@ def page_of(serve: Any) -> str:
 
 def _job(name: str, arguments: Sequence[str], is_ready: Callable[[], bool] = lambda: True) -> LivePart:
     """A job as a part; one that reads Kafka needs no readiness, since what is sent before waits for it."""
-    command = [sys.executable, str(JOBS[name].path), *arguments_of(JOBS[name], arguments)]
-    return LivePart(name, command, is_ready)
+    command = [sys.executable, str(ROOT / JOBS[name].path), *arguments_of(JOBS[name], arguments)]
+    return LivePart(name, command, is_ready, start_seconds=START_SECONDS, stop_seconds=STOP_SECONDS)
 
 
 def _kafka(folder: Path, topics: Sequence[str], partitions: int) -> tuple[LivePart, str]:
