@@ -82,7 +82,7 @@ class Stack:
                 time.sleep(POLL_SECONDS / 4)
             if process.poll() is None:
                 kill(process)
-            how = "was killed" if process.returncode >= KILLED else "has stopped"
+            how = "was killed" if process.returncode == KILLED else "has stopped"
             self.tell(f"{name} {how}, after {time.monotonic() - begun:.1f} s")
 
     def log(self, name: str) -> Path:
