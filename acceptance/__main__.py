@@ -42,6 +42,7 @@ CHECKS = (
     "killed_walk",
     "killed_days",
     "live_faults",
+    "closed_loop",
     "bad_input",
     "fresh_clone",
     "fresh_tests",

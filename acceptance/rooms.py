@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from lib.pipeline import JOBS, PIPELINE, ROOT
+from lib.pipeline import JOBS, PIPELINE, ROOT, maker_of
 
 EVERY_JOB = tuple(job.name for job in PIPELINE if job.name != "report")  # the report changes no table
 COMMAND = ("lib/cli", "lib/pipeline.py", "lib/engines/ray_cluster.py")  # what `cartwheel run` is made of
@@ -24,6 +24,7 @@ JUDGES: dict[str, tuple[str, ...]] = {
     "killed_days": ("featurize",),
     "killed_jobs": ("simulate", "evaluate", "experiment"),
     "live_faults": ("stream", "clean"),
+    "closed_loop": ("simulate", "recommend", "publish", "serve"),
 }
 # Check -> what it shows beside the results of jobs. Those that are not named here judge every job, by the command.
 FURTHER: dict[str, tuple[str, ...]] = {
@@ -34,6 +35,7 @@ FURTHER: dict[str, tuple[str, ...]] = {
     "forgotten": COMMAND,
     "killed_jobs": COMMAND,
     "live_faults": ("conf/kafka", "tests/live_logs.py"),
+    "closed_loop": COMMAND,
     "bad_input": (*COMMAND, "tests"),
     "fresh_clone": (*COMMAND, *SETUP, "lib/report"),
     "fresh_tests": (*COMMAND, *SETUP, "lib/report", "tests"),
@@ -60,7 +62,7 @@ def upstream(jobs: Iterable[str]) -> set[str]:
             found.add(job.name)
             read = {*job.reads, *job.may_read}
             waiting += [other.name for other in PIPELINE if read & set(other.writes)]
-            waiting += [f"train_{model}" for model in job.models]
+            waiting += map(maker_of, job.models)
     return found
 
 

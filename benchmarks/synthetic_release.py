@@ -1,5 +1,6 @@
 """A release of any size with random content: for speed alone, which does not depend on what the numbers mean."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,23 +17,35 @@ from lib.candidates.trees import Trees, fitted, text_of
 from lib.next_item.model import NextItemModel
 from lib.ranking import ann
 from lib.serving.release import Facts, Release
-from lib.serving.users import UserEvents, Users
+from lib.serving.users import UserEvents, Users, numbers_of
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 WEIGHTS = {"view": 0.2, "cart": 0.6, "favourite": 0.6, "purchase": 1.0, "rating": 0.2}
 ANN_FROM, NUM_PROBES, NUM_PROPOSED = 50_000, 128, 40  # as the jobs' defaults
-WIDTH, NEIGHBOURS, EVENTS, CATEGORIES, TREES = 64, 20, 50, 200, 200
+WIDTH, NEIGHBOURS, EVENTS, CATEGORIES = 64, 20, 50, 200
 
 
-def synthetic_release(num_items: int, *, num_users: int = 10_000, seed: int = 0, version: str = "synthetic") -> Release:
-    """A release of so many items and users, each with EVENTS events."""
+def synthetic_release(
+    num_items: int,
+    *,
+    num_users: int = 10_000,
+    num_trees: int = 200,
+    num_visits: int = 5_000,
+    seed: int = 0,
+    version: str = "synthetic",
+    user_keys: Sequence[str] = (),
+) -> Release:
+    """A release of so many items and users, or of users with these keys, each with EVENTS events."""
     draw = np.random.default_rng(seed)
     popularity = draw.zipf(1.3, num_items).clip(max=100_000)
     retrieval = _retrieval(draw, num_items, popularity)
-    users = _users(draw, num_users, num_items, popularity)
+    keys = draw.integers(0, 2**63, (num_users, 2), dtype=np.uint64)
+    if user_keys:
+        keys = np.array([numbers_of(key) for key in user_keys], np.uint64)
+    users = _users(draw, np.unique(keys, axis=0), num_items, popularity)
     share = popularity / popularity.sum()
     ids = retrieval.catalogue.item_ids.to_pylist()
-    visits = [[ids[item] for item in draw.choice(num_items, 6, p=share)] for _ in range(5_000)]
+    visits = [[ids[item] for item in draw.choice(num_items, 6, p=share)] for _ in range(num_visits)]
     facts = Facts(
         version,
         AS_OF,
@@ -46,7 +59,7 @@ def synthetic_release(num_items: int, *, num_users: int = 10_000, seed: int = 0,
         NUM_PROBES if retrieval.indexes is not None else None,
     )
     prices = np.exp(retrieval.catalogue.log_price.astype(np.float64))
-    return Release(facts, retrieval, prices, users, _ranker(draw), NextItemModel.fit(visits, chosen="blend"))
+    return Release(facts, retrieval, prices, users, _ranker(draw, num_trees), NextItemModel.fit(visits, chosen="blend"))
 
 
 def _retrieval(draw: np.random.Generator, num_items: int, popularity: np.ndarray) -> Retrieval:
@@ -92,8 +105,7 @@ def _ease(draw: np.random.Generator, num_items: int) -> np.ndarray | sp.csr_arra
     return sp.csr_array((values, (rows, columns)), shape=(num_items, num_items))
 
 
-def _users(draw: np.random.Generator, num_users: int, num_items: int, popularity: np.ndarray) -> Users:
-    keys = np.unique(draw.integers(0, 2**63, (num_users, 2), dtype=np.uint64), axis=0)
+def _users(draw: np.random.Generator, keys: np.ndarray, num_items: int, popularity: np.ndarray) -> Users:
     num_events = len(keys) * EVENTS
     end = int(AS_OF.timestamp()) * 10**6
     bought = (draw.random(num_events) < 0.2).astype(np.int64)
@@ -107,14 +119,14 @@ def _users(draw: np.random.Generator, num_users: int, num_items: int, popularity
     return Users(keys, np.arange(len(keys) + 1) * EVENTS, events, vectors)
 
 
-def _ranker(draw: np.random.Generator) -> Ranker:
+def _ranker(draw: np.random.Generator, num_trees: int) -> Ranker:
     groups, size = 200, 100
     features = draw.standard_normal((groups * size, len(FEATURES)), np.float32)
     label = (features[:, 0] + draw.standard_normal(groups * size) > 2).astype(np.int8)
     wanted = np.full((groups, 2), 1)
     examples = Examples(features, label, label > 0, np.repeat(np.arange(groups), size), wanted)
     options = {"num_leaves": 31, "learning_rate": 0.1, "min_data_in_leaf": 20, "seed": 0}
-    booster = fitted(examples, num_trees=TREES, options=options)
+    booster = fitted(examples, num_trees=num_trees, options=options)
     return Ranker("synthetic", Trees(text_of(booster)), ordinary(features))
 
 

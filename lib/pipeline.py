@@ -99,8 +99,13 @@ class Job:
         return (
             not tables.isdisjoint(other.writes)
             or ("*" in tables and bool(other.writes))
-            or other.name in (f"train_{model}" for model in self.models)
+            or other.name in map(maker_of, self.models)
         )
+
+
+def maker_of(model: str) -> str:
+    """The job that makes a model of ops/models."""
+    return "publish" if model == "release" else f"train_{model}"
 
 
 PIPELINE: tuple[Job, ...] = (

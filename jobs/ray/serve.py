@@ -156,9 +156,8 @@ def app_builder(settings: ServeSettings, tokens: tuple[str, ...], key: bytes) ->
     return build
 
 
-def variables(settings: ServeSettings) -> dict[str, str]:
-    """How Ray Serve is to carry requests: HAProxy straight to the replicas, whose handlers run in their own loop."""
-    folder = tempfile.mkdtemp(prefix="cartwheel-serve-", dir="/tmp")
+def variables(folder: str) -> dict[str, str]:
+    """How Ray Serve is to carry requests: HAProxy, whose files are in `folder`, straight to the replicas, whose handlers run in their own loop."""
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -194,7 +193,10 @@ def serving(settings: ServeSettings) -> Iterator[None]:
         )
     writer_of(load_mapping(settings.log.format))
     key = load_key(settings.privacy, settings.lake.path)
-    with ray_session(settings.cluster, variables=variables(settings)):
+    with (
+        tempfile.TemporaryDirectory(prefix="serve-", dir="/tmp", ignore_cleanup_errors=True) as folder,  # a short path
+        ray_session(settings.cluster, variables=variables(folder)),
+    ):
         from ray import serve  # noqa: PLC0415 - it reads the variables when it is imported
 
         serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=NO_ACCESS_LOG)

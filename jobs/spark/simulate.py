@@ -6,7 +6,6 @@ kept. Commits no table.
 """
 
 import json
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,12 +44,7 @@ class SimulateSettings(JobSettings):
 
     num_users: int = Field(Market.num_users, ge=1, description="shoppers")
     num_items: int = Field(NUM_ITEMS, ge=30, description="products")
-    days: int = Field(Market.days, ge=10, description="length of the log, which ends where end_date begins")
-    end_date: str = Field(
-        "2026-07-01",
-        pattern=r"^20\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$",
-        description="UTC date on which the market closes; the shipped mapping knows the default alone",
-    )
+    days: int = Field(Market.days, ge=10, description="length of the log; it ends with 2026-06-30 (UTC)")
     sessions_per_user: float = Field(
         Market.sessions_per_user, gt=0, description="mean number of a shopper's visits in the log"
     )
@@ -125,7 +119,6 @@ def write_log(run: SparkRun, settings: SimulateSettings, raw: Path) -> None:
         settings.num_users,
         settings.days,
         settings.sessions_per_user,
-        end_ms=round(datetime.fromisoformat(f"{settings.end_date}T00:00:00Z").timestamp() * 1000),
         effects=Effects.of(settings.world),
     )
     for folder in (LOG_FOLDER, TRUTH_FOLDER):

@@ -5,9 +5,10 @@ For logs of JSON lines, whose sources give an event by one rule for each type. W
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -80,7 +81,9 @@ def writer_of(mapping: LogMapping, source: str | None = None) -> RecordWriter:
     _require_plain(mapping, source, own)
     types = {kind: found for kind in EVENT_TYPES if (found := _columns_of_type(own, kind)) is not None}
     if not types:
-        raise ValueError(f"{mapping.name}: {source}: no rule under events can be turned round: each has matches or none")
+        raise ValueError(
+            f"{mapping.name}: {source}: no rule under events can be turned round: each has matches or none"
+        )
     columns = {field: name.column for field, name in own.names.items() if name.column and field not in MAP_FIELDS}
     return RecordWriter(
         source,
@@ -102,7 +105,9 @@ def _require_plain(mapping: LogMapping, source: str, own: Source) -> None:
     if own.reader.type != "json_lines":
         raise ValueError(f"{place}: its reader is {own.reader.type}; a live log is written as json_lines")
     if own.explode:
-        raise ValueError(f"{place}: explode: {own.explode} makes several events of a record, which cannot be turned round")
+        raise ValueError(
+            f"{place}: explode: {own.explode} makes several events of a record, which cannot be turned round"
+        )
     for field in NEEDED:
         if field not in own.names or own.names[field].column is None:
             raise ValueError(f"{place}: names: {field} does not come from one column, so it cannot be written")
@@ -114,30 +119,30 @@ def _require_plain(mapping: LogMapping, source: str, own: Source) -> None:
 def _columns_of_type(own: Source, kind: str) -> tuple[dict[str, str], Rule] | None:
     """What the source's columns hold for an event of a type, by the first rule that gives it alone; None where none does."""
     for rule in own.events:
-        held = _held(rule, kind)
-        if held is None or _is_ignored(own, held):
-            continue
-        others = [other for other in own.events if other is not rule and _gives(other, held)]
-        if not others:
-            return held, rule
+        for held in _held(rule, kind):
+            others = [other for other in own.events if other is not rule and _gives(other, held)]
+            if not others and not _is_ignored(own, held):
+                return held, rule
     return None
 
 
-def _held(rule: Rule, kind: str) -> dict[str, str] | None:
-    held: dict[str, str] = {}
+def _held(rule: Rule, kind: str) -> Iterator[dict[str, str]]:
+    """What the columns of a rule may hold so that it gives an event of a type."""
+    typed: list[dict[str, str]] = [{}]
     if isinstance(rule.type, TypeColumn):
         values = rule.type.values
-        text = kind if values is None else next((text for text, of in values.items() if of == kind), None)
-        if text is None:
-            return None
-        held[rule.type.column] = text
+        texts = [kind] if values is None else [text for text, of in values.items() if of == kind]
+        typed = [{rule.type.column: text} for text in texts]
     elif rule.type != kind:
-        return None
-    for column, condition in rule.when.items():
-        if condition.values is None or (column in held and held[column] not in condition.values):
-            return None
-        held.setdefault(column, condition.values[0])
-    return None if any(_meets(held, column, condition) for column, condition in rule.unless.items()) else held
+        return
+    if any(condition.values is None for condition in rule.when.values()):
+        return  # a text in which a pattern is found cannot be made up
+    for first in typed:
+        for values_of in product(*(condition.values or () for condition in rule.when.values())):
+            held = dict(zip(rule.when, values_of, strict=True))
+            fits = all(held.get(column, text) == text for column, text in first.items())
+            if fits and not any(_meets({**first, **held}, column, one) for column, one in rule.unless.items()):
+                yield first | held
 
 
 def _meets(held: Mapping[str, str], column: str, condition: Condition) -> bool:

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
+from lib.lake.commits import newest_first
 from lib.lake.places import (
     download,
     filesystem_of,
@@ -49,7 +50,6 @@ DATALESS_OPERATIONS = frozenset(
         "VACUUM END",
     }
 )
-COMMITS_AT_ONCE = 16
 LAYERS = ("bronze", "silver", "gold", "ops")
 UNREADABLE_FEATURES = frozenset({"deletionVectors", "columnMapping"})
 
@@ -154,17 +154,16 @@ class Lake:
         """The latest version that changed data; None where there is no table."""
         if not self.exists(table):
             return None
-        delta = self.open(table)
-        for commit in _newest_first(delta):
-            if commit["operation"] not in DATALESS_OPERATIONS:
+        for commit in self._commits(table):
+            if commit.get("operation") not in DATALESS_OPERATIONS:
                 return int(commit["version"])
-        return int(delta.version())
+        return int(self.open(table).version())
 
     def kept_version(self, table: str, version: int) -> int:
         """The newest version with the data of `version`: a compaction and a vacuum remove the files of the older ones."""
-        later = [*takewhile(lambda commit: commit["version"] > version, _newest_first(self.open(table)))]
+        later = [*takewhile(lambda commit: commit["version"] > version, self._commits(table))]
         for commit in reversed(later):
-            if commit["operation"] not in DATALESS_OPERATIONS:
+            if commit.get("operation") not in DATALESS_OPERATIONS:
                 break
             version = int(commit["version"])
         return version
@@ -274,7 +273,7 @@ class Lake:
 
     def rows_of_commit(self, table: str, version: int) -> int:
         """How many rows a commit wrote; 0 if it does not say."""
-        commit = next(commit for commit in _newest_first(self.open(table)) if commit["version"] == version)
+        commit = next(commit for commit in self._commits(table) if commit["version"] == version)
         return int(commit.get(ROWS_OF_COMMIT) or (commit.get("operationMetrics") or {}).get("numOutputRows") or 0)
 
     def newest_run(self, table: str, job: str, *, but: Collection[str] = ()) -> str | None:
@@ -284,7 +283,7 @@ class Lake:
 
     def runs_between(self, table: str, after: int, until: int) -> list[str]:
         """The runs that have committed data to the table after one version and until another."""
-        later = takewhile(lambda commit: commit["version"] > after, _newest_first(self.open(table)))
+        later = takewhile(lambda commit: commit["version"] > after, self._commits(table))
         commits = [commit for commit in later if commit["version"] <= until and commit.get(RUN_OF_COMMIT)]
         return sorted({str(commit[RUN_OF_COMMIT]) for commit in commits})
 
@@ -324,18 +323,7 @@ class Lake:
 
     def _commits(self, table: str) -> Iterator[dict[str, Any]]:
         """The table's history, the newest commit first; empty where there is no table."""
-        return _newest_first(self.open(table)) if self.exists(table) else iter(())
-
-
-def _newest_first(delta: DeltaTable) -> Iterator[dict[str, Any]]:
-    """The commits of a table, the newest first; as many are read as are looked at, for a streamed table has thousands."""
-    seen, at_once = 0, COMMITS_AT_ONCE
-    while True:
-        commits = delta.history(at_once)
-        yield from commits[seen:]
-        if len(commits) < at_once:
-            return
-        seen, at_once = len(commits), at_once * 8
+        return newest_first(self.open(table), self.uri(table)) if self.exists(table) else iter(())
 
 
 def _may_hold(file: Mapping[str, Any], column: str, values: Collection[Any]) -> bool:

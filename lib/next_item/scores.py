@@ -38,12 +38,12 @@ def top_of_rows(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
     return sparse.csr_array((matrix.data[keep], matrix.indices[keep], ends), shape=matrix.shape)
 
 
-def shares(matrix: sparse.csr_array) -> sparse.csr_array:
-    """The matrix with rows that sum to one; an empty row stays empty."""
+def shares(matrix: sparse.csr_array, num_columns: int | None = None) -> sparse.csr_array:
+    """The matrix with rows that sum to one, and further, empty columns up to `num_columns`; an empty row stays empty."""
     sums = np.asarray(matrix.sum(axis=1)).ravel()
-    scaled = matrix.copy()
-    scaled.data = matrix.data / np.repeat(np.where(sums > 0, sums, 1.0), np.diff(matrix.indptr))
-    return scaled
+    data = matrix.data / np.repeat(np.where(sums > 0, sums, 1.0), np.diff(matrix.indptr))
+    shape = (matrix.shape[0], num_columns or matrix.shape[1])
+    return sparse.csr_array((data, matrix.indices, matrix.indptr), shape=shape)
 
 
 def rows_of(matrix: sparse.csr_array, row: Ints) -> sparse.csr_array:

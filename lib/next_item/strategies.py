@@ -121,7 +121,7 @@ class Learnt:
         }
         if self.sequence is not None:
             found[SEQUENCE] = self.sequence.scores(prefixes, depth)
-        return {name: _widened(shares(top_of_rows(found[name], depth)), num_named) for name in self.names}
+        return {name: shares(top_of_rows(found[name], depth), num_named) for name in self.names}
 
     def _own_items(self, prefixes: Prefixes, num_named: int) -> sparse.csr_array:
         newest = prefixes.is_newest()
@@ -233,8 +233,3 @@ def _ease(incidence: sparse.csr_array, num_visits: Floats) -> sparse.csr_array:
     row, column = np.nonzero(weights > 1e-4)
     shape = (incidence.shape[1], incidence.shape[1])
     return top_of_rows(of_entries(chosen[row], chosen[column], weights[row, column], shape), TABLE_DEPTH)
-
-
-def _widened(matrix: sparse.csr_array, num_columns: int) -> sparse.csr_array:
-    """The matrix with further, empty columns."""
-    return sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], num_columns))

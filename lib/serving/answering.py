@@ -1,8 +1,8 @@
 """Who is answered with what: a release, what somebody did since, and a question make a list. No HTTP, no Ray, no clock.
 
 1. Somebody of whom something is known gets the ranker's order of all retrievers' candidates, as the job `recommend` makes it.
-2. Within a visit, what comes next by its items (lib/next_item) joins in: both orders are brought together by the reciprocals
-   of the ranks (Cormack, Clarke and Buettcher 2009, "Reciprocal rank fusion"; docs/decisions/0037).
+2. Within a visit, what comes next by its items (lib/next_item) joins in: the list takes from both orders in turn, from that of
+   the visit first (docs/decisions/0037 tells what else was tried).
 3. Nobody known: the rungs of lib/candidates/ladder.py below that: what is popular in the place of the shop, then anywhere.
 What these leave short is filled by the rungs below. Then rules, and exploration (lib/serving/exploring.py).
 """
@@ -10,6 +10,7 @@ What these leave short is filled by the rungs below. Then rules, and exploration
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +31,17 @@ from lib.serving.histories import history_of
 from lib.serving.release import Release
 
 Ints = NDArray[np.int64]
-FUSION = 60.0  # ranks that both orders begin at, so that the first places do not decide alone
 NEXT_ITEMS = 50  # that the model of visits names
 VISIT_EVENTS = 30  # of a visit's latest that count
 POOL = 40  # items that exploration draws from
 NEXT, UNRANKED = "visit", "history"  # beside the ladder's rungs: named by the visit alone; known, without a ranker
+TOLD = {
+    UNRANKED: "goes with what you have",
+    ladder.TAGS: "fits what you usually choose",
+    ladder.CATEGORY: "popular here lately",
+    ladder.POPULAR: "popular lately",
+    NEXT: "often next in such a visit",
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,10 @@ def answer(
     catalogue, degraded = release.catalogue, list[str]()
     excluded = set(catalogue.positions(pa.array(sorted(request.exclude), pa.string())).tolist())
     visit = _visit_of(release, request)
-    ordered = _ordered(release, request, visit, degraded)
+    history = _history_of(release, request)
+    if request.new_only and history is not None:
+        excluded |= set(history.pairs["item"].to_list())
+    ordered = _ordered(release, request, history, visit, degraded)
     length = request.k + (POOL if epsilon > 0 else 0)
     ordered = _without(ordered, excluded)
     if len(ordered.items) < length:
@@ -128,15 +138,20 @@ def _visit_of(release: Release, request: Request) -> list[str]:
     return items[::-1]
 
 
-def _ordered(release: Release, request: Request, visit: list[str], degraded: list[str]) -> _Ordered:
-    """What is known of somebody brought to an order; nothing of nobody."""
+def _history_of(release: Release, request: Request) -> Histories | None:
+    """What is known of who asks; the items of a visit that no event tells count as looked at now."""
     live = list(request.events)
-    if request.visit:
-        known = {event.item_id for event in live}
-        live += [LiveEvent(request.now, "view", item) for item in dict.fromkeys(request.visit) if item not in known]
-    history = history_of(release, request.user_key, live)
+    known = {event.item_id for event in live}
+    live += [LiveEvent(request.now, "view", item) for item in dict.fromkeys(request.visit) if item not in known]
+    return history_of(release, request.user_key, live)
+
+
+def _ordered(
+    release: Release, request: Request, history: Histories | None, visit: list[str], degraded: list[str]
+) -> _Ordered:
+    """What is known of somebody brought to an order; nothing of nobody."""
     if history is None or not len(history.pairs):
-        return _Ordered([], [], [], lambda items: ["popular lately"] * len(items))
+        return _Ordered([], [], [], lambda items: [TOLD[ladder.POPULAR]] * len(items))
     ordered = _by_history(release, request, history, degraded)
     if visit and release.next_item is not None:
         try:
@@ -145,7 +160,7 @@ def _ordered(release: Release, request: Request, visit: list[str], degraded: lis
             degraded.append("next_item")
         else:
             own = set(history.pairs["item"].to_list()) if request.new_only else set()
-            ordered = _fused(release, ordered, found, own)
+            ordered = _alternating(release, ordered, found, own)
     return ordered
 
 
@@ -160,22 +175,19 @@ def _by_history(release: Release, request: Request, history: Histories, degraded
             degraded.append("ranker")
     else:
         degraded.append("ranker")
-    found = ladder.answer(
-        release.retrieval, Visitor(history, new_only=request.new_only), length=request.k + POOL
-    )
+    try:
+        found = ladder.answer(
+            release.retrieval, Visitor(history, new_only=request.new_only), length=request.k + POOL
+        )
+    except Exception:  # as above; what is popular needs no model
+        degraded.append("retrieval")
+        found = ladder.answer(release.retrieval, Visitor(), length=request.k + POOL)
     rungs = [UNRANKED if rung == ladder.RANKED else rung for rung in found.rungs]
     return _Ordered(found.items, [1 / place for place in range(1, len(rungs) + 1)], rungs, _told_by_rung(found.items, rungs))
 
 
 def _told_by_rung(items: Sequence[int], rungs: Sequence[str]) -> Callable[[list[int]], list[str]]:
-    told = {
-        UNRANKED: "goes with what you have",
-        ladder.TAGS: "fits what you usually choose",
-        ladder.CATEGORY: "popular here lately",
-        ladder.POPULAR: "popular lately",
-        NEXT: "often next in such a visit",
-    }
-    why = {item: told[rung] for item, rung in zip(items, rungs, strict=True)}
+    why = {item: TOLD[rung] for item, rung in zip(items, rungs, strict=True)}
     return lambda asked: [why[item] for item in asked]
 
 
@@ -208,23 +220,21 @@ def _ranked(
     return _Ordered(items, rated.scores[place].tolist(), [ladder.RANKED] * len(items), why)
 
 
-def _fused(release: Release, ordered: _Ordered, following: Sequence[str], own: set[int]) -> _Ordered:
-    """Both orders in one, by the sum of the reciprocals of an item's ranks in them."""
+def _alternating(release: Release, ordered: _Ordered, following: Sequence[str], own: set[int]) -> _Ordered:
+    """Both orders in one: what comes next, then the ranker's best, and so on; an item stands where it comes first."""
     named = release.catalogue.positions(pa.array(following, pa.string())).tolist()
     named = [item for item in named if item >= 0 and item not in own]
-    sums = {item: 1 / (FUSION + rank) for rank, item in enumerate(ordered.items, start=1)}
-    rung_of = dict(zip(ordered.items, ordered.rungs, strict=True))
-    for rank, item in enumerate(named, start=1):
-        sums[item] = sums.get(item, 0.0) + 1 / (FUSION + rank)
-        rung_of.setdefault(item, NEXT)
-    items = sorted(sums, key=lambda item: -sums[item])
-    from_visit = {item for item in named if rung_of[item] == NEXT}
+    pairs = zip_longest(named, ordered.items)
+    items = list(dict.fromkeys(item for pair in pairs for item in pair if item is not None))
+    rung_of = dict.fromkeys(named, NEXT) | dict(zip(ordered.items, ordered.rungs, strict=True))
+    known = set(ordered.items)
 
     def why(asked: list[int]) -> list[str]:
-        told = iter(ordered.why([item for item in asked if item not in from_visit]))
-        return ["often next in such a visit" if item in from_visit else next(told) for item in asked]
+        told = iter(ordered.why([item for item in asked if item in known]))
+        return [next(told) if item in known else TOLD[NEXT] for item in asked]
 
-    return _Ordered(items, [sums[item] for item in items], [rung_of[item] for item in items], why)
+    scores = [1 / place for place in range(1, len(items) + 1)]
+    return _Ordered(items, scores, [rung_of[item] for item in items], why)
 
 
 def _without(ordered: _Ordered, excluded: Iterable[int]) -> _Ordered:

@@ -17,9 +17,7 @@ from lib.serving.users import UserEvents
 NOBODY = ""  # the key of a visitor without one
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ONE = timedelta(microseconds=1)
-NO_EVENTS = UserEvents(
-    np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float64), np.zeros(0, np.int64)
-)
+NO_EVENTS = UserEvents(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float64), np.zeros(0, np.int64))
 
 
 def history_of(release: Release, user_key: str | None, live: Sequence[LiveEvent]) -> Histories | None:
@@ -43,10 +41,11 @@ def _history(release: Release, place: int, key: str, live: Sequence[LiveEvent]) 
     if live:
         rows = pl.concat([rows, _frame(_weighed(release, live))])
         moment = max(moment, max(event.event_time for event in live) + ONE)
-    users = known_users(rows, as_of=moment)
-    if users.is_empty():
+    if rows.is_empty():
         return None
-    pairs = known_pairs(rows, as_of=moment).filter(pl.col("item_id") >= 0).sort("item_id")
+    users, pairs = known_users(rows, as_of=moment), known_pairs(rows, as_of=moment)
+    if len(pairs) and pairs["item_id"][0] < 0:  # they are sorted: what the catalogue lacks comes first
+        pairs = pairs.filter(pl.col("item_id") >= 0)
     vectors = {
         model: np.asarray(found[place : place + 1]) if place >= 0 else np.full((1, found.shape[1]), np.nan, np.float32)
         for model, found in release.users.vectors.items()
@@ -70,13 +69,15 @@ def _frame(events: UserEvents) -> pl.DataFrame:
 
 def _weighed(release: Release, live: Sequence[LiveEvent]) -> UserEvents:
     """Events since the release as rows of gold/interactions would hold them."""
-    facts = release.facts
+    facts, kept = release.facts, [event for event in live if event.event_type != "impression"]
+    if len({(event.item_id, event.event_time) for event in kept}) == len(kept):
+        return _single(release, kept)
     events = pl.DataFrame(
         {
-            "user_key": [NOBODY] * len(live),
-            "item_id": [event.item_id for event in live],
-            "event_type": [event.event_type for event in live],
-            "event_time": pl.Series([event.event_time for event in live], dtype=pl.Datetime("us", "UTC")),
+            "user_key": [NOBODY] * len(kept),
+            "item_id": [event.item_id for event in kept],
+            "event_type": [event.event_type for event in kept],
+            "event_time": pl.Series([event.event_time for event in kept], dtype=pl.Datetime("us", "UTC")),
         }
     )
     rows = interactions(
@@ -92,4 +93,15 @@ def _weighed(release: Release, live: Sequence[LiveEvent]) -> UserEvents:
         rows["event_time"].dt.epoch("us").to_numpy(),
         rows["weight"].to_numpy(),
         rows["num_relevant"].to_numpy(),
+    )
+
+
+def _single(release: Release, live: Sequence[LiveEvent]) -> UserEvents:
+    """The same where no two are at one moment: each is a row of its own, and `interactions` has nothing to add up."""
+    facts, place_of = release.facts, release.catalogue.place_of
+    return UserEvents(
+        np.array([place_of.get(event.item_id, -1) for event in live], np.int32),
+        np.array([(event.event_time - EPOCH) // ONE for event in live], np.int64),
+        np.array([facts.event_weights.get(event.event_type, 0.0) for event in live], np.float64),
+        np.array([event.event_type == facts.relevant for event in live], np.int64),
     )

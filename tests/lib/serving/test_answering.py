@@ -1,0 +1,91 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from benchmarks.synthetic_release import AS_OF, user_key
+from lib.candidates.ranker import Ranker
+from lib.candidates.trees import Trees
+from lib.next_item.ranker import Ranker as NextRanker
+from lib.online.state import LiveEvent
+from lib.serving.answering import Request, answer
+from lib.serving.release import Release
+from tests.lib.serving.served import NOW, small_release
+
+
+@pytest.fixture(scope="module")
+def release() -> Release:
+    return small_release()
+
+
+def view(item: str, minutes: float = 1, kind: str = "view") -> LiveEvent:
+    return LiveEvent(AS_OF + timedelta(minutes=minutes), kind, item)
+
+
+def items(found: object) -> list[str]:
+    return [one.item_id for one in found.shown]  # type: ignore[attr-defined]
+
+
+def test_an_event_changes_the_next_answer_and_what_comes_next_joins_while_the_visit_lasts(release: Release) -> None:
+    key, event = user_key(release.users, 3), view("i00000077")
+    before = answer(release, Request(now=NOW, user_key=key))
+    within = answer(release, Request(now=NOW, user_key=key, events=(event,)))
+    later = answer(release, Request(now=NOW + timedelta(hours=1), user_key=key, events=(event,)))
+    assert (before.policy, within.policy, later.policy) == ("ranked", "ranked+visit", "ranked")
+    assert items(before) != items(within) and items(later) != items(within)
+    assert before.degraded == within.degraded == ()
+    assert release.next_item is not None
+    following, _ = release.next_item.rank(["i00000077"], 5)
+    assert items(within)[0] == following[0]
+    returned = answer(release, Request(now=NOW, user_key=key, events=(view("i00000077", kind="return"),)))
+    assert returned.policy == "ranked"  # gold/sessions has no returns
+
+
+def test_nobody_known_gets_what_is_popular_and_in_a_place_of_the_shop_what_is_popular_there(release: Release) -> None:
+    catalogue = release.catalogue
+    everywhere = answer(release, Request(now=NOW, user_key="0" * 32))
+    lately = catalogue.sums["num_recent_buyers"].to_numpy()
+    best = [catalogue.item_ids[place].as_py() for place in np.lexsort((-catalogue.num_buyers, -lately))[:10]]
+    assert items(everywhere) == best and everywhere.policy == "popular"
+    category = catalogue.tag_paths[catalogue.tag[5]][:1]
+    there = answer(release, Request(now=NOW, category=category, k=3))
+    first = catalogue.tag_paths[catalogue.tag[catalogue.place_of[items(there)[0]]]]
+    assert there.policy == "category" and first[:1] == category
+    nowhere = answer(release, Request(now=NOW, category=("'; DROP TABLE users; --",)))
+    assert items(nowhere) == best
+
+
+def test_items_that_are_excluded_or_had_are_not_shown_and_a_list_is_as_long_as_the_catalogue_allows(release: Release) -> None:
+    key = user_key(release.users, 5)
+    place = release.users.place(key)
+    had = {release.catalogue.item_ids[int(item)].as_py() for item in release.users.events_of(place).item}
+    first = items(answer(release, Request(now=NOW, user_key=key)))
+    without = items(answer(release, Request(now=NOW, user_key=key, exclude=frozenset(first[:2]))))
+    assert without[:8] == first[2:]
+    new = items(answer(release, Request(now=NOW, user_key=key, k=120, new_only=True, events=(view("i00000001"),))))
+    assert not had & set(new) and "i00000001" not in new and len(new) == len(set(new))
+    assert len(new) == len(release.catalogue) - len(had | {"i00000001"})
+
+
+def test_without_a_ranker_or_what_comes_next_an_answer_is_made_by_what_is_left_and_says_so(release: Release) -> None:
+    key, broken = user_key(release.users, 3), Ranker("broken", Trees("no trees"), np.zeros(1, np.float32))
+    request = Request(now=NOW, user_key=key, events=(view("i00000077"),))
+    for ranker in (broken, None):
+        found = answer(replace(release, ranker=ranker), request)
+        assert "ranker" in found.degraded and len(found.shown) == 10
+        assert {one.rung for one in found.shown} <= {"history", "visit", "popular"}
+    assert release.next_item is not None
+    next_item = replace(release.next_item, ranker=NextRanker("no trees"), chosen="ranked")
+    found = answer(replace(release, next_item=next_item), request)
+    assert found.degraded == ("next_item",) and len(found.shown) == 10
+
+
+def test_with_exploration_the_candidates_are_logged_and_each_shown_item_has_its_chance(release: Release) -> None:
+    key = user_key(release.users, 3)
+    found = answer(release, Request(now=NOW, user_key=key, k=5), epsilon=0.2, draw=np.random.default_rng(0))
+    assert len(found.candidates) == 45 and {one.item_id for one in found.shown} <= set(found.candidates)
+    best = items(answer(release, Request(now=NOW, user_key=key, k=5)))
+    for place, one in enumerate(found.shown, start=1):
+        expected = 0.2 / 40 if one.item_id not in best else None
+        assert one.propensity == pytest.approx(expected) if expected else 0 < one.propensity <= 0.8**place + 0.2
