@@ -3,22 +3,26 @@
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import redis
+import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lib.cli.jobs import arguments_of, settings_class
-from lib.formats.mapping import load_mapping
+from lib.formats.mapping import load_mapping, mapping_text
 from lib.live.kafka_broker import NoKafkaError, answers, broker_in, free_ports
 from lib.live.kafka_log import create_topics, live_sources, topic_of
 from lib.live.stack import ANSWER_SECONDS, LivePart, Stack, answers_http
-from lib.pipeline import JOBS
+from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import SettingError
 
 FOLDER = "live"  # below the lake
+START_SECONDS = 300.0
+STOP_SECONDS = 180.0  # the stream's last clean, and the answers that are under way, are waited for
 
 
 def live_stack(
@@ -52,12 +56,13 @@ def live_stack(
         given += ["--live.kafka", address]
     else:
         create_topics(live.kafka, topics, partitions=partitions)
+    given += _going_on(settings["stream"].log.format, folder, given)
     if with_redis:
         part, address = _redis(folder / "redis")
         parts.append(part)
         given += ["--live.state", address]
     parts.append(_job("stream", given))
-    parts.append(_job("serve", given, is_ready=lambda: answers_http(f"{page}healthz")))
+    parts.append(_job("serve", given, is_ready=lambda: answers_http(f"{page}healthz", holds='"status"')))
     return Stack(parts, folder, tell, f"the shop is live: {page}; Ctrl-C stops it")
 
 
@@ -67,10 +72,24 @@ def page_of(serve: Any) -> str:
     return f"http://{host}:{serve.port}/"
 
 
+def _going_on(format: str, folder: Path, arguments: Sequence[str]) -> list[str]:
+    """Flags for a log that has ended, such as the simulated market's: time goes on from its end, and its mapping lets it."""
+    end = load_mapping(format).times.end
+    if end is None or end > datetime.now(UTC):
+        return []
+    content = yaml.safe_load(mapping_text(format))
+    del content["times"]["end"]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{content['name']}.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    told = any(word.startswith("--serve.starts-at") for word in arguments)
+    return ["--log.format", str(file.absolute()), *([] if told else ["--serve.starts-at", end.isoformat()])]
+
+
 def _job(name: str, arguments: Sequence[str], is_ready: Callable[[], bool] = lambda: True) -> LivePart:
     """A job as a part; one that reads Kafka needs no readiness, since what is sent before waits for it."""
-    command = [sys.executable, str(JOBS[name].path), *arguments_of(JOBS[name], arguments)]
-    return LivePart(name, command, is_ready)
+    command = [sys.executable, str(ROOT / JOBS[name].path), *arguments_of(JOBS[name], arguments)]
+    return LivePart(name, command, is_ready, start_seconds=START_SECONDS, stop_seconds=STOP_SECONDS)
 
 
 def _kafka(folder: Path, topics: Sequence[str], partitions: int) -> tuple[LivePart, str]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from lib.live.tied import start_tied, stop
+from lib.live.tied import kill, start_tied
 from lib.runs.errors import RetryableError
 
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
-PART_SECONDS = 30.0  # in which a part ends once it is asked to; the stream's batch of now among them
+PART_SECONDS = 30.0  # in which a part ends once it is asked to
+KILLED = 128 + signal.SIGKILL  # the exit code of a part that did not
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,12 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.stopped = threading.Event()
+        self.stopped, self.num_asked = threading.Event(), 0
 
     def run(self) -> None:
         """Start the parts, and go on until SIGTERM or Ctrl-C; then all are stopped, the last first.
+
+        Asked once more, it does not wait for them.
 
         Raises:
             RetryableError: a part does not start, or has ended; all others are stopped.
@@ -70,10 +73,17 @@ class Stack:
         """Stop what runs, the last started first."""
         for name in reversed([*self.processes]):
             process = self.processes.pop(name)
+            if process.poll() is not None:
+                continue
+            self.tell(f"{name} is asked to stop")
+            begun = time.monotonic()
+            process.terminate()
+            while process.poll() is None and self.num_asked < 2:
+                time.sleep(POLL_SECONDS / 4)
             if process.poll() is None:
-                begun = time.monotonic()
-                stop(process)
-                self.tell(f"{name} has stopped, after {time.monotonic() - begun:.1f} s")
+                kill(process)
+            how = "was killed" if process.returncode == KILLED else "has stopped"
+            self.tell(f"{name} {how}, after {time.monotonic() - begun:.1f} s")
 
     def log(self, name: str) -> Path:
         """What a part says."""
@@ -107,6 +117,7 @@ class Stack:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def ask(number: int, frame: FrameType | None) -> None:
+            self.num_asked += 1
             self.stopped.set()
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
@@ -117,13 +128,13 @@ class Stack:
                 signal.signal(number, handler)
 
 
-def answers_http(address: str) -> bool:
-    """Whether a server answers there, be it that it has nothing yet to answer with."""
+def answers_http(address: str, holds: str = "") -> bool:
+    """Whether a server answers there, with whatever status, with a text that holds this."""
     try:
-        with urllib.request.urlopen(address, timeout=ANSWER_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
+        with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer:
+            return holds.encode() in answer.read()
+    except urllib.error.HTTPError as answer:
+        return holds.encode() in answer.read()
     except OSError:
         return False
 

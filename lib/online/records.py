@@ -10,7 +10,7 @@ from lib.online.state import Decision, LiveEvent
 
 FORMAT = 1  # of these texts and of how they are kept; a state of another format is not read
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-CHUNK_USERS = 500  # whose events are added at once: while it lasts, others wait
+CHUNK_USERS = 100  # whose events are added at once: while it lasts, other writers wait
 
 
 def microseconds(moment: datetime) -> int:

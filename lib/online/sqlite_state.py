@@ -30,6 +30,7 @@ from lib.settings import LiveSettings
 APPLICATION = 0x43576F53  # by which SQLite knows the file as ours
 DAY_MICROSECONDS, HOUR_MICROSECONDS = 86_400_000_000, 3_600_000_000
 EXPIRED_AT_ONCE = 100  # users and decisions that a write removes beside what it does
+LET_OTHERS_SECONDS = 0.001  # between two writes of one call: who waits for the file looks again after milliseconds
 TABLES = """
 CREATE TABLE users (user_key TEXT PRIMARY KEY, expires_at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX users_by_end ON users (expires_at);
@@ -69,6 +70,8 @@ class SqliteState:
         users = [user for user, own in texts.items() if own]
         for first in range(0, len(users), CHUNK_USERS):
             chunk = users[first : first + CHUNK_USERS]
+            if first:
+                time.sleep(LET_OTHERS_SECONDS)
             with self._writing() as file:
                 self._remove_expired(file)
                 rows = ((user, at, text) for user in chunk for text, at in texts[user].items())

@@ -1,6 +1,7 @@
 """Parts of a stack are real processes here: they start in order, and none is left behind however the stack ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def part(folder: Path, name: str, *, ends: str = "politely", stop_seconds: float
 
 
 def stack_in(folder: Path) -> Stack:
-    parts = [part(folder, "one"), part(folder, "two", ends="never", stop_seconds=1), part(folder, "three")]
+    parts = [part(folder, "one"), part(folder, "two", ends="never", stop_seconds=2), part(folder, "three")]
     return Stack(parts, folder, lambda line: print(line, flush=True), "all run")
 
 
@@ -63,8 +64,24 @@ def test_a_stack_starts_in_order_and_leaves_no_process_behind(tmp_path: Path, nu
         assert order.startswith("+one +two +three -")
     else:
         assert order == "+one +two +three -three -one "
-        assert [line.split()[0] for line in rest.splitlines()] == ["three", "two", "one"]
+        stops = [re.sub(", after .*", "", line) for line in rest.splitlines()]
+        assert stops[1::2] == ["three has stopped", "two was killed", "one has stopped"]
         assert owner.returncode == 0
+
+
+def test_asked_twice_a_stack_does_not_wait_for_its_parts(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STACK, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        while not (line := owner.stdout.readline()).startswith("two is asked"):
+            if line.startswith("all run"):
+                started = descendants(owner.pid)
+                owner.terminate()
+        owner.terminate()
+        told = [line.split(",")[0].strip() for line in owner.stdout]
+    assert told[:2] == ["two was killed", "one is asked to stop"]
+    assert await_end(started, seconds=10)
 
 
 def test_a_part_that_ends_ends_the_others_and_is_told_with_its_last_words(tmp_path: Path) -> None:
