@@ -12,7 +12,6 @@ from lib.lake.lake import Lake
 from lib.lake.writes import rows_of, upsert
 from lib.tables.ops import MODELS
 
-
 RELEASE = "release"  # what publish makes of models and tables; registered as one, so that readers find it whole
 
 
