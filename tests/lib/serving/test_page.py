@@ -19,6 +19,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from starlette.testclient import TestClient
 
+from benchmarks.synthetic_release import synthetic_release
 from lib.serving.gate import Gate
 from lib.serving.http import Desk, app_of
 from lib.serving.page import headers_of, read_page
@@ -167,6 +168,20 @@ def test_forget_me_begins_a_new_shopper_and_a_reload_keeps_the_one(page: Page, u
     page.get_by_label("You are the shopper").fill(user)
     page.get_by_role("button", name="Be this shopper").click()
     expect(page.locator("#policy")).to_have_text("ranked+visit")
+
+
+@needs_browser
+def test_whom_the_log_knows_is_recommended_to_by_a_history_before_any_click(page: Page, tmp_path: Path) -> None:
+    service = service_in(tmp_path)
+    service.release = synthetic_release(60, num_trees=20, num_visits=50, user_keys=[service.user_key("ann of the log")])
+    with answering(service) as url:
+        expect(opened(page, url).locator("#policy")).to_have_text("popular")
+        page.get_by_label("You are the shopper").fill("ann of the log")
+        page.keyboard.press("Enter")
+        expect(page.locator("#policy")).to_have_text("ranked")
+        expect(page.locator("#visit li")).to_have_count(0)
+        assert marks(page) == [""] * 12  # another shopper's list is not the one before
+    service.close()
 
 
 @needs_browser
