@@ -65,6 +65,11 @@ CASES = (
     "a list that is longer than the catalogue",
     "a log whose records cannot come from Kafka",
     "a Kafka that does not answer",
+    "a log whose records cannot be written",
+    "a request that a server cannot answer",
+    "a missing or wrong token",
+    "a server without tokens",
+    "a release that is not whole",
 )
 
 

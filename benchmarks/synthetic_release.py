@@ -87,9 +87,7 @@ def _retrieval(draw: np.random.Generator, num_items: int, popularity: np.ndarray
         }
     )
     catalogue = catalogue_of(sums, items.to_arrow())
-    vectors = {
-        model: draw.standard_normal((num_items, WIDTH), np.float32) for model in ("als", "two_tower", "content")
-    }
+    vectors = {model: draw.standard_normal((num_items, WIDTH), np.float32) for model in ("als", "two_tower", "content")}
     indexes = None
     if num_items >= ANN_FROM:
         indexes = {model: ann.built(found, num_probes=NUM_PROBES) for model, found in vectors.items()}

@@ -332,7 +332,7 @@ PIPELINE: tuple[Job, ...] = (
         may_read=("gold/vectors", "gold/sessions", "gold/creatives", "silver/items", "silver/descriptions"),
         models=("ranker", "sequence"),
         code=(
-            *("lib/candidates", "lib/content/users.py", "lib/features/__init__.py", "lib/features/interactions.py"),
+            *("lib/candidates", "lib/content/users.py", "lib/features/interactions.py"),
             *("lib/features/days.py", "lib/models/__init__.py", "lib/models/sequence_weights.py", "lib/next_item"),
             *("lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
         ),
@@ -383,8 +383,8 @@ UPKEEP: tuple[Job, ...] = (
         "answers over HTTP from the current release, and takes events",
         models=("release",),
         code=(
-            *("lib/candidates", "lib/cleaning/pseudonyms.py", "lib/content/users.py", "lib/features", "lib/models"),
-            *("lib/next_item", "lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
+            *("lib/candidates", "lib/cleaning/pseudonyms.py", "lib/content/users.py", "lib/engines/ray_serve.py"),
+            *("lib/features", "lib/live", "lib/models", "lib/next_item", "lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
         ),
         finds_new_files=True,
         before_events=True,

@@ -11,7 +11,6 @@ Ray Serve keeps the replicas; HAProxy, which Ray brings, passes requests straigh
 import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lib.cleaning.pseudonyms import load_key
-from lib.engines.ray_train import ray_session
+from lib.engines.ray_serve import served
 from lib.formats.mapping import load_mapping
 from lib.formats.writing import writer_of
 from lib.lake.lake import Lake
@@ -37,7 +36,6 @@ from lib.serving.service import Service
 from lib.settings import JobSettings
 
 NAME = "cartwheel"  # of the application in Ray Serve
-NO_ACCESS_LOG = {"enable_access_log": False, "log_level": "WARNING"}  # a path or a line of it may be of a person
 
 
 class ServeSettings(JobSettings):
@@ -90,7 +88,7 @@ def log_of(settings: ServeSettings, name: str) -> LiveLog:
     mapping = load_mapping(settings.log.format)
     writer = writer_of(mapping)
     if settings.live.kafka is not None:
-        return KafkaLog(settings.live.kafka, f"{settings.live.topic_prefix}{writer.source}", writer)
+        return KafkaLog(settings.live.kafka, settings.live.topic_prefix, writer)
     folder = settings.log.path or f"{settings.lake.path}/raw/market"
     if is_address(str(folder)):
         raise SettingError(
@@ -156,29 +154,6 @@ def app_builder(settings: ServeSettings, tokens: tuple[str, ...], key: bytes) ->
     return build
 
 
-def variables(folder: str) -> dict[str, str]:
-    """How Ray Serve is to carry requests: HAProxy, whose files are in `folder`, straight to the replicas, whose handlers run in their own loop."""
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": "1",
-        "POLARS_MAX_THREADS": "1",
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @contextmanager
 def serving(settings: ServeSettings) -> Iterator[None]:
     """Serve until the block ends.
@@ -193,28 +168,18 @@ def serving(settings: ServeSettings) -> Iterator[None]:
         )
     writer_of(load_mapping(settings.log.format))
     key = load_key(settings.privacy, settings.lake.path)
-    with (
-        tempfile.TemporaryDirectory(prefix="serve-", dir="/tmp", ignore_cleanup_errors=True) as folder,  # a short path
-        ray_session(settings.cluster, variables=variables(folder)),
+    with served(
+        app_builder(settings, tokens, key),
+        settings.cluster,
+        name=NAME,
+        host=settings.host,
+        port=settings.port,
+        num_replicas=settings.num_replicas,
+        cpus_per_replica=settings.cpus_per_replica,
+        max_ongoing=settings.max_waiting * 2,
     ):
-        from ray import serve  # noqa: PLC0415 - it reads the variables when it is imported
-
-        serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=NO_ACCESS_LOG)
-        deployment = serve.deployment(
-            serve.ingress(app_builder(settings, tokens, key))(),
-            name=NAME,
-            num_replicas=settings.num_replicas,
-            ray_actor_options={"num_cpus": settings.cpus_per_replica},
-            max_ongoing_requests=settings.max_waiting * 2,
-            graceful_shutdown_timeout_s=10,
-            logging_config=NO_ACCESS_LOG,
-        )
-        try:
-            serve.run(deployment.bind(), name=NAME)
-            job_logger("serve").info("answers at http://%s:%s", settings.host, settings.port)
-            yield
-        finally:
-            serve.shutdown()
+        job_logger("serve").info("answers at http://%s:%s", settings.host, settings.port)
+        yield
 
 
 def main(settings: ServeSettings) -> None:

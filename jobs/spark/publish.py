@@ -29,6 +29,7 @@ from lib.next_item.learning import model_at
 from lib.online.open_state import open_state
 from lib.online.state import StateUnavailableError
 from lib.runs.errors import RetryableError
+from lib.runs.model_registry import models
 from lib.serving import release as releases
 from lib.serving.reference import reference_of
 from lib.serving.release import Facts, Release
@@ -59,6 +60,12 @@ class PublishSettings(RetrievalSettings, JobSettings):
         5_000, ge=100, le=1_000_000, description="candidates whose features and scores are kept, by which drift is told"
     )
     seed: int = Field(0, ge=0, description="seed of the draw of users of whom these are")
+    keep_releases: int = Field(
+        3,
+        ge=2,
+        le=1000,
+        description="latest releases whose files stay; who was erased is gone from the disk after so many",
+    )
 
 
 def users_before(run: SparkRun, as_of: datetime, catalogue: Catalogue, versions: dict[str, str]) -> Users:
@@ -157,6 +164,13 @@ def point_servers_to(run: SparkRun, folder: Path) -> None:
         state.close()
 
 
+def remove_old(run: SparkRun, *, num_kept: int) -> None:
+    """Remove the files of releases but the latest; their rows in ops/models stay."""
+    made = [row for row in models(run.lake) if row["model"] == MODEL]
+    for row in made[:-num_kept]:
+        run.lake.clear(row["uri"])
+
+
 def main(settings: PublishSettings) -> None:
     with start_run("publish", settings) as run:
         release = release_of(run, settings)
@@ -172,6 +186,7 @@ def main(settings: PublishSettings) -> None:
             num_parameters=release.ranker.scorer.num_parameters if release.ranker else 0,
         )
         point_servers_to(run, folder)
+        remove_old(run, num_kept=settings.keep_releases)
 
 
 if __name__ == "__main__":

@@ -35,23 +35,19 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     age = (pl.lit(as_of) - pl.col("event_time")).dt.total_microseconds() / DAY_MICROSECONDS
     bought, is_bought = pl.col("num_relevant"), pl.col("num_relevant") > 0
     halved = {days: 2.0 ** (-pl.col("age") / days) for days in HALF_LIVES}
-    known = interactions.lazy().filter(pl.col("event_time") < as_of).with_columns(age=age)
-    pairs = (
-        known.sort("user_key", "item_id", "age")
-        .group_by("user_key", "item_id", maintain_order=True)
-        .agg(
-            pl.col("weight").sum(),
-            bought.sum(),
-            num_orders=is_bought.sum(),
-            first_days=pl.col("age").max(),
-            last_days=pl.col("age").min(),
-            bought_days=pl.col("age").filter(is_bought).min(),
-            first_bought_days=pl.col("age").filter(is_bought).max(),
-            **{f"bought_{days}": (bought * halved[days]).sum() for days in HALF_LIVES},
-            **{f"weight_{days}": (pl.col("weight") * halved[days]).sum() for days in HALF_LIVES[:2]},
-        )
+    known = interactions.filter(pl.col("event_time") < as_of).with_columns(age=age).sort("user_key", "item_id", "age")
+    pairs = known.group_by("user_key", "item_id", maintain_order=True).agg(
+        pl.col("weight").sum(),
+        bought.sum(),
+        num_orders=is_bought.sum(),
+        first_days=pl.col("age").max(),
+        last_days=pl.col("age").min(),
+        bought_days=pl.col("age").filter(is_bought).min(),
+        first_bought_days=pl.col("age").filter(is_bought).max(),
+        **{f"bought_{days}": (bought * halved[days]).sum() for days in HALF_LIVES},
+        **{f"weight_{days}": (pl.col("weight") * halved[days]).sum() for days in HALF_LIVES[:2]},
     )
-    return pairs.filter(pl.col("weight") > 0).collect()
+    return pairs.filter(pl.col("weight") > 0)
 
 
 def counted(pairs: pl.DataFrame) -> pl.Series:
@@ -62,12 +58,12 @@ def counted(pairs: pl.DataFrame) -> pl.Series:
 def known_users(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     """One row per user with an event before `as_of`, sorted: user_key, num_orders (moments of purchases), silence_days, age_days."""
     age = (pl.lit(as_of) - pl.col("event_time")).dt.total_microseconds() / DAY_MICROSECONDS
-    known = interactions.lazy().filter(pl.col("event_time") < as_of).with_columns(age=age)
+    known = interactions.filter(pl.col("event_time") < as_of).with_columns(age=age)
     bought_at = pl.col("event_time").filter(pl.col("num_relevant") > 0)
     users = known.group_by("user_key").agg(
         num_orders=bought_at.n_unique(), silence_days=pl.col("age").min(), age_days=pl.col("age").max()
     )
-    return users.sort("user_key").collect()
+    return users.sort("user_key")
 
 
 def item_sums(pairs: pl.DataFrame) -> pl.DataFrame:

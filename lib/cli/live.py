@@ -3,15 +3,17 @@
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import redis
+import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lib.cli.jobs import arguments_of, settings_class
-from lib.formats.mapping import load_mapping
+from lib.formats.mapping import load_mapping, mapping_text
 from lib.live.kafka_broker import NoKafkaError, answers, broker_in, free_ports
 from lib.live.kafka_log import create_topics, live_sources, topic_of
 from lib.live.stack import ANSWER_SECONDS, LivePart, Stack, answers_http
@@ -54,6 +56,7 @@ def live_stack(
         given += ["--live.kafka", address]
     else:
         create_topics(live.kafka, topics, partitions=partitions)
+    given += _going_on(settings["stream"].log.format, folder, given)
     if with_redis:
         part, address = _redis(folder / "redis")
         parts.append(part)
@@ -67,6 +70,20 @@ def page_of(serve: Any) -> str:
     """The address at which this machine asks the server, by its settings."""
     host = "127.0.0.1" if serve.host == "0.0.0.0" else serve.host
     return f"http://{host}:{serve.port}/"
+
+
+def _going_on(format: str, folder: Path, arguments: Sequence[str]) -> list[str]:
+    """Flags for a log that has ended, such as the simulated market's: time goes on from its end, and its mapping lets it."""
+    end = load_mapping(format).times.end
+    if end is None or end > datetime.now(UTC):
+        return []
+    content = yaml.safe_load(mapping_text(format))
+    del content["times"]["end"]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{content['name']}.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    told = any(word.startswith("--serve.starts-at") for word in arguments)
+    return ["--log.format", str(file.absolute()), *([] if told else ["--serve.starts-at", end.isoformat()])]
 
 
 def _job(name: str, arguments: Sequence[str], is_ready: Callable[[], bool] = lambda: True) -> LivePart:

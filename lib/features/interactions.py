@@ -21,8 +21,7 @@ def interactions(
     Moments are kept apart, so that what was known before any `as_of` can be told exactly, also within a day.
     """
     counts = (
-        events.lazy()
-        .filter(pl.col("user_key").is_not_null() & ~of_type("impression"))
+        events.filter(pl.col("user_key").is_not_null() & ~of_type("impression"))
         .group_by("user_key", "item_id", "event_time")
         .agg(
             *(of_type(kind).sum().alias(f"num_{kind}") for kind in event_weights),
@@ -34,7 +33,7 @@ def interactions(
     weight = pl.lit(0.0)
     for kind, unit in event_weights.items():
         weight += unit * pl.col(f"num_{kind}")
-    rows = counts.select(
+    return counts.select(
         "user_key",
         "item_id",
         "event_time",
@@ -43,8 +42,7 @@ def interactions(
         weight.alias("weight"),
         "count",
         "num_relevant",
-    )
-    return rows.sort("event_date", "user_key", "event_time", "item_id").collect()
+    ).sort("event_date", "user_key", "event_time", "item_id")
 
 
 def split_of(*, valid_from: datetime, test_from: datetime) -> pl.Expr:

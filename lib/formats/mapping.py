@@ -361,12 +361,25 @@ def load_mapping(name_or_path: str) -> LogMapping:
     Raises:
         ValueError: there is no such mapping, or it is wrong; one line names the file, the key and what is allowed.
     """
-    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise ValueError(f"there is no mapping file {name_or_path}; shipped are {', '.join(shipped_names())}")
-        return parse_mapping(text_of(path), str(path))
-    return parse_mapping(shipped_text(name_or_path), f"conf/formats/{name_or_path}.yaml")
+    is_file = _is_file(name_or_path)
+    return parse_mapping(mapping_text(name_or_path), name_or_path if is_file else f"conf/formats/{name_or_path}.yaml")
+
+
+def mapping_text(name_or_path: str) -> str:
+    """The text of the shipped mapping of that name, or of the file at that path.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    if not _is_file(name_or_path):
+        return shipped_text(name_or_path)
+    if not Path(name_or_path).is_file():
+        raise ValueError(f"there is no mapping file {name_or_path}; shipped are {', '.join(shipped_names())}")
+    return text_of(Path(name_or_path))
+
+
+def _is_file(name_or_path: str) -> bool:
+    return name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
 
 
 def shipped_text(name: str) -> str:

@@ -39,8 +39,8 @@ class RecordWriter:
         """
         kind = event["event_type"]
         record: dict[str, Any] = {}
-        for column, value in self.types[kind].items():
-            _put(record, column, value)
+        for column, text in self.types[kind].items():
+            _put(record, column, text)
         for field, column in self.columns.items():
             value = event.get(field)
             if value is not None:

@@ -3,8 +3,8 @@
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import polars as pl
 from scipy import sparse
 
@@ -14,7 +14,7 @@ from lib.next_item.ranker import Ranker
 from lib.next_item.sequence import SequenceStrategy
 from lib.next_item.strategies import Learnt
 from lib.next_item.visits import Catalogue
-from lib.runs.weights import load_arrays, save_arrays
+from lib.runs.weights import Arrays, load_arrays, save_arrays
 
 ARRAYS, KNOWN, TREES, SEQUENCE = "next_item.safetensors", "next_item.json", "next_item.txt", "next_item_sequence"
 PARTS = ("data", "indices", "indptr")
@@ -27,7 +27,7 @@ def save(model: NextItemModel, folder: Path) -> None:
     shapes = {}
     for name in TABLES:
         table = getattr(model.learnt, name)
-        if sparse.issparse(table):
+        if isinstance(table, sparse.csr_array):
             shapes[name] = list(table.shape)
             arrays |= {f"{name}.{part}": getattr(table, part) for part in PARTS}
         else:
@@ -74,7 +74,7 @@ def load(folder: Path) -> NextItemModel | None:
     )
 
 
-def _table(arrays: dict[str, np.ndarray], name: str, shape: list[int] | None) -> sparse.csr_array | np.ndarray:
+def _table(arrays: Arrays, name: str, shape: list[int] | None) -> Any:
     if shape is None:
         return arrays[name]
-    return sparse.csr_array(tuple(arrays[f"{name}.{part}"] for part in PARTS), shape=tuple(shape))
+    return sparse.csr_array(tuple(arrays[f"{name}.{part}"] for part in PARTS), shape=(shape[0], shape[1]))

@@ -304,7 +304,9 @@ async def _unusable(request: HttpRequest, error: UnusableError) -> Response:
 
 async def _http_error(request: HttpRequest, error: HTTPException) -> Response:
     status = HTTPStatus(error.status_code)
-    told = str(error.detail) if error.detail != status.phrase else f"{status.phrase}: /openapi.json tells what is answered"
+    told = (
+        str(error.detail) if error.detail != status.phrase else f"{status.phrase}: /openapi.json tells what is answered"
+    )
     return _error(status, status.phrase.lower().replace(" ", "_"), told)
 
 

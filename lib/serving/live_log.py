@@ -1,15 +1,20 @@
 """The live log: events as records of the shop's own log, to Kafka or into files where ingest finds them."""
 
+import fcntl
 import os
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from confluent_kafka import Producer
+
 from lib.formats.mapping import Source
 from lib.formats.writing import RecordWriter
+from lib.live.kafka_log import PRODUCER, topic_of
 from lib.runs.errors import SettingError
 
 FLUSH_SECONDS = 10.0  # for what Kafka has not taken when a server ends
@@ -42,20 +47,9 @@ class LiveLog(Protocol):
 class KafkaLog:
     """Records to a topic: each written once, in the order of a user's (idempotent producer)."""
 
-    def __init__(self, servers: str, topic: str, writer: RecordWriter) -> None:
-        from confluent_kafka import Producer  # noqa: PLC0415
-
-        self._topic, self._writer = topic, writer
-        self._producer = Producer(
-            {
-                "bootstrap.servers": servers,
-                "enable.idempotence": True,
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 100_000,
-                "message.timeout.ms": 300_000,
-            }
-        )
+    def __init__(self, servers: str, prefix: str, writer: RecordWriter) -> None:
+        self._topic, self._writer = topic_of(writer.source, prefix), writer
+        self._producer = Producer({**PRODUCER, "bootstrap.servers": servers, "message.timeout.ms": 300_000})
         self._delivered = self._lost = 0
 
     def write(self, events: Sequence[Mapping[str, Any]]) -> None:
@@ -114,12 +108,13 @@ class FileLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._began = path, time.monotonic()
         self._file = path.with_name(f".{path.name}.part").open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # until it ends, however: by that others know whether it is written
 
     def _finish(self) -> None:
         if self._file is not None:
             os.fsync(self._file.fileno())
-            self._file.close()
             self._path.with_name(f".{self._path.name}.part").rename(self._path)
+            self._file.close()
             self._file = None
 
     def counts(self) -> dict[str, int]:
@@ -131,7 +126,7 @@ class FileLog:
 
 
 def _place(source: Source) -> str:
-    """A path of a live file below the log folder that belongs to the source; \\0 stands where its name goes.
+    r"""A path of a live file below the log folder that belongs to the source; \\0 stands where its name goes.
 
     Raises:
         SettingError: no pattern of the source can be filled in.
@@ -139,7 +134,7 @@ def _place(source: Source) -> str:
     for pattern in source.files:
         folders = re.sub(r"\*\*/", "", pattern)
         head, _, name = folders.rpartition("/")
-        filled = re.sub(r"\{\w+\}|\*+|\?", "live", head)
+        filled = re.sub(r"\{\w+\}|\*+", "live", head).replace("?", "0")
         named = re.sub(r"\*+|\{\w+\}", "\0", name, count=1)
         named = re.sub(r"\{\w+\}|\*+", "", named).replace("?", "0")
         path = f"{filled}/{named}" if filled else named
@@ -151,7 +146,8 @@ def _place(source: Source) -> str:
 
 
 def _finish_left(folder: Path) -> None:
-    """Give their names to files that a server which was killed has left; none that another server writes now is younger than an hour's end."""
+    """Give their names to files that a server which was killed has left: nobody holds them any more."""
     for file in folder.glob(".live-*.part") if folder.is_dir() else ():
-        if time.time() - file.stat().st_mtime > 2 * 3600:
+        with suppress(OSError), file.open("ab") as held:  # another server may be as quick
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.rename(file.with_name(file.name.removeprefix(".").removesuffix(".part")))

@@ -29,7 +29,7 @@ from lib.candidates.catalogue import Catalogue
 from lib.candidates.features import FEATURES
 from lib.candidates.known import ITEM_SUMS
 from lib.candidates.lists import Wording
-from lib.candidates.ranker import Ranker, Scorer
+from lib.candidates.ranker import Ranker
 from lib.candidates.sources import Retrieval
 from lib.next_item import files as next_files
 from lib.next_item.model import NextItemModel

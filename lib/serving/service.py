@@ -73,7 +73,7 @@ class Service:
     epsilon: float = 0.0
     ahead_seconds: float = 60.0  # that a client's clock may be ahead
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-    metrics: Metrics = field(default_factory=lambda: Metrics())
+    metrics: Metrics = field(default_factory=Metrics)
     release: Release | None = None
     _state_lost_until: float = 0.0
     _refused: str = ""  # the release that could not be loaded
@@ -107,7 +107,7 @@ class Service:
             return True
 
     def _wanted(self) -> tuple[str, str] | None:
-        found = self._ask_state(lambda state: state.release(), [])
+        found: tuple[str, str] | None = self._ask_state(lambda state: state.release(), [])
         if found is None:
             row = current_model(self.lake, "release")
             found = None if row is None else (row["version"], row["uri"])

@@ -56,7 +56,7 @@ class Users:
     def events_of(self, place: int) -> UserEvents:
         """What the user at a place did."""
         rows = slice(int(self.starts[place]), int(self.starts[place + 1]))
-        return UserEvents(*(np.asarray(array[rows]) for array in self.events))
+        return UserEvents(*(np.asarray(array[rows]) for array in self.events))  # type: ignore[arg-type]
 
 
 def numbers_of(user_key: str) -> tuple[int, int]:
@@ -107,8 +107,8 @@ def save(users: Users, folder: Path) -> None:
     own.mkdir(parents=True, exist_ok=True)
     np.save(own / "keys.npy", users.keys)
     np.save(own / "starts.npy", users.starts)
-    for name, array in zip(EVENT_ARRAYS, users.events, strict=True):
-        np.save(own / f"{name}.npy", array)
+    for name in EVENT_ARRAYS:
+        np.save(own / f"{name}.npy", getattr(users.events, name))
     for model, vectors in users.vectors.items():
         np.save(own / f"vectors-{model}.npy", vectors)
 

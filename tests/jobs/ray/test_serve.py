@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
+from lib.cli.jobs import load_job
+from lib.lake.lake import Lake
 from lib.online.open_state import open_state
-from lib.pipeline import ROOT
+from lib.pipeline import JOBS, ROOT
+from lib.runs.errors import SettingError
 from lib.settings import LiveSettings
 from tests.lib.serving.served import AS_OF, MAPPING, publish, small_release
-from lib.lake.lake import Lake
 
-pytestmark = pytest.mark.slow
 TOKEN = "a-token-of-a-test-0001"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 PERSON = "a.very.secret.person@example.org"
@@ -103,6 +104,7 @@ def wait_for(holds: Any, seconds: float, told: Any = lambda: "") -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_events_that_one_replica_takes_change_what_the_other_answers(server: Server) -> None:
     before = [server.ask(user_id=PERSON).json() for _ in range(6)]
     assert {one["policy"] for one in before} == {"popular"} and {one["release"] for one in before} == {"first"}
@@ -116,6 +118,7 @@ def test_events_that_one_replica_takes_change_what_the_other_answers(server: Ser
     assert server.get("/openapi.json").json()["paths"].keys() >= {"/recommendations", "/events", "/ads"}
 
 
+@pytest.mark.slow
 def test_releases_change_under_load_and_no_request_is_dropped(server: Server) -> None:
     statuses: list[int] = []
     releases: list[str] = []
@@ -146,6 +149,7 @@ def test_releases_change_under_load_and_no_request_is_dropped(server: Server) ->
     assert list(dict.fromkeys(releases))[-1] == "third" and set(releases) <= {"first", "second", "third"}
 
 
+@pytest.mark.slow
 def test_it_ends_when_it_is_told_to_with_its_files_finished_and_nobody_named_in_a_log(server: Server) -> None:
     sent = server.post("/events", {"user_id": PERSON, "item_id": "i00000008", "event_type": "cart"})
     assert sent.status_code == 200
@@ -162,3 +166,14 @@ def test_it_ends_when_it_is_told_to_with_its_files_finished_and_nobody_named_in_
     others = [file for file in server.folder.rglob("*") if file.is_file() and file not in files]
     assert [file for file in others if PERSON.encode() in file.read_bytes()] == []
     assert "has ended" in (server.folder / "told").read_text()
+
+
+@pytest.mark.bad_input("a server without tokens")
+def test_it_does_not_start_without_tokens_or_with_a_log_that_it_cannot_write(tmp_path: Path) -> None:
+    job = load_job(JOBS["serve"])
+    with pytest.raises(SettingError, match=r"set serve.token_variable or serve.token_file, or serve.allow_anonymous"):
+        job.main(job.ServeSettings(lake={"path": str(tmp_path)}))
+    log = {"format": "online_retail"}
+    with pytest.raises(ValueError, match=r"online_retail: a live log is written as JSON lines"):
+        job.main(job.ServeSettings(lake={"path": str(tmp_path)}, log=log, allow_anonymous=True))
+    assert list(tmp_path.iterdir()) == []

@@ -100,6 +100,7 @@ def test_what_a_release_answers_is_what_recommend_lists_item_for_item_and_reason
         assert [(one.item_id, one.reason) for one in ranked] == rows
 
 
+@pytest.mark.bad_input("a release that is not whole")
 def test_servers_are_pointed_to_a_release_that_was_written_whole_and_one_that_was_changed_is_refused(
     job: ModuleType, small_lake: SmallLake
 ) -> None:
@@ -125,3 +126,12 @@ def test_servers_are_pointed_to_a_release_that_was_written_whole_and_one_that_wa
     manifest.unlink()
     with pytest.raises(ValueError, match=r"no release.json that can be read"):
         releases.load(folder)
+
+
+def test_old_releases_go_from_the_disk_and_the_latest_stay(job: ModuleType, small_lake: SmallLake) -> None:
+    shop(small_lake)
+    for seed in range(3):  # other settings, so that each is a run of its own
+        job.main(job.PublishSettings(**small_lake.shared_settings, keep_releases=2, seed=seed, next_visits=20))
+    folder = small_lake.lake.folder / "files" / "releases"
+    assert sorted(one.name for one in folder.iterdir()) == ["publish-000002", "publish-000003"]
+    assert releases.load(folder / "publish-000003").ranker is None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lib.cli.live import live_stack
+from lib.formats.mapping import load_mapping
 from lib.live.kafka_broker import KafkaBroker, free_ports
 from lib.live.stack import LivePart
 from lib.runs.errors import RetryableError, SettingError
@@ -65,3 +66,16 @@ def test_what_is_wrong_is_told_before_anything_is_started(tmp_path: Path) -> Non
             parts_of(tmp_path, "--serve.port", str(other.server_port))
         other.shutdown()
     assert not (tmp_path / "live").exists()
+
+
+def test_a_log_that_has_ended_goes_on_from_its_end(kafka: KafkaBroker, tmp_path: Path) -> None:
+    parts = parts_of(tmp_path, "--live.kafka", kafka.address)
+    mapping = tmp_path / "live" / "market.yaml"
+    assert all(flag(parts[name], "--log.format") == str(mapping) for name in ("stream", "serve"))
+    assert flag(parts["serve"], "--serve.starts-at") == "2026-07-01T00:00:00+00:00"
+    shipped, own = load_mapping("market"), load_mapping(str(mapping))
+    assert (own.times.end, own.sources, own.name) == (None, shipped.sources, "market")
+    own_clock = parts_of(tmp_path, "--live.kafka", kafka.address, "--serve.starts-at", "2026-05-01T00:00:00Z")
+    assert flag(own_clock["serve"], "--serve.starts-at") == "2026-05-01T00:00:00Z"
+    without_end = parts_of(tmp_path, "--live.kafka", kafka.address, "--log.format", "rees46")
+    assert flag(without_end["stream"], "--log.format") == "rees46"

@@ -50,7 +50,8 @@ MARKET = load_mapping("market")
         HEAD
         + "    names: {user_id: u, item_id: i, event_time: t, quantity: q, candidates: c}\n    optional: [user_id, quantity, candidates]\n"
         "    events: [{type: {column: kind}}]\n",
-        HEAD + "    names: {user_id: who.id, item_id: what, event_time: ts, quantity: q, candidates: {column: c, separator: '|'}}\n"
+        HEAD
+        + "    names: {user_id: who.id, item_id: what, event_time: ts, quantity: q, candidates: {column: c, separator: '|'}}\n"
         "    optional: [user_id, quantity, candidates]\n    time_format: epoch_milliseconds\n    ignore: {action: hover}\n"
         "    events: [{type: {column: action, values: {pv: view, buy: purchase, show: impression, back: return}}}]\n",
         HEAD + "    names: {user_id: u, item_id: i, event_time: t, quantity: q, candidates: c}\n"
@@ -103,6 +104,7 @@ def test_the_market_is_written_as_it_is_read() -> None:
         (HEAD + "    names: {user_id: u, item_id: things.id, event_time: t}\n    explode: things\n    events: [{type: view}]\n", "explode: things"),
     ],
 )  # fmt: skip
+@pytest.mark.bad_input("a log whose records cannot be written")
 def test_a_mapping_that_cannot_be_turned_round_is_refused_with_the_rule_that_is_in_the_way(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         writer_of(parse_mapping(text, "live.yaml"))

@@ -56,7 +56,9 @@ def test_nobody_known_gets_what_is_popular_and_in_a_place_of_the_shop_what_is_po
     assert items(nowhere) == best
 
 
-def test_items_that_are_excluded_or_had_are_not_shown_and_a_list_is_as_long_as_the_catalogue_allows(release: Release) -> None:
+def test_items_that_are_excluded_or_had_are_not_shown_and_a_list_is_as_long_as_the_catalogue_allows(
+    release: Release,
+) -> None:
     key = user_key(release.users, 5)
     place = release.users.place(key)
     had = {release.catalogue.item_ids[int(item)].as_py() for item in release.users.events_of(place).item}

@@ -19,7 +19,9 @@ def by_enumeration(ranked: str, pool: str, epsilon: float) -> Counter[tuple[int,
     return found
 
 
-def test_the_logged_chance_is_that_of_an_item_at_a_place_worked_out_over_all_ways_and_what_is_seen_in_many_draws() -> None:
+def test_the_logged_chance_is_that_of_an_item_at_a_place_worked_out_over_all_ways_and_what_is_seen_in_many_draws() -> (
+    None
+):
     ranked, pool, epsilon, draws = [0, 1, 2], [10, 11, 12, 13], 0.3, 20_000
     known = by_enumeration("012", "3456", epsilon)
     chance = {(place, int(item) if item in "012" else 7 + int(item)): value for (place, item), value in known.items()}

@@ -72,7 +72,9 @@ def test_an_event_changes_the_next_answer_and_decision_and_impressions_are_logge
     assert decision is not None and decision.items == tuple(one["item_id"] for one in after["items"])
     assert decision.propensities == tuple(one["propensity"] for one in after["items"])
     shown = [row for row in log_of(service) if row.get("request") == after["request_id"]]
-    assert [(row["kind"], row["user"], row["position"]) for row in shown] == [("impression", "eve", p) for p in (1, 2, 3)]
+    assert [(row["kind"], row["user"], row["position"]) for row in shown] == [
+        ("impression", "eve", p) for p in (1, 2, 3)
+    ]
     assert [row["propensity"] for row in shown] == list(decision.propensities)
     assert all(tuple(row["candidates"]) == decision.candidates and row["item"] in decision.candidates for row in shown)
     assert decision.user_key == pseudonyms(pl.Series(["eve"]), KEY)[0] != "eve"
@@ -140,7 +142,9 @@ def test_an_unknown_user_of_any_text_gets_an_answer(client: TestClient, user: st
     assert found.status_code == 200 and len(found.json()["items"]) == 10
 
 
-@pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xff"])
+@pytest.mark.parametrize(
+    "header", [None, "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xff"]
+)
 @pytest.mark.bad_input("a missing or wrong token")
 def test_without_its_token_nobody_is_answered(client: TestClient, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
@@ -252,7 +256,11 @@ def test_tokens_come_from_a_variable_and_a_file(tmp_path: Path, monkeypatch: pyt
     )
     assert load_tokens(None, None) == ()
     monkeypatch.setenv("TOKENS", "short")
-    for given, why in ((("TOKENS", None), "fewer than 16"), (("NONE", None), "not set"), ((None, "/none"), "No such file")):
+    for given, why in (
+        (("TOKENS", None), "fewer than 16"),
+        (("NONE", None), "not set"),
+        ((None, "/none"), "No such file"),
+    ):
         with pytest.raises(SettingError, match=why):
             load_tokens(*given)
 

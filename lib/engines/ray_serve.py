@@ -1,0 +1,76 @@
+"""Ray Serve for a job: an application in replicas, to which HAProxy passes requests straight (docs/decisions/0037).
+
+Imports ray only inside the function that needs it.
+"""
+
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lib.engines.ray_train import ray_session
+from lib.settings import ClusterSettings
+
+NO_ACCESS_LOG = {"enable_access_log": False, "log_level": "WARNING"}  # a path or a line of it may be of a person
+DRAIN_SECONDS = 10
+
+
+@contextmanager
+def served(
+    build: Callable[[], Any],
+    cluster: ClusterSettings,
+    *,
+    name: str,
+    host: str,
+    port: int,
+    num_replicas: int,
+    cpus_per_replica: float,
+    max_ongoing: int,
+) -> Iterator[None]:
+    """Serve an ASGI application, which each replica builds for itself, until the block ends."""
+    with (
+        tempfile.TemporaryDirectory(prefix="serve-", dir="/tmp", ignore_cleanup_errors=True) as folder,  # a short path
+        ray_session(cluster, variables=variables(folder)),
+    ):
+        from ray import serve  # noqa: PLC0415 - it reads the variables when it is imported
+
+        serve.start(http_options={"host": host, "port": port}, logging_config=NO_ACCESS_LOG)
+        deployment: Any = serve.deployment(
+            serve.ingress(build)(),
+            name=name,
+            num_replicas=num_replicas,
+            ray_actor_options={"num_cpus": cpus_per_replica},
+            max_ongoing_requests=max_ongoing,
+            graceful_shutdown_timeout_s=DRAIN_SECONDS,
+            logging_config=NO_ACCESS_LOG,
+        )
+        try:
+            serve.run(deployment.bind(), name=name)
+            yield
+        finally:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def variables(folder: str) -> dict[str, str]:
+    """How Ray Serve is to carry requests: by HAProxy, whose files are in `folder`, to handlers in the replicas' own loop."""
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_SECONDS / 2),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
+        "POLARS_MAX_THREADS": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
