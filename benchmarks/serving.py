@@ -64,14 +64,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--replicas", type=int, default=1)
     given = parser.parse_args()
-    rows, alone = [], []
+    rows, alone, busy = [], [], os.getloadavg()[1]
     for items in given.items:
         with tempfile.TemporaryDirectory() as folder:
             alone.append(prepared(Path(folder), items))
             with served(Path(folder), given.replicas) as port:
                 load(port, 2, 5, items)  # warms up
                 rows += [measured(port, clients, given.seconds, items) for clients in CLIENTS]
-    text = page(rows, alone, given.replicas)
+    text = page(rows, alone, given.replicas, busy)
     PAGE.write_text(text)
     print(text)
     return 0
@@ -171,11 +171,14 @@ def measured(port: int, clients: int, seconds: float, items: int) -> tuple[str, 
     return f"{items:,}", str(clients), rate, *asked, *others, statuses
 
 
-def page(rows: Sequence[Sequence[str]], alone: Sequence[Sequence[str]], replicas: int) -> str:
-    """The page."""
+def page(rows: Sequence[Sequence[str]], alone: Sequence[Sequence[str]], replicas: int, busy: float) -> str:
+    """The page; `busy` is the load average when it began."""
     one = ("items", "an answer alone, CPU ms", "NumPy's exact top-10 by one model's vectors, CPU ms")
     tables = [table(COLUMNS, rows), table(one, alone)]
-    return f"{HEAD}\n{machine()}; {replicas} replica{'s' * (replicas > 1)}.\n\n" + "\n".join(tables)
+    return (
+        f"{HEAD}\n{machine()}; {replicas} replica{'s' * (replicas > 1)}; {busy:.1f} other processes wanted a core when it began.\n\n"
+        + "\n".join(tables)
+    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

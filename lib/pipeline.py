@@ -384,7 +384,16 @@ UPKEEP: tuple[Job, ...] = (
         models=("release",),
         code=(
             *("lib/candidates", "lib/cleaning/pseudonyms.py", "lib/content/users.py", "lib/engines/ray_serve.py"),
-            *("lib/features", "lib/live", "lib/models", "lib/next_item", "lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
+            *(
+                "lib/features",
+                "lib/live",
+                "lib/models",
+                "lib/next_item",
+                "lib/online",
+                "lib/ranking",
+                "lib/serving",
+                "lib/statistics",
+            ),
         ),
         finds_new_files=True,
         before_events=True,

@@ -29,7 +29,7 @@ from lib.next_item.learning import model_at
 from lib.online.open_state import open_state
 from lib.online.state import StateUnavailableError
 from lib.runs.errors import RetryableError
-from lib.runs.model_registry import models
+from lib.runs.model_registry import RELEASE, models
 from lib.serving import release as releases
 from lib.serving.reference import reference_of
 from lib.serving.release import Facts, Release
@@ -39,7 +39,6 @@ from lib.tables.gold import EVENT_WEIGHTS
 from lib.tables.silver import SESSION_GAP
 
 NAME = "now"  # of the one moment
-MODEL = "release"
 TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 
 
@@ -166,7 +165,7 @@ def point_servers_to(run: SparkRun, folder: Path) -> None:
 
 def remove_old(run: SparkRun, *, num_kept: int) -> None:
     """Remove the files of releases but the latest; their rows in ops/models stay."""
-    made = [row for row in models(run.lake) if row["model"] == MODEL]
+    made = [row for row in models(run.lake) if row["model"] == RELEASE]
     for row in made[:-num_kept]:
         run.lake.clear(row["uri"])
 
@@ -180,7 +179,7 @@ def main(settings: PublishSettings) -> None:
         num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         run.log("release", items=len(release.catalogue), users=len(release.users), megabytes=num_bytes / 1e6)
         run.register_model(
-            MODEL,
+            RELEASE,
             folder,
             checkpoint=folder / releases.MANIFEST,
             num_parameters=release.ranker.scorer.num_parameters if release.ranker else 0,

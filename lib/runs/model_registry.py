@@ -12,6 +12,8 @@ from lib.lake.lake import Lake
 from lib.lake.writes import rows_of, upsert
 from lib.tables.ops import MODELS
 
+RELEASE = "release"  # what publish makes of models and tables; registered as one, so that readers find it whole
+
 
 def models(lake: Lake) -> list[dict[str, Any]]:
     """Rows of ops/models, oldest first."""

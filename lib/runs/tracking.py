@@ -57,7 +57,7 @@ def track(lake: Lake, *, uri: str, experiment: str) -> tuple[int, int]:
         found = client.get_experiment_by_name(experiment)
         number = found.experiment_id if found else client.create_experiment(experiment)
         known = _known(client, number)
-        rows = model_registry.models(lake)
+        rows = [row for row in model_registry.models(lake) if row["model"] != model_registry.RELEASE]
         new = [row for row in rows if _name(row) not in known]
         for row in new:
             _record(client, number, lake, row)

@@ -17,14 +17,14 @@ from lib.formats.writing import RecordWriter
 from lib.lake.lake import Lake
 from lib.online.state import Decision, LiveEvent, OnlineState, StateUnavailableError
 from lib.runs.logs import job_logger
-from lib.runs.model_registry import current_model
+from lib.runs.model_registry import RELEASE, current_model
 from lib.serving import release as releases
 from lib.serving.answering import Answer, Request, answer
 from lib.serving.live_log import LiveLog, LogUnavailableError
 from lib.serving.metrics import Metrics
 from lib.serving.release import Release
 
-STATE, LOG, RELEASE = "state", "log", "release"
+STATE, LOG = "state", "log"
 STATE_PAUSE_SECONDS = 1.0  # for which a state that was lost is not asked again
 
 
@@ -109,7 +109,7 @@ class Service:
     def _wanted(self) -> tuple[str, str] | None:
         found: tuple[str, str] | None = self._ask_state(lambda state: state.release(), [])
         if found is None:
-            row = current_model(self.lake, "release")
+            row = current_model(self.lake, RELEASE)
             found = None if row is None else (row["version"], row["uri"])
         return found
 
