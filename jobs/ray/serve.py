@@ -1,7 +1,7 @@
 """serve: the current release, the online state -> answers over HTTP; events and impressions into the live log.
 
 Runs until SIGTERM or SIGINT, then ends what it has begun. `POST /recommendations`, `POST /events`, `GET /ads`, `GET /healthz`,
-`GET /metrics`, `GET /openapi.json` (lib/serving/http.py). Each replica holds the release whole, and looks every few seconds whether another
+`GET /metrics`, `GET /openapi.json`, `GET /`: the live page (lib/serving/http.py). Each replica holds the release whole, and looks every few seconds whether another
 should answer. An event counts for the next answer as soon as it was taken: it is in the online state, and in the log that
 ingest or the stream reads, as the shop's own records are. Reads no table; publish makes what it answers from.
 
@@ -32,6 +32,7 @@ from lib.runs.logs import job_logger
 from lib.serving.gate import Gate, load_tokens
 from lib.serving.http import Desk, app_of
 from lib.serving.live_log import FileLog, KafkaLog, LiveLog
+from lib.serving.page import read_page
 from lib.serving.service import Service
 from lib.settings import JobSettings
 
@@ -149,7 +150,7 @@ def app_builder(settings: ServeSettings, tokens: tuple[str, ...], key: bytes) ->
             service.close()
 
         desk = Desk(service, max_waiting=settings.max_waiting)
-        return app_of(desk, gate, max_body_bytes=settings.max_body_bytes, lifespan=living)
+        return app_of(desk, gate, max_body_bytes=settings.max_body_bytes, page=read_page(), lifespan=living)
 
     return build
 

@@ -11,7 +11,7 @@ from lib.pipeline import ROOT
 
 PACKAGED = ("lib", "rl", "gan", "conf/formats")
 # File types that are shipped, besides licences; anything else left in these folders is not.
-KINDS = (".py", ".j2", ".css", ".ttf", ".yaml")
+KINDS = (".py", ".j2", ".css", ".html", ".ttf", ".yaml")
 
 
 def build(target: Path) -> Path:

@@ -12,7 +12,7 @@ from lib.pipeline import Job
 from lib.runs import history, model_registry
 from lib.settings import DateRange, JobSettings
 
-HASHED = (".py", ".j2", ".css", ".ttf")  # types of files that a result may depend on
+HASHED = (".py", ".j2", ".css", ".html", ".ttf")  # types of files that a result may depend on
 
 
 def outcome_if_unchanged(job: Job, settings: JobSettings) -> str | None:

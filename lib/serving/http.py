@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.serving.gate import Gate, Refused
+from lib.serving.page import headers_of
 from lib.serving.service import Event, Question, Service, UnusableError
 
 MOST_EVENTS = 100  # in a request
@@ -100,6 +101,20 @@ class AdvertsOut(BaseModel):
     adverts: list[dict[str, str]]
 
 
+class CategoryOut(BaseModel):
+    """A place in the shop."""
+
+    path: list[str]
+    num_items: int
+
+
+class CategoriesOut(BaseModel):
+    """The places of the shop with the most items, by their paths."""
+
+    release: str
+    categories: list[CategoryOut]
+
+
 class HealthOut(BaseModel):
     """Whether it answers."""
 
@@ -152,7 +167,7 @@ class Desk:
 def app_of(desk: Desk, gate: Gate, *, max_body_bytes: int, page: bytes | None = None, lifespan: Any = None) -> FastAPI:
     """The application of one replica."""
     app = FastAPI(title="Cartwheel", version="1", docs_url=None, redoc_url=None, responses=ERRORS, lifespan=lifespan)
-    service = desk.service
+    service, page_headers = desk.service, headers_of(page or b"")
 
     @app.post("/recommendations", response_model=RecommendationsOut)
     async def recommendations(body: RecommendationsIn) -> Response:
@@ -177,6 +192,17 @@ def app_of(desk: Desk, gate: Gate, *, max_body_bytes: int, page: bytes | None = 
         """Adverts with generated pictures, labelled as such."""
         return _json(service.adverts(item_id, at_most=at_most))
 
+    @app.get("/ads/{creative_id}/picture", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    async def picture(creative_id: Id) -> Response:
+        """The picture of an advert of the release."""
+        content, kind = await asyncio.to_thread(service.picture, creative_id)
+        return Response(content, media_type=kind, headers={"X-Content-Type-Options": "nosniff"})
+
+    @app.get("/categories", response_model=CategoriesOut)
+    async def categories(at_most: Annotated[int, Query(ge=1, le=1000)] = 300) -> Response:
+        """Places of the shop that a question can name."""
+        return _json(service.categories(at_most=at_most))
+
     @app.get("/healthz", response_model=HealthOut)
     async def healthz() -> Response:
         """Whether it answers; 503 without a release."""
@@ -194,7 +220,7 @@ def app_of(desk: Desk, gate: Gate, *, max_body_bytes: int, page: bytes | None = 
         """The live page."""
         if page is None:
             raise HTTPException(404, "this server has no page")
-        return Response(page, media_type="text/html; charset=utf-8")
+        return Response(page, media_type="text/html; charset=utf-8", headers=page_headers)
 
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(UnusableError, _unusable)  # type: ignore[arg-type]
@@ -220,6 +246,8 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                took = f"app;dur={(time.perf_counter() - began) * 1e3:.1f}"
+                message["headers"] = [*message["headers"], (b"server-timing", took.encode())]
             await send(message)
 
         try:
@@ -257,7 +285,7 @@ class Door:
         return b"".join(parts)
 
 
-KNOWN_PATHS = ("/recommendations", "/events", "/ads", "/healthz", "/metrics", "/", "/openapi.json")
+KNOWN_PATHS = ("/recommendations", "/events", "/ads", "/categories", "/healthz", "/metrics", "/", "/openapi.json")
 
 
 def _again(body: bytes) -> Receive:

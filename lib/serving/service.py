@@ -1,12 +1,15 @@
 """What a server does, whatever carries its requests: answers from the current release, takes events, changes releases."""
 
+import hashlib
 import hmac
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +28,7 @@ from lib.serving.metrics import Metrics
 from lib.serving.release import Release
 
 STATE, LOG = "state", "log"
+PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 STATE_PAUSE_SECONDS = 1.0  # for which a state that was lost is not asked again
 
 
@@ -261,6 +265,40 @@ class Service:
             order = {item: place for place, item in reversed([*enumerate(items)])}
             found = sorted((one for one in found if one["item_id"] in order), key=lambda one: order[one["item_id"]])
         return {"release": release.version, "adverts": found[:at_most]}
+
+    def picture(self, creative_id: str) -> tuple[bytes, str]:
+        """The picture of an advert of the release, and its type.
+
+        Raises:
+            UnusableError: there is none, or it is not as it was made.
+        """
+        known = self.release.creatives if self.release else ()
+        found = next((one for one in known if one["creative_id"] == creative_id), None)
+        kind = PICTURE_TYPES.get(PurePath(found["uri"]).suffix.lower()) if found else None
+        if found is None or kind is None:
+            raise UnusableError(404, "unknown_advert", "the release has no picture of an advert with this id")
+        try:
+            content = self.lake.local(found["uri"]).read_bytes()
+        except OSError:
+            raise UnusableError(404, "picture_lost", "the picture of this advert is not where it was made") from None
+        if hashlib.sha256(content).hexdigest() != found["sha256"]:
+            raise UnusableError(404, "picture_changed", "the picture of this advert is not as it was made")
+        return content, kind
+
+    def categories(self, *, at_most: int) -> dict[str, Any]:
+        """The places of the shop with the most items, by their paths; a place's items are also those of places below it.
+
+        Raises:
+            UnusableError: there is no release.
+        """
+        release = self.release
+        if release is None:
+            raise UnusableError(503, "no_release", "no release is loaded yet: run publish, or wait")
+        catalogue, counts = release.catalogue, Counter[tuple[str, ...]]()
+        for path, num_items in zip(catalogue.tag_paths, np.bincount(catalogue.tag).tolist(), strict=False):
+            counts.update({path[:depth]: num_items for depth in range(1, len(path) + 1)})
+        most = sorted(counts.most_common(at_most))
+        return {"release": release.version, "categories": [{"path": list(p), "num_items": n} for p, n in most]}
 
     def health(self) -> dict[str, Any]:
         """Whether it answers, and what it lacks."""

@@ -115,6 +115,9 @@ def test_events_that_one_replica_takes_change_what_the_other_answers(server: Ser
     assert len({tuple(item["item_id"] for item in one["items"]) for one in after}) == 1
     assert server.post("/events", {"user_id": PERSON}).status_code == 422
     assert requests.post(f"{server.url}/events", json={}, timeout=20).status_code == 401
+    page = requests.get(f"{server.url}/", timeout=20)
+    assert "<h1>Live shop</h1>" in page.text and "sha256-" in page.headers["Content-Security-Policy"]
+    assert "app;dur=" in page.headers["Server-Timing"]
     assert server.get("/openapi.json").json()["paths"].keys() >= {"/recommendations", "/events", "/ads"}
 
 

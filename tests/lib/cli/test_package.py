@@ -61,7 +61,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_zip_holds_the_three_packages_the_shipped_mappings_and_nothing_else(package: Path) -> None:
     names = zipfile.ZipFile(package).namelist()
     assert {name.split("/")[0] for name in names} == {"lib", "rl", "gan", "conf"}
-    assert {Path(name).suffix for name in names if name.startswith("lib/")} == {".py", ".j2", ".css"}
+    assert {Path(name).suffix for name in names if name.startswith("lib/")} == {".py", ".j2", ".css", ".html"}
     assert not any("__pycache__" in name for name in names)
     shipped = {f"conf/formats/{file.name}" for file in (ROOT / "conf" / "formats").iterdir()}
     assert {name for name in names if name.startswith("conf/")} == shipped
