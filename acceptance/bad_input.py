@@ -65,6 +65,9 @@ CASES = (
     "a list that is longer than the catalogue",
     "a log whose records cannot come from Kafka",
     "a Kafka that does not answer",
+    "a feature that is never known, or known of one user",
+    "no release, one without a reference, or nothing since",
+    "no impression of a policy, or a single user",
 )
 
 

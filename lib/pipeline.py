@@ -380,8 +380,20 @@ UPKEEP: tuple[Job, ...] = (
         models=("release",),
         writes=("gold/drift",),
         code=(
-            *("lib/drift", "lib/candidates", "lib/content/users.py", "lib/engines", "lib/features", "lib/models"),
-            *("lib/next_item", "lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
+            *(
+                "lib/drift",
+                "lib/candidates",
+                "lib/content/users.py",
+                "lib/features/__init__.py",
+                "lib/features/days.py",
+            ),
+            *(
+                "lib/features/interactions.py",
+                "lib/models/__init__.py",
+                "lib/models/sequence_weights.py",
+                "lib/next_item",
+            ),
+            *("lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
         ),
         finds_new_files=True,
         driver=Size(cores=2, memory=8),

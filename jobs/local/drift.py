@@ -69,6 +69,10 @@ class DriftSettings(JobSettings):
     adwin_delta: float = Field(
         0.002, gt=0, lt=1, description="ADWIN's bound on the chance of a false change at each look"
     )
+    unwatched: tuple[str, ...] = Field(
+        ("user_age_days",),
+        description="features and other measures that are told and never count as drifted: the age of users grows with the log itself",
+    )
     num_permutations: int = Field(
         9_999, ge=99, le=1_000_000, description="draws of the permutation test; no p value is below 1 / (draws + 1)"
     )
@@ -97,7 +101,7 @@ class DriftSettings(JobSettings):
 
     def limits(self) -> Limits:
         """From where on a difference counts."""
-        return Limits(self.max_p, self.min_psi, self.min_reward_change_frac)
+        return Limits(self.max_p, self.min_psi, self.min_reward_change_frac, frozenset(self.unwatched))
 
 
 def current_release(run: Run) -> tuple[Release, pl.DataFrame]:

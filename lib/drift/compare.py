@@ -59,7 +59,8 @@ class Found(NamedTuple):
 
 def ks_statistic(then: Floats, now: Floats) -> float:
     """The largest distance of two distribution functions (Kolmogorov, Smirnov); unknown values stand below all others."""
-    return float(ks_2samp(_lowest(then), _lowest(now), method="asymp").statistic)
+    with np.errstate(divide="ignore"):  # of a p value that nobody asks for, of a side of one row
+        return float(ks_2samp(_lowest(then), _lowest(now), method="asymp").statistic)
 
 
 def psi(then: Floats, now: Floats, *, is_category: bool = False) -> float:
@@ -100,7 +101,7 @@ def compare(measures: Sequence[Measure], sides: Sides, *, num_permutations: int,
 
 
 def corrected(p: Sequence[float]) -> list[float]:
-    """p values corrected for their number by Benjamini and Hochberg (1995)."""
+    """P values corrected for their number by Benjamini and Hochberg (1995)."""
     return [float(value) for value in multipletests(p, method="fdr_bh")[1]] if len(p) else []
 
 

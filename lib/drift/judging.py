@@ -21,6 +21,7 @@ class Limits(NamedTuple):
     max_p: float  # corrected
     min_psi: float  # beyond chance
     min_reward_change_frac: float  # of the rate before
+    unwatched: frozenset[str] = frozenset()  # measures that are told and never count
 
 
 class Rate(NamedTuple):
@@ -77,6 +78,8 @@ def _verdict(one: Found, p: float, num_units: tuple[int, int], limits: Limits) -
         return f"too few users to tell ({num_units[0]} and {num_units[1]} of at least {LEAST_UNITS})", False
     if one.missing_then == one.missing_now == 1:
         return "unknown then and now", False
+    if one.name in limits.unwatched:
+        return f"not watched (drift.unwatched): PSI {one.psi:.3f}, {one.psi_by_chance:.3f} of it by chance", False
     beyond = one.psi - one.psi_by_chance
     said = f"PSI {one.psi:.3f}, {one.psi_by_chance:.3f} of it by chance; p {p:.2g} corrected"
     if p >= limits.max_p:
