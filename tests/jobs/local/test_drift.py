@@ -3,6 +3,7 @@
 import json
 import subprocess
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +45,7 @@ def put_log(lake: SmallLake, *, price_since: float, click_since: float) -> None:
         user, item = key(int(draw.integers(1, 41))), f"i{int(draw.integers(0, 30)):02}"
         is_since = at >= TEST_FROM
         base = {"user_key": user, "item_id": item, "request_id": f"r{number}"}
-        price = round(float(draw.lognormal(np.log(price_since if is_since else 10), 0.3)), 2)
+        price = Decimal(f"{draw.lognormal(np.log(price_since if is_since else 10), 0.3):.2f}")
         rows.append({**base, "event_time": at, "event_type": "impression", "policy": "shelf"})
         if draw.random() < (click_since if is_since else 0.4):
             rows.append({**base, "event_time": at + SECOND, "event_type": "view", "price": price, "currency": "EUR"})
@@ -65,7 +66,10 @@ def test_what_was_changed_on_purpose_has_drifted_and_a_second_run_gives_equal_ro
     rows = {(row["kind"], row["name"]): row for row in small_lake.read("gold/drift")}
     drifted = {name for (_, name), row in rows.items() if row["is_drifted"]}
     assert {"price", "click", "click/shelf"} <= drifted
-    assert "event_type" in drifted  # of a click for every impression in 2.5, one in 5 is left: by PSI 0.2
+    # Views are 0.4 / 1.4 of the events, then 0.2 / 1.2: a PSI of 0.119 ln(0.286 / 0.167) + 0.119 ln(0.833 / 0.714) = 0.08.
+    of_types = rows["events", "event_type"]
+    assert 0.03 < of_types["psi"] < 0.15 and not of_types["is_drifted"]
+    assert "less than PSI 0.2 beyond chance" in of_types["reason"] and "most by " in of_types["reason"]
     price, click = rows["events", "price"], rows["reward", "click/shelf"]
     assert 9 < price["reference"] < 12 and 19 < price["now"] < 23
     assert 0.35 < click["reference"] < 0.45 and 0.15 < click["now"] < 0.25 and click["high"] < -0.1
@@ -141,7 +145,7 @@ def test_without_a_release_a_reference_or_events_since_the_job_is_skipped_in_a_l
         return capsys.readouterr().out.splitlines()[-1]
 
     small_lake.put("gold/interactions", {"user_key": key(1), "item_id": "a", "event_time": START, "weight": 1.0,
-                                         "num_relevant": 1, "split": "train"})  # fmt: skip
+                                         "count": 1, "num_relevant": 1, "split": "train"})  # fmt: skip
     assert "skipped: no release was published: run publish" in told()
     release = published(small_lake, load_job(JOBS["publish"]))
     assert "nothing has happened since release publish-000001, as of 2026-01-21 00:00" in told(
