@@ -5,6 +5,7 @@ up what was killed, so that a second one makes nothing twice.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,14 @@ FIRST, LAST = "featurize", "publish"
 
 
 def command_of(lake: Lake, arguments: Sequence[str]) -> list[str]:
-    """The words of the pipeline's command, after Python's; flags of drift itself bear on none of its jobs."""
-    return ["-m", "lib.cli", "run", "--from", FIRST, "--to", LAST, "--lake", lake.path, *arguments]
+    """The words of the pipeline's command, after Python's: of drift's own arguments all but those of its section, which bear on no other job."""
+    kept, keep = [], True
+    for argument in arguments:
+        if argument.startswith("--"):
+            keep = not re.match(r"--(drift|lake)\.", argument)
+        if keep:
+            kept.append(argument)
+    return ["-m", "lib.cli", "run", "--from", FIRST, "--to", LAST, "--lake", lake.path, *kept]
 
 
 def is_done(lake: Lake, release: str) -> bool:

@@ -183,6 +183,56 @@ def test_without_impressions_and_with_a_single_user_nothing_drifts(
     }
 
 
+def test_the_pipelines_command_has_the_settings_that_bear_on_it_and_its_jobs_take_them(
+    small_lake: SmallLake,
+) -> None:
+    arguments = [
+        "--lake.path",
+        "x",
+        "--drift.retrain",
+        "when_drifted",
+        "--as-of",
+        "end",
+        "--als.rank=8",
+        "--drift.seed=2",
+    ]
+    command = retraining.command_of(small_lake.lake, arguments)
+    assert command[:9] == [
+        "-m",
+        "lib.cli",
+        "run",
+        "--from",
+        "featurize",
+        "--to",
+        "publish",
+        "--lake",
+        small_lake.lake.path,
+    ]
+    assert command[9:] == ["--as-of", "end", "--als.rank=8"]
+    assert "when_drifted" not in command
+
+
+def test_a_pipeline_that_refuses_its_settings_is_recorded_as_failed(small_lake: SmallLake) -> None:
+    code = retraining.retrain(small_lake.lake, "publish-000001", "drift-000001", "price", ["--als.no-such", "1"])
+    (row,) = content(small_lake.lake, RETRAININGS.name)
+    assert code == row["exit_code"] == 2 and row["status"] == "failed" and row["drifted"] == "price"
+    assert not retraining.is_done(small_lake.lake, "publish-000001")
+    retraining.settle_others(small_lake.lake, "publish-000002")
+    assert content(small_lake.lake, RETRAININGS.name) == [row]  # it is not open
+
+
+def test_what_was_killed_after_it_had_made_another_release_is_closed(
+    small_lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline_that_ends(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        retraining.retrain(small_lake.lake, "publish-000001", "drift-000001", "price", [])
+    retraining.settle_others(small_lake.lake, "publish-000001")
+    assert [row["status"] for row in content(small_lake.lake, RETRAININGS.name)] == ["running"]
+    retraining.settle_others(small_lake.lake, "publish-000002")
+    assert [row["status"] for row in content(small_lake.lake, RETRAININGS.name)] == ["done"]
+
+
 def test_an_impossible_moment_is_refused(job: ModuleType, small_lake: SmallLake) -> None:
     with pytest.raises(ValueError, match="should be end or an ISO time with a zone"):
         job.DriftSettings(**small_lake.shared_settings, until="yesterday")
