@@ -195,8 +195,8 @@ def of_rewards(run: Run, release: Release, moment: datetime, settings: DriftSett
         values = shown[reward].to_numpy()
         change = rewards.changes(values, len(before), delta=settings.adwin_delta)
         at = None if change.first is None else f"{shown['event_time'][change.first]:%Y-%m-%d %H:%M}"
-        rates = [Rate(float(np.mean(side[reward].to_numpy())), len(side)) for side in (before, since)]
-        found.append(of_sequence(reward, *rates, change, at, settings.limits()))
+        then, now = (Rate(float(np.mean(side[reward].to_numpy())), len(side)) for side in (before, since))
+        found.append(of_sequence(reward, then, now, change, at, settings.limits()))
         by_policy[reward] = rewards.by_policy(before, since, reward)
     return found + of_policies(by_policy, settings.limits())
 

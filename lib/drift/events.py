@@ -53,13 +53,17 @@ def measures_of(
     ]
     prices = [side["price"].cast(pl.Float64).fill_null(float("nan")).to_numpy() for side in _of_one_currency(sides)]
     told: dict[str, str] = {}
-    found = [Measure("unknown_user", *new_users), Measure("unknown_item", *new_items), Measure("price", *prices)]
+    found = [
+        Measure("unknown_user", new_users[0], new_users[1]),
+        Measure("unknown_item", new_items[0], new_items[1]),
+        Measure("price", prices[0], prices[1]),
+    ]
     for name, texts in (
         ("event_type", [side["event_type"] for side in sides]),
         ("category", [_categories(side["item_id"], release) for side in sides]),
     ):
         values, told[name] = _numbered(texts)
-        found.append(Measure(name, *values, is_category=True))
+        found.append(Measure(name, values[0], values[1], is_category=True))
     return found, Sides(number[:at], number[at:]), told
 
 

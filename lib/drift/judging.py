@@ -27,7 +27,7 @@ class Limits(NamedTuple):
 class Rate(NamedTuple):
     """A reward's rate over impressions."""
 
-    value: float | None
+    value: float
     num: int
 
 
@@ -91,7 +91,6 @@ def _verdict(one: Found, p: float, num_units: tuple[int, int], limits: Limits) -
 
 def of_sequence(reward: str, then: Rate, now: Rate, change: Change, since: str | None, limits: Limits) -> Row:
     """The row of all impressions together; `since` is when ADWIN found its first change."""
-    assert then.value is not None and now.value is not None
     effect = now.value - then.value
     is_large = abs(effect) >= limits.min_reward_change_frac * then.value and effect != 0
     rates = f"{then.value:.4f} before, {now.value:.4f} since"

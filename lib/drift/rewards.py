@@ -6,7 +6,7 @@ logging policy the difference of rates with an interval over users (Deng, Knobli
 """
 
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -69,7 +69,8 @@ def changes(rewards: NDArray[np.float64], start: int, *, delta: float) -> Change
 
     What came before is seen without regard to the changes in it; `delta` bounds the chance of a false one at each look.
     """
-    detector, found = ADWIN(delta=delta), []
+    detector: Any = ADWIN(delta=delta)  # type: ignore[no-untyped-call]
+    found = []
     for place, reward in enumerate(rewards.tolist()):
         detector.update(reward)
         if detector.drift_detected and place >= start:

@@ -127,7 +127,8 @@ def _share(row: Row) -> tuple[float, float | None, float | None]:
 
 def _verdict(row: Row) -> str:
     """The reason without its numbers, which stand beside it."""
-    return ("drifted: " if row["is_drifted"] else "") + row["reason"].partition(": ")[0]
+    reason: str = row["reason"].partition(": ")[0]
+    return f"drifted: {reason}" if row["is_drifted"] else reason
 
 
 def _name(row: Row) -> str:

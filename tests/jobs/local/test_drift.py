@@ -34,7 +34,7 @@ def job() -> ModuleType:
 
 
 def run(job: ModuleType, lake: SmallLake, **own: Any) -> None:
-    job.main(job.DriftSettings(**lake.shared_settings, num_permutations=999, **own))
+    job.main(job.DriftSettings(**lake.shared_settings, num_permutations=599, **own))
 
 
 def put_log(lake: SmallLake, *, price_since: float, click_since: float) -> None:
