@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +19,7 @@ from pydantic import Field, field_validator
 
 from lib.drift import candidates, events, rewards
 from lib.drift.compare import compare, num_units
-from lib.drift.judging import Limits, Rate, of_measures, of_policies, of_sequence
+from lib.drift.judging import Limits, of_measures, of_policies, of_sequence
 from lib.drift.retraining import command_of, is_done, retrain, settle_others
 from lib.runs.errors import JobEndedError
 from lib.runs.log_times import resolve_as_of
@@ -195,8 +194,8 @@ def of_rewards(run: Run, release: Release, moment: datetime, settings: DriftSett
         values = shown[reward].to_numpy()
         change = rewards.changes(values, len(before), delta=settings.adwin_delta)
         at = None if change.first is None else f"{shown['event_time'][change.first]:%Y-%m-%d %H:%M}"
-        then, now = (Rate(float(np.mean(side[reward].to_numpy())), len(side)) for side in (before, since))
-        found.append(of_sequence(reward, then, now, change, at, settings.limits()))
+        of_all = rewards.together(before, since, reward)
+        found.append(of_sequence(reward, of_all, change, at, settings.limits()))
         by_policy[reward] = rewards.by_policy(before, since, reward)
     return found + of_policies(by_policy, settings.limits())
 

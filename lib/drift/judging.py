@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from lib.drift.compare import LEAST_UNITS, Found, corrected
 from lib.drift.rewards import Change, OfPolicy
+from lib.statistics.experiments import Comparison
 
 Row = dict[str, Any]
 NOT_MEASURED: Row = dict.fromkeys(
@@ -22,13 +23,6 @@ class Limits(NamedTuple):
     min_psi: float  # beyond chance
     min_reward_change_frac: float  # of the rate before
     unwatched: frozenset[str] = frozenset()  # measures that are told and never count
-
-
-class Rate(NamedTuple):
-    """A reward's rate over impressions."""
-
-    value: float
-    num: int
 
 
 def of_measures(
@@ -89,27 +83,51 @@ def _verdict(one: Found, p: float, num_units: tuple[int, int], limits: Limits) -
     return f"at least PSI {limits.min_psi:g} beyond chance: {said}", True
 
 
-def of_sequence(reward: str, then: Rate, now: Rate, change: Change, since: str | None, limits: Limits) -> Row:
-    """The row of all impressions together; `since` is when ADWIN found its first change."""
-    effect = now.value - then.value
-    is_large = abs(effect) >= limits.min_reward_change_frac * then.value and effect != 0
-    rates = f"{then.value:.4f} before, {now.value:.4f} since"
+def of_sequence(reward: str, together: OfPolicy, change: Change, since: str | None, limits: Limits) -> Row:
+    """The row of the impressions of all policies.
+
+    ADWIN takes impressions as independent, which those of one user are not: a change that it finds counts where it is beyond chance over
+    users too.
+
+    Args:
+        reward: its name.
+        together: the rates, compared over users.
+        change: what ADWIN found since the release.
+        since: when it found the first.
+        limits: from where on a change counts.
+    """
+    told = together.compared
+    is_large, is_beyond = _is_large(told, limits), told.p is not None and told.p < limits.max_p
+    rates = f"{told.control_value or 0:.4f} before, {told.arm_value or 0:.4f} since"
+    size = f"{'at least' if is_large else 'less than'} {limits.min_reward_change_frac:.0%}"
     if not change.num_changes:
         reason = f"ADWIN finds no change since the release: {rates}"
+    elif not is_beyond:
+        reason = f"ADWIN finds a change, by {since}, which over users is no more than chance: {rates}"
     else:
-        size = "at least" if is_large else "less than"
-        reason = f"ADWIN finds a change, by {since}, of {size} {limits.min_reward_change_frac:.0%}: {rates}"
-    row = {
-        "reference": then.value,
-        "now": now.value,
-        "statistic": float(change.num_changes),
-        "effect": effect,
-        "num_reference": then.num,
-        "num_now": now.num,
-        "is_drifted": bool(change.num_changes) and is_large,
-        "reason": reason,
+        reason = f"ADWIN finds a change, by {since}, of {size}: {rates}"
+    own = {"statistic": float(change.num_changes), "p_adjusted": told.p, "reason": reason}
+    is_drifted = bool(change.num_changes) and is_large and is_beyond
+    return NOT_MEASURED | {"kind": "reward", "name": reward} | _compared(together) | own | {"is_drifted": is_drifted}
+
+
+def _is_large(told: Comparison, limits: Limits) -> bool:
+    """Whether a rate changed by the share of it that counts; of a rate of 0 any change does."""
+    return bool(told.effect) and abs(told.effect or 0) >= limits.min_reward_change_frac * (told.control_value or 0)
+
+
+def _compared(one: OfPolicy) -> Row:
+    told = one.compared
+    return {
+        "reference": told.control_value,
+        "now": told.arm_value,
+        "effect": told.effect,
+        "low": told.low,
+        "high": told.high,
+        "p": told.p,
+        "num_reference": one.num_then,
+        "num_now": one.num_now,
     }
-    return NOT_MEASURED | {"kind": "reward", "name": reward} | row
 
 
 def of_policies(rewards: Mapping[str, Sequence[OfPolicy]], limits: Limits) -> list[Row]:
@@ -120,9 +138,7 @@ def of_policies(rewards: Mapping[str, Sequence[OfPolicy]], limits: Limits) -> li
     rows = []
     for reward, one in every:
         told, p = one.compared, None if one.compared.p is None else next(adjusted)
-        is_large = told.effect is not None and bool(told.control_value) and (
-            abs(told.effect) >= limits.min_reward_change_frac * (told.control_value or 0)
-        )  # fmt: skip
+        is_large = _is_large(told, limits)
         is_beyond = p is not None and p < limits.max_p and min(one.num_then, one.num_now) >= LEAST_UNITS
         if p is None or min(one.num_then, one.num_now) < LEAST_UNITS:
             reason = f"too few users, or none that differ, to tell ({one.num_then} and {one.num_now})"
@@ -130,18 +146,6 @@ def of_policies(rewards: Mapping[str, Sequence[OfPolicy]], limits: Limits) -> li
             size = "at least" if is_large else "less than"
             chance = "beyond chance" if is_beyond else "no more than chance"
             reason = f"a change of {size} {limits.min_reward_change_frac:.0%}, {chance}: p {p:.2g} corrected"
-        row = {
-            "reference": told.control_value,
-            "now": told.arm_value,
-            "effect": told.effect,
-            "low": told.low,
-            "high": told.high,
-            "p": told.p,
-            "p_adjusted": p,
-            "num_reference": one.num_then,
-            "num_now": one.num_now,
-            "is_drifted": bool(is_large and is_beyond),
-            "reason": reason,
-        }
-        rows.append(NOT_MEASURED | {"kind": "reward", "name": f"{reward}/{one.policy}"} | row)
+        own = {"p_adjusted": p, "reason": reason, "is_drifted": is_large and is_beyond}
+        rows.append(NOT_MEASURED | {"kind": "reward", "name": f"{reward}/{one.policy}"} | _compared(one) | own)
     return rows

@@ -78,6 +78,12 @@ def changes(rewards: NDArray[np.float64], start: int, *, delta: float) -> Change
     return Change(len(found), found[0] if found else None)
 
 
+def together(before: pl.DataFrame, since: pl.DataFrame, reward: str) -> OfPolicy:
+    """The impressions of all policies, as if of one."""
+    (found,) = by_policy(*(side.with_columns(policy=pl.lit("")) for side in (before, since)), reward)
+    return found
+
+
 def by_policy(before: pl.DataFrame, since: pl.DataFrame, reward: str) -> list[OfPolicy]:
     """Each policy that has impressions in both, against itself before."""
     sums = [_sums(side, reward) for side in (before, since)]

@@ -1,13 +1,15 @@
 """What comes of impressions, worked by hand; ADWIN on a rate that stays and on one that falls."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from lib.drift.judging import Limits, Rate, of_policies, of_sequence
-from lib.drift.rewards import Change, by_policy, changes, rewarded
+from lib.drift.judging import Limits, of_policies, of_sequence
+from lib.drift.rewards import Change, OfPolicy, by_policy, changes, rewarded, together
+from lib.statistics.experiments import Comparison
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -89,12 +91,29 @@ def test_a_policys_rates_are_of_impressions_and_a_large_sure_change_alone_is_dri
     assert not row["is_drifted"] and row["reason"] == "too few users, or none that differ, to tell (5 and 5)"
 
 
-def test_a_change_that_adwin_finds_is_drift_only_where_it_is_large() -> None:
-    then = Rate(0.2, 100)
-    small = of_sequence("click", then, Rate(0.21, 100), Change(1, 5), "2026-01-05 12:00", LIMITS)
-    large = of_sequence("click", then, Rate(0.17, 100), Change(2, 5), "2026-01-05 12:00", LIMITS)
-    none = of_sequence("click", then, Rate(0.1, 100), Change(0, None), None, LIMITS)
-    assert [row["is_drifted"] for row in (small, large, none)] == [False, True, False]
-    assert large["effect"] == pytest.approx(-0.03) and large["statistic"] == 2
-    never = of_sequence("purchase", Rate(0.0, 100), Rate(0.0, 100), Change(1, 5), "then", LIMITS)
-    assert not never["is_drifted"]
+def test_a_change_that_adwin_finds_is_drift_only_where_it_is_large_and_beyond_chance_over_users() -> None:
+    def told(now: float, p: float | None) -> OfPolicy:
+        return OfPolicy("", Comparison(now, 0.2, now - 0.2, now - 0.21, now - 0.19, p), 90, 80)
+
+    def row(now: float, p: float | None, changes: int) -> dict[str, Any]:
+        return of_sequence("click", told(now, p), Change(changes, 5), "2026-01-05 12:00", LIMITS)
+
+    large = row(0.17, 0.001, 2)
+    assert large["is_drifted"] and large["effect"] == pytest.approx(-0.03) and large["statistic"] == 2
+    assert large["reason"] == "ADWIN finds a change, by 2026-01-05 12:00, of at least 10%: 0.2000 before, 0.1700 since"
+    assert not row(0.21, 0.001, 1)["is_drifted"]  # a change of 5 %
+    assert not row(0.17, 0.2, 1)["is_drifted"]
+    assert "over users is no more than chance" in row(0.17, 0.2, 1)["reason"]
+    assert not row(0.1, 0.001, 0)["is_drifted"]
+    never = OfPolicy("", Comparison(0.0, 0.0, 0.0, None, None, None), 90, 80)
+    assert not of_sequence("purchase", never, Change(1, 5), "then", LIMITS)["is_drifted"]
+    first = OfPolicy("", Comparison(0.1, 0.0, 0.1, 0.05, 0.15, 0.001), 90, 80)
+    assert of_sequence("purchase", first, Change(1, 5), "then", LIMITS)["is_drifted"]
+
+
+def test_all_policies_together_are_their_users_and_impressions() -> None:
+    before = pl.DataFrame({"policy": ["a", "a", "b"], "unit": ["u", "v", "u"], "click": [1.0, 0.0, 1.0]})
+    since = pl.DataFrame({"policy": ["a", "b"], "unit": ["u", "w"], "click": [0.0, 1.0]})
+    found = together(before, since, "click")
+    assert (found.num_then, found.num_now) == (2, 2)
+    assert found.compared.control_value == pytest.approx(2 / 3) and found.compared.arm_value == 0.5
