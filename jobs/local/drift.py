@@ -70,7 +70,7 @@ class DriftSettings(JobSettings):
     )
     unwatched: tuple[str, ...] = Field(
         ("user_age_days",),
-        description="features and other measures that are told and never count as drifted: the age of users grows with the log itself",
+        description="measures of candidates and events that are told and never count as drifted: the age of users grows with the log itself",
     )
     num_permutations: int = Field(
         9_999, ge=99, le=1_000_000, description="draws of the permutation test; no p value is below 1 / (draws + 1)"
