@@ -1,5 +1,6 @@
 """The drift job on a small shop with a release: what it tells, when it tells nothing, and that it has the pipeline run once."""
 
+import hashlib
 import json
 import subprocess
 from datetime import datetime, timedelta
@@ -9,12 +10,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow.compute as pc
 import pytest
 
 from lib.cli.jobs import load_job
 from lib.drift import retraining
+from lib.drift.candidates import candidates_now, users_of_rows
+from lib.drift.compare import num_units
 from lib.pipeline import JOBS
 from lib.runs.model_registry import current_model
+from lib.runs.run import start_run
+from lib.serving.reference import reference_of
 from lib.serving.release import REFERENCE
 from lib.tables.ops import RETRAININGS
 from tests.jobs.spark.test_publish import WEIGHTS, key, published
@@ -231,6 +238,37 @@ def test_what_was_killed_after_it_had_made_another_release_is_closed(
     assert [row["status"] for row in content(small_lake.lake, RETRAININGS.name)] == ["running"]
     retraining.settle_others(small_lake.lake, "publish-000002")
     assert [row["status"] for row in content(small_lake.lake, RETRAININGS.name)] == ["done"]
+
+
+def test_candidates_drawn_at_the_releases_own_moment_are_its_reference_row_for_row(small_lake: SmallLake) -> None:
+    release = published(small_lake, load_job(JOBS["publish"]))
+    reference = reference_of(release, num_rows=900, seed=3)
+    interactions = small_lake.lake.dataset("gold/interactions")
+    options: dict[str, Any] = {"num_users": 1_000, "num_rows": 900, "seed": 3}
+    now = candidates_now(release, interactions, TEST_FROM, **options)
+    assert now.equals(reference) and len(now) == 900
+    later = candidates_now(release, interactions, END, **options)
+    assert later["user_num_items"].mean() > now["user_num_items"].mean()
+    units = users_of_rows(reference)
+    assert units[0] == 0 and 35 < num_units(units) <= 41  # of forty people
+    where = reference.with_columns(unit=pl.Series(units)).group_by("unit").agg(pl.col("rank").n_unique(), n=pl.len())
+    assert (where["rank"] == where["n"]).all()  # no two candidates of a unit have a rank
+
+
+def test_beyond_the_limit_events_of_some_users_are_read_all_of_each(job: ModuleType, small_lake: SmallLake) -> None:
+    people = [hashlib.md5(str(n).encode()).hexdigest() for n in range(64)]
+    small_lake.put_events(*({"event_time": START + n * SECOND, "user_key": people[n % 64]} for n in range(640)))
+    with start_run("drift", job.DriftSettings(**small_lake.shared_settings)) as run:
+        window = (START, START + timedelta(days=1))
+        read = [
+            job.events_between(
+                run, ("event_id", "user_key", "event_time"), *window, pc.scalar(value=True), at_most=limit
+            )
+            for limit in (160, 640)
+        ]
+    assert [len(rows) for rows in read][1] == 640
+    by_user = read[0].group_by("user_key").len()["len"]
+    assert 5 < len(by_user) < 30 and set(by_user) == {10}
 
 
 def test_an_impossible_moment_is_refused(job: ModuleType, small_lake: SmallLake) -> None:
