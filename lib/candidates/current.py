@@ -29,9 +29,7 @@ def ranker_at(run: Run, as_of: datetime, options: Mapping[str, float | int]) -> 
             f"{options}; give both jobs the same settings, or run train_ranker again"
         )
     if known["features"] != list(FEATURES):
-        raise ValueError(
-            f"{run.job.name}: {row['version']} knows other features of a candidate; run train_ranker again"
-        )
+        raise ValueError(f"{run.job.name}: {row['version']} knows other features of a candidate; run train_ranker again")
     for fit, name in ((row["version"], "ranker"), (judged(row["version"]), judged("ranker"))):
         if name in known["learned_until"] and datetime.fromisoformat(known["learned_until"][name]) <= as_of:
             return Ranker(fit, load(folder, name), np.array(known["usual"], np.float32))

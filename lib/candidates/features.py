@@ -77,14 +77,10 @@ def features_of(candidates: Candidates, block: Histories, catalogue: Catalogue) 
 def _of_pairs(pair: NDArray[np.int64], block: Histories) -> Floats:
     orders = block.users["num_orders"].to_numpy()[block.pairs["user"].to_numpy()] if len(block.pairs) else np.zeros(0)
     interval = (pl.col("first_bought_days") - pl.col("bought_days")) / (pl.col("num_orders") - 1)
-    with_more = (
-        block.pairs.lazy()
-        .with_columns(
-            share_of_orders=pl.col("num_orders") / pl.Series(np.maximum(orders, 1)),
-            interval_days=pl.when(pl.col("num_orders") > 1).then(interval),
-        )
-        .with_columns(due=pl.when(pl.col("interval_days") > 0).then(pl.col("bought_days") / pl.col("interval_days")))
-    )
+    with_more = block.pairs.lazy().with_columns(
+        share_of_orders=pl.col("num_orders") / pl.Series(np.maximum(orders, 1)),
+        interval_days=pl.when(pl.col("num_orders") > 1).then(interval),
+    ).with_columns(due=pl.when(pl.col("interval_days") > 0).then(pl.col("bought_days") / pl.col("interval_days")))
     of_pairs = with_more.select(pl.col(PAIR_FEATURES).cast(pl.Float32).fill_null(float("nan"))).collect().to_numpy()
     without = np.where(IS_COUNT, 0, np.nan).astype(np.float32)
     return np.asarray(np.concatenate([of_pairs, without[None]])[pair])  # -1 is the last row

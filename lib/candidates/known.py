@@ -36,20 +36,16 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     bought, is_bought = pl.col("num_relevant"), pl.col("num_relevant") > 0
     halved = {days: 2.0 ** (-pl.col("age") / days) for days in HALF_LIVES}
     known = interactions.lazy().filter(pl.col("event_time") < as_of).with_columns(age=age)
-    pairs = (
-        known.sort("user_key", "item_id", "age")
-        .group_by("user_key", "item_id", maintain_order=True)
-        .agg(
-            pl.col("weight").sum(),
-            bought.sum(),
-            num_orders=is_bought.sum(),
-            first_days=pl.col("age").max(),
-            last_days=pl.col("age").min(),
-            bought_days=pl.col("age").filter(is_bought).min(),
-            first_bought_days=pl.col("age").filter(is_bought).max(),
-            **{f"bought_{days}": (bought * halved[days]).sum() for days in HALF_LIVES},
-            **{f"weight_{days}": (pl.col("weight") * halved[days]).sum() for days in HALF_LIVES[:2]},
-        )
+    pairs = known.sort("user_key", "item_id", "age").group_by("user_key", "item_id", maintain_order=True).agg(
+        pl.col("weight").sum(),
+        bought.sum(),
+        num_orders=is_bought.sum(),
+        first_days=pl.col("age").max(),
+        last_days=pl.col("age").min(),
+        bought_days=pl.col("age").filter(is_bought).min(),
+        first_bought_days=pl.col("age").filter(is_bought).max(),
+        **{f"bought_{days}": (bought * halved[days]).sum() for days in HALF_LIVES},
+        **{f"weight_{days}": (pl.col("weight") * halved[days]).sum() for days in HALF_LIVES[:2]},
     )
     return pairs.filter(pl.col("weight") > 0).collect()
 

@@ -80,7 +80,8 @@ def changes(rewards: NDArray[np.float64], start: int, *, delta: float) -> Change
 
 def together(before: pl.DataFrame, since: pl.DataFrame, reward: str) -> OfPolicy:
     """The impressions of all policies, as if of one."""
-    (found,) = by_policy(*(side.with_columns(policy=pl.lit("")) for side in (before, since)), reward)
+    one = pl.lit("").alias("policy")
+    (found,) = by_policy(before.with_columns(one), since.with_columns(one), reward)
     return found
 
 

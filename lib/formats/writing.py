@@ -80,9 +80,7 @@ def writer_of(mapping: LogMapping, source: str | None = None) -> RecordWriter:
     _require_plain(mapping, source, own)
     types = {kind: found for kind in EVENT_TYPES if (found := _columns_of_type(own, kind)) is not None}
     if not types:
-        raise ValueError(
-            f"{mapping.name}: {source}: no rule under events can be turned round: each has matches or none"
-        )
+        raise ValueError(f"{mapping.name}: {source}: no rule under events can be turned round: each has matches or none")
     columns = {field: name.column for field, name in own.names.items() if name.column and field not in MAP_FIELDS}
     return RecordWriter(
         source,
@@ -104,9 +102,7 @@ def _require_plain(mapping: LogMapping, source: str, own: Source) -> None:
     if own.reader.type != "json_lines":
         raise ValueError(f"{place}: its reader is {own.reader.type}; a live log is written as json_lines")
     if own.explode:
-        raise ValueError(
-            f"{place}: explode: {own.explode} makes several events of a record, which cannot be turned round"
-        )
+        raise ValueError(f"{place}: explode: {own.explode} makes several events of a record, which cannot be turned round")
     for field in NEEDED:
         if field not in own.names or own.names[field].column is None:
             raise ValueError(f"{place}: names: {field} does not come from one column, so it cannot be written")

@@ -160,11 +160,11 @@ def _by_history(release: Release, request: Request, history: Histories, degraded
             degraded.append("ranker")
     else:
         degraded.append("ranker")
-    found = ladder.answer(release.retrieval, Visitor(history, new_only=request.new_only), length=request.k + POOL)
-    rungs = [UNRANKED if rung == ladder.RANKED else rung for rung in found.rungs]
-    return _Ordered(
-        found.items, [1 / place for place in range(1, len(rungs) + 1)], rungs, _told_by_rung(found.items, rungs)
+    found = ladder.answer(
+        release.retrieval, Visitor(history, new_only=request.new_only), length=request.k + POOL
     )
+    rungs = [UNRANKED if rung == ladder.RANKED else rung for rung in found.rungs]
+    return _Ordered(found.items, [1 / place for place in range(1, len(rungs) + 1)], rungs, _told_by_rung(found.items, rungs))
 
 
 def _told_by_rung(items: Sequence[int], rungs: Sequence[str]) -> Callable[[list[int]], list[str]]:
@@ -179,7 +179,9 @@ def _told_by_rung(items: Sequence[int], rungs: Sequence[str]) -> Callable[[list[
     return lambda asked: [why[item] for item in asked]
 
 
-def _ranked(release: Release, request: Request, history: Histories, candidates: Candidates, rated: Rated) -> _Ordered:
+def _ranked(
+    release: Release, request: Request, history: Histories, candidates: Candidates, rated: Rated
+) -> _Ordered:
     order = best_order(candidates.user, rated.scores)
     if request.new_only:
         order = order[candidates.pair[order] < 0]

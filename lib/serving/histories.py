@@ -17,7 +17,9 @@ from lib.serving.users import UserEvents
 NOBODY = ""  # the key of a visitor without one
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ONE = timedelta(microseconds=1)
-NO_EVENTS = UserEvents(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float64), np.zeros(0, np.int64))
+NO_EVENTS = UserEvents(
+    np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float64), np.zeros(0, np.int64)
+)
 
 
 def history_of(release: Release, user_key: str | None, live: Sequence[LiveEvent]) -> Histories | None:

@@ -39,9 +39,7 @@ class RecommendationsIn(In):
     """A question."""
 
     user_id: Id | None = Field(None, description="as the log names the user; nobody known without it")
-    visit: list[Id] = Field(
-        [], max_length=50, description="items of the present visit, the oldest first, where no user_id tells them"
-    )
+    visit: list[Id] = Field([], max_length=50, description="items of the present visit, the oldest first, where no user_id tells them")
     category: list[Id] = Field([], max_length=10, description="the place in the shop, coarse to fine")
     k: int = Field(10, ge=1, le=MOST_K, description="items in the answer")
     exclude: list[Id] = Field([], max_length=1000, description="items that are not wanted")
@@ -149,7 +147,9 @@ class Desk:
             self.waiting -= 1
 
 
-def app_of(desk: Desk, gate: Gate, *, max_body_bytes: int, page: bytes | None = None, lifespan: Any = None) -> FastAPI:
+def app_of(
+    desk: Desk, gate: Gate, *, max_body_bytes: int, page: bytes | None = None, lifespan: Any = None
+) -> FastAPI:
     """The application of one replica."""
     app = FastAPI(title="Cartwheel", version="1", docs_url=None, redoc_url=None, responses=ERRORS, lifespan=lifespan)
     service = desk.service
@@ -278,9 +278,7 @@ def _error(status: int, code: str, message: str, retry_after: float | None = Non
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return _json(
-        {"error": {"code": code, "message": message}, "request_id": uuid.uuid4().hex}, status=status, headers=headers
-    )
+    return _json({"error": {"code": code, "message": message}, "request_id": uuid.uuid4().hex}, status=status, headers=headers)
 
 
 def _refusal(refused: Refused) -> Response:

@@ -21,9 +21,7 @@ class Metrics:
         self._events = Counter("cartwheel_serve_events", "Events that were taken.", ("event_type",), registry=own)
         self._degraded = Counter("cartwheel_serve_degraded", "Answers without a part.", ("part",), registry=own)
         self._waiting = Gauge("cartwheel_serve_waiting", "Requests that wait or are answered.", registry=own)
-        self._release = Gauge(
-            "cartwheel_serve_release_info", "1 for the release that answers.", ("release",), registry=own
-        )
+        self._release = Gauge("cartwheel_serve_release_info", "1 for the release that answers.", ("release",), registry=own)
         self._as_of = Gauge("cartwheel_serve_release_as_of_seconds", "The moment of the release.", registry=own)
         self._log = Gauge("cartwheel_serve_log_records", "Records of the live log.", ("state",), registry=own)
 

@@ -1,14 +1,14 @@
 """A release: all that a server answers from, of one moment, in a folder that never changes (docs/decisions/0037).
 
-release.json        the format, the moment, what each part is a version of, and the SHA-256 of every file
-catalogue.arrow     the items, in the order of their positions: what is known of each, title, category, price
-ease*.npy           EASE's weights, dense or as a sparse matrix
-vectors/MODEL.npy   vectors of the items by each model
-users/*.npy         what users did, and their vectors (lib/serving/users.py)
-ranker/             the ranker's fit, where there is one (lib/candidates/ranker.py)
-next/               what comes next in a visit, where it was learnt (lib/next_item/files.py)
-creatives.json      adverts that may be shown
-reference.parquet   candidates' features and scores when the release was made, by which drift is told
+    release.json        the format, the moment, what each part is a version of, and the SHA-256 of every file
+    catalogue.arrow     the items, in the order of their positions: what is known of each, title, category, price
+    ease*.npy           EASE's weights, dense or as a sparse matrix
+    vectors/MODEL.npy   vectors of the items by each model
+    users/*.npy         what users did, and their vectors (lib/serving/users.py)
+    ranker/             the ranker's fit, where there is one (lib/candidates/ranker.py)
+    next/               what comes next in a visit, where it was learnt (lib/next_item/files.py)
+    creatives.json      adverts that may be shown
+    reference.parquet   candidates' features and scores when the release was made, by which drift is told
 """
 
 import hashlib

@@ -126,11 +126,7 @@ class Service:
             raise UnusableError(503, "no_release", "no release is loaded yet: run publish, or wait")
         degraded: list[str] = []
         user_key, now = self.user_key(question.user_id) if question.user_id else None, self.clock()
-        events = (
-            self._ask_state(lambda state: state.events(user_key, since=release.facts.as_of), degraded)
-            if user_key
-            else []
-        )
+        events = self._ask_state(lambda state: state.events(user_key, since=release.facts.as_of), degraded) if user_key else []
         request = Request(
             now=now,
             user_key=user_key,
@@ -240,15 +236,11 @@ class Service:
             raise UnusableError(404, "unknown_item", f"event {place}: no item of the release has this item_id")
         moment = event.event_time or now
         if moment > now + timedelta(seconds=self.ahead_seconds):
-            raise UnusableError(
-                422, "event_in_future", f"event {place}: its event_time is in the future; is the clock right?"
-            )
+            raise UnusableError(422, "event_in_future", f"event {place}: its event_time is in the future; is the clock right?")
         end = self.mapping.times.end
         if end is not None and moment >= end:
             raise UnusableError(
-                422,
-                "after_the_end",
-                f"event {place}: the log ends at {end:%Y-%m-%d %H:%M} UTC by its mapping (times.end)",
+                422, "after_the_end", f"event {place}: the log ends at {end:%Y-%m-%d %H:%M} UTC by its mapping (times.end)"
             )
         return event._asdict() | {"event_time": moment, "item_id": event.item_id.strip()}
 

@@ -49,10 +49,7 @@ def shop(lake: SmallLake) -> None:
             user, item, event_time=at, split=split, weight=0.2 + 0.8 * bought, num_relevant=bought
         )
     lake.put("gold/interactions", *rows.values())
-    items = [
-        {"item_id": f"i{n:02}", "title": f"Thing {n}", "category": ["c", f"c{n % 4}"], "price": n + 1}
-        for n in range(30)
-    ]
+    items = [{"item_id": f"i{n:02}", "title": f"Thing {n}", "category": ["c", f"c{n % 4}"], "price": n + 1} for n in range(30)]
     lake.put("silver/items", *items)
     visits = [
         {
