@@ -172,6 +172,11 @@ def of_events(run: Run, release: Release, moment: datetime, settings: DriftSetti
     if not all(num):
         return []
     measures, sides, told = events.measures_of(rows, release, before, since)
+    if before.start - run.times.start < moment - start:  # in a log that has just begun everybody is new
+        measures = [one for one in measures if one.name not in events.OF_NEWCOMERS]
+        run.log(
+            "unknown users and items left out", why="the log is shorter than three times the time since the release"
+        )
     found = compare(measures, sides, num_permutations=settings.num_permutations, seed=settings.seed)
     kinds = {one.name: "events" for one in measures}
     return of_measures(kinds, found, (num_units(sides.then), num_units(sides.now)), settings.limits(), told)
@@ -200,12 +205,21 @@ def of_rewards(run: Run, release: Release, moment: datetime, settings: DriftSett
     return found + of_policies(by_policy, settings.limits())
 
 
+def forget_others(run: Run, release: Release) -> None:
+    """Empty a table that tells of another release, lest its drift is taken for this one's."""
+    if run.lake.exists("gold/drift"):
+        held = run.lake.dataset("gold/drift").to_table(columns=["release"])
+        if set(held["release"].to_pylist()) - {release.version}:
+            run.commit_arrow("gold/drift", contract("gold/drift").schema.empty_table())
+
+
 def measured(run: Run, settings: DriftSettings) -> list[dict[str, Any]]:
     """The rows of gold/drift."""
     release, reference = current_release(run)
     moment = resolve_as_of(settings.until, run.times)
     start = release.facts.as_of
     if moment <= start:
+        forget_others(run, release)
         run.skip(f"nothing has happened since release {release.version}, as of {start:%Y-%m-%d %H:%M}")
     rows = [
         *of_candidates(run, release, reference, moment, settings),

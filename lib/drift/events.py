@@ -12,6 +12,7 @@ from lib.drift.compare import Measure, Sides
 from lib.serving.release import Release
 
 COLUMNS = ("event_id", "user_key", "item_id", "event_type", "event_time", "price", "currency")
+OF_NEWCOMERS = ("unknown_user", "unknown_item")
 MOST_CATEGORIES = 50  # that are told apart; all others are one
 SECONDS_OF_DAY = 86_400
 

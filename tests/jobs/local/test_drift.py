@@ -168,6 +168,21 @@ def test_without_a_release_a_reference_or_events_since_the_job_is_skipped_in_a_l
     assert "release publish-000001 keeps no reference (reference.parquet): publish again" in told()
 
 
+def test_what_is_told_of_a_release_goes_when_another_serves_of_which_there_is_nothing_to_tell_yet(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    publish = load_job(JOBS["publish"])
+    published(small_lake, publish)
+    put_log(small_lake, price_since=20, click_since=0.2)
+    run(job, small_lake)
+    assert {row["release"] for row in small_lake.read("gold/drift")} == {"publish-000001"}
+    run(job, small_lake, until=datetime.isoformat(TEST_FROM))  # nothing since, and it is the same release
+    assert small_lake.read("gold/drift")
+    publish.main(publish.PublishSettings(**small_lake.shared_settings, time={"as_of": "end"}))
+    run(job, small_lake)
+    assert small_lake.read("gold/drift") == []
+
+
 @pytest.mark.bad_input("no impression of a policy, or a single user")
 def test_without_impressions_and_with_a_single_user_nothing_drifts(
     job: ModuleType, small_lake: SmallLake, capsys: pytest.CaptureFixture[str]
