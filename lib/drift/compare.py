@@ -63,15 +63,15 @@ def ks_statistic(then: Floats, now: Floats) -> float:
         return float(ks_2samp(_lowest(then), _lowest(now), method="asymp").statistic)
 
 
-def psi(then: Floats, now: Floats, *, is_category: bool = False) -> float:
+def psi(then: Floats, now: Floats, *, is_category: bool = False, rows_per_unit: float = 1) -> float:
     """The population stability index: sum of (now - then) ln(now / then) over the shares of bins.
 
-    Bins are the tenths of what was then, and one for what is unknown; of categories each is one. Half a row is added to each bin
-    of both sides, so that an empty one makes no infinity.
+    Bins are the tenths of what was then, and one for what is unknown; of categories each is one. Half a unit's rows are added to
+    each bin of both sides, so that one that is empty by chance counts as no more than chance is.
     """
     bins = _psi_cells(then, now, is_category)
     counts = [np.bincount(cells, minlength=max(map(np.max, bins)) + 1)[None].astype(float) for cells in bins]
-    return float(_psi_of(*counts)[0])
+    return float(_psi_of(*counts, rows_per_unit / 2)[0])
 
 
 def compare(measures: Sequence[Measure], sides: Sides, *, num_permutations: int, seed: int) -> list[Found]:
@@ -85,6 +85,7 @@ def compare(measures: Sequence[Measure], sides: Sides, *, num_permutations: int,
     seen = np.zeros((1, num_all), np.float32)
     seen[0, :num_then] = 1
     of_seen = [_distances(one, found[0], seen)[0] for one, found in zip(measures, counts, strict=True)]
+    rows_per_unit = (len(units.then) + len(units.now)) / num_all
     beyond, chance = np.zeros(len(measures)), np.zeros(len(measures))
     for first in range(0, num_permutations, PERMUTATIONS_AT_ONCE):
         number = min(PERMUTATIONS_AT_ONCE, num_permutations - first)
@@ -93,9 +94,9 @@ def compare(measures: Sequence[Measure], sides: Sides, *, num_permutations: int,
         np.put_along_axis(labels, order, 1, axis=1)
         for place, (one, (of_ks, of_psi)) in enumerate(zip(measures, counts, strict=True)):
             beyond[place] += np.count_nonzero(_distances(one, of_ks, labels) >= of_seen[place] - ROUNDING)
-            chance[place] += _psi_of(*_both(of_psi, labels)).sum()
+            chance[place] += _psi_of(*_both(of_psi, labels), rows_per_unit / 2).sum()
     return [
-        _found(one, (1 + beyond[place]) / (1 + num_permutations), chance[place] / num_permutations)
+        _found(one, rows_per_unit, (1 + beyond[place]) / (1 + num_permutations), chance[place] / num_permutations)
         for place, one in enumerate(measures)
     ]
 
@@ -110,7 +111,7 @@ def num_units(units: Ints) -> int:
     return len(np.unique(units))
 
 
-def _found(one: Measure, p: float, chance: float) -> Found:
+def _found(one: Measure, rows_per_unit: float, p: float, chance: float) -> Found:
     statistic = _variation(one) if one.is_category else ks_statistic(one.then, one.now)
     return Found(
         one.name,
@@ -119,7 +120,7 @@ def _found(one: Measure, p: float, chance: float) -> Found:
         float(np.isnan(one.then).mean()),
         float(np.isnan(one.now).mean()),
         statistic,
-        psi(one.then, one.now, is_category=one.is_category),
+        psi(one.then, one.now, is_category=one.is_category, rows_per_unit=rows_per_unit),
         chance,
         p,
     )
@@ -189,10 +190,10 @@ def _distances(one: Measure, counts: NDArray[np.float32], labels: NDArray[np.flo
     return np.asarray(np.abs(np.cumsum(then - now, axis=1)).max(axis=1))
 
 
-def _psi_of(then: Floats, now: Floats) -> Floats:
-    """Of rows in each bin, (..., bins); a bin that neither has says nothing."""
+def _psi_of(then: Floats, now: Floats, added: float) -> Floats:
+    """Of rows in each bin, (..., bins), and what is added to each; a bin that neither has says nothing."""
     used = (then + now).sum(axis=0) > 0
-    shares = [(side[:, used] + 0.5) / (side.sum(axis=1, keepdims=True) + 0.5 * used.sum()) for side in (then, now)]
+    shares = [(side[:, used] + added) / (side.sum(axis=1, keepdims=True) + added * used.sum()) for side in (then, now)]
     return np.asarray(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum(axis=1))
 
 

@@ -56,6 +56,11 @@ def test_a_psi_is_what_is_worked_by_hand() -> None:
     unknown = np.full(10, np.nan)
     assert psi(np.zeros(10), unknown) == pytest.approx(2 * (10 / 11) * math.log(21))
     assert ks_statistic(np.zeros(10), unknown) == 1
+    # 4 of 100 rows now in a bin that was empty: with half a user's rows in each bin, of one and of ten.
+    few = np.repeat([0.0, 1.0], [96, 4])
+    of_rows, of_users = (psi(np.zeros(100), few, is_category=True, rows_per_unit=rows) for rows in (1, 10))
+    assert of_rows == pytest.approx(4 / 101 * (math.log(4.5 / 0.5) + math.log(100.5 / 96.5)))
+    assert of_users == pytest.approx(4 / 110 * (math.log(9 / 5) + math.log(105 / 101)))
 
 
 def test_with_a_row_a_user_p_is_kolmogorovs_and_smirnovs_and_its_correction_scipys() -> None:
