@@ -70,8 +70,9 @@ def psi(then: Floats, now: Floats, *, is_category: bool = False, rows_per_unit: 
     each bin of both sides, so that one that is empty by chance counts as no more than chance is.
     """
     bins = _psi_cells(then, now, is_category)
-    counts = [np.bincount(cells, minlength=max(map(np.max, bins)) + 1)[None].astype(float) for cells in bins]
-    return float(_psi_of(*counts, rows_per_unit / 2)[0])
+    width = max(map(np.max, bins)) + 1
+    of_then, of_now = (np.bincount(cells, minlength=width)[None].astype(np.float64) for cells in bins)
+    return float(_psi_of(of_then, of_now, rows_per_unit / 2)[0])
 
 
 def compare(measures: Sequence[Measure], sides: Sides, *, num_permutations: int, seed: int) -> list[Found]:
