@@ -70,6 +70,9 @@ CASES = (
     "a missing or wrong token",
     "a server without tokens",
     "a release that is not whole",
+    "a feature that is never known, or known of one user",
+    "no release, one without a reference, or nothing since",
+    "no impression of a policy, or a single user",
 )
 
 

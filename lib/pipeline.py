@@ -378,6 +378,32 @@ UPKEEP: tuple[Job, ...] = (
         driver=Size(cores=2, memory=6),
     ),
     Job(
+        "drift",
+        "local",
+        "measures how far candidates, events and rewards have moved since the release that serves",
+        reads=("gold/interactions", "silver/events"),
+        models=("release",),
+        writes=("gold/drift",),
+        code=(
+            *(
+                "lib/drift",
+                "lib/candidates",
+                "lib/content/users.py",
+                "lib/features/__init__.py",
+                "lib/features/days.py",
+            ),
+            *(
+                "lib/features/interactions.py",
+                "lib/models/__init__.py",
+                "lib/models/sequence_weights.py",
+                "lib/next_item",
+            ),
+            *("lib/online", "lib/ranking", "lib/serving", "lib/statistics"),
+        ),
+        finds_new_files=True,
+        driver=Size(cores=2, memory=8),
+    ),
+    Job(
         "serve",
         "ray",
         "answers over HTTP from the current release, and takes events",

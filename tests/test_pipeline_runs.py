@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     *("simulate", "ingest", "clean", "featurize", "sessions", "als", "train_encoder", "train_sequence"),
     *("train_content", "train_ranker", "recommend", "evaluate", "decisions", "train_policy", "experiment"),
-    *("train_gan", "make_creatives", "track", "report"),
+    *("train_gan", "make_creatives", "publish", "track", "report"),
 ]
 TABLES = {
     *(

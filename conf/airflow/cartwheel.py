@@ -13,6 +13,8 @@ Variables of Airflow (or `AIRFLOW_VAR_CARTWHEEL_COMMAND` and so on in the enviro
 - `cartwheel_command`: the command of a job, `{job}` in it its name, in the words of a shell. On one machine:
   `cartwheel run --from {job} --to {job} --lake /mnt/lake --logs /mnt/logs --format rees46`
 - `cartwheel_maintain`: the command of the weekly upkeep, such as `cartwheel maintain --lake /mnt/lake`
+- `cartwheel_drift`: the command that measures drift, such as `cartwheel submit drift --lake.path /mnt/lake`; where it says that the
+  release has drifted, the DAG `cartwheel_drift` starts a run of the pipeline, if that DAG is not paused
 - `cartwheel_cancel`: what ends a submission, `{name}` in it, after its task has been ended
 - `cartwheel_alert_url`: where an alert is posted, as JSON; unset: it stands in the task's log alone
 
@@ -33,6 +35,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, BaseOperator, Context, CronDataIntervalTimetable, Param, TriggerRule, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
@@ -40,6 +43,7 @@ PIPELINE = json.loads((Path(__file__).parent / "pipeline.json").read_text())
 COMMANDS = {
     "cartwheel_command": "cartwheel submit {job} --on kubernetes --wait",
     "cartwheel_maintain": "cartwheel submit maintain --on kubernetes --wait",
+    "cartwheel_drift": "cartwheel submit drift --on kubernetes --wait",
     "cartwheel_cancel": "cartwheel cancel {name}",
 }
 FILES_SET_ASIDE = 3
@@ -95,6 +99,7 @@ class CommandOperator(BaseOperator):
     exit_code: int | None = None
     process: "subprocess.Popen[str] | None" = None
     cancel: "list[str] | None" = None
+    has_drifted: bool = False
 
     def words(self, context: Context) -> list[str]:
         """The command."""
@@ -121,6 +126,7 @@ class CommandOperator(BaseOperator):
             print(line, end="", flush=True)
             if re.match(r"(error|failed)\b", line):
                 error = line.strip()
+            self.has_drifted |= re.search(r"release \S+ has drifted: ", line) is not None
             if submitted := re.match(r"submitted ([\w.-]+);", line):
                 self.cancel = command("cartwheel_cancel", name=submitted[1])
         self.exit_code = self.process.wait()
@@ -184,6 +190,24 @@ class MaintainOperator(CommandOperator):
         return command("cartwheel_maintain")
 
 
+class DriftOperator(CommandOperator):
+    """Measures drift; skipped, with what follows, where nothing has drifted."""
+
+    def words(self, context: Context) -> list[str]:
+        """The command that measures it."""
+        return command("cartwheel_drift")
+
+    def execute(self, context: Context) -> None:
+        """Run the command.
+
+        Raises:
+            AirflowSkipException: it says of no drift.
+        """
+        super().execute(context)
+        if not self.has_drifted:
+            raise AirflowSkipException("the release has not drifted")
+
+
 EVERY_TASK = {
     "retries": 3,
     "retry_exponential_backoff": 2,  # from [core] default_task_retry_delay on, 5 minutes where nothing else is set
@@ -220,3 +244,13 @@ with DAG(
     default_args=EVERY_TASK,
 ):
     MaintainOperator(task_id="maintain", retries=12)  # for half a day: a run of the pipeline may be long
+
+with DAG(
+    "cartwheel_drift",
+    description="Measures drift since the release that serves, and has the pipeline run where there is some",
+    schedule=CronDataIntervalTimetable("0 6 * * *", timezone="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args=EVERY_TASK,
+):
+    DriftOperator(task_id="drift") >> TriggerDagRunOperator(task_id="retrain", trigger_dag_id="cartwheel")

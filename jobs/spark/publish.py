@@ -56,7 +56,10 @@ class PublishSettings(RetrievalSettings, JobSettings):
         "take about 1 GB of the driver's memory",
     )
     reference_rows: int = Field(
-        5_000, ge=100, le=1_000_000, description="candidates whose features and scores are kept, by which drift is told"
+        50_000,
+        ge=100,
+        le=1_000_000,
+        description="candidates whose features and scores are kept, by which drift is told: some 300 users' of 40 by each retriever",
     )
     seed: int = Field(0, ge=0, description="seed of the draw of users of whom these are")
     keep_releases: int = Field(

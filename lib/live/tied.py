@@ -46,7 +46,10 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
     """End a tied process and all that it started hard, as kill -9 does."""
-    end(descendants(process.pid))
+    started = descendants(process.pid)
+    end(started)  # the tie sees it, and ends
+    if not started:
+        process.kill()
     process.wait()
 
 

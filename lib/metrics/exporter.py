@@ -7,9 +7,10 @@ A job is `job_name`, for Prometheus' own label `job` is what it scrapes.
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stdout
 from datetime import datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -43,6 +44,20 @@ JOB_METRICS: tuple[tuple[str, str, Callable[[JobFacts], float | None]], ...] = (
     ("input_files", "Files of the log that a job's last run read.", lambda job: len(job.last["input_files"])),
 )  # fmt: skip
 
+DRIFT_COUNTS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], bool]], ...] = (
+    ("measures", "Measures of drift since the release that serves.", lambda row: True),
+    ("drifted_measures", "Of these, those that have drifted.", lambda row: row["is_drifted"]),
+)
+DRIFT_METRICS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], float | None]], ...] = (
+    ("psi", "Population stability index of a measure since the release.", lambda row: row["psi"]),
+    ("distance", "Kolmogorov and Smirnov's distance of a measure, of categories the total variation distance.",
+     lambda row: row["statistic"] if row["kind"] != "reward" else None),
+    ("reward_rate", "Rate of a reward of impressions since the release.",
+     lambda row: row["now"] if row["kind"] == "reward" else None),
+    ("reward_rate_before", "The same before the release.",
+     lambda row: row["reference"] if row["kind"] == "reward" else None),
+)  # fmt: skip
+
 
 class LakeCollector(Collector):
     """Reads the lake whenever Prometheus asks, one request at a time."""
@@ -70,6 +85,7 @@ class LakeCollector(Collector):
         yield _gauge("cartwheel_lake_read_seconds", "How long it took to read the lake now.", (), [((), seconds)])
         yield from self._of_tables()
         yield from self._of_jobs()
+        yield from self._of_drift()
         yield _gauge(
             "cartwheel_refused_records",
             "Refused records and files that bronze/rejects holds.",
@@ -103,6 +119,24 @@ class LakeCollector(Collector):
             "Runs of a job by state.",
             ("job_name", "state"),
             (((job, state), facts.num_by_state.get(state, 0)) for job, state, facts in by_state),
+        )
+
+    def _of_drift(self) -> Iterator[Metric]:
+        """A policy's name is a value of the log, so that of rewards by policy it is only counted how many drifted."""
+        rows = self._reader.drift
+        kinds = sorted({row["kind"] for row in rows})
+        for name, meaning, count in DRIFT_COUNTS:
+            of_kinds = (((kind,), sum(count(row) for row in rows if row["kind"] == kind)) for kind in kinds)
+            yield _gauge(f"cartwheel_drift_{name}", meaning, ("kind",), of_kinds)
+        told = [row for row in rows if row["kind"] != "reward" or "/" not in row["name"]]
+        for name, meaning, value in DRIFT_METRICS:
+            samples = (((row["kind"], row["name"]), value(row)) for row in told)
+            yield _gauge(f"cartwheel_drift_{name}", meaning, ("kind", "name"), samples)
+        yield _gauge(
+            "cartwheel_drift_as_of_timestamp_seconds",
+            "Up to when the measures of drift used the log.",
+            (),
+            [((), _seconds(rows[0]["as_of"]))] if rows else [],
         )
 
     def _tell(self, troubles: set[str]) -> None:

@@ -19,7 +19,7 @@ from lib.lake.places import filesystem_of
 from lib.runs import history
 from lib.runs.freshness import pinned
 
-RUNS, REJECTS = "ops/runs", "bronze/rejects"
+RUNS, REJECTS, DRIFT = "ops/runs", "bronze/rejects", "gold/drift"
 LAST_COMMITS = 10  # that are looked at first for one that changed data
 READERS = 8  # files of rejects that are read at once
 # What may be wrong with one table, and hides no other.
@@ -61,6 +61,7 @@ class LakeReader:
     unreadable: dict[str, str] = field(default_factory=dict)  # why, by table
     jobs: dict[str, JobFacts] = field(default_factory=dict)
     refused: Counter[Refusal] = field(default_factory=Counter)
+    drift: list[Mapping[str, Any]] = field(default_factory=list)  # rows of gold/drift
     _commits: dict[str, tuple[str, int]] = field(default_factory=dict)  # the newest that was read, by table
     _files: dict[str, Counter[Refusal]] = field(default_factory=dict)  # what each file of rejects holds
     _rows: dict[tuple[str, int], int | None] = field(default_factory=dict)  # of a table at a version
@@ -92,6 +93,8 @@ class LakeReader:
             self.jobs = {}
         if table == REJECTS:
             self.refused = Counter()
+        if table == DRIFT:
+            self.drift = []
 
     def _read_table(self, table: str) -> None:
         delta = self.lake.open(table)
@@ -101,6 +104,8 @@ class LakeReader:
             self.jobs = self._jobs()
         if table == REJECTS:
             self._read_rejects(files)
+        if table == DRIFT:
+            self.drift = self.lake.dataset(DRIFT).to_table().to_pylist()
 
     def _jobs(self) -> dict[str, JobFacts]:
         runs: dict[str, list[dict[str, Any]]] = {}

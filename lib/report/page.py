@@ -4,6 +4,7 @@ Reads the latest versions of the lake's tables.
 """
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +13,9 @@ import jinja2
 import plotly.offline
 
 from lib.lake.lake import Lake
-from lib.report import log, results, shop, visits
+from lib.report import drift, log, results, shop, visits
 from lib.report.facts import HEADLINE_K, LakeFacts, by_reason
-from lib.report.parts import count, decimal, interval, percent, plural, signed, words
+from lib.report.parts import Section, count, decimal, interval, percent, plural, signed, words
 from lib.tables.gold import QUESTIONS
 
 SECTIONS = (
@@ -32,6 +33,7 @@ SECTIONS = (
     log.stages,
     log.where,
 )
+IF_MEASURED = {"gold/drift": drift.drift}  # sections of lakes with a table that no job of the pipeline makes
 REPORT_FILE = "files/report/index.html"  # below the lake
 
 
@@ -76,9 +78,16 @@ def render(facts: LakeFacts, *, name: str | None = None) -> str:
     return environment.get_template("report.html.j2").render(
         header=header(facts, name),
         summary=summary_of(facts),
-        sections=[section(facts) for section in SECTIONS],
+        sections=[section(facts) for section in sections_of(facts)],
         plotly_js=plotly.offline.get_plotlyjs(),
     )
+
+
+def sections_of(facts: LakeFacts) -> list[Callable[[LakeFacts], Section]]:
+    """The sections of the page, in order."""
+    measured = [section for table, section in IF_MEASURED.items() if facts.has(table)]
+    place = SECTIONS.index(shop.adverts)
+    return [*SECTIONS[:place], *measured, *SECTIONS[place:]]
 
 
 def header(facts: LakeFacts, name: str | None) -> Header:

@@ -578,6 +578,62 @@ EXPERIMENTS = Table(
     key=("experiment", "arm", "control", "metric"),
 )
 
+DRIFT = Table(
+    name="gold/drift",
+    comment="One measure of what a release answers from and of what comes of it, as the release was made and as of a later time.",
+    version=1,
+    columns=(
+        required("release", TEXT, "the release that served: its run's id"),
+        required("released_as_of", TIME, "the time up to which the release used the log"),
+        required("as_of", TIME, "the time up to which what is now used the log"),
+        required(
+            "kind",
+            TEXT,
+            "feature or score (of candidates, by the release's retrievers and ranker), events (since the release, and in as long a time "
+            "before it), reward (of impressions since the release, and before it)",
+        ),
+        required(
+            "name",
+            TEXT,
+            "the feature; score; event_type, category, price, unknown_user, unknown_item; click or purchase, of one policy "
+            "click/<policy>",
+        ),
+        Column("reference", REAL, "mean of what was known then; null of categories, or where nothing was known"),
+        Column("now", REAL, "the same now"),
+        Column("missing_reference_frac", REAL, "share of unknown values then, 0..1; null of rewards"),
+        Column("missing_now_frac", REAL, "the same now"),
+        Column(
+            "statistic",
+            REAL,
+            "Kolmogorov and Smirnov's distance, 0..1; of categories the total variation distance; of a reward the number of changes that "
+            "ADWIN found since the release; of one policy's null",
+        ),
+        Column(
+            "psi", REAL, "population stability index over tenths of what was then, or over categories; null of rewards"
+        ),
+        Column("psi_by_chance", REAL, "what it would be on average if users changed sides: no drift"),
+        Column("effect", REAL, "of rewards: now minus reference"),
+        Column(
+            "low",
+            REAL,
+            "lower end of the effect's 95 % interval, over users, not corrected",
+        ),
+        Column("high", REAL, "upper end"),
+        Column("p", REAL, "p value by users, who change sides; of rewards by the delta method"),
+        Column(
+            "p_adjusted",
+            REAL,
+            "p corrected by Benjamini and Hochberg for the measures of candidates, of events, or of policies' rewards",
+        ),
+        required("num_reference", COUNT, "users then; where the log names none, events or requests"),
+        required("num_now", COUNT, "the same now"),
+        required("is_drifted", FLAG, "whether it moved further than chance and than the settings allow"),
+        required("reason", TEXT, "why, with the numbers"),
+    ),
+    key=("release", "as_of", "kind", "name"),
+    checks={"known_kind": "kind IN ('feature', 'score', 'events', 'reward')"},
+)
+
 TABLES = (
     DAILY,
     USER_DAYS,
@@ -598,4 +654,5 @@ TABLES = (
     POLICY_VALUES,
     CREATIVES,
     EXPERIMENTS,
+    DRIFT,
 )

@@ -81,4 +81,21 @@ ERASURES = Table(
     key=("digest",),
 )
 
-TABLES = (RUNS, MODELS, FILES, ERASURES)
+RETRAININGS = Table(
+    name="ops/retrainings",
+    comment="One release for which drift had the pipeline run again: once.",
+    version=1,
+    columns=(
+        required("release", TEXT, "the release that had drifted: its run's id"),
+        required("run_id", TEXT, "the run of drift that asked first"),
+        required("status", TEXT, "running, done or failed"),
+        required("drifted", TEXT, "what had drifted"),
+        required("started_at", TIME, "when it began first"),
+        Column("finished_at", TIME, "when it ended last"),
+        Column("exit_code", INT, "of the pipeline"),
+    ),
+    key=("release",),
+    checks={"known_status": "status IN ('running', 'done', 'failed')"},
+)
+
+TABLES = (RUNS, MODELS, FILES, ERASURES, RETRAININGS)

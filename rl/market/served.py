@@ -45,11 +45,12 @@ class Served(NamedTuple):
 
 
 def served(
-    market: Market, answers: Answers, *, since_ms: int, until_ms: int, num_sessions: int, seed: int = 0
+    market: Market, answers: Answers, *, since_ms: int, until_ms: int, num_sessions: int, seed: int = 0, times: int = 1
 ) -> Served:
     """The first session in [since_ms, until_ms) of each of some shoppers, ms since 1970, in a shop that answers.
 
-    Blocks of users are taken in an order drawn by `seed`, until there are `num_sessions`; so are the shoppers' own draws.
+    Blocks of users are taken in an order drawn by `seed`, until there are `num_sessions`; so are the shoppers' own draws. Each is
+    forked several `times`, each time with other draws and as another visitor.
     """
     since, until = since_ms - market.start_ms, until_ms - market.start_ms
     rng = np.random.default_rng([seed, 5])
@@ -58,7 +59,7 @@ def served(
         journal = Journal(NUM_CANDIDATES)
         for shoppers, memory, visits in market.simulate(int(block), journal):
             is_first = (visits.clock >= since) & (visits.clock < until) & (memory.last_ms[visits.users] < since)
-            fork = visits.take(np.flatnonzero(is_first & (block + visits.users < market.num_users)))
+            fork = visits.take(np.tile(np.flatnonzero(is_first & (block + visits.users < market.num_users)), times))
             if not len(fork.users):
                 continue
             shop = _Shop(_begun(market, int(block), journal, fork.number, fork.users), answers)

@@ -1,6 +1,8 @@
 """What Airflow itself makes of conf/airflow: no error, and the graph that the jobs' declarations give."""
 
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,16 @@ from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
 print(json.dumps({"errors": bag.import_errors, "dags": {
     dag.dag_id: {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks} for dag in bag.dags.values()}}))
+"""
+
+DRIFT = """
+import sys
+from airflow.dag_processing.dagbag import DagBag
+try:
+    DagBag(sys.argv[1]).dags["cartwheel_drift"].get_task("drift").execute({})
+    print("done")
+except Exception as error:
+    print(type(error).__name__)
 """
 
 
@@ -30,7 +42,23 @@ def test_airflow_imports_the_file_without_an_error(parsed: dict[str, Any]) -> No
 
 def test_the_tasks_and_their_order_are_those_of_the_jobs(parsed: dict[str, Any]) -> None:
     jobs = {job.name: sorted(jobs_before(job)) for job in PIPELINE if job.name != "simulate"}
-    assert parsed["dags"] == {"cartwheel": jobs, "cartwheel_maintain": {"maintain": []}}
+    upkeep = {"cartwheel_maintain": {"maintain": []}, "cartwheel_drift": {"drift": [], "retrain": ["drift"]}}
+    assert parsed["dags"] == {"cartwheel": jobs, **upkeep}
+
+
+@pytest.mark.parametrize(
+    ("said", "became"),
+    [
+        ("drift          release publish-000001 has drifted: events price; run python -m lib.cli run  0.1 s", "done"),
+        ('{"stage": "release publish-000001 has drifted: events price; run ...", "job": "drift"}', "done"),
+        ("drift          release publish-000001 has not drifted  measures=55  0.1 s", "AirflowSkipException"),
+    ],
+)
+def test_what_follows_drift_runs_only_where_it_says_that_the_release_has_drifted(
+    tmp_path: Path, said: str, became: str
+) -> None:
+    airflow = Airflow(tmp_path, {"cartwheel_drift": shlex.join(["echo", said])})
+    assert airflow.run("python", "-c", DRIFT, str(DAGS)).splitlines()[-1] == became
 
 
 def test_the_lock_names_no_registry() -> None:

@@ -26,6 +26,7 @@ def test_a_broker_keeps_a_users_records_in_their_order(kafka: KafkaBroker) -> No
         assert own == list(range(user, 100, 5))
 
 
+@pytest.mark.slow
 def test_a_broker_that_was_stopped_or_killed_finds_its_records_at_its_address_again(tmp_path: Path) -> None:
     with kafka_broker(tmp_path) as broker:
         address = broker.address

@@ -201,6 +201,7 @@ def test_what_cannot_be_read_or_sent_is_told_and_the_rest_is_sent(
     assert done.num_acknowledged == done.num_sent.total() == 11
 
 
+@pytest.mark.slow
 def test_a_kafka_that_is_killed_meanwhile_loses_and_doubles_nothing(tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text(CLICKS)
     lines = [json.dumps({"who": n % 7, "item": f"i{n}", "at": "2024-01-01T10:00:00Z"}).encode() for n in range(3000)]

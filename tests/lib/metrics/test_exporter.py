@@ -22,7 +22,7 @@ from lib.runs.errors import SettingError
 from lib.runs.run import start_run
 from lib.settings import JobSettings
 from lib.tables import contract
-from tests.lakes import END, EVENT, SmallLake, arrow_rows, put
+from tests.lakes import END, EVENT, START, SmallLake, arrow_rows, put
 from tests.object_store import BUCKET, ObjectStore
 
 DAY = "2026-01-05"
@@ -53,6 +53,20 @@ def values(text: str) -> Values:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def put_drift(lake: Lake) -> None:
+    """A feature that has drifted, one that has not, and clicks of all policies and of one."""
+    put(
+        lake,
+        "gold/drift",
+        {"kind": "feature", "name": "due", "psi": 0.5, "statistic": 0.25, "is_drifted": True},
+        {"kind": "feature", "name": "als", "psi": 0.125, "statistic": 0.0625},
+        {"kind": "reward", "name": "click", "reference": 0.25, "now": 0.125, "statistic": 2.0, "is_drifted": True},
+        {"kind": "reward", "name": "click/ann@shop", "reference": 0.25, "now": 0.125, "is_drifted": True},
+        base={"release": "publish-000001", "released_as_of": START, "as_of": END, "num_reference": 9, "num_now": 9}
+        | {"is_drifted": False, "reason": "x"},
+    )
 
 
 def put_rejects(lake: Lake, *reasons: str) -> None:
@@ -99,6 +113,25 @@ def test_tables_runs_and_refusals_are_told_without_a_value_of_the_log(small_lake
         ("malformed", "lines", "clean"): 1,
         ("bad_value:price", "lines", "clean"): 2,
         ("file", "lines", "clean"): 2,
+    }
+    assert "ann@shop" not in text
+
+
+def test_drift_is_told_by_measure_and_counted_and_policies_are_not_named(small_lake: SmallLake) -> None:
+    put_drift(small_lake.lake)
+    text = exporter.text(small_lake.lake)
+    assert {key: value for key, value in values(text).items() if key[0].startswith("cartwheel_drift")} == {
+        ("cartwheel_drift_measures", "feature"): 2,
+        ("cartwheel_drift_measures", "reward"): 2,
+        ("cartwheel_drift_drifted_measures", "feature"): 1,
+        ("cartwheel_drift_drifted_measures", "reward"): 2,
+        ("cartwheel_drift_psi", "feature", "due"): 0.5,
+        ("cartwheel_drift_psi", "feature", "als"): 0.125,
+        ("cartwheel_drift_distance", "feature", "due"): 0.25,
+        ("cartwheel_drift_distance", "feature", "als"): 0.0625,
+        ("cartwheel_drift_reward_rate", "reward", "click"): 0.125,
+        ("cartwheel_drift_reward_rate_before", "reward", "click"): 0.25,
+        ("cartwheel_drift_as_of_timestamp_seconds",): END.timestamp(),
     }
     assert "ann@shop" not in text
 
@@ -198,6 +231,7 @@ def asked_by(query: str) -> list[tuple[str, set[str]]]:
 
 
 def test_the_dashboard_and_the_alerts_ask_only_for_what_is_told(small_lake: SmallLake) -> None:
+    put_drift(small_lake.lake)
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(exporter.text(small_lake.lake)):
         for sample in family.samples:
