@@ -86,7 +86,9 @@ def test_a_table_says_who_writes_and_who_reads_it_its_partitions_and_its_checks(
     page = docs.tables_page()
     lines = section(page, "## gold/interactions")
     assert "Key: `user_key`, `item_id`, `event_time`. Contract version 3." in lines
-    readers = "`als`, `train_encoder`, `train_sequence`, `train_content`, `train_ranker`, `recommend`, `evaluate`, `publish`"
+    readers = (
+        "`als`, `train_encoder`, `train_sequence`, `train_content`, `train_ranker`, `recommend`, `evaluate`, `publish`"
+    )
     assert f"Written by `featurize`; read by {readers}." in lines
     vectors = section(page, "## gold/vectors")
     assert "Partitioned by `model`, `kind`." in vectors
