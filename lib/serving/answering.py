@@ -1,8 +1,8 @@
 """Who is answered with what: a release, what somebody did since, and a question make a list. No HTTP, no Ray, no clock.
 
 1. Somebody of whom something is known gets the ranker's order of all retrievers' candidates, as the job `recommend` makes it.
-2. Within a visit, what comes next by its items (lib/next_item) joins in: the list takes from both orders in turn, from that of
-   the visit first (docs/decisions/0037 tells what else was tried).
+2. Of whom nothing was known before this visit, what comes next by its items (lib/next_item) joins in: the list takes from both
+   orders in turn, from that of the visit first (docs/decisions/0037 tells what else was tried).
 3. Nobody known: the rungs of lib/candidates/ladder.py below that: what is popular in the place of the shop, then anywhere.
 What these leave short is filled by the rungs below. Then rules, and exploration (lib/serving/exploring.py).
 """
@@ -121,7 +121,9 @@ def answer(
     named = [*ranked, *(pool if epsilon > 0 and len(pool) >= len(ranked) else [])]
     candidates = tuple(ids.take(pa.array(named, pa.int64())).to_pylist())
     first = ordered.rungs[0] if ordered.rungs else ladder.POPULAR
-    return Answer(shown, f"{first}+{NEXT}" if visit and first != NEXT else first, candidates, tuple(degraded))
+    return Answer(
+        shown, f"{first}+{NEXT}" if NEXT in ordered.rungs and first != NEXT else first, candidates, tuple(degraded)
+    )
 
 
 def _visit_of(release: Release, request: Request) -> list[str]:
@@ -153,7 +155,7 @@ def _ordered(
     if history is None or not len(history.pairs):
         return _Ordered([], [], [], lambda items: [TOLD[ladder.POPULAR]] * len(items))
     ordered = _by_history(release, request, history, degraded)
-    if visit and release.next_item is not None:
+    if visit and release.next_item is not None and not _is_known(release, request):
         try:
             found, _ = release.next_item.rank(visit, NEXT_ITEMS)
         except Exception:  # whatever is wrong with a model must not leave a shopper without an answer
@@ -162,6 +164,11 @@ def _ordered(
             own = set(history.pairs["item"].to_list()) if request.new_only else set()
             ordered = _alternating(release, ordered, found, own)
     return ordered
+
+
+def _is_known(release: Release, request: Request) -> bool:
+    """Whether the release knows what somebody did before: then the ranker's order sells more than what comes next in visits."""
+    return request.user_key is not None and release.users.place(request.user_key) >= 0
 
 
 def _by_history(release: Release, request: Request, history: Histories, degraded: list[str]) -> _Ordered:

@@ -40,35 +40,38 @@ Answers = Callable[[list[Visit]], list[int]]  # the product that each of some vi
 class Served(NamedTuple):
     """What sessions were worth, of each the same under every shop that the same draws are given to."""
 
+    users: list[str]  # (n,)
     returns: Floats  # (n,) discounted
     num_purchases: Ints  # (n,)
 
 
 def served(
-    market: Market, answers: Answers, *, since_ms: int, until_ms: int, num_sessions: int, seed: int = 0, times: int = 1
+    market: Market, answers: Answers, *, since_ms: int, until_ms: int, num_sessions: int, seed: int = 0
 ) -> Served:
     """The first session in [since_ms, until_ms) of each of some shoppers, ms since 1970, in a shop that answers.
 
-    Blocks of users are taken in an order drawn by `seed`, until there are `num_sessions`; so are the shoppers' own draws. Each is
-    forked several `times`, each time with other draws and as another visitor.
+    Blocks of users are taken in an order drawn by `seed`, until there are `num_sessions`; so are the shoppers' own draws.
     """
     since, until = since_ms - market.start_ms, until_ms - market.start_ms
     rng = np.random.default_rng([seed, 5])
-    returns, purchases = list[Floats](), list[Ints]()
+    users, returns, purchases = list[str](), list[Floats](), list[Ints]()
     for block in rng.permutation(np.arange(0, market.num_users, BLOCK)):
         journal = Journal(NUM_CANDIDATES)
         for shoppers, memory, visits in market.simulate(int(block), journal):
             is_first = (visits.clock >= since) & (visits.clock < until) & (memory.last_ms[visits.users] < since)
-            fork = visits.take(np.tile(np.flatnonzero(is_first & (block + visits.users < market.num_users)), times))
+            fork = visits.take(np.flatnonzero(is_first & (block + visits.users < market.num_users)))
             if not len(fork.users):
                 continue
             shop = _Shop(_begun(market, int(block), journal, fork.number, fork.users), answers)
+            users += [visit.user_id for visit in shop.visits]
             draws = rng.random((len(fork.users), MAX_STEPS, DECISION_DRAWS))
             returns.append(decide(market.world, shoppers, memory, fork, draws, shop=shop))
             purchases.append(shop.reactions[:, REACTIONS.index(PURCHASE)].astype(np.int64))
         if sum(map(len, returns)) >= num_sessions:
             break
-    return Served(np.concatenate(returns)[:num_sessions], np.concatenate(purchases)[:num_sessions])
+    return Served(
+        users[:num_sessions], np.concatenate(returns)[:num_sessions], np.concatenate(purchases)[:num_sessions]
+    )
 
 
 def _begun(market: Market, block: int, journal: Journal, number: int, users: Ints) -> list[Visit]:
