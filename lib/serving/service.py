@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lib.cleaning.fields import form_of_id
 from lib.cleaning.pseudonyms import LENGTH
 from lib.formats.mapping import LogMapping
 from lib.formats.writing import RecordWriter
@@ -86,9 +87,10 @@ class Service:
         self._draw = np.random.default_rng()
         self._loading = threading.Lock()
 
-    def user_key(self, user_id: str) -> str:
-        """The pseudonym that clean gives a user."""
-        return hmac.digest(self.key, user_id.strip().encode(), "sha256").hex()[:LENGTH]
+    def user_key(self, user_id: str) -> str | None:
+        """The pseudonym that clean gives a user; None where the id stands for nobody."""
+        form = form_of_id(user_id, "user_id", self.mapping.sources[self.writer.source])
+        return None if form is None else hmac.digest(self.key, form.encode(), "sha256").hex()[:LENGTH]
 
     def look_for_release(self) -> bool:
         """Load the release that should answer, if it is another; returns whether it was exchanged.
@@ -217,9 +219,10 @@ class Service:
             raise UnusableError(503, "log_unavailable", f"no event was taken: {error}") from None
         by_user: dict[str, list[LiveEvent]] = {}
         for row in rows:
-            if row["user_id"] is not None:
+            user_key = None if row["user_id"] is None else self.user_key(row["user_id"])
+            if user_key is not None:
                 live = LiveEvent(row["event_time"], row["event_type"], row["item_id"], row["quantity"])
-                by_user.setdefault(self.user_key(row["user_id"]), []).append(live)
+                by_user.setdefault(user_key, []).append(live)
         degraded: list[str] = []
         if by_user:
             self._ask_state(lambda state: state.add_events(by_user), degraded)

@@ -16,7 +16,7 @@ from lib.cleaning.pseudonyms import pseudonyms
 from lib.runs.errors import SettingError
 from lib.serving.gate import Gate, load_tokens
 from lib.serving.http import Desk, app_of
-from lib.serving.service import Service
+from lib.serving.service import Event, Service
 from tests.lib.serving.served import KEY, NOW, publish, service_in, small_release
 
 TOKEN = "a-token-of-a-test-0001"
@@ -243,6 +243,11 @@ def test_a_known_user_is_found_by_the_id_of_the_log(tmp_path: Path) -> None:
     known = user_key(service.release.users, 0)
     assert service.user_key("ann") == pseudonyms(pl.Series(["ann"]), KEY)[0] != known
     assert service.release.users.place(known) == 0 and service.release.facts.as_of == AS_OF
+    source = service.mapping.sources["events"].model_copy(update={"guests": ("0",), "whole_number_ids": ("user_id",)})
+    service.mapping = service.mapping.model_copy(update={"sources": {"events": source}})
+    assert service.user_key(" 17850.0 ") == pseudonyms(pl.Series(["17850"]), KEY)[0], "in the form that clean gives it"
+    assert service.user_key("0") is None
+    assert service.take([Event("0", "i00000001", "view")])["taken"] == 1
 
 
 def test_tokens_come_from_a_variable_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
