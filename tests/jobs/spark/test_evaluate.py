@@ -9,6 +9,7 @@ import pytest
 
 from lib.cli.jobs import load_job
 from lib.pipeline import JOBS
+from lib.ranking.examination import latest_days
 from tests.jobs.spark.interactions import LATER, pair
 from tests.lakes import START, TEST_FROM, VALID_FROM, SmallLake
 
@@ -162,11 +163,9 @@ def test_of_new_items_alone_are_asked_the_users_who_want_one_and_only_these_item
 
 
 @pytest.mark.parametrize(("num_rows", "first"), [(1, 19), (5, 19), (6, 17), (99, 17)])
-def test_the_latest_days_before_a_moment_hold_enough_rows_without_its_own_day(
-    job: ModuleType, num_rows: int, first: int
-) -> None:
+def test_the_latest_days_before_a_moment_hold_enough_rows_without_its_own_day(num_rows: int, first: int) -> None:
     rows_of = {date(2026, 1, day): rows for day, rows in ((17, 3), (19, 5), (21, 100), (22, 100))}
-    assert job.latest_days(rows_of, TEST_FROM, num_rows=num_rows) == date(2026, 1, first)
+    assert latest_days(rows_of, TEST_FROM, num_rows=num_rows) == date(2026, 1, first)
 
 
 def shown_at(position: int, *, times: int, clicks: int) -> list[dict[str, Any]]:

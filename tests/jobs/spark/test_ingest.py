@@ -97,20 +97,31 @@ def test_every_source_gets_a_table_of_its_records_as_received(shop: Shop) -> Non
     arrival = {"batch_id": "ingest-000001", "arrived_at": run["started_at"]}
 
     def origin(path: str) -> dict[str, Any]:
-        return {"source_file": path, "source_file_sha256": files[path], "stream_watermark": None} | arrival
+        return {"source_file": path, "source_file_sha256": files[path]} | arrival
 
     nothing = dict.fromkeys(("user", "item", "time"))
     assert shop.read("bronze/lines") == [
-        {"user": "u", "item": "007", "time": "now", "unit_price": None, "record_number": 1, "malformed": None}
+        {
+            "user": "u",
+            "item": "007",
+            "time": "now",
+            "unit_price": None,
+            "record_number": 1,
+            "malformed": None,
+            "stream_watermark": None,
+        }
         | origin("1.csv"),
-        nothing | {"unit_price": None, "record_number": 2, "malformed": "broken"} | origin("1.csv"),
+        nothing
+        | {"unit_price": None, "record_number": 2, "malformed": "broken", "stream_watermark": None}
+        | origin("1.csv"),
     ]
     assert shop.read("bronze/clicks") == [
-        {"item": "7", "at": "1.50", "ctx": '{"b":[1]}', "record_number": 1, "malformed": None}
+        {"item": "7", "at": "1.50", "ctx": '{"b":[1]}', "record_number": 1, "malformed": None, "stream_watermark": None}
         | origin("clicks/a #1 50%20[?] ü.gz")
     ]
     assert shop.read("bronze/products") == [
-        {"id": "7", "price": "2.5", "record_number": 1, "malformed": None} | origin("products.parquet")
+        {"id": "7", "price": "2.5", "record_number": 1, "malformed": None, "stream_watermark": None}
+        | origin("products.parquet")
     ]
     assert shop.read("bronze/images") == [
         {"item_id": "7", "bytes": b"\xff\xd8", "uri": None, "width": None, "height": None} | origin("images/1.parquet")
