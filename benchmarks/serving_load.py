@@ -54,7 +54,7 @@ async def run(port: int, token: str, clients: int, seconds: float, users: int, i
         await client.open()
         while time.perf_counter() < until:
             user = f"u{draw.randrange(users)}"
-            status, _, took = await client.post(ASK, {"user_id": user})
+            status, before, took = await client.post(ASK, {"user_id": user})
             asked.append(took)
             statuses[str(status)] += 1
             if draw.random() < 0.2:
@@ -65,13 +65,18 @@ async def run(port: int, token: str, clients: int, seconds: float, users: int, i
                 status, answer, again = await client.post(ASK, {"user_id": user})
                 asked.append(again)
                 statuses[str(status)] += 1
-                if status == 200 and json.loads(answer)["policy"].endswith("+visit"):
+                if status == 200 and _items(answer) != _items(before):
                     effects.append(took + again)
 
     began = time.perf_counter()
     await asyncio.gather(*(one(number) for number in range(clients)))
     took = time.perf_counter() - began
     return {"asked": asked, "sent": sent, "effects": effects, "statuses": dict(statuses), "seconds": took}
+
+
+def _items(answer: bytes) -> list[str]:
+    """The items of an answer; none of a refusal."""
+    return [item["item_id"] for item in json.loads(answer).get("items", [])]
 
 
 if __name__ == "__main__":
