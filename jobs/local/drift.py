@@ -23,13 +23,13 @@ from lib.drift.judging import Limits, of_measures, of_policies, of_sequence
 from lib.drift.retraining import command_of, is_done, retrain, settle_others
 from lib.runs.errors import JobEndedError
 from lib.runs.log_times import resolve_as_of
+from lib.runs.model_registry import RELEASE
 from lib.runs.run import Run, start_run
 from lib.serving import release as releases
 from lib.serving.release import REFERENCE, Release
 from lib.settings import JobSettings
 from lib.tables import contract
 
-MODEL = "release"
 MOST_TOLD = 8  # measures in the last line
 MORE_USERS = 2  # than the reference has rows of are drawn: a user may have fewer candidates now
 
@@ -105,7 +105,7 @@ class DriftSettings(JobSettings):
 
 def current_release(run: Run) -> tuple[Release, pl.DataFrame]:
     """The release that serves, and its reference; ends the run as skipped where there is none."""
-    row = run.current_model(MODEL)
+    row = run.current_model(RELEASE)
     if row is None:
         run.skip("no release was published: run publish")
     folder: Path = run.lake.local(row["uri"])

@@ -45,7 +45,7 @@ from lib.ingestion.messages import (
 )
 from lib.ingestion.own_columns import are_spelled_apart, own_columns
 from lib.ingestion.tasks import IngestWork
-from lib.lake.writes import commit_files, discard, num_rows, remove_files
+from lib.lake.writes import commit_files, discard, num_rows, remove_files, transaction_id
 from lib.live.watermark import clocks_after, keep_clocks
 from lib.online.from_messages import StateWork, add_to_state
 from lib.online.state import StateUnavailableError
@@ -202,7 +202,7 @@ def commit(stream: Stream, found: Sequence[tuple[str, bytes]], batch: int, work:
     """Append a batch to its tables, each in one transaction that names the stream and the batch."""
     lake, number = stream.run.lake, batch + 1
     for table, messages in taken(found).items():
-        files, transaction = files_of(found, table), f"cartwheel:stream:{work.stream}:{table}"
+        files, transaction = files_of(found, table), transaction_id(f"stream:{work.stream}", table)
         if lake.last_committed_run(table, transaction) >= number:
             remove_files(lake, table, files)
             continue

@@ -1,6 +1,7 @@
 """Messages as records: each is one row, whatever it holds, and what fits is read as the same line of a file is."""
 
 import json
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,8 +81,6 @@ def test_records_of_plain_keys_are_read_as_the_lines_of_a_file_are(records: list
         for record in records
     ]
     messages = records_of(lines, CLICKS)
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
         (file,), _ = find_files(folder, MAPPING)
