@@ -20,7 +20,6 @@ from lib.statistics.bootstrap import Floats as Doubles
 Floats = NDArray[np.float32]
 LENGTH = 10  # of the lists that are judged
 UNSEEN_FRAC = 0.25
-HISTORY_WEIGHT = "weight_60"  # of a pair of the history, a column of `known_pairs`
 
 
 class Pairs(NamedTuple):
@@ -49,7 +48,7 @@ def no_history(num_users: int, num_items: int) -> sp.csr_array:
 
 def pairs_of(candidates: Candidates, block: Histories, catalogue: Catalogue) -> Pairs:
     """Who and what the candidates of a block are."""
-    history = block.matrix(block.pairs[HISTORY_WEIGHT].to_numpy(), len(catalogue))
+    history = block.matrix(block.pairs.weight_60, len(catalogue))
     return Pairs(catalogue.item_ids, candidates.user, candidates.item, history)
 
 

@@ -5,7 +5,6 @@ candidate's features would give is what moved it (lib/candidates/ranker.py). A g
 """
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from lib.candidates.catalogue import Catalogue
@@ -75,13 +74,18 @@ def features_of(candidates: Candidates, block: Histories, catalogue: Catalogue) 
 
 
 def _of_pairs(pair: NDArray[np.int64], block: Histories) -> Floats:
-    orders = block.users["num_orders"].to_numpy()[block.pairs["user"].to_numpy()] if len(block.pairs) else np.zeros(0)
-    interval = (pl.col("first_bought_days") - pl.col("bought_days")) / (pl.col("num_orders") - 1)
-    with_more = block.pairs.with_columns(
-        share_of_orders=pl.col("num_orders") / pl.Series(np.maximum(orders, 1)),
-        interval_days=pl.when(pl.col("num_orders") > 1).then(interval),
-    ).with_columns(due=pl.when(pl.col("interval_days") > 0).then(pl.col("bought_days") / pl.col("interval_days")))
-    of_pairs = with_more.select(pl.col(PAIR_FEATURES).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
+    own = block.pairs
+    with np.errstate(invalid="ignore", divide="ignore"):
+        interval = np.where(
+            own.num_orders > 1, (own.first_bought_days - own.bought_days) / (own.num_orders - 1), np.nan
+        )
+        derived = {
+            "share_of_orders": own.num_orders / np.maximum(block.users.num_orders[own.user], 1),
+            "interval_days": interval,
+            "due": np.where(interval > 0, own.bought_days / interval, np.nan),
+        }
+    columns = [derived[name] if name in derived else getattr(own, name) for name in PAIR_FEATURES]
+    of_pairs = np.column_stack(columns).astype(np.float32)
     without = np.where(IS_COUNT, 0, np.nan).astype(np.float32)
     return np.asarray(np.concatenate([of_pairs, without[None]])[pair])  # -1 is the last row
 
@@ -109,18 +113,16 @@ def standings(user: NDArray[np.int64], scores: Floats) -> Floats:
 
 
 def _of_users(block: Histories) -> Floats:
-    num_items = np.bincount(block.pairs["user"].to_numpy(), minlength=len(block.user_keys))
-    known = block.users.select(
-        pl.col("num_orders", "silence_days", "age_days").cast(pl.Float32).fill_null(float("nan"))
-    )
-    return np.column_stack([known.to_numpy(), num_items]).astype(np.float32)
+    num_items = np.bincount(block.pairs.user, minlength=len(block.user_keys))
+    users = block.users
+    return np.column_stack([users.num_orders, users.silence_days, users.age_days, num_items]).astype(np.float32)
 
 
 def _of_both(candidates: Candidates, block: Histories, catalogue: Catalogue) -> Floats:
     """How the item's price lies to what the user takes, and which share of that is of the item's category."""
     num_users = len(block.user_keys)
-    user, item = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
-    weight = block.pairs["weight"].to_numpy().astype(np.float32)
+    user, item = block.pairs.user, block.pairs.item
+    weight = block.pairs.weight.astype(np.float32)
     price = catalogue.log_price[item]
     priced = np.isfinite(price)
     total, sums = (

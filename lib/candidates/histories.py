@@ -1,7 +1,8 @@
 """What the users of a shard did before a moment, by position in the catalogue."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,39 +14,75 @@ from lib.candidates.catalogue import Catalogue
 from lib.ranking.topk import vectors as matrix_of
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class OwnPairs:
+    """What users did with items, by user and item: the columns of `known_pairs` (lib/candidates/known.py), each (P,), by position."""
+
+    user: Ints  # a row of the histories
+    item: Ints  # a position in the catalogue
+    weight: Doubles
+    num_relevant: Ints
+    num_orders: Ints
+    first_days: Doubles
+    last_days: Doubles
+    bought_days: Doubles  # NaN where nothing was bought, as the next
+    first_bought_days: Doubles
+    bought_14: Doubles
+    bought_60: Doubles
+    bought_180: Doubles
+    weight_14: Doubles
+    weight_60: Doubles
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def of_users(self, rows: slice) -> "OwnPairs":
+        """Those of some users, who are counted from the first of them."""
+        first, end = np.searchsorted(self.user, [rows.start, rows.stop])
+        own = OwnPairs(**{name: values[first:end] for name, values in vars(self).items()})
+        return replace(own, user=own.user - rows.start)
+
+
+@dataclass(frozen=True)
+class OwnDays:
+    """The columns of `known_users`, each (U,), NaN of a user who is unknown."""
+
+    num_orders: Doubles
+    silence_days: Doubles
+    age_days: Doubles
 
 
 @dataclass(frozen=True)
 class Histories:
-    """U users with their known pairs; a user without any is there too.
-
-    `pairs` are rows of `known_pairs` (lib/candidates/known.py) by user and item, each with `user` and `item`, their positions.
-    """
+    """U users with their known pairs; a user without any is there too."""
 
     user_keys: pa.StringArray  # (U,), sorted
-    pairs: pl.DataFrame
-    users: pl.DataFrame  # a row of `known_users` each, nulls for a user who is unknown
+    pairs: OwnPairs
+    users: OwnDays
     vectors: Mapping[str, Floats]  # model -> (U, d), NaN for a user without one
 
     def block(self, rows: slice) -> "Histories":
         """Some of the users."""
-        is_in = (pl.col("user") >= rows.start) & (pl.col("user") < rows.stop)
         return Histories(
             self.user_keys[rows],
-            self.pairs.filter(is_in).with_columns(pl.col("user") - rows.start),
-            self.users[rows],
+            self.pairs.of_users(rows),
+            OwnDays(**{name: values[rows] for name, values in vars(self.users).items()}),
             {model: found[rows] for model, found in self.vectors.items()},
         )
 
-    def matrix(self, values: NDArray[np.float64] | Floats, num_items: int) -> sp.csr_array:
+    def matrix(self, values: Doubles | Floats, num_items: int) -> sp.csr_array:
         """(U, items) with a value a pair."""
-        places = self.pairs["user"].to_numpy(), self.pairs["item"].to_numpy()
+        starts = np.searchsorted(self.pairs.user, np.arange(len(self.user_keys) + 1))
         shape = (len(self.user_keys), num_items)
-        return sp.csr_array((np.asarray(values, np.float32), places), shape=shape)
+        return sp.csr_array((np.asarray(values, np.float32), self.pairs.item, starts), shape=shape)
 
-    def tag_shares(self, values: NDArray[np.float64] | Floats, catalogue: Catalogue) -> Floats:
+    def tag_shares(self, values: Doubles | Floats, catalogue: Catalogue) -> Floats:
         """(U, num_tags), which share of a user's pairs, by a value a pair, is of each category; NaN without any that has one."""
-        user, tag = self.pairs["user"].to_numpy(), catalogue.tag[self.pairs["item"].to_numpy()]
+        user, tag = self.pairs.user, catalogue.tag[self.pairs.item]
         tagged = tag != catalogue.num_tags - 1
         found = np.zeros((len(self.user_keys), catalogue.num_tags), np.float32)
         np.add.at(found, (user[tagged], tag[tagged]), np.asarray(values, np.float32)[tagged])
@@ -69,12 +106,17 @@ def histories_of(
     theirs = pairs.join(place, on="user_key", how="inner")
     position = catalogue.positions(theirs["item_id"].to_arrow().cast(pa.string()))
     assert (position >= 0).all(), "the catalogue knows every item of a known pair"
+    in_order = theirs.with_columns(item=pl.Series(position, dtype=pl.Int64)).sort("user", "item")
     return Histories(
         users["user_key"].to_arrow().cast(pa.string()),
-        theirs.with_columns(item=pl.Series(position, dtype=pl.Int64)).sort("user", "item"),
-        users,
+        OwnPairs(**{name: _numbers(in_order[name]) for name in OwnPairs.__dataclass_fields__}),
+        OwnDays(**{name: _numbers(users[name].cast(pl.Float64)) for name in OwnDays.__dataclass_fields__}),
         {model: _vectors_of(place, rows) for model, rows in vectors.items()},
     )
+
+
+def _numbers(column: pl.Series) -> NDArray[Any]:
+    return column.fill_null(np.nan).to_numpy() if column.dtype.is_float() else column.to_numpy()
 
 
 def _vectors_of(place: pl.DataFrame, rows: pl.DataFrame) -> Floats:

@@ -5,14 +5,24 @@ nowhere.
 """
 
 from datetime import datetime
+from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+Doubles = NDArray[np.float64]
 HALF_LIVES = (14, 60, 180)  # days, of what was bought
 RECENT_DAYS = 28
 BROWSING = 0.2  # what an item that was only looked at counts in EASE, beside one that was bought
 DAY_MICROSECONDS = 86_400_000_000
 READ = ("user_key", "item_id", "event_time", "weight", "num_relevant")
+COUNTS = ("num_relevant", "num_orders")
+PAIRS = (
+    *("user_key", "item_id", "weight", *COUNTS, "first_days", "last_days", "bought_days", "first_bought_days"),
+    *(f"bought_{days}" for days in HALF_LIVES),
+    *(f"weight_{days}" for days in HALF_LIVES[:2]),
+)
 ITEM_SUMS = {
     "item_id": pl.String,
     "num_users": pl.Int64,
@@ -33,26 +43,55 @@ def known_pairs(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
     without one), bought_14, bought_60 and bought_180 (purchases that halve with these ages), weight_14, weight_60 (all events that halve).
     """
     age = (pl.lit(as_of) - pl.col("event_time")).dt.total_microseconds() / DAY_MICROSECONDS
-    bought, is_bought = pl.col("num_relevant"), pl.col("num_relevant") > 0
-    halved = {days: 2.0 ** (-pl.col("age") / days) for days in HALF_LIVES}
     known = interactions.filter(pl.col("event_time") < as_of).with_columns(age=age).sort("user_key", "item_id", "age")
-    pairs = known.group_by("user_key", "item_id", maintain_order=True).agg(
-        pl.col("weight").sum(),
-        bought.sum(),
-        num_orders=is_bought.sum(),
-        first_days=pl.col("age").max(),
-        last_days=pl.col("age").min(),
-        bought_days=pl.col("age").filter(is_bought).min(),
-        first_bought_days=pl.col("age").filter(is_bought).max(),
-        **{f"bought_{days}": (bought * halved[days]).sum() for days in HALF_LIVES},
-        **{f"weight_{days}": (pl.col("weight") * halved[days]).sum() for days in HALF_LIVES[:2]},
-    )
+    is_other = pl.any_horizontal(pl.col("user_key", "item_id").ne_missing(pl.col("user_key", "item_id").shift()))
+    starts = known.select(is_other).to_series().arg_true().to_numpy().astype(np.int64)
+    sums = pair_sums(starts, *(known[name].to_numpy() for name in ("age", "weight", "num_relevant")))
+    columns = [
+        known["user_key"][starts],
+        known["item_id"][starts],
+        *(pl.Series(name, sums[name]) for name in PAIRS[2:]),
+    ]
+    pairs = pl.DataFrame(columns).with_columns(pl.col("bought_days", "first_bought_days").fill_nan(None))
     return pairs.filter(pl.col("weight") > 0)
 
 
-def counted(pairs: pl.DataFrame) -> pl.Series:
-    """What each pair counts in EASE: 1 where the user bought the item, BROWSING where not."""
-    return pairs.select(pl.when(pl.col("num_relevant") > 0).then(1.0).otherwise(BROWSING).cast(pl.Float32)).to_series()
+def pair_sums(
+    starts: NDArray[np.int64], age: Doubles, weight: Doubles, num_relevant: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """What is known of each pair, by name as in `known_pairs`, (P,); an age of what was never bought is NaN.
+
+    Args:
+        starts: (P,), where each pair's events begin.
+        age: (E,), days, of the events of one pair after the other, the latest of each first.
+        weight: (E,).
+        num_relevant: (E,).
+    """
+    if not len(starts):
+        return {name: np.zeros(0, np.int64 if name in COUNTS else np.float64) for name in PAIRS[2:]}
+    ends = np.append(starts[1:], len(age)) - 1
+    is_bought = num_relevant > 0
+    halved = {days: 2.0 ** (-age / days) for days in HALF_LIVES}
+    summed = {
+        "weight": weight,
+        "num_relevant": num_relevant,
+        "num_orders": is_bought.astype(np.int64),
+        **{f"bought_{days}": num_relevant * halved[days] for days in HALF_LIVES},
+        **{f"weight_{days}": weight * halved[days] for days in HALF_LIVES[:2]},
+    }
+    found: dict[str, NDArray[Any]] = {
+        **{name: np.add.reduceat(values, starts) for name, values in summed.items()},
+        "first_days": age[ends],
+        "last_days": age[starts],
+        "bought_days": np.fmin.reduceat(np.where(is_bought, age, np.nan), starts),
+        "first_bought_days": np.fmax.reduceat(np.where(is_bought, age, np.nan), starts),
+    }
+    return found
+
+
+def counted(num_relevant: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What each pair counts in EASE, by how often the item was bought: 1 where it was, BROWSING where not."""
+    return np.where(num_relevant > 0, np.float32(1), np.float32(BROWSING))
 
 
 def known_users(interactions: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:

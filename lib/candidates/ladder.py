@@ -53,7 +53,7 @@ def answer(retrieval: Retrieval, visitor: Visitor, *, length: int, score: Score 
         length: of the list.
         score: the ranker; None where there is none.
     """
-    own = set(visitor.history.pairs["item"].to_list()) if visitor.new_only and visitor.history is not None else set()
+    own = set(visitor.history.pairs.item.tolist()) if visitor.new_only and visitor.history is not None else set()
     items: list[int] = []
     rungs: list[str] = []
     for rung, proposed in _rungs(retrieval, visitor, score):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -35,6 +34,7 @@ from lib.candidates.sources import (
     Proposed,
     Retrieval,
     best_first,
+    by_popularity,
     popular_new,
 )
 from lib.ranking.ease import Weights, weights_at
@@ -105,7 +105,7 @@ class Writer:
             np.tile(np.arange(1, len(best) + 1, dtype=np.int32), len(everyone)),
             np.tile(num_buyers[best], len(everyone)),
         )
-        for question, listed in (("all", for_all), ("new", popular_new(num_buyers, block, self.length))):
+        for question, listed in (("all", for_all), ("new", popular_new(by_popularity(num_buyers), block, self.length))):
             yield self._rows(block, POPULARITY, question, listed, self._bought_by(listed.score))
         again = self._bought_again(block)
         yield self._rows(block, REBUY, "all", again, self._bought_before(again.score))
@@ -197,7 +197,7 @@ class Writer:
         """The reason of each ranked item, by the group of features that moved it and the nearest own item."""
         catalogue, is_it = self.retrieval.catalogue, {name: group == place for place, name in enumerate(GROUPS)}
         reasons = np.full(len(group), "popular lately", dtype=object)
-        times = np.append(block.pairs["num_relevant"].to_numpy(), 0)[pair] * (pair >= 0)
+        times = np.append(block.pairs.num_relevant, 0)[pair] * (pair >= 0)
         reasons[is_it[TASTE]] = "close to your taste"
         reasons[is_it[FOLLOWING]] = "goes on from what you did last"
         reasons[is_it[FITTING]] = "fits what you usually choose"
@@ -214,8 +214,9 @@ class Writer:
 
     def _bought_again(self, block: Histories) -> Proposed:
         """The user's own items by how often they were bought, ties by popularity."""
-        pairs = block.pairs.filter(pl.col("num_relevant") > 0)
-        user, item, times = (pairs[name].to_numpy() for name in ("user", "item", "num_relevant"))
+        pairs = block.pairs
+        is_bought = pairs.num_relevant > 0
+        user, item, times = (of[is_bought] for of in (pairs.user, pairs.item, pairs.num_relevant))
         return best_first(user, item, times.astype(float), self.length, tie_break=self.retrieval.catalogue.num_buyers)
 
     def _nearest(self, block: Histories, *lists: Proposed) -> list[NDArray[np.int64]]:
@@ -277,7 +278,7 @@ def strongest_own(
         user: (N,).
         item: (N,).
     """
-    own_user, own_item = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
+    own_user, own_item = block.pairs.user, block.pairs.item
     order = np.argsort(item, kind="stable")  # so that what is read of the weights lies together
     bounds = np.searchsorted(own_user, np.arange(len(block.user_keys) + 1))
     lengths = np.diff(bounds)[user[order]]

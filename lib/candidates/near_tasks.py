@@ -45,7 +45,8 @@ def count_near(
         if pairs is None:
             continue
         item = pl.Series(pc.index_in(pairs["item_id"].to_arrow().cast(pa.string()), value_set=ids), dtype=pl.Int64)
-        rows = pairs.select("user_key", "item_id", "last_days", counted=counted(pairs)).with_columns(item=item)
+        once = pl.Series(counted(pairs["num_relevant"].to_numpy()))
+        rows = pairs.select("user_key", "item_id", "last_days", counted=once).with_columns(item=item)
         latest = pl.struct("last_days", "item_id").rank("ordinal").over("user_key")
         rows = rows.drop_nulls("item").filter(latest <= MAX_USER_ITEMS)
         if rows.is_empty():

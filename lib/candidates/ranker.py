@@ -139,13 +139,26 @@ def moving_groups(
     Returns:
         (N,), indices of GROUPS.
     """
-    groups = np.array([GROUP_OF[name] for name in FEATURES])
-    falls = np.empty((len(GROUPS), len(features)))
-    for place, group in enumerate(GROUPS):
-        without = features.copy()
-        without[:, groups == group] = usual[groups == group]
-        who = pairs.unknown() if pairs is not None and group == TASTE else pairs
-        falls[place] = scores - scorer.scores(without, who)
-        if who is pairs:  # what is as of an ordinary candidate cannot have moved a row, even where all else lowers it
-            falls[place, ((features == without) | np.isnan(features) & np.isnan(without)).all(axis=1)] = -np.inf
+    is_of = np.array([[GROUP_OF[name] == group for name in FEATURES] for group in GROUPS])
+    without = np.where(is_of[:, None], usual, features)  # (G, N, F), a group's features replaced in each
+    falls = scores - _scores_without(scorer, without, pairs)
+    is_ordinary = ((features == without) | np.isnan(features) & np.isnan(without)).all(axis=2)
+    if pairs is not None:
+        is_ordinary[GROUPS.index(TASTE)] = False
+    falls[
+        is_ordinary
+    ] = -np.inf  # what is as of an ordinary candidate cannot have moved a row, even where all else lowers it
     return np.asarray(falls.argmax(axis=0))
+
+
+def _scores_without(scorer: Scorer, without: Floats, pairs: Pairs | None) -> Doubles:
+    """(G, N): the scores of candidates with each group's features replaced in turn, in as few calls as can be."""
+    num_groups, num_rows, num_features = without.shape
+    if pairs is None:
+        return scorer.scores(without.reshape(-1, num_features)).reshape(num_groups, num_rows)
+    taste, found = GROUPS.index(TASTE), np.empty((num_groups, num_rows))
+    others = np.delete(np.arange(num_groups), taste)
+    again = pairs.where(np.tile(np.arange(num_rows), len(others)))
+    found[others] = scorer.scores(without[others].reshape(-1, num_features), again).reshape(len(others), num_rows)
+    found[taste] = scorer.scores(without[taste], pairs.unknown())
+    return found

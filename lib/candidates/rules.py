@@ -80,9 +80,7 @@ def explored(
     user = np.repeat(np.arange(len(keys)), rules.num_explored)
     item = fresh[(draws.ravel() % np.uint64(len(fresh))).astype(np.int64)]
     width = len(catalogue)
-    taken = np.concatenate(
-        [listed.user * width + listed.item, block.pairs["user"].to_numpy() * width + block.pairs["item"].to_numpy()]
-    )
+    taken = np.concatenate([listed.user * width + listed.item, block.pairs.user * width + block.pairs.item])
     cell = user * width + item
     accepted = ~np.isin(cell, taken) & (number_in_group(cell) == 0) & np.isin(user, listed.user)
     user, item = user[accepted], item[accepted]

@@ -70,6 +70,11 @@ class Retrieval:
         return self.catalogue.sums["num_recent_buyers"].to_numpy()
 
     @cached_property
+    def popular_lately(self) -> "Popular":
+        """The items by who bought each in the last days."""
+        return by_popularity(self.recent_buyers)
+
+    @cached_property
     def filled(self) -> Mapping[str, tuple[Floats, NDArray[np.bool_]]]:
         """Model -> the items' vectors with zeros for those without one, and which items these are."""
         return {model: (np.nan_to_num(items), np.isnan(items[:, 0])) for model, items in self.vectors.items()}
@@ -97,6 +102,13 @@ class Proposed(NamedTuple):
         return Proposed(self.user[chosen], self.item[chosen], self.rank[chosen], self.score[chosen])
 
 
+class Popular(NamedTuple):
+    """Items by how popular they are."""
+
+    value: NDArray[Any]  # (items,)
+    order: NDArray[np.int64]  # those above 0, the most popular first, ties by position
+
+
 class Candidates(NamedTuple):
     """The candidates of a block of users, sorted by user and item, with every retriever's score of each."""
 
@@ -112,7 +124,7 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
     if retrieval.indexes is not None:
         return _wide_candidates(retrieval, block, retrieval.indexes)
     catalogue, num_users = retrieval.catalogue, len(block.user_keys)
-    own = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
+    own = block.pairs.user, block.pairs.item
     pair = np.full((num_users, len(catalogue)), -1, np.int32)
     pair[own] = np.arange(len(own[0]))
     scores = _scores(retrieval, block)
@@ -123,7 +135,7 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
         proposed[source] = _best_new(of_source, own, retrieval.num_proposed, above)
         is_candidate[proposed[source].user, proposed[source].item] = True
     if POPULAR not in retrieval.left_out:
-        proposed[POPULAR] = popular_new(retrieval.recent_buyers, block, retrieval.num_proposed)
+        proposed[POPULAR] = popular_new(retrieval.popular_lately, block, retrieval.num_proposed)
         is_candidate[proposed[POPULAR].user, proposed[POPULAR].item] = True
     user, item = np.divmod(np.flatnonzero(is_candidate), len(catalogue))
     at_candidates = {source: of_source[user, item] for source, of_source in scores.items()}
@@ -135,7 +147,7 @@ def candidates_of(retrieval: Retrieval, block: Histories) -> Candidates:
 def _wide_candidates(retrieval: Retrieval, block: Histories, indexes: Mapping[str, Index]) -> Candidates:
     """The same without a score of every item for every user; by vectors most of the best, see lib/ranking/ann.py."""
     num_items = len(retrieval.catalogue)
-    own = cells_of(block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy(), num_items)
+    own = cells_of(block.pairs.user, block.pairs.item, num_items)
     num_asked = retrieval.num_proposed + np.bincount(own // num_items, minlength=len(block.user_keys))
     proposed = {OWN: _own_items(block)}
     scores = _wide_scores(retrieval, block, indexes)
@@ -144,7 +156,7 @@ def _wide_candidates(retrieval: Retrieval, block: Histories, indexes: Mapping[st
         new = entries.where(places_in(cells_of(entries.user, entries.item, num_items), own) < 0)
         proposed[source] = best_first(new.user, new.item, new.score, retrieval.num_proposed)
     if POPULAR not in retrieval.left_out:
-        proposed[POPULAR] = popular_new(retrieval.recent_buyers, block, retrieval.num_proposed)
+        proposed[POPULAR] = popular_new(retrieval.popular_lately, block, retrieval.num_proposed)
     cells = np.unique(np.concatenate([cells_of(one.user, one.item, num_items) for one in proposed.values()]))
     user, item = np.divmod(cells, num_items)
     at_candidates = {source: of_source.at(user, item) for source, of_source in scores.items()}
@@ -155,17 +167,17 @@ def _wide_scores(retrieval: Retrieval, block: Histories, indexes: Mapping[str, I
     """Source -> what it says; sources without a model are left out."""
     num_items = len(retrieval.catalogue)
     scores: dict[str, Scores] = {}
-    recent = block.matrix(block.pairs["weight_60"].to_numpy(), num_items)
+    recent = block.matrix(block.pairs.weight_60, num_items)
     if retrieval.ease.size:
         num_known = retrieval.ease.shape[0]
-        bought = block.matrix(counted(block.pairs).to_numpy(), num_items)
+        bought = block.matrix(counted(block.pairs.num_relevant), num_items)
         for source, history in ((EASE, bought), (EASE_RECENT, recent)):
             scores[source] = WeightScores(_widened(history[:, :num_known] @ retrieval.ease, num_items))
     if POPULAR_IN_CATEGORY not in retrieval.left_out:
         catalogue = retrieval.catalogue
         value, groups = retrieval.by_category
         if len(groups.items):
-            shares = np.nan_to_num(block.tag_shares(block.pairs["weight_60"].to_numpy(), catalogue))
+            shares = np.nan_to_num(block.tag_shares(block.pairs.weight_60, catalogue))
             scores[POPULAR_IN_CATEGORY] = GroupScores(shares, catalogue.tag, value, groups)
     of_users = dict(block.vectors)
     if CONTENT in retrieval.vectors:
@@ -201,18 +213,16 @@ def best_first(
     return Proposed(user[listed], item[listed], rank[listed], score[listed].astype(np.float64))
 
 
-def popular_new(popularity: NDArray[Any], block: Histories, num_proposed: int) -> Proposed:
-    """The most popular items that each user did not have; ties by position.
+def by_popularity(value: NDArray[Any]) -> Popular:
+    """The items by a number each, (items,); one with 0 is left out."""
+    return Popular(value, np.argsort(-value, kind="stable")[: np.count_nonzero(value > 0)])
 
-    Args:
-        popularity: (items,); an item with 0 is not proposed.
-        block: the users.
-        num_proposed: items for a user.
-    """
-    user, item = block.pairs["user"].to_numpy(), block.pairs["item"].to_numpy()
-    num_users = len(block.user_keys)
-    order = np.argsort(-popularity, kind="stable")[: np.count_nonzero(popularity > 0)]
-    order = order[: num_proposed + int(np.bincount(user, minlength=1).max())]
+
+def popular_new(popular: Popular, block: Histories, num_proposed: int) -> Proposed:
+    """The most popular items that each user did not have, `num_proposed` for a user."""
+    user, item = block.pairs.user, block.pairs.item
+    num_users, popularity = len(block.user_keys), popular.value
+    order = popular.order[: num_proposed + int(np.bincount(user, minlength=1).max())]
     place = np.full(len(popularity), -1)
     place[order] = np.arange(len(order))
     is_new = np.ones((num_users, len(order)), bool)
@@ -233,7 +243,7 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
         scores |= _popular_in_category(retrieval, block)
     of_users = dict(block.vectors)
     if CONTENT in retrieval.vectors:
-        weights = block.matrix(block.pairs["weight_60"].to_numpy(), num_items)
+        weights = block.matrix(block.pairs.weight_60, num_items)
         of_users[CONTENT] = mean_of_history(weights, retrieval.vectors[CONTENT])
     for model, items in retrieval.vectors.items():
         if model not in of_users or of_users[model].shape[1] != items.shape[1]:
@@ -248,9 +258,9 @@ def _scores(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
 def _by_ease(retrieval: Retrieval, block: Histories) -> dict[str, Floats]:
     """What EASE's weights say by all that a user had and by what is recent: one row after the other, since both read the same weights."""
     num_items, num_known = len(retrieval.catalogue), retrieval.ease.shape[0]
-    values = np.column_stack([counted(block.pairs), block.pairs["weight_60"]]).astype(np.float32)
-    row = 2 * block.pairs["user"].to_numpy()[:, None] + np.arange(2)
-    entries = values.ravel(), (row.ravel(), np.repeat(block.pairs["item"].to_numpy(), 2))
+    values = np.column_stack([counted(block.pairs.num_relevant), block.pairs.weight_60]).astype(np.float32)
+    row = 2 * block.pairs.user[:, None] + np.arange(2)
+    entries = values.ravel(), (row.ravel(), np.repeat(block.pairs.item, 2))
     history = sp.csr_array(entries, shape=(2 * len(block.user_keys), num_items))
     found = history[:, :num_known] @ retrieval.ease
     speaks = found.toarray() if sp.issparse(found) else found
@@ -267,7 +277,7 @@ def _popular_in_category(retrieval: Retrieval, block: Histories) -> dict[str, Fl
     catalogue, (value, groups) = retrieval.catalogue, retrieval.by_category
     if not len(groups.items):
         return {}
-    shares = np.nan_to_num(block.tag_shares(block.pairs["weight_60"].to_numpy(), catalogue))
+    shares = np.nan_to_num(block.tag_shares(block.pairs.weight_60, catalogue))
     found = np.take(shares, catalogue.tag, axis=1)
     found *= value
     return {POPULAR_IN_CATEGORY: found}
@@ -287,8 +297,6 @@ def _best_new(
 def _own_items(block: Histories) -> Proposed:
     """The items that the user had, by how often they were bought, then by how lately something was done with them."""
     pairs = block.pairs
-    bought, age = pairs["num_relevant"].to_numpy(), pairs["last_days"].to_numpy()
-    user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
-    order = np.lexsort((item, age, -bought, user))
-    user, item = user[order], item[order]
-    return Proposed(user, item, ranks_of(user), bought[order].astype(np.float64))
+    order = np.lexsort((pairs.item, pairs.last_days, -pairs.num_relevant, pairs.user))
+    user, item = pairs.user[order], pairs.item[order]
+    return Proposed(user, item, ranks_of(user), pairs.num_relevant[order].astype(np.float64))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lib.candidates import known
 from lib.candidates.catalogue import Catalogue
-from lib.candidates.examples import HISTORY_WEIGHT, Examples, Pairs, no_history
+from lib.candidates.examples import Examples, Pairs, no_history
 from lib.candidates.features import FEATURES, features_of
 from lib.candidates.histories import Histories, histories_of
 from lib.candidates.lists import RANKED, WITHOUT_RULES, Wording, Writer
@@ -112,7 +112,7 @@ def count_pairs(
         kept = item.is_not_null().to_numpy()
         places = user[kept].astype(np.int64), item.drop_nulls().to_numpy()
         shape = (int(user.max()) + 1, len(ids))
-        counts = pair_counts(sp.csr_array((known.counted(pairs).to_numpy()[kept], places), shape=shape))
+        counts = pair_counts(sp.csr_array((known.counted(pairs["num_relevant"].to_numpy())[kept], places), shape=shape))
         yield from packed(counts, COUNTS, pl.repeat(shard, len(counts), dtype=pl.Int32, eager=True))
 
 
@@ -179,11 +179,13 @@ def _packed_history(
     block: Histories, number: NDArray[np.int32], kind: str, num_workers: int
 ) -> Iterator[pa.RecordBatch]:
     """The items of a number that each user of a block had, with their weights."""
-    rows = block.pairs.select(
-        user_key=pl.Series(block.user_keys).gather(block.pairs["user"]),
-        item=pl.Series(number).gather(block.pairs["item"]),
-        weight=pl.col(HISTORY_WEIGHT).cast(pl.Float32),
-    ).filter(pl.col("item") >= 0)
+    own = block.pairs
+    columns = {
+        "user_key": pl.Series(block.user_keys).gather(own.user),
+        "item": number[own.item],
+        "weight": own.weight_60.astype(np.float32),
+    }
+    rows = pl.DataFrame(columns).filter(pl.col("item") >= 0)
     yield from packed(rows, kind, shards_by(rows["user_key"], num_workers))
 
 
@@ -195,7 +197,7 @@ def _examples(block: Histories, candidates: Candidates, bought: pl.DataFrame, re
     width = len(retrieval.catalogue)
     cell = candidates.user * width + candidates.item
     label = np.isin(cell, (user * width + item)[item >= 0])
-    own = block.pairs["user"].to_numpy() * width + block.pairs["item"].to_numpy()
+    own = block.pairs.user * width + block.pairs.item
     is_new = (item < 0) | ~np.isin(user * width + item, own)
     num_users = len(block.user_keys)
     features = features_of(candidates, block, retrieval.catalogue)

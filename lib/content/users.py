@@ -14,14 +14,15 @@ def mean_of_history(weights: sp.csr_array, items: Floats) -> Floats:
     """
     used, column = np.unique(weights.indices, return_inverse=True)  # of one user few, of many all
     items = items[used]
-    weights = sp.csr_array((weights.data, column, weights.indptr), shape=(weights.shape[0], len(used)))
+    num_users = weights.shape[0]
     has_vector = ~np.isnan(items[:, 0]) if items.size else np.zeros(len(items), bool)
-    known = weights @ sp.diags_array(has_vector.astype(np.float32))
-    known.eliminate_zeros()
-    largest = np.asarray(known.max(axis=1).todense()).ravel() if known.shape[1] else np.zeros(known.shape[0])
-    scaled = sp.diags_array(1 / np.where(largest > 0, largest, 1)) @ known
-    total = np.asarray(scaled.sum(axis=1)).ravel()
-    sums = scaled @ np.nan_to_num(items)
+    user = np.repeat(np.arange(num_users), np.diff(weights.indptr))
+    known = np.where(has_vector[column], weights.data, 0) if len(column) else weights.data
+    largest = np.zeros(num_users, np.float32)
+    np.maximum.at(largest, user, known)
+    scaled = known / np.where(largest > 0, largest, 1)[user]
+    total = np.bincount(user, weights=scaled, minlength=num_users)
+    sums = sp.csr_array((scaled, column, weights.indptr), shape=(num_users, len(used))) @ np.nan_to_num(items)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = sums / total[:, None]
     return np.asarray(np.where(total[:, None] > 0, found, np.nan), np.float32)

@@ -102,7 +102,7 @@ def answer(
     visit = _visit_of(release, request)
     history = _history_of(release, request)
     if request.new_only and history is not None:
-        excluded |= set(history.pairs["item"].to_list())
+        excluded |= set(history.pairs.item.tolist())
     ordered = _ordered(release, request, history, visit, degraded)
     length = request.k + (POOL if epsilon > 0 else 0)
     ordered = _without(ordered, excluded)
@@ -161,7 +161,7 @@ def _ordered(
         except Exception:  # whatever is wrong with a model must not leave a shopper without an answer
             degraded.append("next_item")
         else:
-            own = set(history.pairs["item"].to_list()) if request.new_only else set()
+            own = set(history.pairs.item.tolist()) if request.new_only else set()
             ordered = _alternating(release, ordered, found, own)
     return ordered
 

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from lib.candidates.histories import Histories
-from lib.candidates.known import known_pairs, known_users
+from lib.candidates.histories import Histories, OwnDays, OwnPairs
+from lib.candidates.known import DAY_MICROSECONDS, pair_sums
 from lib.features.interactions import interactions
 from lib.online.state import LiveEvent
 from lib.serving.release import Release
@@ -36,35 +37,35 @@ def past_of(release: Release, place: int) -> Histories | None:
 
 
 def _history(release: Release, place: int, key: str, live: Sequence[LiveEvent]) -> Histories | None:
-    rows = _frame(release.users.events_of(place) if place >= 0 else NO_EVENTS)
-    moment = release.facts.as_of
+    events = release.users.events_of(place) if place >= 0 else NO_EVENTS
+    moment = (release.facts.as_of - EPOCH) // ONE
     if live:
-        rows = pl.concat([rows, _frame(_weighed(release, live))])
-        moment = max(moment, max(event.event_time for event in live) + ONE)
-    if rows.is_empty():
+        since = _weighed(release, live)
+        events = UserEvents(*map(np.concatenate, zip(events, since, strict=True)))  # type: ignore[arg-type]
+        moment = max(moment, int(events.time.max(initial=0)) + 1)
+    known = UserEvents(*(values[events.time < moment] for values in events))  # type: ignore[arg-type]
+    if not len(known.time):
         return None
-    users, pairs = known_users(rows, as_of=moment), known_pairs(rows, as_of=moment)
-    if len(pairs) and pairs["item_id"][0] < 0:  # they are sorted: what the catalogue lacks comes first
-        pairs = pairs.filter(pl.col("item_id") >= 0)
+    age = (moment - known.time) / DAY_MICROSECONDS
+    num_orders = len(np.unique(known.time[known.num_relevant > 0]))
+    days = OwnDays(np.array([num_orders], np.float64), age.min(keepdims=True), age.max(keepdims=True))
     vectors = {
         model: np.asarray(found[place : place + 1]) if place >= 0 else np.full((1, found.shape[1]), np.nan, np.float32)
         for model, found in release.users.vectors.items()
     }
-    placed = pairs.with_columns(user=pl.lit(0, pl.Int64), item=pl.col("item_id"))
-    return Histories(pa.array([key]), placed, users, vectors)
+    return Histories(pa.array([key]), _pairs(known, age), days, vectors)
 
 
-def _frame(events: UserEvents) -> pl.DataFrame:
-    """Rows as `known_pairs` reads them, of one user; an item's number stands for its id."""
-    return pl.DataFrame(
-        {
-            "user_key": pl.zeros(len(events.item), pl.UInt8, eager=True),
-            "item_id": events.item.astype(np.int64),
-            "event_time": pl.Series(events.time).cast(pl.Datetime("us", "UTC")),
-            "weight": events.weight,
-            "num_relevant": events.num_relevant,
-        }
-    )
+def _pairs(events: UserEvents, age: NDArray[np.float64]) -> OwnPairs:
+    """The known pairs of one user, as `known_pairs` has them; an item that the catalogue lacks is none."""
+    order = np.lexsort((age, events.item))
+    order = order[events.item[order] >= 0]
+    item = events.item[order].astype(np.int64)
+    starts = np.flatnonzero(np.diff(item, prepend=-1))
+    sums = pair_sums(starts, age[order], events.weight[order], events.num_relevant[order])
+    is_known = sums["weight"] > 0
+    item = item[starts][is_known]
+    return OwnPairs(np.zeros_like(item), item, **{name: values[is_known] for name, values in sums.items()})
 
 
 def _weighed(release: Release, live: Sequence[LiveEvent]) -> UserEvents:

@@ -41,7 +41,7 @@ def test_the_last_places_go_to_new_items_that_the_user_does_not_have_and_all_new
         np.tile([3.0, 2, 1], len(users)),
     )
     found, is_drawn = explored(block, retrieval.catalogue, listed, Rules(num_explored=1), 3)
-    own = set(zip(block.pairs["user"].to_list(), block.pairs["item"].to_list(), strict=True))
+    own = set(zip(block.pairs.user.tolist(), block.pairs.item.tolist(), strict=True))
     drawn = [(user, item) for user, item, chosen in zip(found.user, found.item, is_drawn, strict=True) if chosen]
     assert not own & set(drawn)
     assert {items[item] for _, item in drawn} == {"x", "y", "z"}

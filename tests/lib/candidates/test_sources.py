@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.candidates.known import BROWSING
-from lib.candidates.sources import candidates_of, popular_new
+from lib.candidates.sources import by_popularity, candidates_of, popular_new
 from tests.lib.candidates.shop import TITLES, event, interactions, shop, with_vectors
 
 ITEMS = "abcde"
@@ -57,7 +57,7 @@ def test_each_retriever_proposes_the_best_of_a_whole_sort_of_what_the_user_did_n
     retrieval, block = shop(rows, num_proposed=num_proposed, ease=ease)
     found = candidates_of(retrieval, block)
     own = block.matrix(np.ones(len(block.pairs)), num_items).toarray() > 0
-    bought = block.matrix(block.pairs["num_relevant"].to_numpy(), num_items).toarray() > 0
+    bought = block.matrix(block.pairs.num_relevant, num_items).toarray() > 0
     scores = np.where(bought, 1, np.where(own, BROWSING, 0)).astype(np.float32) @ ease.astype(np.float32)
     for user in range(len(block.user_keys)):
         listed = [item for u, item, *_ in entries(found.proposed["ease"]) if u == user]
@@ -81,7 +81,7 @@ def test_somebody_who_is_not_known_gets_what_is_popular() -> None:
     rows = interactions(event("ann", "a", 9), event("bob", "a", 9), event("bob", "b", 9), event("zoe", "a", -1))
     retrieval, block = shop(rows)
     zoe = block.user_keys.to_pylist().index("zoe")
-    by_buyers = popular_new(retrieval.catalogue.num_buyers, block, 2)
+    by_buyers = popular_new(by_popularity(retrieval.catalogue.num_buyers), block, 2)
     assert [(i, s) for u, i, _, s in entries(by_buyers) if u == zoe] == [(0, 2.0), (1, 1.0)]
     found = candidates_of(retrieval, block)
     assert [(i, p) for u, i, p in zip(found.user, found.item, found.pair, strict=True) if u == zoe] == [
