@@ -30,7 +30,8 @@ from benchmarks.synthetic_release import AS_OF, synthetic_release
 from lib.cleaning.pseudonyms import load_key, pseudonyms
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
-from lib.serving.answering import Request, answer
+from lib.serving.answering import answer
+from lib.serving.request import Request
 from lib.settings import PrivacySettings
 from tests.lib.serving.served import MAPPING, publish
 from tests.machine import machine

@@ -35,6 +35,7 @@ from lib.serving.live_log import FileLog, KafkaLog, LiveLog
 from lib.serving.page import read_page
 from lib.serving.service import Service
 from lib.settings import JobSettings
+from rl.serving import read
 
 NAME = "cartwheel"  # of the application in Ray Serve
 
@@ -112,6 +113,7 @@ def service_of(settings: ServeSettings, key: bytes, clock: Callable[[], datetime
         epsilon=settings.exploration_frac,
         ahead_seconds=settings.ahead_seconds,
         clock=clock,
+        read_policy=read,
     )
 
 

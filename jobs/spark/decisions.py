@@ -26,10 +26,8 @@ from pydantic import Field
 
 from lib.engines.arrow_tasks import files_of, gathered
 from lib.engines.spark import SparkRun, start_run
-from lib.features.prices import currencies_in, in_shop_currency
-from lib.formats.money import has_several, rates_of
+from lib.features.priced_items import priced_items
 from lib.settings import JobSettings
-from lib.tables import contract
 from lib.tables.gold import AS_OF_PROPERTY, REWARD_WEIGHTS
 from lib.tables.silver import SESSION_GAP
 from rl.dataset import tasks
@@ -91,22 +89,12 @@ def look_through(run: SparkRun, *, until: datetime, num_shards: int) -> Found:
     return Found(**counts.sum().row(0, named=True), item_ids=items, context_keys=are_numbers)
 
 
-def described_items(run: SparkRun) -> pl.DataFrame:
-    """item_id, category, brand and price, in one currency, of the catalogue's items."""
-    columns = ["item_id", "category", "brand", "price", "currency"]
-    if not run.has("silver/items"):
-        return pl.DataFrame(contract("silver/items").schema.empty_table().select(columns)).drop("currency")
-    items = pl.DataFrame(run.read_arrow("silver/items", columns))
-    found = {*currencies_in(items)["currency"]} if has_several(run.mapping) else {run.mapping.currency}
-    return in_shop_currency(items, rates_of(run.mapping, found)).select(columns[:-1])
-
-
 def shop_of(run: SparkRun, found: Found, settings: DecisionsSettings, *, has_users: bool) -> Shop:
     """What every task needs: catalogue, where the counts by item and date are, the keys of the context.
 
     Of an item that is not in the catalogue, category, brand and price are null.
     """
-    catalogue, times = described_items(run), run.times.at(run.as_of)
+    catalogue, times = priced_items(run, "silver/items"), run.times.at(run.as_of)
     named = pl.concat([found.item_ids, catalogue["item_id"]]).unique().to_frame()
     table = named.join(catalogue, on="item_id", how="left").sort("item_id")
     item_ids, prices = table["item_id"].to_arrow().cast(pa.string()), table["price"].cast(pl.Float64)

@@ -1,13 +1,13 @@
-"""publish: gold/interactions, gold/vectors, gold/sessions, gold/creatives, silver/events, silver/items, silver/descriptions, models `ranker`, `sequence` -> a release.
+"""publish: gold/interactions, gold/vectors, gold/sessions, gold/creatives, gold/item_days, silver/events, silver/items, silver/descriptions, models `ranker`, `sequence`, `policy` -> a release.
 
 Brings together all that a server answers from, of one moment (`as_of`), in `<lake>/files/releases/<run_id>/` (lib/serving/release.py):
 the catalogue and the retrievers' weights and vectors as recommend makes them, the ranker, what comes next in a visit, learnt from all visits
-before `as_of`, what users did, and adverts. It is written whole before ops/models says where it is and the online state
+before `as_of`, what users did, adverts, and the promoted policy with what it knows of users and items. It is written whole before ops/models says where it is and the online state
 points servers to it. A rerun, a retry or a kill changes nothing; a server that runs goes on with the release before.
 """
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from lib.candidates.ranker import Ranker
 from lib.candidates.sources import CONTENT, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.spark import SparkRun, start_run
+from lib.features.priced_items import priced_items
 from lib.next_item.learning import model_at
 from lib.online.open_state import open_state
 from lib.online.state import StateUnavailableError
@@ -37,7 +38,12 @@ from lib.serving.users import Users, users_of
 from lib.settings import JobSettings
 from lib.tables.gold import EVENT_WEIGHTS
 from lib.tables.silver import SESSION_GAP
+from rl import serving
+from rl.learning import qnet_weights
+from rl.observation import CANDIDATE_FEATURES, STATE_FEATURES
+from rl.serving import LivePolicy
 
+EVENTS_PER_SHARD = 1_000_000
 NAME = "now"  # of the one moment
 TABLES = Tables("gold/interactions", "gold/vectors", "silver/items", "silver/descriptions")
 
@@ -123,6 +129,28 @@ def creatives_of(run: SparkRun, catalogue: Catalogue) -> tuple[dict[str, str], .
     return tuple({**row, "label": "synthetic"} for row in rows.to_pylist() if row["item_id"] in known)
 
 
+def policy_of(run: SparkRun, catalogue: Catalogue) -> LivePolicy | None:
+    """The promoted policy with what it observes of users and items; None without one, or where it observes what no server sees."""
+    row = run.current_model("policy")
+    if row is None or row["as_of"] > run.as_of or not run.has("gold/item_days"):
+        return None
+    network = qnet_weights.load(run.lake.local(row["uri"]) / serving.NETWORK)
+    if network.dims != (len(STATE_FEATURES), len(CANDIDATE_FEATURES)):
+        run.log("policy left out", why="it learned from the context of a log's impressions, which no server is told")
+        return None
+    num_shards = run.num_shards(
+        run.lake.num_rows("silver/events", run.version_of("silver/events")), rows_per_shard=EVENTS_PER_SHARD
+    )
+    spread = run.files_of({"": "silver/events"}).then(serving.spread_past, until=run.as_of, num_shards=num_shards)
+    packed = spread.to_shards(num_shards).then(serving.pack_past, item_ids=run.engine.broadcast(catalogue.item_ids))
+    past = serving.past_of(pl.read_ipc_stream(content) for _, content in packed.collected())
+    item_days = pl.DataFrame(run.read_arrow("gold/item_days", filter=pc.field("event_date") < run.as_of.date()))
+    shop = serving.shop_now(priced_items(run, TABLES.items), serving.counts_before(item_days, run.as_of), catalogue)
+    gap = timedelta(minutes=float(run.property_of("silver/events", SESSION_GAP)))
+    run.log("policy", version=row["version"], users=len(past.keys), events=len(past.events.item))
+    return LivePolicy(row["version"], network, shop, past, gap, catalogue)
+
+
 def release_of(run: SparkRun, settings: PublishSettings) -> Release:
     """The release as of `run.as_of`, in memory."""
     moments, versions = {NAME: Moment(run.as_of)}, versions_at(run, TABLES, run.as_of)
@@ -144,6 +172,7 @@ def release_of(run: SparkRun, settings: PublishSettings) -> Release:
         ranker=ranker,
         next_item=next_item,
         creatives=creatives_of(run, catalogue),
+        policy=policy_of(run, catalogue),
     )
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from lib.online.state import Decision, LiveEvent
 
-FORMAT = 1  # of these texts and of how they are kept; a state of another format is not read
+FORMAT = 2  # of these texts and of how they are kept; a state of another format is not read
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CHUNK_USERS = 100  # whose events are added at once: while it lasts, other writers wait
 
@@ -20,13 +20,13 @@ def microseconds(moment: datetime) -> int:
 
 def text_of_event(event: LiveEvent) -> str:
     """The text of an event."""
-    return _text([microseconds(event.event_time), event.event_type, event.item_id, event.quantity])
+    return _text([microseconds(event.event_time), *event[1:]])
 
 
 def event_of(text: str | bytes) -> LiveEvent:
     """The event of a text."""
-    time, event_type, item_id, quantity = json.loads(text)
-    return LiveEvent(EPOCH + timedelta(microseconds=time), event_type, item_id, quantity)
+    time, *others = json.loads(text)
+    return LiveEvent(EPOCH + timedelta(microseconds=time), *others)
 
 
 def text_of_decision(decision: Decision) -> str:

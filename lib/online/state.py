@@ -23,6 +23,7 @@ class LiveEvent(NamedTuple):
     event_type: str  # one of silver/events
     item_id: str
     quantity: int | None = None
+    request_id: str | None = None  # of the answer that led to it
 
 
 class Decision(NamedTuple):

@@ -4,12 +4,12 @@
 2. Of whom nothing was known before this visit, what comes next by its items (lib/next_item) joins in: the list takes from both
    orders in turn, from that of the visit first (docs/decisions/0037 tells what else was tried).
 3. Nobody known: the rungs of lib/candidates/ladder.py below that: what is popular in the place of the shop, then anywhere.
-What these leave short is filled by the rungs below. Then rules, and exploration (lib/serving/exploring.py).
+What these leave short is filled by the rungs below. Where a policy was promoted, it chooses among the first of these: what showing
+each is worth in the long run, given what happened in the visit so far. Then rules, and exploration (lib/serving/exploring.py).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -24,16 +24,18 @@ from lib.candidates.lists import Rated, Writer, rated_by
 from lib.candidates.rules import best_places
 from lib.candidates.sources import Candidates, candidates_of
 from lib.features.days import ACTIONS
-from lib.online.state import LiveEvent
 from lib.ranking.topk import best_order
 from lib.serving.exploring import placed
 from lib.serving.histories import history_of
+from lib.serving.policy import Policy
 from lib.serving.release import Release
+from lib.serving.request import Request
 
 Ints = NDArray[np.int64]
 NEXT_ITEMS = 50  # that the model of visits names
 VISIT_EVENTS = 30  # of a visit's latest that count
 POOL = 40  # items that exploration draws from
+CHOICE = 40  # items that a policy chooses among
 NEXT, UNRANKED = "visit", "history"  # beside the ladder's rungs: named by the visit alone; known, without a ranker
 TOLD = {
     UNRANKED: "goes with what you have",
@@ -42,20 +44,6 @@ TOLD = {
     ladder.POPULAR: "popular lately",
     NEXT: "often next in such a visit",
 }
-
-
-@dataclass(frozen=True)
-class Request:
-    """A question."""
-
-    now: datetime
-    user_key: str | None = None
-    events: Sequence[LiveEvent] = ()  # of the user since the release, the oldest first
-    visit: Sequence[str] = ()  # items of the present visit as whoever asks knows them, the oldest first
-    category: tuple[str, ...] = ()  # the place in the shop, coarse to fine
-    k: int = 10
-    exclude: frozenset[str] = frozenset()
-    new_only: bool = False
 
 
 class Shown(NamedTuple):
@@ -106,8 +94,15 @@ def answer(
     ordered = _ordered(release, request, history, visit, degraded)
     length = request.k + (POOL if epsilon > 0 else 0)
     ordered = _without(ordered, excluded)
-    if len(ordered.items) < length:
-        ordered = _filled(release, request, ordered, excluded, length)
+    wanted = max(length, CHOICE) if release.policy is not None else length
+    if len(ordered.items) < wanted:
+        ordered = _filled(release, request, ordered, excluded, wanted)
+    name = _name_of(ordered)
+    if release.policy is not None and ordered.items:
+        try:
+            ordered, name = _chosen(release, release.policy, request, ordered), release.policy.name
+        except Exception:  # whatever is wrong with a model must not leave a shopper without an answer
+            degraded.append("policy")
     ranked, pool = ordered.items[: request.k], ordered.items[request.k : length]
     chosen = placed(ranked, pool, length=request.k, epsilon=epsilon, draw=draw or np.random.default_rng())
     place_of = {item: place for place, item in enumerate(ordered.items)}
@@ -120,9 +115,37 @@ def answer(
     )
     named = [*ranked, *(pool if epsilon > 0 and len(pool) >= len(ranked) else [])]
     candidates = tuple(ids.take(pa.array(named, pa.int64())).to_pylist())
+    return Answer(shown, name, candidates, tuple(degraded))
+
+
+def _name_of(ordered: _Ordered) -> str:
+    """What the log calls this way of answering."""
     first = ordered.rungs[0] if ordered.rungs else ladder.POPULAR
-    return Answer(
-        shown, f"{first}+{NEXT}" if NEXT in ordered.rungs and first != NEXT else first, candidates, tuple(degraded)
+    return f"{first}+{NEXT}" if NEXT in ordered.rungs and first != NEXT else first
+
+
+def _chosen(release: Release, policy: Policy, request: Request, ordered: _Ordered) -> _Ordered:
+    """The first CHOICE items by the policy's values; the others, and what only fills a list, stay behind them."""
+    above = [rung != ladder.POPULAR for rung in ordered.rungs]
+    num_asked = min(CHOICE, sum(above) or len(above))
+    asked = np.array(ordered.items[:num_asked], np.int64)
+    values = policy.values(request, asked)
+    best = np.argsort(-values, kind="stable")
+    place, _ = best_places(
+        best,
+        np.zeros_like(asked),
+        asked,
+        release.catalogue,
+        length=num_asked,
+        max_per_category=release.facts.max_per_category,
+    )
+    order = [*place.tolist(), *range(num_asked, len(ordered.items))]
+    lowest = float(values.min())
+    scores = [*values.tolist(), *(lowest - 1 - after for after in range(len(ordered.items) - num_asked))]
+    return ordered._replace(
+        items=[ordered.items[at] for at in order],
+        scores=[scores[at] for at in order],
+        rungs=[ordered.rungs[at] for at in order],
     )
 
 
@@ -141,11 +164,8 @@ def _visit_of(release: Release, request: Request) -> list[str]:
 
 
 def _history_of(release: Release, request: Request) -> Histories | None:
-    """What is known of who asks; the items of a visit that no event tells count as looked at now."""
-    live = list(request.events)
-    known = {event.item_id for event in live}
-    live += [LiveEvent(request.now, "view", item) for item in dict.fromkeys(request.visit) if item not in known]
-    return history_of(release, request.user_key, live)
+    """What is known of who asks."""
+    return history_of(release, request.user_key, request.told())
 
 
 def _ordered(

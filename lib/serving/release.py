@@ -7,13 +7,14 @@ vectors/MODEL.npy   vectors of the items by each model
 users/*.npy         what users did, and their vectors (lib/serving/users.py)
 ranker/             the ranker's fit, where there is one (lib/candidates/ranker.py)
 next/               what comes next in a visit, where it was learnt (lib/next_item/files.py)
+policy/             the promoted policy, where there is one (rl/serving.py)
 creatives.json      adverts that may be shown
 reference.parquet   candidates' features and scores when the release was made, by which drift is told
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ from lib.next_item.model import NextItemModel
 from lib.ranking import ann
 from lib.ranking.ease import Weights
 from lib.serving import users as user_files
+from lib.serving.policy import Policy
 from lib.serving.users import Users
 from lib.tables.silver import LEVELS
 
@@ -43,6 +45,7 @@ FORMAT = 1
 KIND = "releases"  # of files in the lake
 MANIFEST, CATALOGUE, CREATIVES, REFERENCE = "release.json", "catalogue.arrow", "creatives.json", "reference.parquet"
 EASE, EASE_PARTS, VECTORS, RANKER, NEXT = "ease.npy", ("data", "indices", "indptr"), "vectors", "ranker", "next"
+POLICY = "policy"
 RANKER_FIT = "ranker"
 
 
@@ -73,6 +76,7 @@ class Release:
     ranker: Ranker | None
     next_item: NextItemModel | None
     creatives: tuple[Mapping[str, str], ...] = ()
+    policy: Policy | None = None  # promoted, where one was
 
     @property
     def version(self) -> str:
@@ -102,6 +106,8 @@ def save(release: Release, folder: Path, *, reference: pl.DataFrame | None = Non
     if release.next_item is not None:
         (folder / NEXT).mkdir(exist_ok=True)
         next_files.save(release.next_item, folder / NEXT)
+    if release.policy is not None:
+        release.policy.save(folder / POLICY)
     (folder / CREATIVES).write_text(json.dumps(list(release.creatives), indent=1))
     if reference is not None:
         reference.write_parquet(folder / REFERENCE)
@@ -116,8 +122,11 @@ def save(release: Release, folder: Path, *, reference: pl.DataFrame | None = Non
     part.replace(folder / MANIFEST)
 
 
-def load(folder: Path) -> Release:
-    """What `save` wrote, checked.
+ReadPolicy = Callable[[Path, Catalogue], Policy]  # its folder, the release's catalogue
+
+
+def load(folder: Path, read_policy: ReadPolicy | None = None) -> Release:
+    """What `save` wrote, checked; without `read_policy` a policy is left out.
 
     Raises:
         ValueError: it is of another format, or not whole; in one line.
@@ -139,7 +148,10 @@ def load(folder: Path) -> Release:
             ranker = Ranker(facts.versions["ranker"], scorer, usual)
         next_item = next_files.load(folder / NEXT)
         creatives = tuple(json.loads((folder / CREATIVES).read_text()))
-        return Release(facts, retrieval, prices, user_files.load(folder), ranker, next_item, creatives)
+        policy = None
+        if read_policy is not None and (folder / POLICY).is_dir():
+            policy = read_policy(folder / POLICY, catalogue)
+        return Release(facts, retrieval, prices, user_files.load(folder), ranker, next_item, creatives, policy)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"release {folder.name} is not whole: {type(error).__name__}: {error}") from error
 

@@ -23,10 +23,11 @@ from lib.online.state import Decision, LiveEvent, OnlineState, StateUnavailableE
 from lib.runs.logs import job_logger
 from lib.runs.model_registry import RELEASE, current_model
 from lib.serving import release as releases
-from lib.serving.answering import Answer, Request, answer
+from lib.serving.answering import Answer, answer
 from lib.serving.live_log import LiveLog, LogUnavailableError
 from lib.serving.metrics import Metrics
-from lib.serving.release import Release
+from lib.serving.release import ReadPolicy, Release
+from lib.serving.request import Request
 
 STATE, LOG = "state", "log"
 PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -79,6 +80,7 @@ class Service:
     ahead_seconds: float = 60.0  # that a client's clock may be ahead
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     metrics: Metrics = field(default_factory=Metrics)
+    read_policy: ReadPolicy | None = None
     release: Release | None = None
     _state_lost_until: float = 0.0
     _refused: str = ""  # the release that could not be loaded
@@ -102,7 +104,7 @@ class Service:
             if wanted is None or wanted[0] == self._refused or (self.release and self.release.version == wanted[0]):
                 return False
             try:
-                loaded = releases.load(self.lake.local(wanted[1]))
+                loaded = releases.load(self.lake.local(wanted[1]), self.read_policy)
             except (ValueError, OSError) as error:
                 self._refused = wanted[0]
                 job_logger("serve").warning("goes on without release %s: %s", wanted[0], error)
@@ -131,15 +133,12 @@ class Service:
             raise UnusableError(503, "no_release", "no release is loaded yet: run publish, or wait")
         degraded: list[str] = []
         user_key, now = self.user_key(question.user_id) if question.user_id else None, self.clock()
-        events = (
-            self._ask_state(lambda state: state.events(user_key, since=release.facts.as_of), degraded)
-            if user_key
-            else []
-        )
+        events, decisions = self._since(release, user_key, degraded) if user_key else ((), ())
         request = Request(
             now=now,
             user_key=user_key,
-            events=tuple(events or ()),
+            events=events,
+            decisions=decisions,
             visit=question.visit,
             category=question.category,
             k=question.k,
@@ -162,6 +161,17 @@ class Service:
             "degraded": degraded,
             "ms": round((time.perf_counter() - began) * 1e3, 3),
         }
+
+    def _since(
+        self, release: Release, user_key: str, degraded: list[str]
+    ) -> tuple[Sequence[LiveEvent], Sequence[Decision]]:
+        """What a user did since the release, and where a policy wants to know, what they were shown."""
+        since = release.facts.as_of
+        events = self._ask_state(lambda state: state.events(user_key, since=since), degraded) or ()
+        if release.policy is None or degraded:
+            return events, ()
+        decisions = self._ask_state(lambda state: state.decisions(user_key), degraded) or ()
+        return events, [decision for decision in decisions if decision.decided_at >= since]
 
     def _decided(
         self,
@@ -221,7 +231,9 @@ class Service:
         for row in rows:
             user_key = None if row["user_id"] is None else self.user_key(row["user_id"])
             if user_key is not None:
-                live = LiveEvent(row["event_time"], row["event_type"], row["item_id"], row["quantity"])
+                live = LiveEvent(
+                    row["event_time"], row["event_type"], row["item_id"], row["quantity"], row["request_id"]
+                )
                 by_user.setdefault(user_key, []).append(live)
         degraded: list[str] = []
         if by_user:
@@ -256,7 +268,8 @@ class Service:
                 "after_the_end",
                 f"event {place}: the log ends at {end:%Y-%m-%d %H:%M} UTC by its mapping (times.end)",
             )
-        return event._asdict() | {"event_time": moment, "item_id": event.item_id.strip()}
+        request_id = event.request_id if "request_id" in self.writer.columns else None  # else the log tells of none
+        return event._asdict() | {"event_time": moment, "item_id": event.item_id.strip(), "request_id": request_id}
 
     def adverts(self, items: Sequence[str], *, at_most: int) -> dict[str, Any]:
         """Adverts of some items in their order, or of any; all are generated, and say so."""

@@ -42,21 +42,37 @@ class Users:
 
     def place(self, user_key: str) -> int:
         """Where a user stands; -1 for one who is unknown."""
-        try:
-            first, second = numbers_of(user_key)
-        except ValueError:
-            return -1
-        at = int(np.searchsorted(self.keys[:, 0], np.uint64(first)))
-        while at < len(self.keys) and int(self.keys[at, 0]) == first:
-            if int(self.keys[at, 1]) == second:
-                return at
-            at += 1
-        return -1
+        return place_in(self.keys, user_key)
 
     def events_of(self, place: int) -> UserEvents:
         """What the user at a place did."""
         rows = slice(int(self.starts[place]), int(self.starts[place + 1]))
         return UserEvents(*(np.asarray(array[rows]) for array in self.events))  # type: ignore[arg-type]
+
+
+def place_in(keys: NDArray[np.uint64], user_key: str) -> int:
+    """Where a user stands among sorted keys (U, 2); -1 for one who is not there."""
+    try:
+        first, second = numbers_of(user_key)
+    except ValueError:
+        return -1
+    at = int(np.searchsorted(keys[:, 0], np.uint64(first)))
+    while at < len(keys) and int(keys[at, 0]) == first:
+        if int(keys[at, 1]) == second:
+            return at
+        at += 1
+    return -1
+
+
+def mapped(file: Path) -> NDArray[np.generic]:
+    """An array that was saved, read where it lies; a small one is read into memory.
+
+    Raises:
+        OSError, ValueError: it is missing, or no array.
+    """
+    is_mapped = file.stat().st_size > LEAST_MAPPED
+    found: NDArray[np.generic] = np.load(file, mmap_mode="r" if is_mapped else None, allow_pickle=False)
+    return found
 
 
 def numbers_of(user_key: str) -> tuple[int, int]:
@@ -122,10 +138,7 @@ def load(folder: Path) -> Users:
     own = folder / FOLDER
 
     def array(name: str) -> NDArray[np.generic]:
-        file = own / f"{name}.npy"
-        mapped = file.stat().st_size > LEAST_MAPPED
-        found: NDArray[np.generic] = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-        return found
+        return mapped(own / f"{name}.npy")
 
     vectors = {file.stem.removeprefix("vectors-"): array(file.stem) for file in sorted(own.glob("vectors-*.npy"))}
     events = UserEvents(*(array(name) for name in EVENT_ARRAYS))  # type: ignore[arg-type]

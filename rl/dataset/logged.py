@@ -126,9 +126,9 @@ def read_decisions(
     begin = np.flatnonzero(first)[np.cumsum(first) - 1] if len(row) else row
     step = np.arange(len(row)) - begin
     is_last = np.r_[first[1:], True][: len(row)]
-    counts = _past(events, row[begin], candidates, catalogue)
+    counts = past_counts(events, row[begin], candidates, catalogue)
     answers = answered(events)
-    counts |= _session(events, row, step, candidates, catalogue, answers)
+    counts |= session_counts(events, row, step, candidates, catalogue, answers)
     counts |= _items(
         item_days,
         shop_days or ShopDays.of(item_days),
@@ -205,7 +205,7 @@ def count_columns(kind: Ints, request: Ints) -> Floats:
     return np.column_stack([kind == IMPRESSION, is_click, kind == VIEW, kind == CART, kind == PURCHASE]).astype(float)
 
 
-def _past(events: Events, start: Ints, candidates: Ints, catalogue: Catalogue) -> dict[str, Floats]:
+def past_counts(events: Events, start: Ints, candidates: Ints, catalogue: Catalogue) -> dict[str, Floats]:
     """Counts of the user's events before row `start`, the session's first decision: (N,) for N decisions."""
     order = np.arange(len(events.user))
     weight = EVENT_WEIGHT[events.kind]
@@ -239,7 +239,7 @@ def _past(events: Events, start: Ints, candidates: Ints, catalogue: Catalogue) -
     }
 
 
-def _session(
+def session_counts(
     events: Events, row: Ints, step: Ints, candidates: Ints, catalogue: Catalogue, answers: Ints
 ) -> dict[str, Floats]:
     """Counts of the session's earlier decisions and of the reactions to them so far."""

@@ -1,7 +1,9 @@
 """The publish job: what is answered from its release is what recommend lists, and a release that is not whole answers nothing."""
 
 import json
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,13 @@ from lib.online.open_state import open_state
 from lib.pipeline import JOBS
 from lib.runs.model_registry import current_model
 from lib.serving import release as releases
-from lib.serving.answering import Request, answer
+from lib.serving.answering import answer
+from lib.serving.request import Request
+from lib.tables import contract
+from rl import serving
+from rl.learning import qnet
+from rl.observation import CANDIDATE_FEATURES, STATE_FEATURES
+from rl.serving import LivePolicy
 from tests.jobs.spark.interactions import pair
 from tests.jobs.spark.test_recommend import ranker
 from tests.lakes import END, PROPERTIES, START, TEST_FROM, SmallLake
@@ -72,14 +80,16 @@ def shop(lake: SmallLake) -> None:
     lake.put("gold/sessions", *visits)
 
 
-def published(lake: SmallLake, job: ModuleType) -> releases.Release:
+def published(lake: SmallLake, job: ModuleType, *further: Callable[[SmallLake], None]) -> releases.Release:
     shop(lake)
     chosen: Any = job.PublishSettings(**lake.shared_settings)
     ranker(lake, options=chosen.retrieval_options(), learned_until={"ranker": TEST_FROM})
+    for one in further:
+        one(lake)
     job.main(chosen)
     row = current_model(lake.lake, "release")
     assert row is not None
-    return releases.load(lake.lake.local(row["uri"]))
+    return releases.load(lake.lake.local(row["uri"]), serving.read)
 
 
 def test_what_a_release_answers_is_what_recommend_lists_item_for_item_and_reason_for_reason(
@@ -98,6 +108,69 @@ def test_what_a_release_answers_is_what_recommend_lists_item_for_item_and_reason
         request = Request(now=TEST_FROM, user_key=user, k=10, new_only=question == "new")
         ranked = [one for one in answer(release, request).shown if one.rung == "ranked"]
         assert [(one.item_id, one.reason) for one in ranked] == rows
+
+
+def policy(lake: SmallLake, *, as_of: datetime = TEST_FROM, state_dim: int = len(STATE_FEATURES)) -> None:
+    """Register a promoted policy; what it says was not learned."""
+    folder = lake.lake.files("policy", "train_policy-000001")
+    network = qnet.CandidateQNet(state_dim, len(CANDIDATE_FEATURES), (4,))
+    qnet.save(network, folder / "qnet.safetensors", tables={}, temperature=1.0, epsilon=0.1)
+    row = {"model": "policy", "version": "train_policy-000001", "run_id": "p", "inputs": [], "created_at": START}
+    uri = folder.absolute().relative_to(lake.lake.folder).as_posix()
+    others = lake.read("ops/models") if lake.lake.exists("ops/models") else []
+    lake.put("ops/models", *others, row | {"uri": uri, "status": "promoted", "as_of": as_of})
+
+
+def seen_and_shown(lake: SmallLake) -> None:
+    """One looks at two items before the release's moment and is shown one, and looks at one more after it; counts of a day before it."""
+    day = TEST_FROM - timedelta(days=1)
+    what = [("i01", "view", 1), ("i02", "view", 2), ("i02", "impression", 3), ("i03", "view", 25)]
+    lake.put_events(
+        *(
+            {"user_key": key(1), "item_id": item, "event_type": kind, "event_time": day + hours * HOUR}
+            for item, kind, hours in what
+        ),
+        {"event_time": START},
+        {"event_time": END - timedelta(seconds=1)},
+    )
+    counts = {name: 3 for name in contract("gold/item_days").schema.names if name.startswith("num_")}
+    lake.put("gold/item_days", {"item_id": "i01", "event_date": day.date(), **counts, "first_seen_at": day})
+
+
+def test_a_promoted_policy_is_in_the_release_with_what_it_knows_of_each_user_before_its_moment(
+    job: ModuleType, small_lake: SmallLake
+) -> None:
+    seen_and_shown(small_lake)
+    release = published(small_lake, job, policy)
+    assert release.policy is not None and release.policy.version == "train_policy-000001"
+    found = answer(release, Request(now=TEST_FROM, user_key=key(1)))
+    assert (found.policy, found.degraded, len(found.shown)) == ("dqn", (), 10)
+    assert isinstance(release.policy, LivePolicy)
+    place = release.catalogue.place_of
+    state, features = release.policy.observed(
+        Request(now=TEST_FROM, user_key=key(1)), np.array([place["i01"], place["i03"]])
+    )
+    past = dict(zip(STATE_FEATURES, np.expm1(5 * state[0]).round(4), strict=True))
+    assert (past["past_views"], past["past_impressions"], past["past_clicks"]) == (2, 1, 0)
+    assert features[0, :, CANDIDATE_FEATURES.index("item_viewed")].tolist() == pytest.approx([np.log(2), 0])
+    assert (
+        features[0, 0, CANDIDATE_FEATURES.index("item_click_rate")]
+        > features[0, 1, CANDIDATE_FEATURES.index("item_click_rate")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [({"as_of": TEST_FROM + HOUR}, ""), ({"state_dim": len(STATE_FEATURES) + 3}, "policy left out")],
+    ids=["learned from later", "observes what no server sees"],
+)
+def test_a_policy_that_learned_from_later_or_from_what_no_server_sees_is_left_out(
+    job: ModuleType, small_lake: SmallLake, given: dict[str, Any], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen_and_shown(small_lake)
+    release = published(small_lake, job, partial(policy, **given))
+    assert release.policy is None and why in capsys.readouterr().out
+    assert answer(release, Request(now=TEST_FROM, user_key=key(1))).policy == "ranked"
 
 
 @pytest.mark.bad_input("a release that is not whole")

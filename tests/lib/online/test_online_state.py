@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lib.live.tied import descendants
 from lib.online.open_state import has_state, open_state
-from lib.online.records import text_of_event
+from lib.online.records import FORMAT, text_of_event
 from lib.online.state import DECISIONS_KEPT, Decision, LiveEvent, OnlineState, StateUnavailableError
 from lib.runs.errors import SettingError
 from lib.settings import LiveSettings
@@ -27,7 +27,7 @@ from tests.redis_servers import RedisServer
 from tests.redis_servers import redis_server as started_redis
 
 START = datetime(2011, 12, 1, 9, tzinfo=UTC)
-VIEW = LiveEvent(START, "view", "kettle", 1)
+VIEW = LiveEvent(START, "view", "kettle", 1, "r1")
 DECISION = Decision("r1", "ann", START, "ranked", "rel-1", ("a", "b"), (0.75, 0.1), ("a", "b", "c"))
 
 OpenState = Callable[..., OnlineState]
@@ -180,7 +180,7 @@ def test_processes_that_write_at_once_lose_nothing(
     state: Any = opened(events_kept=1000)
     given = LiveSettings(events_kept=1000, state_timeout_ms=30_000)
     if hasattr(state, "prefix"):
-        prefix = state.prefix.removesuffix("1:")
+        prefix = state.prefix.removesuffix(f"{FORMAT}:")
         given = given.model_copy(update={"topic_prefix": prefix, "state": state.address})
     work = multiprocessing.get_context("fork")
     writers = [work.Process(target=write_events, args=(given, str(tmp_path), 50 * number)) for number in range(4)]
@@ -283,7 +283,7 @@ def test_a_state_of_another_format_is_left_alone(redis_server: RedisServer, tmp_
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 7")
     with pytest.raises(
-        SettingError, match="has format 7, where this release has 1: remove the file, and the stream fills"
+        SettingError, match=f"has format 7, where this release has {FORMAT}: remove the file, and the stream fills"
     ):
         open_state(LiveSettings(), str(tmp_path))
 

@@ -1,16 +1,19 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.synthetic_release import AS_OF, user_key
 from lib.candidates.ranker import Ranker
 from lib.candidates.trees import Trees
 from lib.next_item.ranker import Ranker as NextRanker
 from lib.online.state import LiveEvent
-from lib.serving.answering import Request, answer
+from lib.serving.answering import answer
 from lib.serving.release import Release
+from lib.serving.request import Request
 from tests.lib.serving.served import NOW, small_release
 
 
@@ -86,6 +89,55 @@ def test_without_a_ranker_or_what_comes_next_an_answer_is_made_by_what_is_left_a
     new_here = Request(now=NOW, user_key="0" * 32, events=(view("i00000077"),))
     found = answer(replace(release, next_item=next_item), new_here)
     assert found.degraded == ("next_item",) and len(found.shown) == 10
+
+
+@dataclass(frozen=True)
+class LastFirst:
+    """A policy to which the item that stands last in the catalogue is worth most."""
+
+    name: str = "last_first"
+    version: str = "1"
+    is_broken: bool = False
+
+    def values(self, request: Request, items: NDArray[np.int64]) -> NDArray[np.floating]:
+        if self.is_broken:
+            raise RuntimeError("broken")
+        return items.astype(np.float64)
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+def test_a_policy_chooses_among_the_first_items_and_what_only_fills_a_list_stays_behind_them(release: Release) -> None:
+    chosen, key = replace(release, policy=LastFirst()), user_key(release.users, 3)
+    before, found = (answer(one, Request(now=NOW, user_key=key, k=60)) for one in (release, chosen))
+    assert (found.policy, found.degraded) == ("last_first", ())
+    assert items(found)[:40] == sorted(items(before)[:40], reverse=True) and items(found)[40:] == items(before)[40:]
+    told = {one.item_id: (one.reason, one.rung) for one in before.shown}
+    assert all(told[one.item_id] == (one.reason, one.rung) for one in found.shown)
+    scores = [one.score for one in found.shown]
+    assert scores == sorted(scores, reverse=True)
+    category = release.catalogue.tag_paths[release.catalogue.tag[5]][:1]
+    asked = Request(now=NOW, category=category, k=30)
+    in_place, by_policy = answer(release, asked), answer(chosen, asked)
+    num_there = sum(one.rung == "category" for one in in_place.shown)
+    assert 0 < num_there < 30
+    assert items(by_policy)[:num_there] == sorted(items(in_place)[:num_there], reverse=True)
+    assert items(by_policy)[num_there:] == items(in_place)[num_there:]
+    everywhere = answer(chosen, Request(now=NOW, k=5))
+    assert items(everywhere) == sorted(items(answer(release, Request(now=NOW, k=40))), reverse=True)[:5]
+
+
+def test_a_policy_keeps_the_cap_of_a_category_and_one_that_is_broken_is_told_and_left_out(release: Release) -> None:
+    key = user_key(release.users, 3)
+    capped = replace(release, policy=LastFirst(), facts=replace(release.facts, max_per_category=1))
+    first = [
+        release.catalogue.tag[release.catalogue.place_of[item]]
+        for item in items(answer(capped, Request(now=NOW, user_key=key)))
+    ]
+    assert len(set(first)) == len(first)
+    broken = answer(replace(release, policy=LastFirst(is_broken=True)), Request(now=NOW, user_key=key))
+    assert broken.degraded == ("policy",) and items(broken) == items(answer(release, Request(now=NOW, user_key=key)))
 
 
 def test_with_exploration_the_candidates_are_logged_and_each_shown_item_has_its_chance(release: Release) -> None:
