@@ -1,5 +1,6 @@
-"""Clients of a server, in a process of their own: `python -m benchmarks.serving_load PORT TOKEN CLIENTS SECONDS USERS ITEMS`.
+"""Clients of a server, in a process of their own: `python -m benchmarks.serving_load SERVER PORT TOKEN CLIENTS SECONDS USERS ITEMS`.
 
+SERVER is `cartwheel` or `gorse`.
 Each client sends its next request when it has the answer to the last, over a connection that stays open. Prints one JSON object: latencies in
 milliseconds of questions and of events, the statuses, and the time from sending an event to having an answer that it has changed.
 """
@@ -11,7 +12,43 @@ import sys
 import time
 from collections import Counter
 
-ASK, SEND = "/recommendations", "/events"
+Request = tuple[str, str, object]  # method, path, body
+
+
+class Cartwheel:
+    """How questions and events are sent to the job serve."""
+
+    def ask(self, user: str) -> Request:
+        """A question for ten items."""
+        return "POST", "/recommendations", {"user_id": user}
+
+    def send(self, user: str, item: str) -> Request:
+        """A view."""
+        return "POST", "/events", {"user_id": user, "item_id": item, "event_type": "view"}
+
+    def items(self, answer: bytes) -> list[str]:
+        """The items of an answer; none of a refusal."""
+        return [item["item_id"] for item in json.loads(answer).get("items", [])]
+
+
+class Gorse:
+    """The same of Gorse."""
+
+    def ask(self, user: str) -> Request:
+        """A question for ten items."""
+        return "GET", f"/api/recommend/{user}?n=10", None
+
+    def send(self, user: str, item: str) -> Request:
+        """A view."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return "POST", "/api/feedback", [{"FeedbackType": "view", "UserId": user, "ItemId": item, "Timestamp": now}]
+
+    def items(self, answer: bytes) -> list[str]:
+        """The items of an answer."""
+        return list(json.loads(answer))
+
+
+SERVERS: dict[str, Cartwheel | Gorse] = {"cartwheel": Cartwheel(), "gorse": Gorse()}
 
 
 class Client:
@@ -24,10 +61,11 @@ class Client:
         """Connect."""
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
 
-    async def post(self, path: str, body: object) -> tuple[int, bytes, float]:
+    async def call(self, asked: Request) -> tuple[int, bytes, float]:
         """Status, body and milliseconds of an answer."""
-        content, began = json.dumps(body).encode(), time.perf_counter()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._token}\r\nContent-Type: application/json\r\n"
+        method, path, body = asked
+        content, began = b"" if body is None else json.dumps(body).encode(), time.perf_counter()
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._token}\r\nContent-Type: application/json\r\n"
         request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
         self._writer.write(request)
         try:
@@ -41,7 +79,9 @@ class Client:
         return int(headers[9:12]), answer, (time.perf_counter() - began) * 1e3
 
 
-async def run(port: int, token: str, clients: int, seconds: float, users: int, items: int) -> dict[str, object]:
+async def run(
+    server: Cartwheel | Gorse, port: int, token: str, clients: int, seconds: float, users: int, items: int
+) -> dict[str, object]:
     """What so many clients measure."""
     asked: list[float] = []
     sent: list[float] = []
@@ -54,18 +94,17 @@ async def run(port: int, token: str, clients: int, seconds: float, users: int, i
         await client.open()
         while time.perf_counter() < until:
             user = f"u{draw.randrange(users)}"
-            status, before, took = await client.post(ASK, {"user_id": user})
+            status, before, took = await client.call(server.ask(user))
             asked.append(took)
             statuses[str(status)] += 1
             if draw.random() < 0.2:
-                event = {"user_id": user, "item_id": f"i{draw.randrange(items):08d}", "event_type": "view"}
-                status, _, took = await client.post(SEND, event)
+                status, _, took = await client.call(server.send(user, f"i{draw.randrange(items):08d}"))
                 sent.append(took)
                 statuses[str(status)] += 1
-                status, answer, again = await client.post(ASK, {"user_id": user})
+                status, answer, again = await client.call(server.ask(user))
                 asked.append(again)
                 statuses[str(status)] += 1
-                if status == 200 and _items(answer) != _items(before):
+                if status == 200 and server.items(answer) != server.items(before):
                     effects.append(took + again)
 
     began = time.perf_counter()
@@ -74,12 +113,8 @@ async def run(port: int, token: str, clients: int, seconds: float, users: int, i
     return {"asked": asked, "sent": sent, "effects": effects, "statuses": dict(statuses), "seconds": took}
 
 
-def _items(answer: bytes) -> list[str]:
-    """The items of an answer; none of a refusal."""
-    return [item["item_id"] for item in json.loads(answer).get("items", [])]
-
-
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    found = asyncio.run(run(int(given[0]), given[1], int(given[2]), float(given[3]), int(given[4]), int(given[5])))
+    server, *given = sys.argv[1:]
+    port, token, clients, seconds, users, items = given
+    found = asyncio.run(run(SERVERS[server], int(port), token, int(clients), float(seconds), int(users), int(items)))
     print(json.dumps(found))

@@ -1,11 +1,13 @@
 """A release of any size with random content: for speed alone, which does not depend on what the numbers mean."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
+import torch
 
 from lib.candidates.catalogue import catalogue_of
 from lib.candidates.examples import Examples
@@ -18,11 +20,16 @@ from lib.next_item.model import NextItemModel
 from lib.ranking import ann
 from lib.serving.release import Facts, Release
 from lib.serving.users import UserEvents, Users, numbers_of
+from rl.learning.qnet import CandidateQNet
+from rl.learning.qnet_weights import QWeights
+from rl.observation import CANDIDATE_FEATURES, COUNTED, STATE_FEATURES
+from rl.observation import Catalogue as PolicyCatalogue
+from rl.serving import LivePolicy, Past, PastEvents, ShopNow
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 WEIGHTS = {"view": 0.2, "cart": 0.6, "favourite": 0.6, "purchase": 1.0, "rating": 0.2}
 ANN_FROM, NUM_PROBES, NUM_PROPOSED = 50_000, 128, 40  # as the jobs' defaults
-WIDTH, NEIGHBOURS, EVENTS, CATEGORIES = 64, 20, 50, 200
+WIDTH, NEIGHBOURS, EVENTS, SHOWN, CATEGORIES = 64, 20, 50, 100, 200
 
 
 def synthetic_release(
@@ -126,6 +133,30 @@ def _ranker(draw: np.random.Generator, num_trees: int) -> Ranker:
     options = {"num_leaves": 31, "learning_rate": 0.1, "min_data_in_leaf": 20, "seed": 0}
     booster = fitted(examples, num_trees=num_trees, options=options)
     return Ranker("synthetic", Trees(text_of(booster)), ordinary(features))
+
+
+def with_policy(release: Release, *, seed: int = 0) -> Release:
+    """The release with a policy, whose network learned nothing; each user was shown SHOWN items beside what they did."""
+    draw, num_items, num_users = np.random.default_rng(seed), len(release.catalogue), len(release.users)
+    torch.manual_seed(seed)
+    network = CandidateQNet(len(STATE_FEATURES), len(CANDIDATE_FEATURES), (64, 64))
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    own, size = release.users.events, num_users * (EVENTS + SHOWN)
+    shown = np.sort(draw.choice(own.time, (num_users, EVENTS + SHOWN)), axis=1).ravel()
+    events = PastEvents(
+        draw.integers(0, num_items, size).astype(np.int32),
+        shown,
+        draw.choice(np.array([0, 0, 0, 1, 2, 3], np.int8), size),
+        np.tile(np.arange(EVENTS + SHOWN, dtype=np.int32), num_users),
+    )
+    past = Past(release.users.keys, np.arange(num_users + 1) * (EVENTS + SHOWN), events)
+    codes = [np.append(draw.integers(0, number, num_items), number) for number in (CATEGORIES, 20, 500)]
+    catalogue = PolicyCatalogue(*codes, draw.random(num_items + 1))
+    counts = draw.integers(0, 100, (num_items + 1, len(COUNTED))).astype(np.float64)
+    shop = ShopNow(catalogue, counts, counts.mean(axis=0))
+    gap = timedelta(minutes=release.facts.visit_gap_minutes)
+    policy = LivePolicy("synthetic", QWeights(weights, {}), shop, past, gap, release.catalogue)
+    return replace(release, policy=policy)
 
 
 def user_key(users: Users, place: int) -> str:

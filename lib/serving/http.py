@@ -47,6 +47,7 @@ class RecommendationsIn(In):
     k: int = Field(10, ge=1, le=MOST_K, description="items in the answer")
     exclude: list[Id] = Field([], max_length=1000, description="items that are not wanted")
     new_only: bool = Field(False, description="only items that the user has not had")
+    preview: bool = Field(False, description="nobody is shown the answer: it is neither logged nor remembered")
 
 
 class EventIn(In):

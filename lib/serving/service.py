@@ -64,6 +64,7 @@ class Question(NamedTuple):
     k: int = 10
     exclude: tuple[str, ...] = ()
     new_only: bool = False
+    preview: bool = False  # nobody is shown the answer
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Service:
         return found
 
     def recommend(self, question: Question) -> dict[str, Any]:
-        """The answer to a question, which is logged with its propensities.
+        """The answer to a question, which is logged with its propensities unless it is a preview.
 
         Raises:
             UnusableError: there is no release.
@@ -148,7 +149,8 @@ class Service:
         found = answer(release, request, epsilon=self.epsilon, draw=self._draw)
         degraded += found.degraded
         request_id = uuid.uuid4().hex
-        self._decided(question, user_key, request_id, now, release, found, degraded)
+        if not question.preview:
+            self._decided(question, user_key, request_id, now, release, found, degraded)
         self.metrics.answered(found.policy, degraded)
         return {
             "request_id": request_id,

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,28 @@ def test_an_event_changes_the_next_answer_and_decision_and_impressions_are_logge
     assert all(tuple(row["candidates"]) == decision.candidates and row["item"] in decision.candidates for row in shown)
     assert decision.user_key == pseudonyms(pl.Series(["eve"]), KEY)[0] != "eve"
     service.close()
+
+
+def test_a_preview_is_the_answer_that_would_be_given_and_nothing_is_kept_of_it(tmp_path: Path) -> None:
+    service = service_in(tmp_path)
+    client = client_of(service)
+    asked = {"user_id": "eve", "k": 3}
+    seen = client.post(ASK, json=asked | {"preview": True}).json()
+    assert service.state is not None and service.state.decision(seen["request_id"]) is None
+    assert log_of(service) == []
+    given = client.post(ASK, json=asked).json()
+    assert given["items"] == seen["items"] and len(log_of(service)) == 3
+
+
+def test_an_event_is_kept_with_the_answer_that_led_to_it_where_the_log_can_tell_it(tmp_path: Path) -> None:
+    service = service_in(tmp_path)
+    sent = [Event("ann", "i00000007", "view", request_id="r1"), Event("ann", "i00000008", "view")]
+    service.take(sent)
+    assert [event.request_id for event in state_of(service, "ann")] == ["r1", None]
+    columns = {name: column for name, column in service.writer.columns.items() if name != "request_id"}
+    service.writer = replace(service.writer, columns=columns)
+    service.take([Event("bob", "i00000007", "view", request_id="r1")])
+    assert state_of(service, "bob")[0].request_id is None  # as the stream will read it from the log
 
 
 def test_a_list_of_events_is_taken_whole_or_not_at_all(service: Service, client: TestClient) -> None:
