@@ -21,7 +21,6 @@ from lib.candidates.current import ranker_at
 from lib.candidates.known import READ
 from lib.candidates.lists import VERBS, Wording
 from lib.candidates.preparing import RetrievalSettings, Tables, described, retrievals, versions_at
-from lib.candidates.ranker import Ranker
 from lib.candidates.sources import CONTENT, Retrieval
 from lib.candidates.tasks import Moment
 from lib.engines.spark import SparkRun, start_run
@@ -89,15 +88,13 @@ def users_before(run: SparkRun, as_of: datetime, catalogue: Catalogue, versions:
     return users_of(rows.with_columns(item=pl.Series(item)), vectors)
 
 
-def facts_of(
-    run: SparkRun, retrieval: Retrieval, ranker: Ranker | None, versions: dict[str, str], settings: PublishSettings
-) -> Facts:
+def facts_of(run: SparkRun, retrieval: Retrieval, versions: dict[str, str], settings: PublishSettings) -> Facts:
     """What the release says of itself."""
     weights = run.property_of("gold/interactions", EVENT_WEIGHTS)
     return Facts(
         version=run.run_id,
         as_of=retrieval.as_of,
-        versions=versions | ({"ranker": ranker.version} if ranker else {}),
+        versions=versions,
         wording=Wording(VERBS.get(run.mapping.relevance, "chosen"), settings.min_support),
         event_weights=json.loads(weights),
         relevant=run.mapping.relevance,
@@ -164,15 +161,17 @@ def release_of(run: SparkRun, settings: PublishSettings) -> Release:
         run.log("ranker left out", why=f"none that learned from before {run.as_of:%Y-%m-%d %H:%M} alone")
     next_item = model_at(run, "gold/sessions", at_most=settings.next_visits) if run.has("gold/sessions") else None
     catalogue = retrieval.catalogue
+    policy = policy_of(run, catalogue)
+    named = versions | ({"ranker": ranker.version} if ranker else {}) | ({"policy": policy.version} if policy else {})
     return Release(
-        facts=facts_of(run, retrieval, ranker, versions, settings),
+        facts=facts_of(run, retrieval, named, settings),
         retrieval=retrieval,
         prices=prices_of(run, catalogue),
         users=users_before(run, run.as_of, catalogue, versions),
         ranker=ranker,
         next_item=next_item,
         creatives=creatives_of(run, catalogue),
-        policy=policy_of(run, catalogue),
+        policy=policy,
     )
 
 

@@ -142,7 +142,10 @@ def test_a_promoted_policy_is_in_the_release_with_what_it_knows_of_each_user_bef
 ) -> None:
     seen_and_shown(small_lake)
     release = published(small_lake, job, policy)
-    assert release.policy is not None and release.policy.version == "train_policy-000001"
+    assert (
+        release.policy is not None
+        and release.policy.version == release.facts.versions["policy"] == "train_policy-000001"
+    )
     found = answer(release, Request(now=TEST_FROM, user_key=key(1)))
     assert (found.policy, found.degraded, len(found.shown)) == ("dqn", (), 10)
     assert isinstance(release.policy, LivePolicy)
