@@ -426,7 +426,9 @@ def flags_of(job: str, arguments: Sequence[str]) -> list[str]:
     The section `kubernetes` is left out, for it says where a job runs and is no matter of the job's.
     """
     config_file, flags = _split_config([*arguments])
-    sections = _sections_of(job, config_file)
+    sections: dict[str, Any] = {}
+    for name in (job, *JOBS[job].runs):
+        sections |= _sections_of(name, config_file)
     of_file = [
         f"--{section}.{key}".replace("_", "-")
         + f"={value if isinstance(value, str) else json.dumps(value, default=str)}"

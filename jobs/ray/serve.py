@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lib.cleaning.pseudonyms import load_key
-from lib.engines.ray_serve import served
+from lib.engines import ray_serve
 from lib.formats.mapping import load_mapping
 from lib.formats.writing import writer_of
 from lib.lake.lake import Lake
@@ -155,12 +155,11 @@ def app_builder(settings: ServeSettings, tokens: tuple[str, ...], key: bytes) ->
     return build
 
 
-@contextmanager
-def serving(settings: ServeSettings) -> Iterator[None]:
-    """Serve until the block ends.
+def builder_of(settings: ServeSettings) -> Callable[[], Any]:
+    """What builds the application in each replica, with the tokens and the key of this process.
 
     Raises:
-        SettingError: something that it needs is missing; nothing was started.
+        SettingError: something that it needs is missing.
     """
     tokens = load_tokens(settings.token_variable, settings.token_file)
     if not tokens and not settings.allow_anonymous:
@@ -168,17 +167,34 @@ def serving(settings: ServeSettings) -> Iterator[None]:
             "serve answers nobody without tokens: set serve.token_variable or serve.token_file, or serve.allow_anonymous"
         )
     writer_of(load_mapping(settings.log.format))
-    key = load_key(settings.privacy, settings.lake.path)
-    with served(
-        app_builder(settings, tokens, key),
-        settings.cluster,
-        name=NAME,
-        host=settings.host,
-        port=settings.port,
-        num_replicas=settings.num_replicas,
-        cpus_per_replica=settings.cpus_per_replica,
-        max_ongoing=settings.max_waiting * 2,
-    ):
+    return app_builder(settings, tokens, load_key(settings.privacy, settings.lake.path))
+
+
+def size_of(settings: ServeSettings) -> dict[str, Any]:
+    """Ray Serve's name of the application, and how large it is."""
+    return {
+        "name": NAME,
+        "num_replicas": settings.num_replicas,
+        "cpus_per_replica": settings.cpus_per_replica,
+        "max_ongoing": settings.max_waiting * 2,
+    }
+
+
+def application(args: dict[str, list[str]]) -> Any:
+    """The application for a configuration of Ray Serve (lib/kubernetes/ray_service.py): `arguments` are the job's flags."""
+    settings = ServeSettings.load(args["arguments"])
+    return ray_serve.application(builder_of(settings), **size_of(settings))
+
+
+@contextmanager
+def serving(settings: ServeSettings) -> Iterator[None]:
+    """Serve until the block ends.
+
+    Raises:
+        SettingError: something that it needs is missing; nothing was started.
+    """
+    build = builder_of(settings)
+    with ray_serve.served(build, settings.cluster, host=settings.host, port=settings.port, **size_of(settings)):
         job_logger("serve").info("answers at http://%s:%s", settings.host, settings.port)
         yield
 

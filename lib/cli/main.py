@@ -130,12 +130,13 @@ def submit(
     if JOBS[job].engine == "spark":
         submitting.require_java()
         package.build(ROOT / submitting.PACKAGE)
-    if JOBS[job].engine == "ray":
+    by_ray = command[0] == "ray"
+    if by_ray:
         from lib.engines.ray_cluster import client_of  # noqa: PLC0415 - Ray takes seconds to load
 
         client_of(cluster.ray_address)  # `ray job submit` itself would end in a traceback where none answers
     code = subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode
-    if JOBS[job].engine == "ray" and code == ExitCode.FAILED:
+    if by_ray and code == ExitCode.FAILED:
         from lib.engines.ray_cluster import exit_code_of_job  # noqa: PLC0415
 
         code = exit_code_of_job(cluster.ray_address, shlex.join(command[command.index("--") + 1 :]))

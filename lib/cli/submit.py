@@ -32,12 +32,18 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
             str(job.path),
             *arguments,
         ]
-    if job.engine == "ray":
+    if job.engine == "ray" and not _has_own_ray(job, target, cluster):
         if target != "local" and cluster.ray_address is None:
             raise ValueError(f"{job.name} on {target} needs --cluster.ray-address, such as http://head:8265")
         address = ("--address", cluster.ray_address) if cluster.ray_address else ()
         return ["ray", "job", "submit", *address, "--working-dir", ".", "--", "python", str(job.path), *arguments]
     return ["python", str(job.path), *arguments]
+
+
+def _has_own_ray(job: Job, target: Target, cluster: ClusterSettings) -> bool:
+    """Whether a job starts a Ray for itself: what goes on is no job of a cluster that is there for jobs."""
+    named = cluster.ray_address or os.environ.get("RAY_ADDRESS")
+    return job.goes_on and target == "local" and not named
 
 
 def environment() -> dict[str, str]:

@@ -36,20 +36,32 @@ def served(
         from ray import serve  # noqa: PLC0415 - it reads the variables when it is imported
 
         serve.start(http_options={"host": host, "port": port}, logging_config=NO_ACCESS_LOG)
-        deployment: Any = serve.deployment(
-            serve.ingress(build)(),
-            name=name,
-            num_replicas=num_replicas,
-            ray_actor_options={"num_cpus": cpus_per_replica},
-            max_ongoing_requests=max_ongoing,
-            graceful_shutdown_timeout_s=DRAIN_SECONDS,
-            logging_config=NO_ACCESS_LOG,
+        app = application(
+            build, name=name, num_replicas=num_replicas, cpus_per_replica=cpus_per_replica, max_ongoing=max_ongoing
         )
         try:
-            serve.run(deployment.bind(), name=name)
+            serve.run(app, name=name)
             yield
         finally:
             serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def application(
+    build: Callable[[], Any], *, name: str, num_replicas: int, cpus_per_replica: float, max_ongoing: int
+) -> Any:
+    """An application of Ray Serve whose replicas each build an ASGI application for themselves."""
+    from ray import serve  # noqa: PLC0415
+
+    deployment: Any = serve.deployment(
+        serve.ingress(build)(),
+        name=name,
+        num_replicas=num_replicas,
+        ray_actor_options={"num_cpus": cpus_per_replica},
+        max_ongoing_requests=max_ongoing,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        logging_config=NO_ACCESS_LOG,
+    )
+    return deployment.bind()
 
 
 def variables(folder: str) -> dict[str, str]:
