@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lib.engines.spark_properties import PACKAGES, STORE_CONNECTOR, shipped_properties
+from lib.engines.spark_properties import PACKAGES
 from lib.kubernetes.plain_job import plain_job
 from lib.kubernetes.pods import CONTAINER_SECURITY, POD_SECURITY, Submission
 from lib.kubernetes.ray_job import ray_job
@@ -244,8 +244,3 @@ def test_a_settings_file_becomes_flags_and_what_is_of_the_cluster_stays_here(tmp
         "--time.as-of",
         "end",
     ]
-
-
-def test_the_images_jars_are_those_that_the_code_asks_for() -> None:
-    packages = f"{shipped_properties()[PACKAGES]},{STORE_CONNECTOR}"
-    assert f"# packages: {packages}" in (ROOT / "conf" / "image" / "jars.lock").read_text().splitlines()
