@@ -69,6 +69,7 @@ CASES = (
     "a request that a server cannot answer",
     "a missing or wrong token",
     "a server without tokens",
+    "a live part that lacks something on Kubernetes",
     "a release that is not whole",
     "a feature that is never known, or known of one user",
     "no release, one without a reference, or nothing since",

@@ -68,7 +68,8 @@ def submit(
         manifest = jobs.manifest_of(submission, schedule)
         jobs.require(cluster, submission, manifest)
         jobs.start(cluster, manifest, goes_on=submission.goes_on)
-    show(f"submitted {submission.name}; cartwheel logs {submission.name} --follow")
+    look = "status" if submission.goes_on else f"logs {submission.name} --follow"
+    show(f"submitted {submission.name}; cartwheel {look}")
     progress = jobs.await_start(cluster, submission.name, show)
     show(f"{progress.state}{': ' + progress.told if progress.told else ''}")
     if not wait:

@@ -135,6 +135,8 @@ def submit(
         from lib.engines.ray_cluster import client_of  # noqa: PLC0415 - Ray takes seconds to load
 
         client_of(cluster.ray_address)  # `ray job submit` itself would end in a traceback where none answers
+    if JOBS[job].goes_on and not by_ray and JOBS[job].engine == "ray":
+        submitting.become(command)
     code = subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode
     if by_ray and code == ExitCode.FAILED:
         from lib.engines.ray_cluster import exit_code_of_job  # noqa: PLC0415

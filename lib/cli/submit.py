@@ -5,11 +5,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from lib.engines.spark_properties import EXCLUDES, PACKAGES, kafka_properties, shipped_properties, store_packages
 from lib.lake.places import STORE
-from lib.pipeline import Job
+from lib.pipeline import ROOT, Job
 from lib.settings import ClusterSettings
 
 Target = Literal["local", "standalone"]
@@ -50,6 +50,13 @@ def environment() -> dict[str, str]:
     """The environment for these commands: the tools of this Python come first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Go on as a command, so that who ends this process ends that one, in order."""
+    os.chdir(ROOT)
+    variables = environment()
+    os.execvpe(command[0], command, variables)
 
 
 def require_java() -> None:
