@@ -130,7 +130,9 @@ def require_live(settings: Any) -> None:
     if keeps_state and not str(live.state).startswith(REDIS):
         raise SettingError(f"{where} keeps the online state in a Redis: set live.state to redis://host:6379/0")
     if serves and settings.token_file is not None:
-        raise SettingError(f"{where} has no file of tokens: give them to a Secret and name its key by serve.token_variable")
+        raise SettingError(
+            f"{where} has no file of tokens: give them to a Secret and name its key by serve.token_variable"
+        )
     if serves and settings.token_variable is None and not settings.allow_anonymous:
         raise SettingError(
             f"{where} answers nobody without tokens: name the Secret's key that holds them by serve.token_variable, "

@@ -195,7 +195,10 @@ def test_on_kubernetes_the_live_parts_have_a_manifest_too(cartwheel: Cartwheel, 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["stream"], "stream on Kubernetes needs the live log: set live.kafka to Kafka's bootstrap servers, or log.path"),
+        (
+            ["stream"],
+            "stream on Kubernetes needs the live log: set live.kafka to Kafka's bootstrap servers, or log.path",
+        ),
         (["stream", *LIVE[:2]], "stream on Kubernetes keeps the online state in a Redis: set live.state"),
         (["stream", *LIVE, "--schedule", "0 3 * * *"], "stream goes on until it is cancelled"),
         (["stream", *LIVE, "--with", "spark-submit"], "nothing would start it again: use --with operator"),

@@ -86,7 +86,13 @@ def test_what_the_manifest_serves_is_built_from_it_alone_and_answers(
     with (
         log.open("w") as told,
         subprocess.Popen(
-            [sys.executable, "-c", DEPLOY], cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=told, stderr=told, text=True
+            [sys.executable, "-c", DEPLOY],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=told,
+            stderr=told,
+            text=True,
         ) as process,
     ):
         try:
