@@ -56,7 +56,7 @@ def become(command: Sequence[str]) -> NoReturn:
     """Go on as a command, so that who ends this process ends that one, in order."""
     os.chdir(ROOT)
     variables = environment()
-    os.execvpe(command[0], command, variables)
+    os.execvpe(command[0], [*command], variables)
 
 
 def require_java() -> None:
