@@ -73,6 +73,36 @@ def test_the_server_holds_no_secret_and_a_change_of_its_flags_is_one_of_its_pods
         shop.kubectl("delete", "rayservice", "serve", "--wait=false")
 
 
+def test_a_stream_whose_driver_is_lost_gets_another(shop: Shop, tmp_path: Path) -> None:
+    def driver() -> str | None:
+        found = shop.pods("stream", **{"spark-role": "driver"})
+        return str(found[0]["metadata"]["uid"]) if found else None
+
+    command = submitted(shop, "stream", identity_of(shop, "submitter", tmp_path))
+    command.process.kill()
+    try:
+        lost = shop.wait_for(driver, "a driver")
+        shop.kubectl("delete", "pod", "stream-driver", "--grace-period=0", "--force", "--wait=false")
+        shop.wait_for(lambda: driver() not in (None, lost), "another driver")
+    finally:
+        shop.kubectl("delete", "sparkapplication", "stream", "--wait=false")
+
+
+def test_kuberay_makes_the_servers_pods_as_its_service_and_policies_look_for_them(shop: Shop, tmp_path: Path) -> None:
+    submitted(shop, "serve", identity_of(shop, "submitter", tmp_path)).process.kill()
+    try:
+        (worker,) = shop.wait_for(lambda: shop.pods("serve", **{"ray.io/node-type": "worker"}), "a worker")
+        labels = worker["metadata"]["labels"]
+        assert (labels["ray.io/serve"], labels["app.kubernetes.io/name"]) == ("true", "serve")
+        (container,) = worker["spec"]["containers"]
+        assert container["readinessProbe"]["httpGet"]["path"] == "/healthz", (
+            "not one of its own, by a program that is not in the image"
+        )
+        assert {"serve"} <= {port["name"] for port in container["ports"]}
+    finally:
+        shop.kubectl("delete", "rayservice", "serve", "--wait=false")
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "told"),
     [
