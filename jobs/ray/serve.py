@@ -26,6 +26,7 @@ from lib.formats.mapping import load_mapping
 from lib.formats.writing import writer_of
 from lib.lake.lake import Lake
 from lib.lake.places import is_address
+from lib.live.kafka_access import require_access
 from lib.online.open_state import open_state
 from lib.runs.errors import SettingError
 from lib.runs.logs import job_logger
@@ -89,7 +90,7 @@ def log_of(settings: ServeSettings, name: str) -> LiveLog:
     mapping = load_mapping(settings.log.format)
     writer = writer_of(mapping)
     if settings.live.kafka is not None:
-        return KafkaLog(settings.live.kafka, settings.live.topic_prefix, writer)
+        return KafkaLog(settings.live, writer)
     folder = settings.log.path or f"{settings.lake.path}/raw/market"
     if is_address(str(folder)):
         raise SettingError(
@@ -168,6 +169,8 @@ def serving(settings: ServeSettings) -> Iterator[None]:
             "serve answers nobody without tokens: set serve.token_variable or serve.token_file, or serve.allow_anonymous"
         )
     writer_of(load_mapping(settings.log.format))
+    if settings.live.kafka is not None:
+        require_access(settings.live)
     key = load_key(settings.privacy, settings.lake.path)
     with served(
         app_builder(settings, tokens, key),

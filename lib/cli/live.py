@@ -19,6 +19,7 @@ from lib.live.kafka_log import create_topics, live_sources, topic_of
 from lib.live.stack import ANSWER_SECONDS, LivePart, Stack, answers_http
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import SettingError
+from lib.settings import LiveSettings
 
 FOLDER = "live"  # below the lake
 START_SECONDS = 300.0
@@ -50,12 +51,16 @@ def live_stack(
         raise SettingError(f"something answers at {page} already; stop it, or set serve.port")
     if with_redis and live.state is not None:
         raise SettingError(f"live.state is {live.state}; a Redis of this machine is started where it is unset")
+    if live.kafka is None and live.kafka_protocol != "PLAINTEXT":
+        raise SettingError(
+            f"live.kafka_protocol is {live.kafka_protocol}, of a Kafka that live.kafka names; it names none"
+        )
     if live.kafka is None:
         part, address = _kafka(folder / "kafka", topics, partitions)
         parts.append(part)
         given += ["--live.kafka", address]
     else:
-        create_topics(live.kafka, topics, partitions=partitions)
+        create_topics(live, topics, partitions=partitions)
     given += _going_on(settings["stream"].log.format, folder, given)
     if with_redis:
         part, address = _redis(folder / "redis")
@@ -105,7 +110,7 @@ def _kafka(folder: Path, topics: Sequence[str], partitions: int) -> tuple[LivePa
         "kafka",
         broker.command,
         lambda: answers(address, seconds=ANSWER_SECONDS),
-        then=lambda: create_topics(address, topics, partitions=partitions),
+        then=lambda: create_topics(LiveSettings(kafka=address), topics, partitions=partitions),
     )
     return part, address
 
