@@ -23,7 +23,7 @@ from pydantic import Field
 from lib.cleaning.pseudonyms import load_key
 from lib.engines.ray_serve import served
 from lib.formats.mapping import load_mapping
-from lib.formats.writing import writer_of
+from lib.formats.writing import RecordWriter, writer_of
 from lib.lake.lake import Lake
 from lib.lake.places import is_address
 from lib.live.kafka_access import require_access
@@ -81,6 +81,15 @@ def clock_of(settings: ServeSettings) -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + offset
 
 
+def writer_in(settings: ServeSettings) -> RecordWriter:
+    """What writes events as records of the log.
+
+    Raises:
+        ValueError: the mapping's records cannot be written where the live log is.
+    """
+    return writer_of(load_mapping(settings.log.format), as_messages=settings.live.kafka is not None)
+
+
 def log_of(settings: ServeSettings, name: str) -> LiveLog:
     """The live log: Kafka where the settings name it, else files in the log folder.
 
@@ -88,7 +97,7 @@ def log_of(settings: ServeSettings, name: str) -> LiveLog:
         ValueError: the mapping's records cannot be written, or its files not be placed.
     """
     mapping = load_mapping(settings.log.format)
-    writer = writer_of(mapping)
+    writer = writer_in(settings)
     if settings.live.kafka is not None:
         return KafkaLog(settings.live, writer)
     folder = settings.log.path or f"{settings.lake.path}/raw/market"
@@ -107,7 +116,7 @@ def service_of(settings: ServeSettings, key: bytes, clock: Callable[[], datetime
         lake=Lake(settings.lake.path),
         mapping=mapping,
         key=key,
-        writer=writer_of(mapping),
+        writer=writer_in(settings),
         state=open_state(settings.live, settings.lake.path),
         log=log_of(settings, name),
         epsilon=settings.exploration_frac,
@@ -168,7 +177,7 @@ def serving(settings: ServeSettings) -> Iterator[None]:
         raise SettingError(
             "serve answers nobody without tokens: set serve.token_variable or serve.token_file, or serve.allow_anonymous"
         )
-    writer_of(load_mapping(settings.log.format))
+    writer_in(settings)
     if settings.live.kafka is not None:
         require_access(settings.live)
     key = load_key(settings.privacy, settings.lake.path)
