@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -299,6 +299,10 @@ class LiveSettings(Section):
         100, ge=1, le=60_000, description="after so many milliseconds without an answer the state counts as lost"
     )
 
+    def topic_of(self, source: str) -> str:
+        """The topic of the live log that holds the records of a source of the mapping."""
+        return f"{self.topic_prefix}{source}"
+
     @field_validator("kafka_user")
     @classmethod
     def is_needed_by_the_protocol(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -428,16 +432,18 @@ S = TypeVar("S", bound=Section)
 J = TypeVar("J", bound=JobSettings)
 
 
-def _without_sections(arguments: Sequence[str], sections: Collection[str]) -> list[str]:
-    """The arguments but the flags of some sections, with their values."""
-    kept, keep = [], True
+def by_section(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each argument with its section: of a flag `--section.key` that, of a value its flag's, and '' before the first flag."""
+    section = ""
     for argument in arguments:
         if argument.startswith("--"):
             section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
-            keep = section not in sections
-        if keep:
-            kept.append(argument)
-    return kept
+        yield section, argument
+
+
+def _without_sections(arguments: Sequence[str], sections: Collection[str]) -> list[str]:
+    """The arguments but the flags of some sections, with their values."""
+    return [argument for section, argument in by_section(arguments) if section not in sections]
 
 
 def shared_settings(section: type[S], arguments: list[str]) -> S:

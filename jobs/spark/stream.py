@@ -377,7 +377,7 @@ def main(settings: StreamSettings) -> None:
         if settings.live.kafka is not None:
             require_access(settings.live)
         key = run.spark.sparkContext.broadcast(load_key(settings.privacy, settings.lake.path))
-        topics = source_of_topics(run.mapping, settings.live.topic_prefix) if settings.live.kafka else {}
+        topics = source_of_topics(run.mapping, settings.live) if settings.live.kafka else {}
         stream = Stream(run, settings, topics, key)
         runner = Runner(stream)
         try:

@@ -13,9 +13,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lib.cli.jobs import arguments_of, settings_class
+from lib.engines.ports import free_ports
 from lib.formats.mapping import load_mapping, mapping_text
-from lib.live.kafka_broker import NoKafkaError, answers, broker_in, free_ports
-from lib.live.kafka_log import create_topics, live_sources, topic_of
+from lib.live.kafka_broker import NoKafkaError, answers, broker_in
+from lib.live.kafka_log import create_topics
 from lib.live.stack import ANSWER_SECONDS, LivePart, Stack, answers_http
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import SettingError
@@ -45,7 +46,7 @@ def live_stack(
     settings = {name: settings_class(JOBS[name]).load(arguments_of(JOBS[name], given)) for name in ("stream", "serve")}
     live, page = settings["stream"].live, page_of(settings["serve"])
     mapping = load_mapping(settings["stream"].log.format)
-    topics = [topic_of(name, live.topic_prefix) for name in live_sources(mapping)]
+    topics = [live.topic_of(name) for name in mapping.live_sources]
     folder, parts = lake / FOLDER, list[LivePart]()
     if answers_http(page):
         raise SettingError(f"something answers at {page} already; stop it, or set serve.port")

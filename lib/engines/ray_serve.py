@@ -3,12 +3,12 @@
 Imports ray only inside the function that needs it.
 """
 
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lib.engines.ports import free_ports
 from lib.engines.ray_train import ray_session
 from lib.settings import ClusterSettings
 
@@ -54,6 +54,7 @@ def served(
 
 def variables(folder: str) -> dict[str, str]:
     """How Ray Serve is to carry requests: by HAProxy, whose files are in `folder`, to handlers in the replicas' own loop."""
+    stats_port, metrics_port = free_ports(2)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -63,14 +64,8 @@ def variables(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_SECONDS / 2),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "OMP_NUM_THREADS": "1",
         "POLARS_MAX_THREADS": "1",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -10,7 +10,6 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from lib.formats.mapping import LogMapping
 from lib.live.kafka_access import ANSWER_SECONDS, client_properties, known_topics
 from lib.runs.errors import SettingError
 from lib.settings import LiveSettings
@@ -24,16 +23,6 @@ PRODUCER: dict[str, Any] = {
     "linger.ms": 5,
     "log_level": 2,
 }
-
-
-def topic_of(source: str, prefix: str) -> str:
-    """The topic that holds a source's records."""
-    return f"{prefix}{source}"
-
-
-def live_sources(mapping: LogMapping) -> list[str]:
-    """The sources whose records come live: events and items, but no pictures."""
-    return [name for name, source in mapping.sources.items() if source.kind != "images"]
 
 
 def create_topics(live: LiveSettings, topics: Iterable[str], *, partitions: int) -> list[str]:

@@ -28,7 +28,7 @@ from lib.formats.mapping import LogMapping, Source
 from lib.formats.parquet_rows import parquet_names
 from lib.formats.reading import Reading, unreadable
 from lib.live.kafka_access import client_properties
-from lib.live.kafka_log import FILE_HEADER, PRODUCER, create_topics, live_sources, topic_of
+from lib.live.kafka_log import FILE_HEADER, PRODUCER, create_topics
 from lib.runs.errors import RetryableError
 from lib.settings import LiveSettings
 
@@ -85,7 +85,7 @@ class LogRecords:
         self.mapping, self.by_time = mapping, by_time
         self.problems: list[str] = []
         files, _ = find_files(log, mapping)
-        self.files = {name: [file for file in files if file.source == name] for name in live_sources(mapping)}
+        self.files = {name: [file for file in files if file.source == name] for name in mapping.live_sources}
 
     def __iter__(self) -> Iterator[LogRecord]:
         streams = [files for files in self.files.values() if not self.by_time]
@@ -146,7 +146,7 @@ def replay(
         RetryableError: no Kafka answers, or it did not acknowledge all; the message says how many.
         SettingError: Kafka does not make a topic, or refuses this client.
     """
-    create_topics(live, [topic_of(name, live.topic_prefix) for name in records.files], partitions=partitions)
+    create_topics(live, [live.topic_of(name) for name in records.files], partitions=partitions)
     sending = _Sending(live, tell)
     chosen = (
         record for record in records if (since is None or record.at >= since) and (until is None or record.at < until)
@@ -166,7 +166,7 @@ class _Sending:
     """A producer, and what has become of what it was given."""
 
     def __init__(self, live: LiveSettings, tell: Show | None) -> None:
-        self.address, self.prefix, self.tell = live.kafka, live.topic_prefix, tell
+        self.live, self.address, self.tell = live, live.kafka, tell
         self.producer = Producer({**PRODUCER, **client_properties(live), "error_cb": self._failed})
         self.done = Replayed()
         self.first_error: KafkaError | None = None
@@ -179,7 +179,7 @@ class _Sending:
             self._tell()
 
     def send(self, record: LogRecord) -> None:
-        topic = topic_of(record.source, self.prefix)
+        topic = self.live.topic_of(record.source)
         headers = {FILE_HEADER: record.file}
         while True:
             try:

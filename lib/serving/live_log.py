@@ -15,7 +15,7 @@ from confluent_kafka import Producer
 from lib.formats.mapping import Source
 from lib.formats.writing import RecordWriter
 from lib.live.kafka_access import client_properties
-from lib.live.kafka_log import PRODUCER, topic_of
+from lib.live.kafka_log import PRODUCER
 from lib.runs.errors import SettingError
 from lib.settings import LiveSettings
 
@@ -50,7 +50,7 @@ class KafkaLog:
     """Records to a topic: each written once, in the order of a user's (idempotent producer)."""
 
     def __init__(self, live: LiveSettings, writer: RecordWriter) -> None:
-        self._topic, self._writer = topic_of(writer.source, live.topic_prefix), writer
+        self._topic, self._writer = live.topic_of(writer.source), writer
         self._producer = Producer({**PRODUCER, **client_properties(live), "message.timeout.ms": 300_000})
         self._delivered = self._lost = 0
 

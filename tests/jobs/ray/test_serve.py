@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from lib.cli.jobs import load_job
+from lib.engines.ports import free_ports
 from lib.lake.lake import Lake
 from lib.online.open_state import open_state
 from lib.pipeline import JOBS, ROOT
@@ -47,18 +48,10 @@ class Server(NamedTuple):
         return requests.get(f"{self.url}{path}", headers=AUTHORIZED, timeout=20)
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("serve")
-    lake, port = Lake(str(folder / "lake")), free_port()
+    lake, (port,) = Lake(str(folder / "lake")), free_ports(1)
     publish(lake, small_release())
     (folder / "live.yaml").write_text(MAPPING)
     (folder / "tokens").write_text(TOKEN)

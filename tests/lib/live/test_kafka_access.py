@@ -18,10 +18,11 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
+from lib.engines.ports import free_ports
 from lib.formats.mapping import parse_mapping
 from lib.formats.writing import writer_of
 from lib.live.kafka_access import PASSWORD_VARIABLE, known_topics
-from lib.live.kafka_broker import KafkaBroker, NoKafkaError, broker_in, free_ports
+from lib.live.kafka_broker import KafkaBroker, NoKafkaError, broker_in
 from lib.live.kafka_log import create_topics
 from lib.pipeline import ROOT
 from lib.runs.errors import RetryableError

@@ -17,9 +17,10 @@ from confluent_kafka import KafkaException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.engines.ports import free_ports
 from lib.formats.json_lines import JsonLines, received_lines
 from lib.formats.mapping import load_mapping
-from lib.live.kafka_broker import KafkaBroker, free_ports, kafka_broker
+from lib.live.kafka_broker import KafkaBroker, kafka_broker
 from lib.live.replay import LogRecords, Pace, Replayed, replay
 from lib.pipeline import ROOT
 from lib.settings import LiveSettings
