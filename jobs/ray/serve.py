@@ -166,8 +166,8 @@ def app_builder(settings: ServeSettings, tokens: tuple[str, ...], key: bytes) ->
 
 
 @contextmanager
-def serving(settings: ServeSettings) -> Iterator[None]:
-    """Serve until the block ends.
+def serving(settings: ServeSettings, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Serve until the block ends; `before` is called when Ray has begun, before the server answers.
 
     Raises:
         SettingError: something that it needs is missing; nothing was started.
@@ -190,6 +190,7 @@ def serving(settings: ServeSettings) -> Iterator[None]:
         num_replicas=settings.num_replicas,
         cpus_per_replica=settings.cpus_per_replica,
         max_ongoing=settings.max_waiting * 2,
+        before=before,
     ):
         job_logger("serve").info("answers at http://%s:%s", settings.host, settings.port)
         yield
@@ -197,9 +198,13 @@ def serving(settings: ServeSettings) -> Iterator[None]:
 
 def main(settings: ServeSettings) -> None:
     ended = threading.Event()
-    with serving(settings):
+
+    def end_in_order() -> None:
+        """From now on a signal ends the server in order; Ray's own handlers abort it."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ended.set())  # after Ray has set its own, which ends at once
+            signal.signal(number, lambda *_: ended.set())
+
+    with serving(settings, before=end_in_order):
         while not ended.wait(1):
             pass
     job_logger("serve").info("has ended")

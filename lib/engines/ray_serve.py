@@ -3,9 +3,10 @@
 Imports ray only inside the function that needs it.
 """
 
+import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lib.engines.ports import free_ports
@@ -13,7 +14,7 @@ from lib.engines.ray_train import ray_session
 from lib.settings import ClusterSettings
 
 NO_ACCESS_LOG = {"enable_access_log": False, "log_level": "WARNING"}  # a path or a line of it may be of a person
-DRAIN_SECONDS = 10
+DRAIN_SECONDS, END_SECONDS = 10, 5
 
 
 @contextmanager
@@ -27,8 +28,12 @@ def served(
     num_replicas: int,
     cpus_per_replica: float,
     max_ongoing: int,
+    before: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Serve an ASGI application, which each replica builds for itself, until the block ends."""
+    """Serve an ASGI application, which each replica builds for itself, until the block ends.
+
+    `before` is called when Ray has begun, and has set its own handlers of signals, and nothing answers yet.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="serve-", dir="/tmp", ignore_cleanup_errors=True) as folder,  # a short path
         ray_session(cluster, variables=variables(folder)),
@@ -45,11 +50,24 @@ def served(
             graceful_shutdown_timeout_s=DRAIN_SECONDS,
             logging_config=NO_ACCESS_LOG,
         )
+        before()
         try:
             serve.run(deployment.bind(), name=name)
             yield
         finally:
-            serve.shutdown()  # type: ignore[no-untyped-call]
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """End Ray Serve: replicas have DRAIN_SECONDS to answer what they were asked. Not waited for longer than that and END_SECONDS.
+
+    Ray's own `shutdown` waits half a minute where the controller does not tell its end, although nothing is answered any more; what
+    is left then ends with this process's Ray, or on a cluster by its controller.
+    """
+    from ray import serve  # noqa: PLC0415
+
+    with suppress(TimeoutError):
+        asyncio.run(asyncio.wait_for(serve.shutdown_async(), DRAIN_SECONDS + END_SECONDS))  # type: ignore[no-untyped-call]
 
 
 def variables(folder: str) -> dict[str, str]:
