@@ -65,6 +65,7 @@ CASES = (
     "a list that is longer than the catalogue",
     "a log whose records cannot come from Kafka",
     "a Kafka that does not answer",
+    "a Kafka that refuses us",
     "a log whose records cannot be written",
     "a request that a server cannot answer",
     "a missing or wrong token",

@@ -23,9 +23,10 @@ from pydantic import Field
 from lib.cleaning.pseudonyms import load_key
 from lib.engines import ray_serve
 from lib.formats.mapping import load_mapping
-from lib.formats.writing import writer_of
+from lib.formats.writing import RecordWriter, writer_of
 from lib.lake.lake import Lake
 from lib.lake.places import is_address
+from lib.live.kafka_access import require_access
 from lib.online.open_state import open_state
 from lib.runs.errors import SettingError
 from lib.runs.logs import job_logger
@@ -80,6 +81,15 @@ def clock_of(settings: ServeSettings) -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + offset
 
 
+def writer_in(settings: ServeSettings) -> RecordWriter:
+    """What writes events as records of the log.
+
+    Raises:
+        ValueError: the mapping's records cannot be written where the live log is.
+    """
+    return writer_of(load_mapping(settings.log.format), as_messages=settings.live.kafka is not None)
+
+
 def log_of(settings: ServeSettings, name: str) -> LiveLog:
     """The live log: Kafka where the settings name it, else files in the log folder.
 
@@ -87,9 +97,9 @@ def log_of(settings: ServeSettings, name: str) -> LiveLog:
         ValueError: the mapping's records cannot be written, or its files not be placed.
     """
     mapping = load_mapping(settings.log.format)
-    writer = writer_of(mapping)
+    writer = writer_in(settings)
     if settings.live.kafka is not None:
-        return KafkaLog(settings.live.kafka, settings.live.topic_prefix, writer)
+        return KafkaLog(settings.live, writer)
     folder = settings.log.path or f"{settings.lake.path}/raw/market"
     if is_address(str(folder)):
         raise SettingError(
@@ -106,7 +116,7 @@ def service_of(settings: ServeSettings, key: bytes, clock: Callable[[], datetime
         lake=Lake(settings.lake.path),
         mapping=mapping,
         key=key,
-        writer=writer_of(mapping),
+        writer=writer_in(settings),
         state=open_state(settings.live, settings.lake.path),
         log=log_of(settings, name),
         epsilon=settings.exploration_frac,
@@ -166,7 +176,9 @@ def builder_of(settings: ServeSettings) -> Callable[[], Any]:
         raise SettingError(
             "serve answers nobody without tokens: set serve.token_variable or serve.token_file, or serve.allow_anonymous"
         )
-    writer_of(load_mapping(settings.log.format))
+    writer_in(settings)
+    if settings.live.kafka is not None:
+        require_access(settings.live)
     return app_builder(settings, tokens, load_key(settings.privacy, settings.lake.path))
 
 
@@ -187,23 +199,28 @@ def application(args: dict[str, list[str]]) -> Any:
 
 
 @contextmanager
-def serving(settings: ServeSettings) -> Iterator[None]:
-    """Serve until the block ends.
+def serving(settings: ServeSettings, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Serve until the block ends; `before` is called when Ray has begun, before the server answers.
 
     Raises:
         SettingError: something that it needs is missing; nothing was started.
     """
     build = builder_of(settings)
-    with ray_serve.served(build, settings.cluster, host=settings.host, port=settings.port, **size_of(settings)):
+    where = {"host": settings.host, "port": settings.port}
+    with ray_serve.served(build, settings.cluster, **where, **size_of(settings), before=before):
         job_logger("serve").info("answers at http://%s:%s", settings.host, settings.port)
         yield
 
 
 def main(settings: ServeSettings) -> None:
     ended = threading.Event()
-    with serving(settings):
+
+    def end_in_order() -> None:
+        """From now on a signal ends the server in order; Ray's own handlers abort it."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ended.set())  # after Ray has set its own, which ends at once
+            signal.signal(number, lambda *_: ended.set())
+
+    with serving(settings, before=end_in_order):
         while not ended.wait(1):
             pass
     job_logger("serve").info("has ended")

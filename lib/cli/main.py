@@ -355,8 +355,7 @@ def replay(
         raise SettingError(f"{logs} holds no file of events or items that the mapping {mapping.name} knows")
     done = playing.replay(
         records,
-        live.kafka,
-        live.topic_prefix,
+        live,
         partitions=partitions,
         pace=playing.Pace(events_per_second, speed),
         since=since.replace(tzinfo=UTC) if since else None,
