@@ -206,8 +206,8 @@ def serving(settings: ServeSettings, before: Callable[[], None] = lambda: None) 
         SettingError: something that it needs is missing; nothing was started.
     """
     build = builder_of(settings)
-    where = {"host": settings.host, "port": settings.port}
-    with ray_serve.served(build, settings.cluster, **where, **size_of(settings), before=before):
+    size = size_of(settings)
+    with ray_serve.served(build, settings.cluster, host=settings.host, port=settings.port, before=before, **size):
         job_logger("serve").info("answers at http://%s:%s", settings.host, settings.port)
         yield
 

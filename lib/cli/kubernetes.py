@@ -126,6 +126,11 @@ def require_live(settings: Any) -> None:
     if live.kafka is None and (serves or settings.log.path is None):
         other = "" if serves else ", or log.path to a folder on the store into which files come"
         raise SettingError(f"{where} needs the live log: set live.kafka to Kafka's bootstrap servers{other}")
+    for name in ("kafka_ca", "kafka_certificate"):
+        if getattr(live, name) is not None:
+            raise SettingError(
+                f"live.{name}: no pod has that file; what an image's own certificates vouch for needs none"
+            )
     keeps_state = serves or (settings.keep_state and live.kafka is not None)
     if keeps_state and not str(live.state).startswith(REDIS):
         raise SettingError(f"{where} keeps the online state in a Redis: set live.state to redis://host:6379/0")

@@ -170,6 +170,8 @@ def test_it_does_not_start_without_tokens_or_with_a_log_that_it_cannot_write(tmp
     with pytest.raises(SettingError, match=r"set serve.token_variable or serve.token_file, or serve.allow_anonymous"):
         job.main(job.ServeSettings(lake={"path": str(tmp_path)}))
     log = {"format": "online_retail"}
-    with pytest.raises(ValueError, match=r"online_retail: a live log in files is written as JSON lines.*with live.kafka"):
+    with pytest.raises(
+        ValueError, match=r"online_retail: a live log in files is written as JSON lines.*with live.kafka"
+    ):
         job.main(job.ServeSettings(lake={"path": str(tmp_path)}, log=log, allow_anonymous=True))
     assert list(tmp_path.iterdir()) == []
