@@ -27,8 +27,8 @@ import urllib3
 from acceptance import lakes
 from acceptance.claims import Claim, environment, run_pipeline
 from lib.cleaning.pseudonyms import load_key, pseudonyms
+from lib.engines.ports import free_ports
 from lib.lake.lake import Lake
-from lib.live.kafka_broker import free_ports
 from lib.online.open_state import open_state
 from lib.pipeline import ROOT
 from lib.runs.model_registry import current_model

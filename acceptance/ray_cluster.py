@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from acceptance.claims import Claim, environment
 from acceptance.results import STATE
 from lib.cli.jobs import arguments_of
 from lib.cli.submit import command
+from lib.engines.ports import free_ports
 from lib.lake.lake import Lake
 from lib.pipeline import JOBS, ROOT
 from lib.runs import history
@@ -80,7 +80,7 @@ def two_nodes() -> Iterator[str]:
     import ray  # noqa: PLC0415 - it reads its mode when it is imported
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    port, agent_port = free_port(), free_port()
+    port, agent_port = free_ports(2)
     size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
     own: dict[str, Any] = {
         "temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
@@ -97,13 +97,6 @@ def two_nodes() -> Iterator[str]:
         ray.shutdown()
         cluster.shutdown()
         shutil.rmtree(own["temp_dir"], ignore_errors=True)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def submitted(address: str, lake: Path, *, kill_a_worker: bool) -> Watched:

@@ -55,7 +55,7 @@ class Job:
     `makes_log`: it writes a log instead of reading one, so the mapping does not affect it. `finds_new_files`: it can
     only tell what is new by looking, so it always runs. `before_events`: it runs before silver/events exists, which
     gives the log's times. `by_day`: it can make single days anew (docs/decisions/0018). `runs`: other jobs that it runs
-    itself, again and again, with their own settings.
+    itself, again and again, with their own settings. `goes_on`: it does not end by itself.
 
     `driver` and `workers` are what it asks of a cluster where nothing else is said: the sizes for some 50 M events a day
     (docs/scaling.md). The driver of a Ray job is the head.
@@ -74,6 +74,7 @@ class Job:
     before_events: bool = False
     by_day: bool = False
     runs: tuple[str, ...] = ()
+    goes_on: bool = False
     driver: Size = Size(cores=1, memory=3, heap=1)
     workers: Workers | None = None
 
@@ -433,6 +434,7 @@ UPKEEP: tuple[Job, ...] = (
         ),
         finds_new_files=True,
         before_events=True,
+        goes_on=True,
         driver=Size(cores=2, memory=8),
         workers=Workers(Size(cores=2, memory=8), at_most=4),
     ),
@@ -449,6 +451,7 @@ LIVE: tuple[Job, ...] = (
         finds_new_files=True,
         before_events=True,
         runs=("ingest", "clean"),
+        goes_on=True,
         driver=Size(cores=2, memory=6, heap=2),
         workers=Workers(Size(cores=2, memory=6, heap=1), at_most=2),
     ),

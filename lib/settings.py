@@ -12,14 +12,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -258,6 +258,30 @@ class LiveSettings(Section):
         min_length=1,
         description="Kafka's bootstrap servers, such as kafka:9092; unset: the live log is files in the log folder",
     )
+    kafka_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka is spoken to: SSL over TLS, SASL with a user and a password"
+    )
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how the password is proven where kafka_protocol begins with SASL"
+    )
+    kafka_user: str | None = Field(
+        None,
+        validate_default=True,
+        pattern=r'^[^\s"\\]+$',
+        description="user, whose password is in the variable CARTWHEEL_KAFKA_PASSWORD, on every machine that runs a part",
+    )
+    kafka_ca: str | None = Field(
+        None,
+        min_length=1,
+        description="PEM file of the authorities that may have signed the brokers' certificates, at the same path on every "
+        "machine; unset: those that the machine trusts",
+    )
+    kafka_certificate: str | None = Field(
+        None,
+        min_length=1,
+        description="PEM file of the client's own certificate, its chain and its private key (PKCS 8, not encrypted), where the "
+        "brokers want one",
+    )
     topic_prefix: str = Field(
         "cartwheel.",
         pattern=r"^[A-Za-z0-9._-]{0,100}$",
@@ -274,6 +298,27 @@ class LiveSettings(Section):
     state_timeout_ms: int = Field(
         100, ge=1, le=60_000, description="after so many milliseconds without an answer the state counts as lost"
     )
+
+    def topic_of(self, source: str) -> str:
+        """The topic of the live log that holds the records of a source of the mapping."""
+        return f"{self.topic_prefix}{source}"
+
+    @field_validator("kafka_user")
+    @classmethod
+    def is_needed_by_the_protocol(cls, value: str | None, info: ValidationInfo) -> str | None:
+        protocol = info.data.get("kafka_protocol", "")
+        if value is None and protocol.startswith("SASL"):
+            raise ValueError(f"kafka_protocol {protocol} needs a user")
+        if value is not None and not protocol.startswith("SASL"):
+            raise ValueError("a user needs kafka_protocol SASL_SSL, or SASL_PLAINTEXT")
+        return value
+
+    @field_validator("kafka_ca", "kafka_certificate")
+    @classmethod
+    def is_for_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not info.data.get("kafka_protocol", "SSL").endswith("SSL"):
+            raise ValueError("certificates need kafka_protocol SSL or SASL_SSL")
+        return value
 
     @field_validator("state")
     @classmethod
@@ -387,16 +432,18 @@ S = TypeVar("S", bound=Section)
 J = TypeVar("J", bound=JobSettings)
 
 
-def _without_sections(arguments: Sequence[str], sections: Collection[str]) -> list[str]:
-    """The arguments but the flags of some sections, with their values."""
-    kept, keep = [], True
+def by_section(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each argument with its section: of a flag `--section.key` that, of a value its flag's, and '' before the first flag."""
+    section = ""
     for argument in arguments:
         if argument.startswith("--"):
             section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
-            keep = section not in sections
-        if keep:
-            kept.append(argument)
-    return kept
+        yield section, argument
+
+
+def _without_sections(arguments: Sequence[str], sections: Collection[str]) -> list[str]:
+    """The arguments but the flags of some sections, with their values."""
+    return [argument for section, argument in by_section(arguments) if section not in sections]
 
 
 def shared_settings(section: type[S], arguments: list[str]) -> S:
@@ -426,7 +473,9 @@ def flags_of(job: str, arguments: Sequence[str]) -> list[str]:
     The section `kubernetes` is left out, for it says where a job runs and is no matter of the job's.
     """
     config_file, flags = _split_config([*arguments])
-    sections = _sections_of(job, config_file)
+    sections: dict[str, Any] = {}
+    for name in (job, *JOBS[job].runs):
+        sections |= _sections_of(name, config_file)
     of_file = [
         f"--{section}.{key}".replace("_", "-")
         + f"={value if isinstance(value, str) else json.dumps(value, default=str)}"

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from lib.engines.ports import free_ports
 from tests.environments import environment
-from tests.object_store import free_ports
 from tests.processes import started, wait_for
 
 REQUIREMENTS = Path(__file__).parent / "requirements-mlflow.lock"

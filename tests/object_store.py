@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from lib.engines.ports import free_ports
 from tests import environments
 
 MODULE, VERSION = "github.com/seaweedfs/seaweedfs", "v0.0.0-20261109003541-7506e5f91cd6"
@@ -158,12 +158,3 @@ def binary() -> Path:
     (build / "weed").replace(path)
     shutil.rmtree(build, ignore_errors=True)
     return path
-
-
-def free_ports(number: int) -> list[int]:
-    """So many ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from lib.live.kafka_broker import free_ports
+from lib.engines.ports import free_ports
 from lib.live.tied import kill, start_tied
 
 START_SECONDS = 20

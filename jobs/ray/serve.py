@@ -21,11 +21,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lib.cleaning.pseudonyms import load_key
-from lib.engines.ray_serve import served
+from lib.engines import ray_serve
 from lib.formats.mapping import load_mapping
-from lib.formats.writing import writer_of
+from lib.formats.writing import RecordWriter, writer_of
 from lib.lake.lake import Lake
 from lib.lake.places import is_address
+from lib.live.kafka_access import require_access
 from lib.online.open_state import open_state
 from lib.runs.errors import SettingError
 from lib.runs.logs import job_logger
@@ -81,6 +82,15 @@ def clock_of(settings: ServeSettings) -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + offset
 
 
+def writer_in(settings: ServeSettings) -> RecordWriter:
+    """What writes events as records of the log.
+
+    Raises:
+        ValueError: the mapping's records cannot be written where the live log is.
+    """
+    return writer_of(load_mapping(settings.log.format), as_messages=settings.live.kafka is not None)
+
+
 def log_of(settings: ServeSettings, name: str) -> LiveLog:
     """The live log: Kafka where the settings name it, else files in the log folder.
 
@@ -88,9 +98,9 @@ def log_of(settings: ServeSettings, name: str) -> LiveLog:
         ValueError: the mapping's records cannot be written, or its files not be placed.
     """
     mapping = load_mapping(settings.log.format)
-    writer = writer_of(mapping)
+    writer = writer_in(settings)
     if settings.live.kafka is not None:
-        return KafkaLog(settings.live.kafka, settings.live.topic_prefix, writer)
+        return KafkaLog(settings.live, writer)
     folder = settings.log.path or f"{settings.lake.path}/raw/market"
     if is_address(str(folder)):
         raise SettingError(
@@ -107,7 +117,7 @@ def service_of(settings: ServeSettings, key: bytes, clock: Callable[[], datetime
         lake=Lake(settings.lake.path),
         mapping=mapping,
         key=key,
-        writer=writer_of(mapping),
+        writer=writer_in(settings),
         state=open_state(settings.live, settings.lake.path),
         log=log_of(settings, name),
         epsilon=settings.exploration_frac,
@@ -157,39 +167,62 @@ def app_builder(settings: ServeSettings, tokens: tuple[str, ...], key: bytes) ->
     return build
 
 
-@contextmanager
-def serving(settings: ServeSettings) -> Iterator[None]:
-    """Serve until the block ends.
+def builder_of(settings: ServeSettings) -> Callable[[], Any]:
+    """What builds the application in each replica, with the tokens and the key of this process.
 
     Raises:
-        SettingError: something that it needs is missing; nothing was started.
+        SettingError: something that it needs is missing.
     """
     tokens = load_tokens(settings.token_variable, settings.token_file)
     if not tokens and not settings.allow_anonymous:
         raise SettingError(
             "serve answers nobody without tokens: set serve.token_variable or serve.token_file, or serve.allow_anonymous"
         )
-    writer_of(load_mapping(settings.log.format))
-    key = load_key(settings.privacy, settings.lake.path)
-    with served(
-        app_builder(settings, tokens, key),
-        settings.cluster,
-        name=NAME,
-        host=settings.host,
-        port=settings.port,
-        num_replicas=settings.num_replicas,
-        cpus_per_replica=settings.cpus_per_replica,
-        max_ongoing=settings.max_waiting * 2,
-    ):
+    writer_in(settings)
+    if settings.live.kafka is not None:
+        require_access(settings.live)
+    return app_builder(settings, tokens, load_key(settings.privacy, settings.lake.path))
+
+
+def size_of(settings: ServeSettings) -> dict[str, Any]:
+    """Ray Serve's name of the application, and how large it is."""
+    return {
+        "name": NAME,
+        "num_replicas": settings.num_replicas,
+        "cpus_per_replica": settings.cpus_per_replica,
+        "max_ongoing": settings.max_waiting * 2,
+    }
+
+
+def application(args: dict[str, list[str]]) -> Any:
+    """The application for a configuration of Ray Serve (lib/kubernetes/ray_service.py): `arguments` are the job's flags."""
+    settings = ServeSettings.load(args["arguments"])
+    return ray_serve.application(builder_of(settings), **size_of(settings))
+
+
+@contextmanager
+def serving(settings: ServeSettings, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Serve until the block ends; `before` is called when Ray has begun, before the server answers.
+
+    Raises:
+        SettingError: something that it needs is missing; nothing was started.
+    """
+    build = builder_of(settings)
+    size = size_of(settings)
+    with ray_serve.served(build, settings.cluster, host=settings.host, port=settings.port, before=before, **size):
         job_logger("serve").info("answers at http://%s:%s", settings.host, settings.port)
         yield
 
 
 def main(settings: ServeSettings) -> None:
     ended = threading.Event()
-    with serving(settings):
+
+    def end_in_order() -> None:
+        """From now on a signal ends the server in order; Ray's own handlers abort it."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ended.set())  # after Ray has set its own, which ends at once
+            signal.signal(number, lambda *_: ended.set())
+
+    with serving(settings, before=end_in_order):
         while not ended.wait(1):
             pass
     job_logger("serve").info("has ended")

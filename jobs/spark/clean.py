@@ -10,7 +10,7 @@ tables are those of all records at once. Everything is cleaned where settings, m
 records change what concerns the whole log (its clocks, the days that it covers), and where the mapping names a record_key, a
 visitor_id that the records have, or an array to explode. Each table is committed in one transaction; accepted and rejected
 records add up to bronze. Too many refused records, or another pseudonym key, stop the job before it commits. A rerun, a retry or
-a kill changes nothing.
+a kill changes nothing. One run at a time writes a lake: another is refused, or, where it was not seen, commits nothing.
 
 With `time.from_date` and `time.to_date` a backfill: the records of these days that were cleaned before are cleaned again, and
 silver/events and bronze/rejects of all other days, and all products, stay as they are (docs/decisions/0018).
@@ -37,6 +37,7 @@ from lib.engines.spark import SparkRun, start_run
 from lib.formats.columns import find_columns
 from lib.lake.lake import Lake
 from lib.lake.writes import discarded_on_error
+from lib.runs.alone import alone
 from lib.settings import JobSettings
 from lib.tables.bronze import NO_DAY
 from lib.tables.silver import CLOCKS, PSEUDONYM_KEY, SESSION_GAP
@@ -143,7 +144,8 @@ def commit_rejects(run: SparkRun, files: list[AddAction], new: New | None) -> No
 
 def main(settings: CleanSettings) -> None:
     """Clean what is new in bronze since the last run and what that opens again, or everything."""
-    with start_run("clean", settings) as run:
+    with alone("clean", Lake(settings.lake.path)), start_run("clean", settings) as run:
+        run.hold("silver/events", "silver/items", "silver/descriptions", "bronze/rejects")
         key = load_key(settings.privacy, settings.lake.path)
         require_same_key(run.lake, key)
         shared_key = run.engine.broadcast(key)
@@ -162,6 +164,7 @@ def main(settings: CleanSettings) -> None:
         found = result.findings.with_files(written(run, work, parts, new))
         with discarded_on_error(run.lake, found.files):
             require_fit_records(run.lake, found, run.mapping, max_reject_frac=work.thresholds.max_reject_frac)
+            run.require_held()
 
         known = {PSEUDONYM_KEY: fingerprint(key), SESSION_GAP: str(settings.session_gap_minutes)}
         known |= {CLOCKS: json.dumps(log.clocks, sort_keys=True)}

@@ -46,11 +46,12 @@ from lib.ingestion.messages import (
 from lib.ingestion.own_columns import are_spelled_apart, own_columns
 from lib.ingestion.tasks import IngestWork
 from lib.lake.writes import commit_files, discard, num_rows, remove_files, transaction_id
+from lib.live.kafka_access import refusal, require_access, spark_options
 from lib.live.watermark import clocks_after, keep_clocks
 from lib.online.from_messages import StateWork, add_to_state
 from lib.online.state import StateUnavailableError
 from lib.pipeline import JOBS
-from lib.runs.errors import ExitCode, RetryableError, ending_of
+from lib.runs.errors import ExitCode, RetryableError, SettingError, ending_of
 from lib.runs.freshness import outcome_if_unchanged
 from lib.settings import JobSettings, LiveSettings
 from lib.tables import contract
@@ -109,14 +110,12 @@ class Stream:
     def messages(self) -> DataFrame:
         """The records that Kafka has, as they come."""
         topics = "|".join(topic.replace(".", r"\.") for topic in sorted(self.source_of))
-        options = {
-            "kafka.bootstrap.servers": self.settings.live.kafka,
+        options: dict[str, Any] = {
+            **spark_options(self.settings.live),
             "subscribePattern": topics,
             "startingOffsets": self.settings.starting_offsets,
             "maxOffsetsPerTrigger": self.settings.max_records,
             "failOnDataLoss": str(self.settings.fail_on_data_loss).lower(),
-            "kafka.default.api.timeout.ms": 10_000,
-            "kafka.request.timeout.ms": 8_000,
         }
         return self.run.spark.readStream.format("kafka").options(**options).load()
 
@@ -305,6 +304,7 @@ class Runner:
 
         Raises:
             StreamingQueryException: it has failed for another reason.
+            SettingError: Kafka refuses it.
             RetryableError: it is to end with what is there now, and a server is away.
         """
         error = query.exception()
@@ -313,6 +313,8 @@ class Runner:
             del self.starts[name]
             return
         who = away(error, self.stream.settings.live)
+        if who is None and (told := refusal(self.stream.settings.live, str(error))) is not None:
+            raise SettingError(told)
         if who is None:
             raise error
         if self.stream.settings.available_now:
@@ -372,8 +374,10 @@ def stopped_by_signals(stopped: threading.Event) -> Iterator[threading.Event]:
 
 def main(settings: StreamSettings) -> None:
     with start_run("stream", settings) as run, stopped_by_signals(threading.Event()) as stopped:
+        if settings.live.kafka is not None:
+            require_access(settings.live)
         key = run.spark.sparkContext.broadcast(load_key(settings.privacy, settings.lake.path))
-        topics = source_of_topics(run.mapping, settings.live.topic_prefix) if settings.live.kafka else {}
+        topics = source_of_topics(run.mapping, settings.live) if settings.live.kafka else {}
         stream = Stream(run, settings, topics, key)
         runner = Runner(stream)
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from lib.pipeline import JOBS, PIPELINE, Job
-from lib.settings import SHARED_SECTIONS, JobSettings
+from lib.settings import SHARED_SECTIONS, JobSettings, by_section
 
 SHORT_FLAGS = ("config", "as_of", "from_date", "to_date")  # without a section, of every job
 
@@ -62,15 +62,11 @@ def arguments_of(job: Job, arguments: Sequence[str]) -> list[str]:
         ValueError: a flag of an unknown section.
     """
     kept: list[str] = []
-    keep = True
-    for argument in arguments:
-        if argument.startswith("--"):
-            section = argument[2:].partition("=")[0].partition(".")[0].replace("-", "_")
-            if section not in (*SHARED_SECTIONS, *JOBS, *SHORT_FLAGS):
-                known = ", ".join((*SHARED_SECTIONS, *JOBS))
-                raise ValueError(f"{argument}: no job or section is named {section!r}; known are {known}")
-            keep = section in (*SHARED_SECTIONS, *SHORT_FLAGS, job.name, *job.runs)
-        if keep:
+    for section, argument in by_section(arguments):
+        if section not in ("", *SHARED_SECTIONS, *JOBS, *SHORT_FLAGS):
+            known = ", ".join((*SHARED_SECTIONS, *JOBS))
+            raise ValueError(f"{argument}: no job or section is named {section!r}; known are {known}")
+        if section in ("", *SHARED_SECTIONS, *SHORT_FLAGS, job.name, *job.runs):
             kept.append(argument)
     return kept
 

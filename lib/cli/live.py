@@ -13,12 +13,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lib.cli.jobs import arguments_of, settings_class
+from lib.engines.ports import free_ports
 from lib.formats.mapping import load_mapping, mapping_text
-from lib.live.kafka_broker import NoKafkaError, answers, broker_in, free_ports
-from lib.live.kafka_log import create_topics, live_sources, topic_of
+from lib.live.kafka_broker import NoKafkaError, answers, broker_in
+from lib.live.kafka_log import create_topics
 from lib.live.stack import ANSWER_SECONDS, LivePart, Stack, answers_http
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import SettingError
+from lib.settings import LiveSettings
 
 FOLDER = "live"  # below the lake
 START_SECONDS = 300.0
@@ -44,18 +46,22 @@ def live_stack(
     settings = {name: settings_class(JOBS[name]).load(arguments_of(JOBS[name], given)) for name in ("stream", "serve")}
     live, page = settings["stream"].live, page_of(settings["serve"])
     mapping = load_mapping(settings["stream"].log.format)
-    topics = [topic_of(name, live.topic_prefix) for name in live_sources(mapping)]
+    topics = [live.topic_of(name) for name in mapping.live_sources]
     folder, parts = lake / FOLDER, list[LivePart]()
     if answers_http(page):
         raise SettingError(f"something answers at {page} already; stop it, or set serve.port")
     if with_redis and live.state is not None:
         raise SettingError(f"live.state is {live.state}; a Redis of this machine is started where it is unset")
+    if live.kafka is None and live.kafka_protocol != "PLAINTEXT":
+        raise SettingError(
+            f"live.kafka_protocol is {live.kafka_protocol}, of a Kafka that live.kafka names; it names none"
+        )
     if live.kafka is None:
         part, address = _kafka(folder / "kafka", topics, partitions)
         parts.append(part)
         given += ["--live.kafka", address]
     else:
-        create_topics(live.kafka, topics, partitions=partitions)
+        create_topics(live, topics, partitions=partitions)
     given += _going_on(settings["stream"].log.format, folder, given)
     if with_redis:
         part, address = _redis(folder / "redis")
@@ -105,7 +111,7 @@ def _kafka(folder: Path, topics: Sequence[str], partitions: int) -> tuple[LivePa
         "kafka",
         broker.command,
         lambda: answers(address, seconds=ANSWER_SECONDS),
-        then=lambda: create_topics(address, topics, partitions=partitions),
+        then=lambda: create_topics(LiveSettings(kafka=address), topics, partitions=partitions),
     )
     return part, address
 

@@ -130,12 +130,15 @@ def submit(
     if JOBS[job].engine == "spark":
         submitting.require_java()
         package.build(ROOT / submitting.PACKAGE)
-    if JOBS[job].engine == "ray":
+    by_ray = command[0] == "ray"
+    if by_ray:
         from lib.engines.ray_cluster import client_of  # noqa: PLC0415 - Ray takes seconds to load
 
         client_of(cluster.ray_address)  # `ray job submit` itself would end in a traceback where none answers
+    if JOBS[job].goes_on and not by_ray and JOBS[job].engine == "ray":
+        submitting.become(command)
     code = subprocess.run(command, cwd=ROOT, env=submitting.environment(), check=False).returncode
-    if JOBS[job].engine == "ray" and code == ExitCode.FAILED:
+    if by_ray and code == ExitCode.FAILED:
         from lib.engines.ray_cluster import exit_code_of_job  # noqa: PLC0415
 
         code = exit_code_of_job(cluster.ray_address, shlex.join(command[command.index("--") + 1 :]))
@@ -352,8 +355,7 @@ def replay(
         raise SettingError(f"{logs} holds no file of events or items that the mapping {mapping.name} knows")
     done = playing.replay(
         records,
-        live.kafka,
-        live.topic_prefix,
+        live,
         partitions=partitions,
         pace=playing.Pace(events_per_second, speed),
         since=since.replace(tzinfo=UTC) if since else None,

@@ -5,11 +5,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from lib.engines.spark_properties import EXCLUDES, PACKAGES, kafka_properties, shipped_properties, store_packages
 from lib.lake.places import STORE
-from lib.pipeline import Job
+from lib.pipeline import ROOT, Job
 from lib.settings import ClusterSettings
 
 Target = Literal["local", "standalone"]
@@ -32,7 +32,7 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
             str(job.path),
             *arguments,
         ]
-    if job.engine == "ray":
+    if job.engine == "ray" and not _has_own_ray(job, target, cluster):
         if target != "local" and cluster.ray_address is None:
             raise ValueError(f"{job.name} on {target} needs --cluster.ray-address, such as http://head:8265")
         address = ("--address", cluster.ray_address) if cluster.ray_address else ()
@@ -40,10 +40,23 @@ def command(job: Job, target: Target, cluster: ClusterSettings, arguments: Seque
     return ["python", str(job.path), *arguments]
 
 
+def _has_own_ray(job: Job, target: Target, cluster: ClusterSettings) -> bool:
+    """Whether a job starts a Ray for itself: what goes on is no job of a cluster that is there for jobs."""
+    named = cluster.ray_address or os.environ.get("RAY_ADDRESS")
+    return job.goes_on and target == "local" and not named
+
+
 def environment() -> dict[str, str]:
     """The environment for these commands: the tools of this Python come first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Go on as a command, so that who ends this process ends that one, in order."""
+    os.chdir(ROOT)
+    variables = environment()
+    os.execvpe(command[0], [*command], variables)
 
 
 def require_java() -> None:

@@ -8,7 +8,7 @@ where nothing need be distributed, processes of that machine (lib/engines/local_
 import heapq
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -17,7 +17,7 @@ from deltalake.transaction import AddAction
 
 from lib.engines.arrow_tasks import TABLE_FILES, Broadcast, written
 from lib.lake.writes import Where, commit_files, remove_files, transaction_id
-from lib.runs.errors import SettingError
+from lib.runs.errors import RetryableError, SettingError
 from lib.runs.run import Run
 from lib.tables import Table, contract
 
@@ -142,10 +142,33 @@ class GangEngine(Engine, Protocol):
 class TaskRun(Run):
     """A run of a job whose work is done by tasks."""
 
+    held: dict[str, int | None] = field(default_factory=dict)  # tables, and what other runs had written to them last
+
     @property
     @abstractmethod
     def engine(self) -> Engine:
         """What runs the job's tasks."""
+
+    def hold(self, *tables: str) -> None:
+        """Go by these tables of the job's own as they are: once another of its runs has written to one, this run commits nothing more."""
+        self.held = {table: self._others_wrote(table) for table in tables}
+
+    def require_held(self) -> None:
+        """Check that no other run of the job has written to the tables that this one holds.
+
+        Raises:
+            RetryableError: one has.
+        """
+        for table, version in self.held.items():
+            if self._others_wrote(table) != version:
+                other = self.lake.newest_run(table, self.job.name, but=[self.run_id])
+                raise RetryableError(
+                    f"another run of {self.job.name} ({other}) has written {table} while {self.run_id} went by what was there "
+                    "before, which therefore ends; run it again"
+                )
+
+    def _others_wrote(self, table: str) -> int | None:
+        return self.lake.newest_commit(table, self.job.name, but=self.run_id)
 
     def files_of(
         self,
@@ -191,7 +214,11 @@ class TaskRun(Run):
 
         They replace the table's content, or its partitions `where`, or are appended. `declared` is the contract of an open
         table with its source's own columns.
+
+        Raises:
+            RetryableError: another run has written to a table that this one holds.
         """
+        self.require_held()
         self.keep_files()
         transaction = transaction_id(self.job.name, table, where)
         if self.lake.last_committed_run(table, transaction) >= self.number:

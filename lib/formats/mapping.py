@@ -342,6 +342,11 @@ class LogMapping(Part):
         """The patterns of all sources."""
         return [pattern for source in self.sources.values() for pattern in source.files]
 
+    @property
+    def live_sources(self) -> list[str]:
+        """The sources whose records can come one by one: events and items, but no pictures."""
+        return [name for name, source in self.sources.items() if source.kind != "images"]
+
     def of_kind(self, kind: str) -> dict[str, Source]:
         """The sources of one kind, by name."""
         return {name: source for name, source in self.sources.items() if source.kind == kind}

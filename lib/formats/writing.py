@@ -1,11 +1,12 @@
 """A mapping the other way: an event of ours as a record of the log, so that what is written is read as the same event.
 
-For logs of JSON lines, whose sources give an event by one rule for each type. What cannot be turned round is refused by
-`writer_of`, before anything is written.
+A record is a line of JSON: in files, for sources of JSON lines alone; as a message of Kafka for those of every type of file, under
+the names of its columns, which is how the stream reads messages. The source gives an event by one rule for each type. What cannot be
+turned round is refused by `writer_of`, before anything is written.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -30,6 +31,8 @@ class RecordWriter:
     separators: Mapping[str, str]
     negated: Mapping[str, tuple[str, ...]]  # event type -> our columns whose sign the source reverses
     time_of: Callable[[datetime], Any]
+    has_parts: bool = True  # whether a.b is b within a; a CSV file's column may be named so
+    decimal: str = "."
 
     def record_of(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """The record of an event; columns that the source lacks are left out, as is what is None.
@@ -40,13 +43,13 @@ class RecordWriter:
         kind = event["event_type"]
         record: dict[str, Any] = {}
         for column, text in self.types[kind].items():
-            _put(record, column, text)
+            self._put(record, column, text)
         for field, column in self.columns.items():
             value = event.get(field)
             if value is not None:
                 if field in self.negated[kind]:
                     value = -value
-                _put(record, column, self._written(field, value))
+                self._put(record, column, self._written(field, value))
         return record
 
     def line_of(self, event: Mapping[str, Any]) -> bytes:
@@ -58,27 +61,43 @@ class RecordWriter:
             return self.time_of(value)
         if field in self.separators:
             return self.separators[field].join(value)
+        if isinstance(value, float) and self.decimal != ".":
+            return str(value).replace(".", self.decimal)
         return list(value) if isinstance(value, tuple) else value
 
+    def _put(self, record: dict[str, Any], column: str, value: Any) -> None:
+        """Set a column."""
+        *outer, last = column.split(".") if self.has_parts else [column]
+        for name in outer:
+            record = record.setdefault(name, {})
+        record[last] = value
 
-def writer_of(mapping: LogMapping, source: str | None = None) -> RecordWriter:
-    """What writes records of a source, by default of the only one of events.
+
+def writer_of(mapping: LogMapping, source: str | None = None, *, as_messages: bool = False) -> RecordWriter:
+    """What writes records of a source, by default of the first of events whose records can be written, those of JSON lines before others.
+
+    Args:
+        mapping: of the log.
+        source: its name in the mapping.
+        as_messages: for Kafka, where every record is JSON, whatever the source's files are.
 
     Raises:
         ValueError: records of this mapping cannot be written; one line says which rule is in the way.
     """
     sources = mapping.of_kind("events")
     if source is None:
-        written = {name: one for name, one in sources.items() if one.reader.type == "json_lines"}
+        written = [name for name, one in sources.items() if one.reader.type == "json_lines"]
+        written += [name for name in sources if as_messages and name not in written]
         if not written:
             raise ValueError(
-                f"{mapping.name}: a live log is written as JSON lines, and no source of events has reader: {{type: json_lines}}"
+                f"{mapping.name}: a live log in files is written as JSON lines, and no source of events has reader: {{type: json_lines}}; "
+                "with live.kafka other records can be written too"
             )
-        source = next(iter(written))
+        return _first_of(mapping, written, as_messages=as_messages)
     if source not in sources:
         raise ValueError(f"{mapping.name}: no source of events is named {source!r}; there are {', '.join(sources)}")
     own = sources[source]
-    _require_plain(mapping, source, own)
+    _require_plain(mapping, source, own, as_messages=as_messages)
     types = {kind: found for kind in EVENT_TYPES if (found := _columns_of_type(own, kind)) is not None}
     if not types:
         raise ValueError(
@@ -92,18 +111,35 @@ def writer_of(mapping: LogMapping, source: str | None = None) -> RecordWriter:
         {field: name.separator for field, name in own.names.items() if name.separator},
         {kind: rule.negate for kind, (_, rule) in types.items()},
         _time_writer(own.time_format, mapping.timezone),
+        own.reader.type != "csv",
+        own.reader.decimal,
     )
 
 
-def _require_plain(mapping: LogMapping, source: str, own: Source) -> None:
+def _first_of(mapping: LogMapping, sources: Sequence[str], *, as_messages: bool) -> RecordWriter:
+    """What writes records of the first of some sources whose records can be written.
+
+    Raises:
+        ValueError: there is none; it says what is in the way of the first.
+    """
+    errors: list[ValueError] = []
+    for name in sources:
+        try:
+            return writer_of(mapping, name, as_messages=as_messages)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _require_plain(mapping: LogMapping, source: str, own: Source, *, as_messages: bool) -> None:
     """Check that the fields which an event needs come from columns of their own.
 
     Raises:
         ValueError: they do not.
     """
     place = f"{mapping.name}: {source}"
-    if own.reader.type != "json_lines":
-        raise ValueError(f"{place}: its reader is {own.reader.type}; a live log is written as json_lines")
+    if own.reader.type != "json_lines" and not as_messages:
+        raise ValueError(f"{place}: its reader is {own.reader.type}; a live log in files is written as json_lines")
     if own.explode:
         raise ValueError(
             f"{place}: explode: {own.explode} makes several events of a record, which cannot be turned round"
@@ -175,11 +211,3 @@ def _time_writer(time_format: str, timezone: str) -> Callable[[datetime], Any]:
 def _epoch(moment: datetime, units: int) -> int:
     microseconds = int(moment.timestamp()) * 10**6 + moment.microsecond
     return microseconds * units // 10**6
-
-
-def _put(record: dict[str, Any], column: str, value: Any) -> None:
-    """Set a column, a.b as b within a."""
-    *outer, last = column.split(".")
-    for name in outer:
-        record = record.setdefault(name, {})
-    record[last] = value

@@ -23,6 +23,7 @@ from lib.formats.mapping import LogMapping, Source
 from lib.formats.rules import placeholders
 from lib.ingestion.tasks import IngestWork, TableFiles
 from lib.runs.errors import SettingError
+from lib.settings import LiveSettings
 
 MESSAGES = pa.schema(
     [("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64()), ("value", pa.binary())]
@@ -49,13 +50,13 @@ class MessageWork:
     stream: str  # whose offsets these are
 
 
-def source_of_topics(mapping: LogMapping, prefix: str) -> dict[str, str]:
+def source_of_topics(mapping: LogMapping, live: LiveSettings) -> dict[str, str]:
     """The source of each topic whose messages are records: those of events and items.
 
     Raises:
         SettingError: a source takes something from the path of its files, which a message has not.
     """
-    found = {f"{prefix}{name}": name for name, source in mapping.sources.items() if source.kind != "images"}
+    found = {live.topic_of(name): name for name in mapping.live_sources}
     for name in found.values():
         parts = [part for pattern in mapping.sources[name].files for part in placeholders(pattern)]
         if parts:

@@ -17,11 +17,13 @@ from lib.settings import KubernetesSettings
 
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 FIELD_OWNER = "cartwheel"
+APPLY = "application/apply-patch+yaml"  # JSON is YAML
 # Where the API keeps each kind of object, and of these the kinds that a submission may be.
 PLACES = {
     "SparkApplication": "/apis/sparkoperator.k8s.io/v1beta2/namespaces/{namespace}/sparkapplications",
     "ScheduledSparkApplication": "/apis/sparkoperator.k8s.io/v1beta2/namespaces/{namespace}/scheduledsparkapplications",
     "RayJob": "/apis/ray.io/v1/namespaces/{namespace}/rayjobs",
+    "RayService": "/apis/ray.io/v1/namespaces/{namespace}/rayservices",
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
@@ -34,6 +36,7 @@ KINDS = (
     "ScheduledSparkApplication",
     "SparkApplication",
     "RayJob",
+    "RayService",
     "Job",
     "Pod",
 )  # a schedule before its runs, which bear its name
@@ -41,6 +44,7 @@ OPERATORS = {
     "SparkApplication": "the spark-operator",
     "ScheduledSparkApplication": "the spark-operator",
     "RayJob": "KubeRay",
+    "RayService": "KubeRay",
 }
 
 
@@ -92,6 +96,18 @@ class Cluster:
         kind = manifest["kind"]
         with explained(self, f"create {kind} {manifest['metadata']['name']}", kind):
             self._call("POST", self._place(kind), query, manifest)
+
+    def apply(self, manifest: dict[str, Any], *, try_only: bool = False) -> None:
+        """Make an object what its manifest says, whether it is there or not; or only have the API server check that it would.
+
+        Raises:
+            SettingError, RetryableError: as for `create`.
+        """
+        query = [("fieldManager", FIELD_OWNER), ("fieldValidation", "Strict"), ("force", "true")]
+        query += [("dryRun", "All")] if try_only else []
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        with explained(self, f"apply {kind} {name}", kind):
+            self._open("PATCH", f"{self._place(kind)}/{name}", query, json.dumps(manifest), content_type=APPLY).read()
 
     def read(self, kind: str, name: str) -> dict[str, Any] | None:
         """An object; None where there is none."""
@@ -172,6 +188,7 @@ class Cluster:
         query: Sequence[tuple[str, str]] = (),
         body: Any = None,
         seconds: int | None = READ_SECONDS,
+        content_type: str = "application/json",
     ) -> Any:
         """Ask for one thing; the answer is read by the caller.
 
@@ -183,7 +200,7 @@ class Cluster:
         request = self.api.param_serialize(
             *(method, place),
             query_params=[*query],
-            header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
+            header_params={"Accept": "application/json, */*", "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )

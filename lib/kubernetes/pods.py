@@ -35,12 +35,27 @@ POD_SECURITY = {
 
 @dataclass(frozen=True)
 class Submission:
-    """One job on its way to a cluster: its object's name, its flags, and the settings that say where it runs."""
+    """One job on its way to a cluster: its object's name, its flags, and the settings that say where it runs.
+
+    `ends`: these flags let a job end that else goes on. `variables`: those that a Secret has to give.
+    """
 
     job: Job
     name: str
     arguments: tuple[str, ...]
     settings: KubernetesSettings
+    ends: bool = False
+    variables: tuple[str, ...] = ()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it runs until it is cancelled, and is started again whenever it has ended."""
+        return self.job.goes_on and not self.ends
+
+    @property
+    def queue(self) -> str | None:
+        """The queue that takes it in. What goes on waits in none: it would hold its room for ever."""
+        return None if self.goes_on else self.settings.queue
 
     @property
     def labels(self) -> dict[str, str]:
@@ -52,7 +67,7 @@ class Submission:
     def metadata(self) -> dict[str, Any]:
         """Of the object that is submitted; a queue takes it in by its label."""
         settings = self.settings
-        queued = {QUEUE_LABEL: settings.queue, PRIORITY_LABEL: settings.priority}
+        queued = {QUEUE_LABEL: self.queue, PRIORITY_LABEL: self.queue and settings.priority}
         labels = {**self.labels, **{label: value for label, value in queued.items() if value}}
         return {"name": self.name, "namespace": settings.namespace, "labels": labels}
 

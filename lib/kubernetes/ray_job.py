@@ -1,4 +1,4 @@
-"""A Ray job as KubeRay takes it: a cluster of its own, the job on it, and its end."""
+"""A Ray job as KubeRay takes it: a cluster of its own, the job on it, and its end; and that cluster, for what serves too."""
 
 import shlex
 from typing import Any
@@ -18,7 +18,6 @@ SUBMITTER = Size(cores=0.1, memory=0.5)
 
 def ray_job(submission: Submission) -> dict[str, Any]:
     """The RayJob of one run of a job; token authentication is on, and KubeRay makes the token."""
-    settings = submission.settings
     return {
         "apiVersion": API_VERSION,
         "kind": "RayJob",
@@ -30,23 +29,28 @@ def ray_job(submission: Submission) -> dict[str, Any]:
             "submissionMode": "K8sJobMode",
             "submitterPodTemplate": _submitter(submission),
             "submitterConfig": {"backoffLimit": 0},
-            "rayClusterSpec": {
-                "rayVersion": RAY_VERSION,
-                "authOptions": {"mode": "token"},
-                "enableInTreeAutoscaling": _is_elastic(submission),
-                "autoscalerOptions": {
-                    "idleTimeoutSeconds": IDLE_SECONDS,
-                    "securityContext": CONTAINER_SECURITY,
-                    "resources": resources(SUBMITTER, settings),
-                },
-                "headGroupSpec": {
-                    # Where there are workers, the head is left to Ray and to the job's own process.
-                    "rayStartParams": {"dashboard-host": "0.0.0.0", **_start_params(_head_cpus(submission))},
-                    "template": _node(submission, submission.driver, "ray-head", HEAD_ACCOUNT),
-                },
-                "workerGroupSpecs": [_workers(submission)] if submission.num_workers else [],
-            },
+            "rayClusterSpec": ray_cluster(submission),
         },
+    }
+
+
+def ray_cluster(submission: Submission) -> dict[str, Any]:
+    """The cluster of Ray of one submission, by the sizes that its job declares."""
+    return {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token"},
+        "enableInTreeAutoscaling": _is_elastic(submission),
+        "autoscalerOptions": {
+            "idleTimeoutSeconds": IDLE_SECONDS,
+            "securityContext": CONTAINER_SECURITY,
+            "resources": resources(SUBMITTER, submission.settings),
+        },
+        "headGroupSpec": {
+            # Where there are workers, the head is left to Ray and to the job's own process.
+            "rayStartParams": {"dashboard-host": "0.0.0.0", **_start_params(_head_cpus(submission))},
+            "template": _node(submission, submission.driver, "ray-head", HEAD_ACCOUNT),
+        },
+        "workerGroupSpecs": [_workers(submission)] if submission.num_workers else [],
     }
 
 
@@ -72,7 +76,7 @@ def sized_flags(submission: Submission) -> list[str]:
 
 def _is_elastic(submission: Submission) -> bool:
     """Whether workers come when the job asks for them; a queue has to find room for all of them at once."""
-    return submission.num_workers > 0 and submission.settings.queue is None
+    return submission.num_workers > 0 and submission.queue is None
 
 
 def _workers(submission: Submission) -> dict[str, Any]:

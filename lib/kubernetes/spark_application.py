@@ -15,6 +15,7 @@ DRIVER_ACCOUNT, EXECUTOR_ACCOUNT = "spark-driver", "spark-executor"
 PYTHON = "/opt/venv/bin/python"  # of the images
 SPARK_VERSION = "4.2.0"
 RETRY_SECONDS = 10
+STOP_SECONDS = 180  # that a stream may take to end its batches and its last clean
 WAVES = 4  # tasks of a shuffle for each that runs at once: a late one holds up little
 API_VERSION = "sparkoperator.k8s.io/v1beta2"
 UI_PORT, EXECUTOR_METRICS = 4040, "/metrics/executors/prometheus"  # the driver tells of all its executors
@@ -63,8 +64,10 @@ def spark_submit(submission: Submission, server: str, folder: Path) -> list[str]
     Raises:
         SettingError: the settings name a queue, which admits only what an operator can hold back.
     """
-    if submission.settings.queue:
-        raise SettingError(f"a queue ({submission.settings.queue}) takes no plain spark-submit: use --with operator")
+    if submission.queue:
+        raise SettingError(f"a queue ({submission.queue}) takes no plain spark-submit: use --with operator")
+    if submission.goes_on:
+        raise SettingError(f"{submission.job.name} goes on, and nothing would start it again: use --with operator")
     settings = submission.settings
     folder.mkdir(parents=True, exist_ok=True)
     given = {
@@ -111,16 +114,8 @@ def properties(submission: Submission) -> dict[str, str]:
 
 
 def _spec(submission: Submission) -> dict[str, Any]:
-    settings = submission.settings
     templates = _templates(submission)
-    retries = {
-        "type": "OnFailure",
-        "onFailureRetries": RETRIES,
-        "onFailureRetryInterval": RETRY_SECONDS,
-        "onSubmissionFailureRetries": RETRIES,
-        "onSubmissionFailureRetryInterval": RETRY_SECONDS,
-    }
-    return {
+    spec = {
         "type": "Python",
         "mode": "cluster",
         "sparkVersion": SPARK_VERSION,
@@ -128,8 +123,7 @@ def _spec(submission: Submission) -> dict[str, Any]:
         "mainApplicationFile": main_file(submission),
         "arguments": [*submission.flags],
         "sparkConf": properties(submission),
-        "restartPolicy": retries,
-        "timeToLiveSeconds": KEPT_SECONDS,
+        "restartPolicy": _restarts(submission),
         "driver": {
             **_process(submission.driver),
             "serviceAccount": DRIVER_ACCOUNT,
@@ -137,23 +131,38 @@ def _spec(submission: Submission) -> dict[str, Any]:
         },
         "executor": {
             **_process(submission.worker),
-            "instances": submission.num_workers if settings.queue else 1,
+            "instances": 1 if _is_elastic(submission) else submission.num_workers,
             "serviceAccount": EXECUTOR_ACCOUNT,
             "template": templates["executor"],
         },
+    }
+    return spec if submission.goes_on else {**spec, "timeToLiveSeconds": KEPT_SECONDS}
+
+
+def _restarts(submission: Submission) -> dict[str, Any]:
+    """When the operator starts the driver again, the later the more often it has failed."""
+    intervals = {"onFailureRetryInterval": RETRY_SECONDS, "onSubmissionFailureRetryInterval": RETRY_SECONDS}
+    if submission.goes_on:
+        return {"type": "Always", **intervals}
+    return {
+        "type": "OnFailure",
+        "onFailureRetries": RETRIES,
+        "onSubmissionFailureRetries": RETRIES,
+        **intervals,
     }
 
 
 def _templates(submission: Submission) -> dict[str, dict[str, Any]]:
     driver = template(submission, DRIVER, size=submission.driver, account=DRIVER_ACCOUNT)
     driver["metadata"]["annotations"] = scraped_at(UI_PORT, EXECUTOR_METRICS)
+    if submission.goes_on:
+        driver["spec"]["terminationGracePeriodSeconds"] = STOP_SECONDS
     executor = template(submission, EXECUTOR, size=submission.worker, account=EXECUTOR_ACCOUNT)
     return {"driver": driver, "executor": executor}
 
 
 def _allocation(submission: Submission) -> dict[str, str]:
-    """Executors come and go as they are needed, unless a queue has to find room for all of them at once."""
-    if submission.settings.queue:
+    if not _is_elastic(submission):
         return {"spark.dynamicAllocation.enabled": "false"}
     return {
         "spark.dynamicAllocation.enabled": "true",
@@ -161,6 +170,15 @@ def _allocation(submission: Submission) -> dict[str, str]:
         "spark.dynamicAllocation.minExecutors": "1",
         "spark.dynamicAllocation.maxExecutors": str(submission.num_workers),
     }
+
+
+def _is_elastic(submission: Submission) -> bool:
+    """Whether executors come and go as they are needed.
+
+    Not where a queue has to find room for all of them at once, and not for a stream: its next batch is there before any
+    of them would be given back, and should wait for none.
+    """
+    return submission.queue is None and not submission.goes_on
 
 
 def _sized(role: str, size: Size) -> dict[str, str]:

@@ -12,6 +12,7 @@ from lib.kubernetes.cluster import KINDS, Cluster
 from lib.kubernetes.plain_job import ACCOUNT, plain_job
 from lib.kubernetes.pods import INSTANCE_LABEL, NAME_LABEL, Submission, resources, template
 from lib.kubernetes.ray_job import HEAD_ACCOUNT, ray_job
+from lib.kubernetes.ray_service import ray_service
 from lib.kubernetes.spark_application import DRIVER_ACCOUNT, scheduled_spark_application, spark_application
 from lib.kubernetes.troubles import end_of, in_one_line, trouble_of, waiting_for, warning_of
 from lib.pipeline import Job
@@ -36,27 +37,49 @@ class Progress:
 HELD_BACK = Progress("queued", "held back by its queue until there is room")
 
 
-def new_submission(job: Job, arguments: Sequence[str], settings: KubernetesSettings) -> Submission:
-    """A submission with a name of its own."""
-    moment = datetime.now(UTC).strftime("%m%d-%H%M%S")
-    name = f"{job.name.replace('_', '-')}-{moment}-{secrets.token_hex(2)}"
-    return Submission(job, name, tuple(arguments), settings)
+def new_submission(
+    job: Job,
+    arguments: Sequence[str],
+    settings: KubernetesSettings,
+    *,
+    ends: bool = False,
+    variables: tuple[str, ...] = (),
+) -> Submission:
+    """A submission with a name of its own; what goes on has its job's, so that there is one of it in a namespace."""
+    name = job.name.replace("_", "-")
+    if not job.goes_on or ends:
+        name += f"-{datetime.now(UTC):%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return Submission(job, name, tuple(arguments), settings, ends, variables)
 
 
 def manifest_of(submission: Submission, schedule: str | None = None) -> dict[str, Any]:
     """The object that runs the job, of the kind that its engine asks for.
 
     Raises:
-        SettingError: a schedule was given for a job that the spark-operator does not run.
+        SettingError: a schedule was given for a job that the spark-operator does not run, or that does not end.
     """
     engine = submission.job.engine
+    if schedule is not None and submission.goes_on:
+        raise SettingError(f"{submission.job.name} goes on until it is cancelled; a schedule starts what ends")
     if schedule is not None:
         if engine != "spark":
             raise SettingError(
                 f"{submission.job.name} is no Spark job: start it from your scheduler by `cartwheel submit`"
             )
         return scheduled_spark_application(submission, schedule)
+    if engine == "ray" and submission.goes_on:
+        return ray_service(submission)
     return {"spark": spark_application, "ray": ray_job, "local": plain_job}[engine](submission)
+
+
+def start(cluster: Cluster, manifest: dict[str, Any], *, goes_on: bool, try_only: bool = False) -> None:
+    """Make a submission's object. What goes on may be there already, and becomes what the manifest says.
+
+    Raises:
+        SettingError: it is refused, or something is missing.
+        RetryableError: the server does not answer, or there is no room in the namespace's quota.
+    """
+    (cluster.apply if goes_on else cluster.create)(manifest, try_only=try_only)
 
 
 def require(cluster: Cluster, submission: Submission, manifest: dict[str, Any] | None) -> None:
@@ -71,17 +94,25 @@ def require(cluster: Cluster, submission: Submission, manifest: dict[str, Any] |
     """
     settings = submission.settings
     if manifest is not None:
-        cluster.create(manifest, try_only=True)
+        start(cluster, manifest, goes_on=submission.goes_on, try_only=True)
     cluster.create(first_pod(submission), try_only=True)
     if cluster.read("ConfigMap", settings.config_map) is None:
         raise SettingError(
             f"{settings.namespace} has no ConfigMap {settings.config_map}: kubectl apply -k conf/kubernetes/..."
         )
+    held = set[str]()
     for name in settings.secrets:
-        if cluster.read("Secret", name) is None:
+        secret = cluster.read("Secret", name)
+        if secret is None:
             raise SettingError(f"{settings.namespace} has no Secret {name}: create it (docs/operations.md)")
-    if settings.queue is not None:
-        require_queue(cluster, submission, settings.queue)
+        held |= (secret.get("data") or {}).keys()
+    for variable in submission.variables:
+        if variable not in held:
+            raise SettingError(
+                f"no Secret of {', '.join(settings.secrets)} has the key {variable}, which {submission.job.name} needs: add it"
+            )
+    if submission.queue is not None:
+        require_queue(cluster, submission, submission.queue)
 
 
 def require_queue(cluster: Cluster, submission: Submission, name: str) -> None:
@@ -324,6 +355,17 @@ def _of_ray(submitted: dict[str, Any]) -> Progress:
     return Progress(state, in_one_line(message))
 
 
+def _of_service(submitted: dict[str, Any]) -> Progress:
+    conditions = {each["type"]: each for each in submitted.get("status", {}).get("conditions", ())}
+    ready, upgrade = (conditions.get(kind, {}) for kind in ("Ready", "UpgradeInProgress"))
+    if ready.get("reason") in ("ValidationFailed", "InitializingTimeout"):
+        return Progress("failed", in_one_line(ready.get("message", "")))
+    if ready.get("status") != "True":
+        return Progress("starting", in_one_line(ready.get("message", "")))
+    is_changing = upgrade.get("status") == "True"
+    return Progress("running", "as it was, until what was submitted since answers" if is_changing else "")
+
+
 def _of_job(submitted: dict[str, Any]) -> Progress:
     if submitted["spec"].get("suspend"):
         return HELD_BACK
@@ -347,6 +389,7 @@ PROGRESS: dict[str, Callable[[dict[str, Any]], Progress]] = {
     "SparkApplication": _of_spark,
     "ScheduledSparkApplication": _of_schedule,
     "RayJob": _of_ray,
+    "RayService": _of_service,
     "Job": _of_job,
     "Pod": _of_pod,
 }

@@ -281,6 +281,12 @@ class Lake:
         runs = (str(commit.get(RUN_OF_COMMIT) or "") for commit in self._commits(table))
         return next((run for run in runs if run.rpartition("-")[0] == job and run not in but), None)
 
+    def newest_commit(self, table: str, job: str, *, but: str) -> int | None:
+        """The version of the newest commit to the table by any run of a job but one; None if there is none."""
+        commits = ((commit, str(commit.get(RUN_OF_COMMIT) or "")) for commit in self._commits(table))
+        others = (commit for commit, run in commits if run.rpartition("-")[0] == job and run != but)
+        return next((int(commit["version"]) for commit in others), None)
+
     def runs_between(self, table: str, after: int, until: int) -> list[str]:
         """The runs that have committed data to the table after one version and until another."""
         later = takewhile(lambda commit: commit["version"] > after, self._commits(table))

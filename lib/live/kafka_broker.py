@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from lib.engines.ports import free_ports
 from lib.live.tied import kill, start_tied, stop
 from lib.pipeline import ROOT
 
@@ -248,12 +249,3 @@ def java() -> str:
     if found is None:
         raise NoKafkaError("Kafka needs Java 17: install it, or set JAVA_HOME to its folder")
     return found
-
-
-def free_ports(number: int) -> Sequence[int]:
-    """So many ports of this machine that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -10,10 +10,10 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from lib.formats.mapping import LogMapping
-from lib.runs.errors import RetryableError, SettingError
+from lib.live.kafka_access import ANSWER_SECONDS, client_properties, known_topics
+from lib.runs.errors import SettingError
+from lib.settings import LiveSettings
 
-ANSWER_SECONDS = 5.0
 FILE_HEADER = "file"  # of the record's file below the log, whose parts a mapping may name
 # Every acknowledged record is there once and in order, however often it had to be sent; keys are spread as Java's clients do.
 PRODUCER: dict[str, Any] = {
@@ -25,28 +25,15 @@ PRODUCER: dict[str, Any] = {
 }
 
 
-def topic_of(source: str, prefix: str) -> str:
-    """The topic that holds a source's records."""
-    return f"{prefix}{source}"
-
-
-def live_sources(mapping: LogMapping) -> list[str]:
-    """The sources whose records come live: events and items, but no pictures."""
-    return [name for name, source in mapping.sources.items() if source.kind != "images"]
-
-
-def create_topics(address: str, topics: Iterable[str], *, partitions: int) -> list[str]:
+def create_topics(live: LiveSettings, topics: Iterable[str], *, partitions: int) -> list[str]:
     """Create the topics that are missing; returns these.
 
     Raises:
         RetryableError: no Kafka answers there.
-        SettingError: it refuses a topic.
+        SettingError: it refuses a topic, or this client.
     """
-    admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
-    try:
-        known = admin.list_topics(timeout=ANSWER_SECONDS).topics
-    except KafkaException:
-        raise RetryableError(f"no Kafka answers at {address}: is the address right, and is it up?") from None
+    known = known_topics(live)
+    admin = AdminClient({**client_properties(live), "log_level": 0})
     missing = [topic for topic in topics if topic not in known]
     asked = [NewTopic(topic, num_partitions=partitions, replication_factor=-1) for topic in missing]
     for topic, made in admin.create_topics(asked).items() if asked else ():
@@ -54,5 +41,7 @@ def create_topics(address: str, topics: Iterable[str], *, partitions: int) -> li
             made.result(ANSWER_SECONDS)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise SettingError(f"Kafka at {address} does not make topic {topic}: {error.args[0].str()}") from None
+                raise SettingError(
+                    f"Kafka at {live.kafka} does not make topic {topic}: {error.args[0].str()}"
+                ) from None
     return missing

@@ -27,8 +27,10 @@ from lib.formats.log_files import LogFile, UnreadableError, text_blocks
 from lib.formats.mapping import LogMapping, Source
 from lib.formats.parquet_rows import parquet_names
 from lib.formats.reading import Reading, unreadable
-from lib.live.kafka_log import FILE_HEADER, PRODUCER, create_topics, live_sources, topic_of
+from lib.live.kafka_access import client_properties
+from lib.live.kafka_log import FILE_HEADER, PRODUCER, create_topics
 from lib.runs.errors import RetryableError
+from lib.settings import LiveSettings
 
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)  # of records without a time, before the first that has one
 FLUSH_SECONDS, TELL_SECONDS, WAIT_SECONDS = 120.0, 5.0, 0.2
@@ -83,7 +85,7 @@ class LogRecords:
         self.mapping, self.by_time = mapping, by_time
         self.problems: list[str] = []
         files, _ = find_files(log, mapping)
-        self.files = {name: [file for file in files if file.source == name] for name in live_sources(mapping)}
+        self.files = {name: [file for file in files if file.source == name] for name in mapping.live_sources}
 
     def __iter__(self) -> Iterator[LogRecord]:
         streams = [files for files in self.files.values() if not self.by_time]
@@ -127,8 +129,7 @@ class LogRecords:
 
 def replay(
     records: LogRecords,
-    address: str,
-    prefix: str,
+    live: LiveSettings,
     *,
     partitions: int = 4,
     pace: Pace = Pace(),
@@ -143,10 +144,10 @@ def replay(
 
     Raises:
         RetryableError: no Kafka answers, or it did not acknowledge all; the message says how many.
-        SettingError: Kafka does not make a topic.
+        SettingError: Kafka does not make a topic, or refuses this client.
     """
-    sending = _Sending(address, prefix, tell)
-    create_topics(address, [topic_of(name, prefix) for name in records.files], partitions=partitions)
+    create_topics(live, [live.topic_of(name) for name in records.files], partitions=partitions)
+    sending = _Sending(live, tell)
     chosen = (
         record for record in records if (since is None or record.at >= since) and (until is None or record.at < until)
     )
@@ -164,9 +165,9 @@ def replay(
 class _Sending:
     """A producer, and what has become of what it was given."""
 
-    def __init__(self, address: str, prefix: str, tell: Show | None) -> None:
-        self.address, self.prefix, self.tell = address, prefix, tell
-        self.producer = Producer({**PRODUCER, "bootstrap.servers": address, "error_cb": self._failed})
+    def __init__(self, live: LiveSettings, tell: Show | None) -> None:
+        self.live, self.address, self.tell = live, live.kafka, tell
+        self.producer = Producer({**PRODUCER, **client_properties(live), "error_cb": self._failed})
         self.done = Replayed()
         self.first_error: KafkaError | None = None
         self.begun = self.told_at = time.monotonic()
@@ -178,7 +179,7 @@ class _Sending:
             self._tell()
 
     def send(self, record: LogRecord) -> None:
-        topic = topic_of(record.source, self.prefix)
+        topic = self.live.topic_of(record.source)
         headers = {FILE_HEADER: record.file}
         while True:
             try:

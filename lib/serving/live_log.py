@@ -14,8 +14,10 @@ from confluent_kafka import Producer
 
 from lib.formats.mapping import Source
 from lib.formats.writing import RecordWriter
-from lib.live.kafka_log import PRODUCER, topic_of
+from lib.live.kafka_access import client_properties
+from lib.live.kafka_log import PRODUCER
 from lib.runs.errors import SettingError
+from lib.settings import LiveSettings
 
 FLUSH_SECONDS = 10.0  # for what Kafka has not taken when a server ends
 
@@ -47,9 +49,9 @@ class LiveLog(Protocol):
 class KafkaLog:
     """Records to a topic: each written once, in the order of a user's (idempotent producer)."""
 
-    def __init__(self, servers: str, prefix: str, writer: RecordWriter) -> None:
-        self._topic, self._writer = topic_of(writer.source, prefix), writer
-        self._producer = Producer({**PRODUCER, "bootstrap.servers": servers, "message.timeout.ms": 300_000})
+    def __init__(self, live: LiveSettings, writer: RecordWriter) -> None:
+        self._topic, self._writer = live.topic_of(writer.source), writer
+        self._producer = Producer({**PRODUCER, **client_properties(live), "message.timeout.ms": 300_000})
         self._delivered = self._lost = 0
 
     def write(self, events: Sequence[Mapping[str, Any]]) -> None:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lib.engines.ports import free_ports
 from lib.pipeline import ROOT
 from tests.environments import environment
-from tests.object_store import free_ports
 from tests.processes import started, wait_for
 
 DAGS = ROOT / "conf" / "airflow"

@@ -26,6 +26,7 @@ from tests.one_node.operators import NAMESPACE
 
 CARTWHEEL = str(Path(sys.executable).parent / "cartwheel")
 KEY_VARIABLE, KEY = "CARTWHEEL_PSEUDONYM_KEY", "of-the-tests-and-of-nobody-else-0"
+TOKENS_VARIABLE, TOKEN = "CARTWHEEL_SERVE_TOKENS", "of-the-tests-and-of-nobody-else-1"
 STORE_PORT = 8333  # which the local overlay lets pods reach
 LOG, EVENTS = "logs", "events"  # folders of the bucket
 SETTINGS = ROOT / "conf" / "kubernetes" / "overlays" / "local" / "settings.yaml"
@@ -192,6 +193,6 @@ def give_secret(store: stores.ObjectStore) -> None:
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "cartwheel", "namespace": NAMESPACE},
-        "stringData": {**store.environment("writer"), KEY_VARIABLE: KEY},
+        "stringData": {**store.environment("writer"), KEY_VARIABLE: KEY, TOKENS_VARIABLE: TOKEN},
     }
     kubectl("apply", "-f", "-", given=yaml.safe_dump(secret))

@@ -12,7 +12,7 @@ from tests.one_node import operators
 from tests.one_node.control_plane import kubeconfig, kubectl
 from tests.one_node.programs import SPARK_OPERATOR, sources
 
-KINDS = "sparkapplications,scheduledsparkapplications,rayjobs,jobs,pods"
+KINDS = "sparkapplications,scheduledsparkapplications,rayjobs,rayservices,jobs,pods"
 
 
 def assert_refused(

@@ -25,6 +25,7 @@ NEEDED = {
     "ray-head": ("list pods", f"patch rayclusters {RAY}"),
     "submitter": (
         *(f"create sparkapplications {SPARK}", f"create scheduledsparkapplications {SPARK}"),
+        *(f"create rayservices {RAY}", f"patch rayservices=serve {RAY}", f"patch sparkapplications=stream {SPARK}"),
         *(f"create rayjobs {RAY}", f"delete rayjobs {RAY}", f"create jobs {BATCH}", "create pods", "get pods/log"),
         *("get secrets=cartwheel", "list events", f"get localqueues {KUEUE}"),
     ),
@@ -36,7 +37,10 @@ REFUSED = {
     "ray-head": ("create pods", "delete pods", f"create rayclusters {RAY}", "get configmaps"),
     "ray-worker": ("get pods", "list pods", "create pods", "get configmaps"),
     "metrics": ("get pods", "list pods", "create pods", "get configmaps"),
-    "submitter": ("get secrets=other", "update secrets=cartwheel", f"patch sparkapplications {SPARK}"),
+    "submitter": (
+        *("get secrets=other", "update secrets=cartwheel", f"patch sparkapplications {SPARK}"),
+        *(f"patch sparkapplications=als {SPARK}", f"patch rayservices {RAY}", f"patch rayclusters {RAY}"),
+    ),
     "default": ("get pods", "list pods", "create pods", "get configmaps"),
 }
 ELSEWHERE = ("list pods", "create pods", "get secrets", f"create sparkapplications {SPARK}")

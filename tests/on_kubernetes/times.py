@@ -15,6 +15,10 @@ from tests.one_node.cluster import TIMES
 from tests.one_node.programs import CACHE
 
 FILE = CACHE / "times.json"
+LIVE = """The live parts, by `cartwheel submit stream --on kubernetes` and `cartwheel submit serve --on kubernetes` ([live.md](live.md)), were not run as pods yet.
+Tested are their objects before the API server with the operators' kinds (tests/on_kubernetes/test_live.py); the server's application, which Ray Serve's own
+controller builds from the RayService's text alone, and which answers behind HAProxy (tests/lib/kubernetes/test_serve_config.py); and the
+stream's driver under the image's entrypoint, which a SIGTERM ends in order, with a real Kafka (tests/lib/kubernetes/test_image.py)."""
 PAGE = ROOT / "docs" / "kubernetes.md"
 
 
@@ -86,6 +90,8 @@ def page(runs: Sequence[Run]) -> str:
             "| job | by | what befell it | submitted to first task, s | to its end, s | executors |",
             "|---|---|---|---|---|---|",
             *map(line_of, runs),
+            "",
+            LIVE,
             "",
         ]
     )

@@ -10,7 +10,7 @@ import pytest
 
 from lib.cleaning.pseudonyms import load_key, pseudonyms
 from lib.cli.jobs import load_job
-from lib.live.kafka_broker import free_ports
+from lib.engines.ports import free_ports
 from lib.online.open_state import open_state
 from lib.online.state import LiveEvent
 from lib.pipeline import JOBS

@@ -7,15 +7,20 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lib.formats.mapping import parse_mapping
+from lib.formats.writing import writer_of
 from lib.live.kafka_broker import KafkaBroker
+from lib.live.replay import LogRecords, replay
 from lib.pipeline import ROOT
 from lib.runs import history
+from lib.serving.live_log import KafkaLog
+from lib.settings import LiveSettings
 from tests.brokers import send
 from tests.jobs.spark.test_clean_new import MAPPING, files_of
 from tests.live_logs import CLICKS, Stream, environment, minutes_from, state_items, stream_command, topic_prefix
@@ -201,3 +206,34 @@ def test_a_kafka_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "error: Kafka at 127.0.0.1:1 does not answer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_server_writes_for_a_shop_whose_log_is_csv_is_streamed_beside_its_lines_but_no_event_of_the_future(
+    tmp_path: Path, kafka: KafkaBroker
+) -> None:
+    text = (ROOT / "conf" / "formats" / "online_retail.yaml").read_text()
+    shop, prefix = Shop.with_key(tmp_path / "shop", text), topic_prefix(kafka, lines=1)
+    live, mapping = LiveSettings(kafka=kafka.address, topic_prefix=prefix), parse_mapping(text, "online_retail.yaml")
+    now = datetime.now(UTC).replace(microsecond=123_000)
+    log = KafkaLog(live, writer_of(mapping, as_messages=True))
+    bought = {"event_type": "purchase", "user_id": "17850.0", "quantity": 3, "price": 2.55}
+    for item, ahead in (("22111", timedelta()), ("22112", timedelta(days=365 * 73))):
+        log.write([bought | {"item_id": item, "event_time": now + ahead}])
+    log.close()
+    shop.put(
+        "2011-12-09.csv",
+        "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
+        "536365,85123A,LANTERN,6,2011-12-09 08:26:00,2.55,17850.0,United Kingdom\n",
+    )
+    replay(LogRecords(str(shop.log), mapping), live)
+    flags = ("--stream.late-hours", "null", "--clean.max-reject-frac", "1")
+    read_what_is_there(shop, kafka.address, prefix, *flags)
+    names = ("user_key", "item_id", "event_type", "event_time", "quantity", "order_id")
+    events = {row["item_id"]: row for row in shop.read("silver/events", *names)}
+    assert {*events} == {"22111", "85123A"}, "an event of 2099 is refused"
+    assert events["22111"]["user_key"] == events["85123A"]["user_key"]
+    assert (events["22111"]["event_time"], events["22111"]["quantity"]) == (now, 3)
+    assert {row["event_type"] for row in events.values()} == {"purchase"}
+    assert events["85123A"]["order_id"] is not None and events["22111"]["order_id"] is None
+    assert shop.reasons() == {"bad_value:event_time": 1}
+    assert state_items(shop) == ["22111", "85123A"]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from lib.cli.live import live_stack
+from lib.engines.ports import free_ports
 from lib.formats.mapping import load_mapping
-from lib.live.kafka_broker import KafkaBroker, free_ports
+from lib.live.kafka_broker import KafkaBroker
 from lib.live.stack import LivePart
 from lib.runs.errors import RetryableError, SettingError
 

@@ -172,6 +172,56 @@ def test_on_kubernetes_a_dry_run_prints_the_manifest_or_the_command(cartwheel: C
     assert printed.startswith("spark-submit --master k8s://https://API-SERVER --deploy-mode cluster --name als-")
 
 
+LIVE = ("--live.kafka", "kafka:9092", "--live.state", "redis://redis:6379/0")
+
+
+def test_on_kubernetes_the_live_parts_have_a_manifest_too(cartwheel: Cartwheel, tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text("clean: {session_gap_minutes: 45}\nserve: {token_variable: TOKENS}\n")
+    given = ("--on", "kubernetes", "--config", str(file), *LIVE, "--dry-run")
+    code, printed = cartwheel("submit", "stream", *given)
+    manifest = yaml.safe_load(printed)
+    assert (code, manifest["kind"], manifest["spec"]["restartPolicy"]["type"]) == (0, "SparkApplication", "Always")
+    assert "--clean.session-gap-minutes=45" in manifest["spec"]["arguments"], "of a job that it runs itself"
+    code, printed = cartwheel("submit", "serve", *given)
+    manifest = yaml.safe_load(printed)
+    assert (code, manifest["kind"]) == (0, "RayService")
+    assert "- --serve.token-variable=TOKENS" in printed, "readable: a manifest in a manifest"
+    code, printed = cartwheel("submit", "stream", *given, "--stream.available-now", "true")
+    assert yaml.safe_load(printed)["spec"]["restartPolicy"]["type"] == "OnFailure"
+
+
+@pytest.mark.bad_input("a live part that lacks something on Kubernetes")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["stream"],
+            "stream on Kubernetes needs the live log: set live.kafka to Kafka's bootstrap servers, or log.path",
+        ),
+        (["stream", *LIVE[:2]], "stream on Kubernetes keeps the online state in a Redis: set live.state"),
+        (["stream", *LIVE, "--schedule", "0 3 * * *"], "stream goes on until it is cancelled"),
+        (["stream", *LIVE, "--with", "spark-submit"], "nothing would start it again: use --with operator"),
+        (["serve"], "serve on Kubernetes needs the live log: set live.kafka to Kafka's bootstrap servers"),
+        (["serve", *LIVE[:2]], "serve on Kubernetes keeps the online state in a Redis: set live.state"),
+        (
+            ["serve", *LIVE, "--live.kafka-protocol", "SSL", "--live.kafka-ca", "ca.pem"],
+            "live.kafka_ca: no pod has that file",
+        ),
+        (["serve", *LIVE], "serve on Kubernetes answers nobody without tokens: name the Secret's key"),
+        (["serve", *LIVE, "--serve.token-file", "tokens"], "serve on Kubernetes has no file of tokens"),
+        (["serve", *LIVE, "--serve.token-variable", "T", "--serve.port", "80"], "listens at port 8000 of its Service"),
+        (["serve", *LIVE, "--serve.token-variable", "T", "--wait"], "there is nothing to --wait for"),
+    ],
+)
+def test_what_a_live_part_lacks_on_kubernetes_is_one_line(
+    cartwheel: Cartwheel, arguments: list[str], told: str
+) -> None:
+    code, printed = cartwheel("submit", *arguments, "--on", "kubernetes", "--dry-run")
+    assert code == 2
+    assert told in one_line(printed)
+
+
 @pytest.mark.parametrize(
     "command", [["submit", "als", "--on", "kubernetes"], ["status"], ["logs", "x"], ["cancel", "x"]]
 )

@@ -25,6 +25,15 @@ def test_on_one_machine_nothing_but_the_job_need_be_said() -> None:
     )
 
 
+def test_what_serves_is_started_here_with_a_ray_of_its_own_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert typed("serve", "local", ["--serve.port", "8081"]) == "python jobs/ray/serve.py --serve.port 8081"
+    by_ray = "ray job submit --address http://head:8265 --working-dir . -- python jobs/ray/serve.py"
+    assert typed("serve", "local", ray_address="http://head:8265") == by_ray
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    assert typed("serve", "local") == "ray job submit --working-dir . -- python jobs/ray/serve.py"
+
+
 def test_on_a_standalone_cluster_the_addresses_are_given() -> None:
     assert typed("clean", "standalone", ["--lake.path", "/mnt/lake"], spark_master="spark://head:7077") == (
         "spark-submit --master spark://head:7077 --properties-file conf/spark-defaults.conf "

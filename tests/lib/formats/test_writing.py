@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -13,10 +14,10 @@ AT = datetime(2026, 6, 3, 4, 5, 6, 789_000, UTC)
 HEAD = "name: live\nsources:\n  clicks:\n    files: '*.jsonl'\n    reader: {type: json_lines}\n"
 
 
-def read_back(text: str, events: list[dict[str, Any]]) -> pl.DataFrame:
+def read_back(text: str, events: list[dict[str, Any]], *, as_messages: bool = False) -> pl.DataFrame:
     """What clean makes of the records of some events."""
     mapping = parse_mapping(text, "live.yaml")
-    writer = writer_of(mapping)
+    writer = writer_of(mapping, as_messages=as_messages)
     flat = [{name: _text(value) for name, value in _flat(writer.record_of(event)).items()} for event in events]
     columns = {name: [row.get(name) for row in flat] for name in dict.fromkeys(name for row in flat for name in row)}
     records = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)).with_columns(
@@ -118,3 +119,39 @@ def test_a_type_whose_record_would_give_a_second_event_is_not_written() -> None:
     writer = writer_of(parse_mapping(text, "live.yaml"))
     assert set(writer.types) == {"cart", "view"}
     assert writer.types["cart"] == {"a": "basket"}  # buy would be a purchase too
+
+
+def test_as_messages_the_records_of_csv_files_are_written_in_the_mappings_own_forms() -> None:
+    text = (
+        "name: own\ntimezone: Europe/Berlin\nsources:\n  lines:\n    files: '*.csv'\n    reader: {decimal: ',', thousands: '.'}\n"
+        "    names: {user_id: Kunde.Nr, item_id: Artikel, event_time: Datum, quantity: Menge, price: Preis}\n"
+        "    time_format: '%d.%m.%Y %H:%M:%S'\n"
+        "    events:\n      - {type: return, when: {Art: R}, negate: [quantity]}\n      - {type: purchase, when: {Art: K}}\n"
+    )
+    at = datetime(2026, 6, 3, 4, 5, 6, tzinfo=UTC)
+    event = {"user_id": "7", "item_id": "mug", "event_time": at, "quantity": 2, "price": 1234.5}
+    events: list[dict[str, Any]] = [event | {"event_type": kind} for kind in ("purchase", "return")]
+    record = writer_of(parse_mapping(text, "own.yaml"), as_messages=True).record_of(events[1])
+    assert record == {
+        "Art": "R",
+        "Kunde.Nr": "7",
+        "Artikel": "mug",
+        "Datum": "03.06.2026 06:05:06",
+        "Menge": -2,
+        "Preis": "1234,5",
+    }
+    found = read_back(text, events, as_messages=True).sort("record")
+    assert found.select("event_type", "event_time", "user_id", "quantity", "price").rows() == [
+        ("purchase", at, "7", 2, Decimal("1234.5000")),
+        ("return", at, "7", 2, Decimal("1234.5000")),
+    ]
+
+
+def test_as_messages_a_source_that_can_be_written_is_taken_where_another_cannot() -> None:
+    exploded = "  baskets:\n    files: 'b/*.parquet'\n    reader: {type: parquet}\n    explode: lines\n"
+    exploded += "    names: {user_id: u, item_id: lines.i, event_time: t}\n    events: [{type: purchase}]\n"
+    clicks = "  clicks:\n    files: '*.csv'\n    names: {user_id: u, item_id: i, event_time: t}\n    events: [{type: view}]\n"
+    text = f"name: own\nsources:\n{exploded}{clicks}"
+    assert writer_of(parse_mapping(text, "own.yaml"), as_messages=True).source == "clicks"
+    with pytest.raises(ValueError, match=r"no source of events has reader.*with live.kafka"):
+        writer_of(parse_mapping(text, "own.yaml"))

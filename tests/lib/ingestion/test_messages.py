@@ -16,6 +16,7 @@ from lib.formats.mapping import LogMapping
 from lib.formats.reading import Reading
 from lib.ingestion.messages import last_time, records_of, source_of_topics
 from lib.runs.errors import SettingError
+from lib.settings import LiveSettings
 
 MAPPING = LogMapping.model_validate(
     {
@@ -135,5 +136,5 @@ def test_a_source_that_takes_something_from_its_files_paths_cannot_come_from_kaf
     given = MAPPING.model_dump(exclude_unset=True)
     given["sources"]["clicks"] |= {"files": "{shop}/*.jsonl", "constants": {"experiment": "{shop}"}}
     with pytest.raises(SettingError, match="takes 'shop' from the paths of its files"):
-        source_of_topics(LogMapping.model_validate(given), "t.")
-    assert source_of_topics(MAPPING, "t.") == {"t.clicks": "clicks"}
+        source_of_topics(LogMapping.model_validate(given), LiveSettings(topic_prefix="t."))
+    assert source_of_topics(MAPPING, LiveSettings(topic_prefix="t.")) == {"t.clicks": "clicks"}

@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -5,17 +6,16 @@ from typing import Any
 import pytest
 import yaml
 
-from lib.engines.spark_properties import PACKAGES, STORE_CONNECTOR, shipped_properties
+from lib.engines.spark_properties import PACKAGES
 from lib.kubernetes.plain_job import plain_job
 from lib.kubernetes.pods import CONTAINER_SECURITY, POD_SECURITY, Submission
 from lib.kubernetes.ray_job import ray_job
+from lib.kubernetes.ray_service import ray_service
 from lib.kubernetes.spark_application import scheduled_spark_application, spark_application, spark_submit
 from lib.kubernetes.submission import asked_of_queue, manifest_of, new_submission, quotas_of
 from lib.pipeline import JOBS, ROOT
 from lib.runs.errors import SettingError
 from lib.settings import KubernetesSettings, flags_of
-
-MANIFESTS = {"spark": spark_application, "ray": ray_job, "local": plain_job}
 
 
 def submission(job: str, *flags: str, **settings: Any) -> Submission:
@@ -32,7 +32,7 @@ def pods_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_every_pod_keeps_to_the_restricted_standard_and_holds_secrets_by_reference_only(job: str) -> None:
-    manifest = MANIFESTS[JOBS[job].engine](submission(job, secrets=("keys", "store")))
+    manifest = manifest_of(submission(job, secrets=("keys", "store")))
     pods = pods_of(manifest)
     assert pods
     for pod in pods:
@@ -99,7 +99,7 @@ def test_prometheus_finds_the_metrics_of_spark_ray_and_the_lake_and_is_let_in() 
 @pytest.mark.parametrize("job", JOBS)
 def test_what_a_job_asks_for_is_what_the_pipeline_declares(job: str) -> None:
     declared = JOBS[job]
-    manifest = MANIFESTS[declared.engine](submission(job))
+    manifest = manifest_of(submission(job))
     if declared.engine == "spark":
         for role, size in (("driver", declared.driver), ("executor", declared.workers.size)):  # type: ignore[union-attr]
             asked = manifest["spec"][role]
@@ -107,7 +107,7 @@ def test_what_a_job_asks_for_is_what_the_pipeline_declares(job: str) -> None:
             assert int(asked["memory"][:-1]) + int(asked["memoryOverhead"][:-1]) == size.memory * 1024
             assert int(asked["memory"][:-1]) == size.heap * 1024
     elif declared.engine == "ray":
-        cluster = manifest["spec"]["rayClusterSpec"]
+        cluster = manifest["spec"]["rayClusterConfig" if manifest["kind"] == "RayService" else "rayClusterSpec"]
         head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]
         assert head["limits"]["memory"] == f"{declared.driver.memory * 1024}Mi"
         assert [group["maxReplicas"] for group in cluster["workerGroupSpecs"]] == (
@@ -184,6 +184,87 @@ def test_what_a_submission_asks_of_a_queue_is_that_of_all_its_pods() -> None:
 
 def test_token_authentication_of_ray_is_on() -> None:
     assert ray_job(submission("train_policy"))["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert ray_service(submission("serve"))["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+
+
+def test_a_stream_is_always_started_again_is_never_removed_and_keeps_its_executors() -> None:
+    manifest = spark_application(submission("stream", "--live.kafka=kafka:9092", num_workers=3))
+    spec = manifest["spec"]
+    assert (spec["restartPolicy"]["type"], spec["restartPolicy"]["onFailureRetryInterval"]) == ("Always", 10)
+    assert "timeToLiveSeconds" not in spec
+    assert (spec["sparkConf"]["spark.dynamicAllocation.enabled"], spec["executor"]["instances"]) == ("false", 3)
+    assert spec["driver"]["template"]["spec"]["terminationGracePeriodSeconds"] == 180
+    assert "terminationGracePeriodSeconds" not in spec["executor"]["template"]["spec"]
+    assert "spark.jars" not in json.dumps(manifest), "its jars are in the image"
+
+
+def test_a_stream_of_what_is_there_now_ends_and_may_have_a_schedule() -> None:
+    ending = new_submission(JOBS["stream"], ["--stream.available-now=true"], KubernetesSettings(), ends=True)
+    spec = manifest_of(ending, "*/10 * * * *")["spec"]["template"]
+    assert (spec["restartPolicy"]["type"], spec["timeToLiveSeconds"]) == ("OnFailure", 86_400)
+    assert ending.name.startswith("stream-")
+    with pytest.raises(SettingError, match="stream goes on until it is cancelled"):
+        manifest_of(submission("stream"), "*/10 * * * *")
+
+
+@pytest.mark.parametrize("job", ["stream", "serve"])
+def test_what_goes_on_is_one_in_a_namespace_and_in_no_queue(job: str, tmp_path: Path) -> None:
+    asked = new_submission(JOBS[job], [], KubernetesSettings(queue="cartwheel", priority="cartwheel-daily"))
+    manifest = manifest_of(asked)
+    assert manifest["metadata"]["name"] == job
+    assert not [label for label in manifest["metadata"]["labels"] if "kueue" in label]
+    if job == "stream":
+        with pytest.raises(SettingError, match="nothing would start it again: use --with operator"):
+            spark_submit(asked, "https://api", tmp_path)
+
+
+def served(*flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The server's manifest, and what Ray Serve gets of it."""
+    manifest = ray_service(submission("serve", *flags))
+    return manifest, yaml.safe_load(manifest["spec"]["serveConfigV2"])
+
+
+def test_a_server_is_the_jobs_own_application_with_the_jobs_own_flags() -> None:
+    manifest, config = served("--lake.path=s3://b/lake")
+    (app,) = config["applications"]
+    module, _, name = app["import_path"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    assert app["args"] == {"arguments": ["--config", "/etc/cartwheel/settings.yaml", "--lake.path=s3://b/lake"]}
+    assert manifest["spec"]["excludeHeadPodFromServeSvc"] is True
+    (workers,) = manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    assert workers["minReplicas"] == 1, "there is somebody to ask before anybody does"
+    assert container["ports"] == [{"name": "serve", "containerPort": config["http_options"]["port"]}]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "serve"}
+    assert {"name": "RAY_SERVE_ENABLE_HA_PROXY", "value": "1"} in container["env"]
+
+
+def test_whatever_changes_of_a_server_changes_its_pods_so_that_another_cluster_takes_over() -> None:
+    def pods(*flags: str) -> list[Any]:
+        cluster = served(*flags)[0]["spec"]["rayClusterConfig"]
+        return [cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]]
+
+    assert pods("--serve.num-replicas=2") == pods("--serve.num-replicas=2")
+    for before, after in zip(pods("--serve.num-replicas=2"), pods("--serve.num-replicas=3"), strict=True):
+        assert before != after
+
+
+@pytest.mark.parametrize("flag", ["--serve.port=80", "--serve.host", "--serve.port"])
+def test_where_a_server_listens_is_no_flag_there(flag: str) -> None:
+    with pytest.raises(SettingError, match=f"{flag}: on Kubernetes the server listens at port 8000 of its Service"):
+        served(flag)
+
+
+def test_what_reaches_the_server_and_what_the_live_parts_reach_is_let_through() -> None:
+    network = (ROOT / "conf" / "kubernetes" / "base" / "network.yaml").read_text()
+    policies = {each["metadata"]["name"]: each["spec"] for each in yaml.safe_load_all(network)}
+    (rule,) = policies["askers"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [served()[1]["http_options"]["port"]]
+    labels = served()[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
+    chosen = policies["askers"]["podSelector"]["matchLabels"].items()
+    assert chosen - labels.items() == {("ray.io/node-type", "worker")}, "which KubeRay adds"
+    (names,) = policies["live-log-and-state"]["podSelector"]["matchExpressions"]
+    assert {JOBS[name].name for name in names["values"]} == {"stream", "serve", "publish", "erase"}
 
 
 def test_plain_spark_submit_says_the_same_as_the_operator_gets(tmp_path: Path) -> None:
@@ -244,8 +325,3 @@ def test_a_settings_file_becomes_flags_and_what_is_of_the_cluster_stays_here(tmp
         "--time.as-of",
         "end",
     ]
-
-
-def test_the_images_jars_are_those_that_the_code_asks_for() -> None:
-    packages = f"{shipped_properties()[PACKAGES]},{STORE_CONNECTOR}"
-    assert f"# packages: {packages}" in (ROOT / "conf" / "image" / "jars.lock").read_text().splitlines()

@@ -17,11 +17,13 @@ from confluent_kafka import KafkaException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.engines.ports import free_ports
 from lib.formats.json_lines import JsonLines, received_lines
 from lib.formats.mapping import load_mapping
-from lib.live.kafka_broker import KafkaBroker, free_ports, kafka_broker
+from lib.live.kafka_broker import KafkaBroker, kafka_broker
 from lib.live.replay import LogRecords, Pace, Replayed, replay
 from lib.pipeline import ROOT
+from lib.settings import LiveSettings
 from tests.brokers import records_in
 
 MAPPING = """
@@ -91,7 +93,7 @@ def played(kafka: KafkaBroker, log: Path, tmp_path: Path) -> Callable[..., Repla
     mapping = load_mapping(str(tmp_path / "map.yaml"))
 
     def play(prefix: str, **given: object) -> Replayed:
-        return replay(LogRecords(str(log), mapping), kafka.address, prefix, **given)  # type: ignore[arg-type]
+        return replay(LogRecords(str(log), mapping), LiveSettings(kafka=kafka.address, topic_prefix=prefix), **given)  # type: ignore[arg-type]
 
     return play
 
@@ -210,7 +212,9 @@ def test_a_kafka_that_is_killed_meanwhile_loses_and_doubles_nothing(tmp_path: Pa
     with kafka_broker(tmp_path / "kafka") as broker:
         done: list[Replayed] = []
         pace = Pace(events_per_second=1500)
-        work = threading.Thread(target=lambda: done.append(replay(records, broker.address, "", pace=pace)))
+        work = threading.Thread(
+            target=lambda: done.append(replay(records, LiveSettings(kafka=broker.address, topic_prefix=""), pace=pace))
+        )
         work.start()
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and not work_has_begun(broker):
@@ -238,7 +242,10 @@ def test_no_kafka_is_one_line(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
     mapping = str(tmp_path / "map.yaml")
     told = command("replay", str(tmp_path), "--format", mapping, "--kafka", address)
-    assert told == (1, f"error  no Kafka answers at {address}: is the address right, and is it up?\n")
+    assert told == (
+        1,
+        f"error  no Kafka answers at {address} by PLAINTEXT: is the address right, is it up, and does it want another live.kafka_protocol, or a live.kafka_certificate?\n",
+    )
     assert command("replay", str(tmp_path), "--format", mapping)[1].startswith("error  --kafka is needed, such as")
     assert command("replay", str(tmp_path / "none"), "--kafka", address)[0] == 2
     (tmp_path / "1.jsonl").unlink()

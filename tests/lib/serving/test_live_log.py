@@ -10,6 +10,7 @@ from lib.formats.writing import writer_of
 from lib.live.kafka_broker import KafkaBroker
 from lib.runs.errors import SettingError
 from lib.serving.live_log import FileLog, KafkaLog
+from lib.settings import LiveSettings
 from tests.brokers import create_topic, records_in
 from tests.lib.serving.served import MAPPING
 
@@ -81,7 +82,7 @@ def test_a_source_of_one_file_has_no_place_for_a_live_log(tmp_path: Path) -> Non
 def test_kafka_has_each_event_once_keyed_by_its_user(kafka: KafkaBroker) -> None:
     mapping = parse_mapping(MAPPING, "live.yaml")
     create_topic(kafka.address, "serving.events")
-    log = KafkaLog(kafka.address, "serving.", writer_of(mapping))
+    log = KafkaLog(LiveSettings(kafka=kafka.address, topic_prefix="serving."), writer_of(mapping))
     for number in range(50):
         log.write([event(number, "ann" if number % 2 else None)])
     log.close()
