@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import polars as pl
 from benchmarks.serving_peer import NAME, peer
 from benchmarks.synthetic_release import AS_OF, synthetic_release, with_policy
 from lib.cleaning.pseudonyms import load_key, pseudonyms
+from lib.engines.ports import free_ports
 from lib.lake.lake import Lake
 from lib.pipeline import ROOT
 from lib.serving.answering import answer
@@ -130,9 +130,7 @@ def cpu_ms(work: Any, times: int = 100) -> float:
 @contextmanager
 def served(folder: Path, replicas: int) -> Iterator[int]:
     """The server on a free port."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = int(one.getsockname()[1])
+    (port,) = free_ports(1)
     (folder / "tokens").write_text(TOKEN)
     flags = {
         "lake.path": folder / "lake",
