@@ -9,7 +9,8 @@ from pyarrow import csv
 from acceptance import lakes
 from acceptance.claims import DATA, Claim
 from lib.lake.lake import Lake
-from rl.ope.estimators import Bootstrap, Estimate, per_decision_wis
+from rl.ope.bootstrap import Bootstrap, Estimate
+from rl.ope.estimators import per_decision_wis
 
 FOLDERS = {"random": "random/men/men.csv", "bts": "bts/men/men.csv"}
 LOGGED = """

@@ -22,7 +22,7 @@ from rl.dataset.decisions import Decisions, Flags, Floats
 from rl.market.market import STRATEGIES, Market, TrueValue
 from rl.market.truth import interval, logging_itself
 from rl.observation import CANDIDATE_FEATURES
-from rl.ope.estimators import Estimate
+from rl.ope.bootstrap import Estimate
 from rl.ope.target import choose_temperature, on_log
 from rl.ope.valuation import Valuation, verdict
 from rl.policies import ServedPolicy

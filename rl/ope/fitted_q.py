@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl.dataset.decisions import Decisions, Floats, Ints
-from rl.ope.estimators import Matrix
+from rl.ope.bootstrap import Matrix
 from rl.ope.target import TargetPolicy
 
 BLOCK = 20_000  # rows whose products of features are in memory at once

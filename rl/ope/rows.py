@@ -5,7 +5,7 @@ from typing import Any
 
 from rl.market.market import TrueValue
 from rl.market.truth import interval
-from rl.ope.estimators import Estimate
+from rl.ope.bootstrap import Estimate
 from rl.ope.valuation import Valuation
 
 Row = dict[str, Any]

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rl.dataset.decisions import Decisions, Floats, Ints
-from rl.ope.estimators import Matrix, effective_sample_size, importance_weights
+from rl.ope.bootstrap import Matrix, effective_sample_size
+from rl.ope.weights import clipped, cumulative
 from rl.policies import ActionValues, ServedPolicy, softmax
 
 NUM_TEMPERATURES = 97
@@ -101,5 +102,5 @@ def choose_temperature(
 def effective_frac(ratios: Matrix, decisions: Decisions) -> float:
     """Effective sample size of the truncated weights of the episodes, as a share of their number; ratios are [n]."""
     matrix = decisions.by_step(ratios, fill=1.0)
-    weights = importance_weights(matrix, max_weight=math.sqrt(decisions.num_episodes))[:, -1]
+    weights = clipped(math.sqrt(decisions.num_episodes))(cumulative(matrix))[:, -1]
     return effective_sample_size(weights) / decisions.num_episodes

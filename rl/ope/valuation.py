@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from rl.dataset.decisions import Decisions
-from rl.ope.estimators import NUM_RESAMPLES, Bootstrap, Estimate, doubly_robust, mean_return, per_decision_wis
+from rl.ope.bootstrap import NUM_RESAMPLES, Bootstrap, Estimate
+from rl.ope.estimators import doubly_robust, mean_return, per_decision_wis
 from rl.ope.fitted_q import cross_fitted_q
 from rl.ope.target import TargetPolicy
+from rl.ope.weights import clipped
 
 
 class Verdict(NamedTuple):
@@ -69,10 +71,10 @@ class Valuation:
         rewards, ratios = log.by_step(log.rewards, fill=0.0), log.by_step(target.ratios, fill=1.0)
         q_logged = log.by_step(q_values[np.arange(len(log)), log.actions], fill=0.0)
         v_target = log.by_step(target.expectation(q_values), fill=0.0)
-        how: dict[str, float] = {"discount": self.discount, "max_weight": math.sqrt(log.num_episodes)}
+        discount, shape = self.discount, clipped(math.sqrt(log.num_episodes))
         return {
-            "pdis": per_decision_wis(rewards, ratios, self.bootstrap, **how),
-            "dr": doubly_robust(rewards, ratios, q_logged, v_target, self.bootstrap, **how),
+            "pdis": per_decision_wis(rewards, ratios, self.bootstrap, discount=discount, shape=shape),
+            "dr": doubly_robust(rewards, ratios, q_logged, v_target, self.bootstrap, discount=discount, shape=shape),
         }
 
 

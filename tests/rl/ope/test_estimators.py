@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.ope.estimators import Bootstrap, Matrix, doubly_robust, effective_sample_size, mean_return, per_decision_wis
+from rl.ope import slates
+from rl.ope.bootstrap import Bootstrap, Matrix, effective_sample_size
+from rl.ope.estimators import (
+    direct_method,
+    doubly_robust,
+    mean_return,
+    per_decision_is,
+    per_decision_wis,
+    trajectory_is,
+    trajectory_wis,
+    weighed,
+    weighted_doubly_robust,
+)
+from rl.ope.weights import clipped, cumulative, marginal, shrunk, switched
 from tests.rl.ope.reference import obp_module
 
 DISCOUNT = 0.5
@@ -85,9 +98,9 @@ def test_with_a_model_of_zeros_doubly_robust_is_importance_sampling() -> None:
 def test_truncated_weights_are_capped_step_by_step() -> None:
     rewards, ratios = np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([[4.0, 0.5], [1.0, 8.0]])
     zeros = np.zeros_like(rewards)
-    dr = doubly_robust(rewards, ratios, zeros, zeros, bootstrap(2), discount=1.0, max_weight=3.0)
+    dr = doubly_robust(rewards, ratios, zeros, zeros, bootstrap(2), discount=1.0, shape=clipped(3.0))
     assert dr.value == pytest.approx(((3 * 1 + 2 * 1) + (1 * 0 + 3 * 1)) / 2)
-    wis = per_decision_wis(rewards, ratios, bootstrap(2), discount=1.0, max_weight=3.0)
+    wis = per_decision_wis(rewards, ratios, bootstrap(2), discount=1.0, shape=clipped(3.0))
     assert wis.value == pytest.approx((3 * 1) / (3 + 1) + (2 + 3) / (2 + 3))
     assert dr.effective_sample_size == pytest.approx(5**2 / (4 + 9))
 
@@ -210,13 +223,13 @@ def test_on_one_step_episodes_estimates_equal_those_of_obp(obp: ModuleType, seed
 
     ips = obp.InverseProbabilityWeighting(lambda_=max_weight)
     of_zeros = doubly_robust(
-        log.rewards, log.ratios, 0 * log.rewards, 0 * log.rewards, draws, discount=0.9, max_weight=max_weight
+        log.rewards, log.ratios, 0 * log.rewards, 0 * log.rewards, draws, discount=0.9, shape=clipped(max_weight)
     )
     assert of_zeros.value == pytest.approx(ips.estimate_policy_value(**given_log, action_dist=choices))
 
     dr = obp.DoublyRobust(lambda_=max_weight)
     ours = doubly_robust(
-        log.rewards, log.ratios, log.of_logged(log.q), log.v_target, draws, discount=0.9, max_weight=max_weight
+        log.rewards, log.ratios, log.of_logged(log.q), log.v_target, draws, discount=0.9, shape=clipped(max_weight)
     )
     model = log.q[:, 0, :, None]
     assert ours.value == pytest.approx(
@@ -273,3 +286,131 @@ def test_on_longer_episodes_estimates_equal_those_of_obp_for_slates(obp_slate: M
             evaluation_policy_action_dist=log.target.ravel(),
         )
     )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_on_one_step_episodes_the_other_estimates_equal_those_of_obp(obp: ModuleType, seed: int) -> None:
+    log = random_log(seed)
+    draws = bootstrap(len(log.actions), num_resamples=2)
+    model = {"action_dist": log.target[:, 0, :, None], "estimated_rewards_by_reg_model": log.q[:, 0, :, None]}
+    given_log = {"reward": log.rewards[:, 0], "action": log.actions[:, 0], "pscore": log.of_logged(log.logging)[:, 0]}
+    ours = {"discount": 0.9, "bootstrap": draws, "q_logged": log.of_logged(log.q), "v_target": log.v_target}
+    log_of = {"rewards": log.rewards, "ratios": log.ratios}
+    assert direct_method(log.v_target, draws).value == pytest.approx(obp.DirectMethod().estimate_policy_value(**model))
+    pairs = [
+        (weighted_doubly_robust(**log_of, **ours), obp.SelfNormalizedDoublyRobust()),
+        (doubly_robust(**log_of, **ours, shape=switched(1.5)), obp.SwitchDoublyRobust(lambda_=1.5)),
+        (doubly_robust(**log_of, **ours, shape=shrunk(2.0)), obp.DoublyRobustWithShrinkage(lambda_=2.0)),
+    ]
+    for found, reference in pairs:
+        assert found.value == pytest.approx(reference.estimate_policy_value(**given_log, **model), rel=1e-9)
+    plain = doubly_robust(**log_of, **ours).value
+    assert len({round(found.value, 6) for found, _ in pairs} | {round(plain, 6)}) == 4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_on_pages_estimates_equal_those_of_obp_for_slates(obp_slate: ModuleType, seed: int) -> None:
+    places = 3
+    log = random_log(seed, horizon=places)
+    draws, (num_pages, _) = bootstrap(len(log.actions), num_resamples=2), log.rewards.shape
+    logged, target = log.of_logged(log.logging), log.of_logged(log.target)
+    whole = np.ones((1, places))
+    common = {
+        "slate_id": np.repeat(np.arange(num_pages), places),
+        "position": np.tile(np.arange(places), num_pages),
+        "reward": log.rewards.ravel(),
+    }
+    of_page = {
+        "pscore": (logged.prod(axis=1)[:, None] * whole).ravel(),
+        "evaluation_policy_pscore": (target.prod(axis=1)[:, None] * whole).ravel(),
+    }
+    reference = obp_slate.SlateStandardIPS(len_list=places)
+    assert slates.standard(log.rewards, log.ratios, draws).value == pytest.approx(
+        reference.estimate_policy_value(**common, **of_page)
+    )
+    reference = obp_slate.SlateIndependentIPS(len_list=places)
+    assert slates.independent(log.rewards, log.ratios, draws).value == pytest.approx(
+        reference.estimate_policy_value(
+            **common,
+            pscore_item_position=logged.ravel(),
+            evaluation_policy_pscore_item_position=target.ravel(),
+        )
+    )
+    reference = obp_slate.SlateRewardInteractionIPS(len_list=places)
+    assert slates.cascade(log.rewards, log.ratios, draws).value == pytest.approx(
+        reference.estimate_policy_value(
+            **common,
+            pscore_cascade=np.cumprod(logged, axis=1).ravel(),
+            evaluation_policy_pscore_cascade=np.cumprod(target, axis=1).ravel(),
+        )
+    )
+
+
+def test_the_pseudo_inverse_is_exact_where_a_pages_reward_is_a_sum_over_its_places() -> None:
+    logging, target = np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([[0.9, 0.1], [0.3, 0.7]])  # place, item
+    worth = np.array([[1.0, 3.0], [2.0, 6.0]])
+    pages = [
+        (first, second)
+        for first in (0, 1)
+        for second in (0, 1)
+        for _ in range(round(8 * logging[0, first] * logging[1, second]))
+    ]
+    rewards = np.array([[worth[0, first], worth[1, second]] for first, second in pages])
+    ratios = np.array([[(target / logging)[0, first], (target / logging)[1, second]] for first, second in pages])
+    truth = (target * worth).sum()
+    for found in (slates.pseudo_inverse, slates.independent, slates.standard, slates.cascade):
+        assert found(rewards, ratios, bootstrap(len(pages))).value == pytest.approx(truth)
+
+
+def test_whole_episodes_are_weighed_as_worked_by_hand() -> None:
+    rewards, ratios, _, _ = matrices([(1, 0), (0,)])
+    weights, returns = [0.8 / 0.5 * 0.9 / 0.25, 0.2 / 0.5], [2 + 0.5 * 8, 1]
+    whole = trajectory_is(rewards, ratios, bootstrap(2), discount=DISCOUNT)
+    assert whole.value == pytest.approx(np.dot(weights, returns) / 2)
+    normalised = trajectory_wis(rewards, ratios, bootstrap(2), discount=DISCOUNT)
+    assert normalised.value == pytest.approx(np.dot(weights, returns) / sum(weights))
+    per_decision = per_decision_is(rewards, ratios, bootstrap(2), discount=DISCOUNT)
+    assert per_decision.value == pytest.approx((1.6 * 2 + 0.5 * weights[0] * 8 + 0.4) / 2)
+
+
+def test_a_history_whose_weight_exceeded_the_switch_is_left_to_the_model_from_there_on() -> None:
+    weights = np.array([[1.0, 5.0, 0.5], [2.0, 1.0, 3.0]])
+    assert switched(3.0)(weights).tolist() == [[1, 0, 0], [2, 1, 3]]
+    rewards, ratios = np.array([[1.0, 7.0, 9.0]]), np.array([[1.0, 5.0, 0.1]])
+    q_logged, v_target = np.array([[0.5, 9.0, 9.0]]), np.array([[0.25, 4.0, 9.0]])
+    found = doubly_robust(rewards, ratios, q_logged, v_target, bootstrap(1), discount=1.0, shape=switched(3.0))
+    assert found.value == pytest.approx(0.25 + (1 - 0.5) + 4)
+
+
+def test_marginal_weights_are_exact_where_states_are_and_vary_less_over_many_steps() -> None:
+    """Two states that forget the past: a product of twelve ratios says nothing that the last one does not."""
+    rng = np.random.default_rng(0)
+    horizon, chance, wanted = 12, 0.5, 0.9
+    found: dict[str, list[float]] = {"marginal": [], "product": []}
+    for _ in range(40):
+        actions = (rng.random((400, horizon)) < chance).astype(int)
+        states = np.hstack([np.zeros((400, 1), int), actions[:, :-1]])  # the state is the action before
+        ratios = np.where(actions == 1, wanted / chance, (1 - wanted) / (1 - chance))
+        rewards = (actions * (1 + states)).astype(float)
+        draws = bootstrap(400, num_resamples=2)
+        found["marginal"].append(weighed(rewards, marginal(ratios, states), draws, discount=1.0).value)
+        found["product"].append(per_decision_is(rewards, ratios, draws, discount=1.0).value)
+    truth = wanted * 1 + (horizon - 1) * wanted * (1 + wanted)
+    error = {name: np.abs(np.array(values) - truth) for name, values in found.items()}
+    assert np.mean(found["marginal"]) == pytest.approx(truth, rel=0.02)
+    assert error["marginal"].mean() < 0.4 * error["product"].mean()
+
+
+def test_marginal_weights_of_states_that_tell_the_whole_past_are_the_products_of_ratios() -> None:
+    paths = [(1, 0), (1, 1), (0,), (1, 1)]
+    _, ratios, _, _ = matrices(paths)
+    cells = np.array([[0, 1 if len(path) > 1 else -1] for path in paths])
+    expected = cumulative(ratios)
+    assert marginal(ratios, cells)[:, 1] == pytest.approx(expected[:, 1])  # one action leads there
+
+
+def test_a_lower_bound_is_exceeded_with_its_confidence() -> None:
+    rewards = np.random.default_rng(4).normal(size=(3000, 1))
+    found = mean_return(rewards, Bootstrap(np.arange(3000)), discount=1.0)
+    assert found.low < found.bound(0.95) < found.bound(0.5) < found.value + 0.01
+    assert found.value - found.bound(0.95) == pytest.approx(1.645 / np.sqrt(3000), rel=0.1)

@@ -10,7 +10,8 @@ from rl.dataset.decisions import Decisions
 from rl.market.market import Market
 from rl.market.truth import interval, logging_itself
 from rl.observation import CANDIDATE_FEATURES
-from rl.ope.estimators import Bootstrap, Estimate, mean_return
+from rl.ope.bootstrap import Bootstrap, Estimate
+from rl.ope.estimators import mean_return
 from rl.ope.target import on_log
 from rl.ope.valuation import Valuation, Verdict, verdict
 from rl.policies import ServedPolicy
