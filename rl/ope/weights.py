@@ -42,8 +42,8 @@ def marginal(ratios: Matrix, cells: Ints) -> Matrix:
     """(E, T) the ratio of how often both policies come to a state, times the step's own ratio (Xie, Ma & Wang 2019, marginalised).
 
     The ratio of a cell of states is the mean of the weights with which its episodes came there: products over steps are
-    averaged at each step, so their variance grows with the number of steps and not exponentially. As good as the cells: states of
-    one cell are taken for one state.
+    averaged at each step, so their variance grows with the number of steps and not exponentially; each step's are over their mean,
+    which is 1 in expectation. As good as the cells: states of one cell are taken for one state.
 
     Args:
         ratios: (E, T).
@@ -55,5 +55,6 @@ def marginal(ratios: Matrix, cells: Ints) -> Matrix:
         cell = np.unique(cells[:, step], return_inverse=True)[1]
         arrived = np.bincount(cell, weights=before) / np.bincount(cell)
         found[:, step] = arrived[cell] * ratios[:, step]
+        found[:, step] /= max(found[:, step].mean(), np.finfo(np.float64).tiny)
         before = found[:, step]
     return found

@@ -294,17 +294,16 @@ def test_on_one_step_episodes_the_other_estimates_equal_those_of_obp(obp: Module
     draws = bootstrap(len(log.actions), num_resamples=2)
     model = {"action_dist": log.target[:, 0, :, None], "estimated_rewards_by_reg_model": log.q[:, 0, :, None]}
     given_log = {"reward": log.rewards[:, 0], "action": log.actions[:, 0], "pscore": log.of_logged(log.logging)[:, 0]}
-    ours = {"discount": 0.9, "bootstrap": draws, "q_logged": log.of_logged(log.q), "v_target": log.v_target}
-    log_of = {"rewards": log.rewards, "ratios": log.ratios}
+    ours = (log.rewards, log.ratios, log.of_logged(log.q), log.v_target, draws)
     assert direct_method(log.v_target, draws).value == pytest.approx(obp.DirectMethod().estimate_policy_value(**model))
     pairs = [
-        (weighted_doubly_robust(**log_of, **ours), obp.SelfNormalizedDoublyRobust()),
-        (doubly_robust(**log_of, **ours, shape=switched(1.5)), obp.SwitchDoublyRobust(lambda_=1.5)),
-        (doubly_robust(**log_of, **ours, shape=shrunk(2.0)), obp.DoublyRobustWithShrinkage(lambda_=2.0)),
+        (weighted_doubly_robust(*ours, discount=0.9), obp.SelfNormalizedDoublyRobust()),
+        (doubly_robust(*ours, discount=0.9, shape=switched(1.5)), obp.SwitchDoublyRobust(lambda_=1.5)),
+        (doubly_robust(*ours, discount=0.9, shape=shrunk(2.0)), obp.DoublyRobustWithShrinkage(lambda_=2.0)),
     ]
     for found, reference in pairs:
         assert found.value == pytest.approx(reference.estimate_policy_value(**given_log, **model), rel=1e-9)
-    plain = doubly_robust(**log_of, **ours).value
+    plain = doubly_robust(*ours, discount=0.9).value
     assert len({round(found.value, 6) for found, _ in pairs} | {round(plain, 6)}) == 4
 
 
@@ -396,17 +395,17 @@ def test_marginal_weights_are_exact_where_states_are_and_vary_less_over_many_ste
         found["marginal"].append(weighed(rewards, marginal(ratios, states), draws, discount=1.0).value)
         found["product"].append(per_decision_is(rewards, ratios, draws, discount=1.0).value)
     truth = wanted * 1 + (horizon - 1) * wanted * (1 + wanted)
-    error = {name: np.abs(np.array(values) - truth) for name, values in found.items()}
+    error = {name: np.sqrt(np.mean((np.array(values) - truth) ** 2)) for name, values in found.items()}
     assert np.mean(found["marginal"]) == pytest.approx(truth, rel=0.02)
-    assert error["marginal"].mean() < 0.4 * error["product"].mean()
+    assert error["marginal"] < 0.25 * error["product"]
 
 
-def test_marginal_weights_of_states_that_tell_the_whole_past_are_the_products_of_ratios() -> None:
+def test_marginal_weights_of_states_that_tell_the_whole_past_are_the_products_of_ratios_over_their_mean() -> None:
     paths = [(1, 0), (1, 1), (0,), (1, 1)]
     _, ratios, _, _ = matrices(paths)
     cells = np.array([[0, 1 if len(path) > 1 else -1] for path in paths])
-    expected = cumulative(ratios)
-    assert marginal(ratios, cells)[:, 1] == pytest.approx(expected[:, 1])  # one action leads there
+    expected = cumulative(ratios)  # one action alone leads to the second state
+    assert marginal(ratios, cells) == pytest.approx(expected / expected.mean(axis=0))
 
 
 def test_a_lower_bound_is_exceeded_with_its_confidence() -> None:
