@@ -50,7 +50,7 @@ class Replay:
                 "logged_action": spaces.Discrete(num_candidates),
             }
         )
-        self.action_space = spaces.Discrete(num_candidates)
+        self.action_space: spaces.Discrete = spaces.Discrete(num_candidates)
 
     def act(self, rows: Ints, actions: Ints) -> tuple[Ints, Floats, Flags, Flags, Flags]:
         """What actions [n] at rows [n] lead to: the next rows, rewards, which episodes terminated, were truncated, and were followed."""
@@ -119,7 +119,7 @@ class LoggedDataVectorEnv(VectorEnv[Observation, Any, Any]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin a random episode in each place."""
-        super().reset(seed=seed, options=options)  # type: ignore[arg-type] - lists of seeds are of vectors of environments
+        super().reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._rows, self._has_ended = self._drawn(self.num_envs), np.zeros(self.num_envs, bool)
         return self._replay.observe(self._rows), {"row": self._rows.copy()}
 
