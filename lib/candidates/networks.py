@@ -98,6 +98,11 @@ class Network:
         """Numbers that were fitted."""
         return sum(array.size for array in self.layers.values()) + self.item_vectors.size
 
+    @property
+    def knows_pairs(self) -> bool:
+        """Whether it has vectors of its own."""
+        return bool(self.item_vectors.size)
+
     def scores(self, features: Floats, pairs: Pairs | None = None) -> Doubles:
         """The scores of candidates (N, F), (N,); see `Scorer`."""
         found = np.empty(len(features))

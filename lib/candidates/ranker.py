@@ -32,6 +32,11 @@ BLEND: Kind = "blend"
 class Scorer(Protocol):
     """A fit of a ranker."""
 
+    @property
+    def knows_pairs(self) -> bool:
+        """Whether who and what candidates are bears on their scores."""
+        ...
+
     def scores(self, features: Floats, pairs: Pairs | None = None) -> Doubles:
         """The scores of candidates, (N,): the higher, the earlier in a list.
 
@@ -53,6 +58,11 @@ class Blend:
 
     scorers: Sequence[Scorer]
     deviations: Sequence[float]
+
+    @property
+    def knows_pairs(self) -> bool:
+        """Whether one of the fits does."""
+        return any(scorer.knows_pairs for scorer in self.scorers)
 
     def scores(self, features: Floats, pairs: Pairs | None = None) -> Doubles:
         """The scores, (N,)."""
@@ -141,7 +151,7 @@ def moving_groups(
     """
     is_of = np.array([[GROUP_OF[name] == group for name in FEATURES] for group in GROUPS])
     without = np.where(is_of[:, None], usual, features)  # (G, N, F), a group's features replaced in each
-    falls = scores - _scores_without(scorer, without, pairs)
+    falls = scores - _scores_without(scorer, without, pairs if scorer.knows_pairs else None)
     is_ordinary = ((features == without) | np.isnan(features) & np.isnan(without)).all(axis=2)
     if pairs is not None:
         is_ordinary[GROUPS.index(TASTE)] = False

@@ -49,6 +49,11 @@ class Trees:
         """Leaves of all trees."""
         return sum(tree["num_leaves"] for tree in self.booster.dump_model()["tree_info"])
 
+    @property
+    def knows_pairs(self) -> bool:
+        """They know features alone."""
+        return False
+
     def scores(self, features: Floats, pairs: Pairs | None = None) -> Doubles:
         """The scores, (N,); trees know no pairs."""
         return predicted(self.booster, features)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from lib.serving.request import Request
 
 STATE, LOG = "state", "log"
 PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+USERS_KNOWN = 10_000  # whose keys are kept in memory
 STATE_PAUSE_SECONDS = 1.0  # for which a state that was lost is not asked again
 
 
@@ -89,9 +91,13 @@ class Service:
     def __post_init__(self) -> None:
         self._draw = np.random.default_rng()
         self._loading = threading.Lock()
+        self._key_of = lru_cache(USERS_KNOWN)(self._pseudonym)  # a visit asks for one user's again and again
 
     def user_key(self, user_id: str) -> str | None:
         """The pseudonym that clean gives a user; None where the id stands for nobody."""
+        return self._key_of(user_id)
+
+    def _pseudonym(self, user_id: str) -> str | None:
         form = form_of_id(user_id, "user_id", self.mapping.sources[self.writer.source])
         return None if form is None else hmac.digest(self.key, form.encode(), "sha256").hex()[:LENGTH]
 
