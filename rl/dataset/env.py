@@ -50,7 +50,7 @@ class Replay:
                 "logged_action": spaces.Discrete(num_candidates),
             }
         )
-        self.action_space: spaces.Discrete = spaces.Discrete(num_candidates)
+        self.action_space: Any = spaces.Discrete(num_candidates)
 
     def act(self, rows: Ints, actions: Ints) -> tuple[Ints, Floats, Flags, Flags, Flags]:
         """What actions [n] at rows [n] lead to: the next rows, rewards, which episodes terminated, were truncated, and were followed."""
