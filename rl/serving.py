@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from lib.candidates.catalogue import Catalogue as Items
 from lib.engines.arrow_tasks import Broadcast, packed, rows_of, shards_by, table_rows, unpacked
+from lib.online.records import microseconds
 from lib.runs.weights import load_arrays, save_arrays
 from lib.serving.request import Request
 from lib.serving.users import mapped, numbers_of, place_in
@@ -33,7 +33,6 @@ NAME = "dqn"
 PAST = "past"  # kind of a part
 NETWORK, FACTS, SHOP, KEYS, STARTS = "qnet.safetensors", "policy.json", "shop.safetensors", "keys.npy", "starts.npy"
 CODES = {kind: code for code, kind in enumerate(KINDS)}
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PastEvents(NamedTuple):
@@ -120,21 +119,26 @@ class LivePolicy:
 
         since = [
             (
-                _us(event.event_time),
+                microseconds(event.event_time),
                 CODES[event.event_type],
-                self._place_of.get(event.item_id, unknown),
+                self.items.place_of.get(event.item_id, unknown),
                 number(event.request_id),
             )
             for event in request.told()
             if event.event_type in CODES
         ]
         since += [
-            (_us(decision.decided_at), IMPRESSION, self._place_of.get(shown, unknown), number(decision.request_id))
+            (
+                microseconds(decision.decided_at),
+                IMPRESSION,
+                self.items.place_of.get(shown, unknown),
+                number(decision.request_id),
+            )
             for decision in request.decisions
             for shown in decision.items
         ]
         since.sort(key=lambda event: event[:2])
-        now = max(_us(request.now), since[-1][0] if since else 0)
+        now = max(microseconds(request.now), since[-1][0] if since else 0)
         since.append((now, IMPRESSION, item, first + len(numbers)))
         time_us, kind, place, request_number = np.array(since, np.int64).T
         time_us = np.concatenate([past.time_us, time_us])
@@ -147,10 +151,6 @@ class LivePolicy:
             item=np.concatenate([past.item, place]).astype(np.int64),
             request=np.concatenate([past.request, request_number]).astype(np.int64),
         )
-
-    @cached_property
-    def _place_of(self) -> dict[str, int]:
-        return self.items.place_of
 
     def save(self, folder: Path) -> None:
         """Write it into a folder."""
@@ -256,7 +256,3 @@ def counts_before(item_days: pl.DataFrame, moment: datetime) -> pl.DataFrame:
     """gold/item_days summed by item over the dates before that of a moment."""
     before = item_days.filter(pl.col("event_date") < moment.astimezone(UTC).date())
     return before.group_by("item_id").agg(pl.col(f"num_{name}" for name in COUNTED).sum())
-
-
-def _us(moment: datetime) -> int:
-    return (moment - EPOCH) // timedelta(microseconds=1)
